@@ -1,0 +1,293 @@
+"""The bundle: the directory that training, compression and serving hand to each other.
+
+It is a plain Hugging Face model directory plus `bundle.json`, the manifest. It is written under a temporary name beside
+its place and renamed, so that a half-written bundle never has a name; loading verifies the sha256 of every file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from agent.config import Config
+from agent.encoding import Encoder
+from agent.errors import BundleError
+from agent.tasks import BaseTask, Report, Task
+
+FORMAT_VERSION = 1
+MANIFEST = "bundle.json"
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+
+class FileEntry(Config):
+    """Size in bytes and sha256 of a file of the bundle."""
+
+    size: int
+    sha256: str
+
+
+class OnnxVariant(Config):
+    """An ONNX graph of the agent.
+
+    Attributes:
+        file: Its name in the bundle.
+        precision: Of its weights and products.
+        inputs: Names of its inputs, each int64 [rows, tokens].
+        exporter: What wrote it.
+    """
+
+    file: str
+    precision: Precision
+    inputs: tuple[str, ...]
+    exporter: str
+
+
+class Evaluation(Config):
+    """A report together with what was measured: which split, of which data, by which model file."""
+
+    split: str
+    data_digest: str
+    model: str
+    report: Report
+
+
+class Lineage(Config):
+    """Where a bundle comes from."""
+
+    base_model: str
+    data_digest: str
+    parent_digest: str | None = None
+    config: Mapping[str, Any] = Field(default_factory=dict)
+    versions: Mapping[str, str] = Field(default_factory=dict)
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+
+
+class Manifest(Config):
+    """What `bundle.json` says. `max_tokens` counts special tokens; `stride` is the overlap of neighbouring windows."""
+
+    format_version: int = FORMAT_VERSION
+    task: Task
+    max_tokens: int = Field(ge=8)
+    stride: int = Field(ge=0)
+    lineage: Lineage
+    evaluations: tuple[Evaluation, ...] = ()
+    onnx: tuple[OnnxVariant, ...] = ()
+    files: Mapping[str, FileEntry] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle on disk."""
+
+    path: Path
+    manifest: Manifest
+    digest: str
+
+    @classmethod
+    def load(cls, path: str | Path) -> Bundle:
+        """Reads and verifies a bundle.
+
+        Raises:
+            BundleError: The bundle or a file of it is absent, altered, incomplete or newer than this program.
+        """
+        directory = Path(path)
+        raw = _read_manifest(directory)
+        manifest = _parse_manifest(directory, raw)
+        for name, entry in manifest.files.items():
+            _verify(directory / name, entry)
+        for variant in manifest.onnx:
+            if variant.file not in manifest.files:
+                raise BundleError(f"bundle {directory} lists the graph {variant.file} but not the file", remedy=_REMEDY)
+        return cls(directory, manifest, hashlib.sha256(raw).hexdigest())
+
+    @property
+    def task(self) -> BaseTask[Any]:
+        """The task with its labels."""
+        return self.manifest.task
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The tokenizer, set to the model's length."""
+        return Encoder.load(self.path, max_tokens=self.manifest.max_tokens, stride=self.manifest.stride)
+
+    def onnx_variant(self, precision: str = "auto") -> OnnxVariant:
+        """The graph of a precision; `auto` takes the last one listed, which compression has proven.
+
+        Raises:
+            BundleError: The bundle has no such graph.
+        """
+        found = [variant for variant in self.manifest.onnx if precision in ("auto", variant.precision)]
+        if found:
+            return found[-1]
+        has = ", ".join(variant.precision for variant in self.manifest.onnx) or "none"
+        raise BundleError(
+            f"bundle {self.path} has no ONNX graph of precision {precision!r}",
+            allowed=f"auto, {has}" if self.manifest.onnx else "",
+            remedy=f"run python compression/run.py bundle={self.path} output=...",
+        )
+
+
+@contextmanager
+def write_bundle(output: str | Path, *, overwrite: bool = False) -> Iterator[Draft]:
+    """Opens a draft beside `output` and moves it there when the block ends well; otherwise nothing remains.
+
+    Raises:
+        BundleError: `output` exists and may not be replaced, or nothing was published.
+    """
+    place = Path(output).absolute()
+    check_output(place, overwrite=overwrite)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = Draft(Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent)))
+    try:
+        yield draft
+        if not (draft.path / MANIFEST).is_file():
+            raise BundleError(f"nothing was published to {place}")
+        draft.path.chmod(0o755)
+        _swap(draft.path, place)
+    finally:
+        shutil.rmtree(draft.path, ignore_errors=True)
+
+
+def check_output(place: Path, *, overwrite: bool) -> None:
+    """Refuses a place that holds something which may not be replaced.
+
+    Raises:
+        BundleError: It holds a bundle and `overwrite` is false, or it holds anything else.
+    """
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        return
+    if not (place / MANIFEST).is_file():
+        raise BundleError(
+            f"output {place} exists and is no bundle",
+            allowed="a new or an empty directory",
+            remedy="choose another output",
+        )
+    if not overwrite:
+        raise BundleError(
+            f"output {place} already holds a bundle", remedy="choose another output or set overwrite=true"
+        )
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A bundle being written: fill `path`, then publish once."""
+
+    path: Path
+
+    def publish(self, manifest: Manifest) -> None:
+        """Adds sizes and digests of all files and writes the manifest."""
+        names = sorted(str(file.relative_to(self.path)) for file in self.path.rglob("*") if file.is_file())
+        files = {name: _measure(self.path / name) for name in names}
+        complete = manifest.model_copy(update={"files": files})
+        (self.path / MANIFEST).write_text(
+            json.dumps(complete.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+
+
+def lineage_now(**fields: Any) -> Lineage:
+    """A lineage with the versions of the libraries at hand and the state of the git tree this program lies in."""
+    commit, dirty = _git_state(Path(__file__).resolve().parent)
+    return Lineage(versions=_versions(), git_commit=commit, git_dirty=dirty, **fields)
+
+
+_REMEDY = "copy the bundle again or write it anew"
+_RECORDED = (
+    "bert-agent",
+    "torch",
+    "transformers",
+    "deepspeed",
+    "ray",
+    "onnx",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "optimum",
+    "tokenizers",
+)
+
+
+def _read_manifest(directory: Path) -> bytes:
+    try:
+        return (directory / MANIFEST).read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"{directory} is no bundle: {MANIFEST} cannot be read ({error.strerror})",
+            remedy="give the output directory of training/run.py or compression/run.py",
+        ) from None
+
+
+def _parse_manifest(directory: Path, raw: bytes) -> Manifest:
+    try:
+        tree = json.loads(raw)
+        version = tree["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{directory / MANIFEST} is damaged ({error!r})", remedy=_REMEDY) from None
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"bundle {directory} has format version {version!r}",
+            allowed=f"format version {FORMAT_VERSION}",
+            remedy="use the release of bert-agent that wrote it, or a newer one",
+        )
+    try:
+        return Manifest.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise BundleError(f"{directory / MANIFEST}: {key}: {first['msg']}", remedy=_REMEDY) from None
+
+
+def _measure(file: Path) -> FileEntry:
+    with file.open("rb") as stream:
+        return FileEntry(size=file.stat().st_size, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
+
+
+def _verify(file: Path, entry: FileEntry) -> None:
+    if not file.is_file():
+        raise BundleError(f"bundle file {file} is missing", remedy=_REMEDY)
+    if _measure(file) != entry:
+        raise BundleError(f"bundle file {file} was altered: its size or sha256 differs from {MANIFEST}", remedy=_REMEDY)
+
+
+def _swap(draft: Path, place: Path) -> None:
+    if not place.exists():
+        draft.rename(place)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.old.", dir=place.parent))
+    os.replace(place, aside)
+    draft.rename(place)
+    shutil.rmtree(aside)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _RECORDED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_state(directory: Path) -> tuple[str | None, bool | None]:
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=directory, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None

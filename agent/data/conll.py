@@ -1,0 +1,65 @@
+"""CoNLL columns: one word a line, its tag in the last column, a blank line between sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from agent.data.lines import numbered_lines
+from agent.errors import DataError
+
+Record = tuple[dict[str, Any], str]
+"""A record and its place, `file:line`."""
+
+
+def read_conll(file: Path) -> Iterator[Record]:
+    """Yields `({"tokens", "tags"}, "file:line")` for every sentence.
+
+    Columns are separated by tabs if the line holds one (a word may then contain spaces), else by white space; any number
+    of columns, at least two, the same in all lines of a sentence. `-DOCSTART-` lines are left out; a byte-order mark and
+    CRLF are read.
+
+    Raises:
+        DataError: A line cannot be decoded or has no tag.
+    """
+    tokens: list[str] = []
+    tags: list[str] = []
+    first = width = 0
+    for number, line in numbered_lines(file):
+        columns = _columns(line)
+        if not columns or columns[0] == "-DOCSTART-":
+            if tokens:
+                yield {"tokens": tokens, "tags": tags}, f"{file}:{first}"
+            tokens, tags, width = [], [], 0
+            continue
+        if not tokens:
+            first, width = number, len(columns)
+        _check_columns(columns, width, where=f"{file}:{number}")
+        tokens.append(columns[0])
+        tags.append(columns[-1])
+    if tokens:
+        yield {"tokens": tokens, "tags": tags}, f"{file}:{first}"
+
+
+def _columns(line: str) -> list[str]:
+    if not line.strip(" \t"):
+        return []
+    if "\t" in line:
+        return line.strip(" ").rstrip("\t").split("\t")
+    return [column for column in line.split(" ") if column]  # str.split() would take control characters for blanks
+
+
+def _check_columns(columns: list[str], width: int, *, where: str) -> None:
+    if len(columns) < 2:
+        raise DataError(
+            f"{where}: a word without a tag ({columns[0]!r})",
+            allowed="WORD ... TAG, separated by spaces or tabs",
+            remedy="add the tag as the last column",
+        )
+    if len(columns) != width:
+        raise DataError(
+            f"{where}: {len(columns)} columns where the sentence began with {width}",
+            allowed="the same number of columns in all lines of a sentence",
+            remedy="mend the line",
+        )

@@ -1,0 +1,246 @@
+"""Words or raw text -> overlapping windows of sub-words -> back to words and characters. Nothing is cut off.
+
+A document longer than the model becomes several windows that overlap by `stride` sub-words. Every sub-word of the
+document is then read from the window in which it stands furthest from a cut, where it sees most context on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+
+from agent.errors import BundleError, RequestError
+
+IGNORED = -100  # the target that torch.nn.CrossEntropyLoss leaves out by default
+
+Int64 = NDArray[np.int64]
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What the model sees at once.
+
+    Attributes:
+        input_ids: int64 [tokens], special tokens included.
+        type_ids: int64 [tokens], the token types (segments).
+        first, last: The window's content covers sub-words `first` to `last` (exclusive) of its document.
+        offset: Position of sub-word `first` within `input_ids` (1 after a [CLS]).
+    """
+
+    input_ids: Int64
+    type_ids: Int64
+    first: int
+    last: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Document:
+    """One encoded text or word sequence.
+
+    Attributes:
+        windows: At least one.
+        word_ids: int64 [sub-words], the word of each sub-word, ascending.
+        token_ids: int64 [sub-words], vocabulary ids without special tokens.
+        starts, ends: int64 [sub-words], characters: of the text, or of the word when words were given.
+        num_words: Words given, or words that the tokenizer found in the text.
+    """
+
+    windows: tuple[Window, ...]
+    word_ids: Int64
+    token_ids: Int64
+    starts: Int64
+    ends: Int64
+    num_words: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens over all windows, special ones and overlaps included: what the document costs."""
+        return sum(len(window.input_ids) for window in self.windows)
+
+    @cached_property
+    def first_subwords(self) -> Int64:
+        """int64 [words that have any]: the index of each word's first sub-word."""
+        begins = np.diff(self.word_ids, prepend=-1) != 0
+        return np.flatnonzero(begins & (self.word_ids >= 0)).astype(np.int64)
+
+    @cached_property
+    def owners(self) -> Int64:
+        """int64 [sub-words]: the window whose nearer cut is furthest away (a document's own ends are no cuts)."""
+        if len(self.windows) == 1:
+            return np.zeros(len(self.word_ids), dtype=np.int64)
+        position = np.arange(len(self.word_ids))
+        far = len(position) + 1
+        margins = []
+        for window in self.windows:
+            left = np.where(window.first == 0, far, position - window.first)
+            right = np.where(window.last == len(position), far, window.last - 1 - position)
+            inside = (position >= window.first) & (position < window.last)
+            margins.append(np.where(inside, np.minimum(left, right), -1))
+        return np.argmax(np.stack(margins), axis=0).astype(np.int64)
+
+    def merge(self, outputs: Sequence[Float32]) -> Float32:
+        """Joins what the model said of each window.
+
+        Args:
+            outputs: One float32 [tokens (or more, padded), n] per window.
+
+        Returns:
+            float32 [sub-words, n], one row per sub-word of the document.
+        """
+        if len(self.windows) == 1:
+            window = self.windows[0]
+            return outputs[0][window.offset : window.offset + window.last - window.first]
+        rows = np.empty((len(self.word_ids), outputs[0].shape[-1]), dtype=np.float32)
+        for index, (window, output) in enumerate(zip(self.windows, outputs, strict=True)):
+            mine = np.flatnonzero(self.owners == index)
+            rows[mine] = output[mine - window.first + window.offset]
+        return rows
+
+    def spread(self, index: int, word_targets: Int64) -> Int64:
+        """Targets of one window: each word's target at its first sub-word, in the window that owns it; else -100.
+
+        Args:
+            index: Which window.
+            word_targets: int64 [words].
+
+        Returns:
+            int64 [tokens of the window].
+        """
+        window = self.windows[index]
+        targets = np.full(len(window.input_ids), IGNORED, dtype=np.int64)
+        mine = self.first_subwords[self.owners[self.first_subwords] == index]
+        targets[mine - window.first + window.offset] = word_targets[self.word_ids[mine]]
+        return targets
+
+
+class Encoder:
+    """A tokenizer together with the length of its model.
+
+    Args:
+        tokenizer: A fast tokenizer; its own truncation and padding are switched off.
+        max_tokens: The model's length, special tokens included.
+        stride: Sub-words by which neighbouring windows overlap.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, max_tokens: int, stride: int) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.tokenizer, self.max_tokens, self.stride = tokenizer, max_tokens, stride
+        frame = tokenizer.encode("", add_special_tokens=True)
+        self._room = max_tokens - len(frame.ids)
+        if not 0 <= stride < self._room:
+            raise ValueError(
+                f"stride {stride} must be at least 0 and below {self._room}, the room in {max_tokens} tokens"
+            )
+        probe = tokenizer.encode("a", add_special_tokens=True)
+        before = next((i for i, special in enumerate(probe.special_tokens_mask) if not special), len(frame.ids))
+        self._before, self._after = np.array(frame.ids[:before], np.int64), np.array(frame.ids[before:], np.int64)
+        self._types = np.array(frame.type_ids, np.int64)
+        self.pad_id = _pad_id(tokenizer)
+
+    @classmethod
+    def load(cls, directory: Path, *, max_tokens: int, stride: int) -> Encoder:
+        """Reads `tokenizer.json` from a directory.
+
+        Raises:
+            BundleError: The file is absent or not a tokenizer.
+        """
+        file = directory / "tokenizer.json"
+        try:
+            return cls(Tokenizer.from_file(str(file)), max_tokens=max_tokens, stride=stride)
+        except ValueError:
+            raise
+        except Exception as error:  # tokenizers raises bare Exception
+            raise BundleError(
+                f"{file} is no readable tokenizer ({error})", remedy="use a model with a fast tokenizer"
+            ) from None
+
+    def encode_words(self, documents: Sequence[Sequence[str]]) -> list[Document]:
+        """Encodes documents given as words. Words without any sub-word (control characters) keep their place."""
+        encodings = self.tokenizer.encode_batch(
+            [list(words) for words in documents], is_pretokenized=True, add_special_tokens=False
+        )
+        return [self._document(encoding, len(words)) for encoding, words in zip(encodings, documents, strict=True)]
+
+    def encode_texts(self, texts: Sequence[str]) -> list[Document]:
+        """Encodes raw texts; words are what the tokenizer's own pre-tokenizer makes of them.
+
+        Raises:
+            RequestError: A text holds lone surrogates, which are no Unicode text.
+        """
+        for index, text in enumerate(texts):
+            _check_unicode(text, index)
+        return [
+            self._document(encoding, None)
+            for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        ]
+
+    def _document(self, encoding: Encoding, num_words: int | None) -> Document:
+        word_ids = np.array([-1 if word is None else word for word in encoding.word_ids], np.int64)
+        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        ids = np.array(encoding.ids, np.int64)
+        if num_words is None:
+            num_words = int(word_ids.max(initial=-1)) + 1
+        return Document(self._windows(ids), word_ids, ids, offsets[:, 0], offsets[:, 1], num_words)
+
+    def _windows(self, ids: Int64) -> tuple[Window, ...]:
+        step = self._room - self.stride
+        firsts = range(0, max(len(ids) - self.stride, 1), step)
+        return tuple(self._window(ids, first, min(first + self._room, len(ids))) for first in firsts)
+
+    def _window(self, ids: Int64, first: int, last: int) -> Window:
+        input_ids = np.concatenate([self._before, ids[first:last], self._after])
+        type_ids = np.full(len(input_ids), self._types[0] if len(self._types) else 0, np.int64)
+        return Window(input_ids, type_ids, first, last, len(self._before))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded windows: input_ids, attention_mask and token_type_ids, each int64 [rows, tokens]."""
+
+    input_ids: Int64
+    attention_mask: Int64
+    token_type_ids: Int64
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are not padding."""
+        return int(self.attention_mask.sum())
+
+
+def pad(windows: Sequence[Window], pad_id: int) -> Batch:
+    """Pads windows to the longest of them."""
+    lengths = np.array([len(window.input_ids) for window in windows])
+    shape = (len(windows), int(lengths.max()))
+    input_ids, types = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64)
+    for row, window in enumerate(windows):
+        input_ids[row, : lengths[row]] = window.input_ids
+        types[row, : lengths[row]] = window.type_ids
+    return Batch(input_ids, (np.arange(shape[1]) < lengths[:, None]).astype(np.int64), types)
+
+
+def _pad_id(tokenizer: Tokenizer) -> int:
+    for token in ("[PAD]", "<pad>", "<|padding|>"):
+        if (found := tokenizer.token_to_id(token)) is not None:
+            return int(found)
+    return 0
+
+
+def _check_unicode(text: str, index: int) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"inputs[{index}] holds a lone surrogate at character {error.start}",
+            allowed="Unicode text",
+            remedy="replace the broken character",
+            field=f"inputs[{index}]",
+        ) from None

@@ -1,0 +1,79 @@
+"""One tree of errors that users can act on. Each is picklable and a child of its standard-library kin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class AgentError(Exception):
+    """What was wrong, what is allowed and what to do about it.
+
+    Args:
+        what: Where it happened and what was given, in one clause.
+        allowed: What would have been accepted.
+        remedy: What the user can do now.
+    """
+
+    def __init__(self, what: str, *, allowed: str = "", remedy: str = "") -> None:
+        super().__init__(what)
+        self.what, self.allowed, self.remedy = what, allowed, remedy
+
+    def __str__(self) -> str:
+        allowed = f" Allowed: {self.allowed}." if self.allowed else ""
+        remedy = f" Remedy: {self.remedy}." if self.remedy else ""
+        return f"{self.what}.{allowed}{remedy}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.what, self.allowed, self.remedy)
+
+
+def _restore(kind: type[AgentError], what: str, allowed: str, remedy: str) -> AgentError:
+    return kind(what, allowed=allowed, remedy=remedy)
+
+
+class ConfigError(AgentError, ValueError):
+    """A key or a value of a configuration is wrong."""
+
+
+class DataError(AgentError, ValueError):
+    """A data file, or a line of one, is wrong."""
+
+
+class BundleError(AgentError, ValueError):
+    """A bundle is missing, altered, incomplete or newer than this program."""
+
+
+class ModelError(AgentError, OSError):
+    """A base model can neither be found nor read."""
+
+
+class ClusterError(AgentError, RuntimeError):
+    """The Ray cluster cannot be reached or lacks what was asked for."""
+
+
+class ExportError(AgentError, RuntimeError):
+    """A model cannot be turned into an ONNX graph that agrees with it."""
+
+
+class GateError(AgentError, RuntimeError):
+    """A compressed agent lost more quality than its configuration permits."""
+
+
+class RequestError(AgentError, ValueError):
+    """A prediction request cannot be answered as it stands.
+
+    Args:
+        status: The HTTP status that answers it.
+        field: The part of the request that is wrong, as a path (`inputs[3]`).
+    """
+
+    def __init__(self, what: str, *, allowed: str = "", remedy: str = "", status: int = 422, field: str = "") -> None:
+        super().__init__(what, allowed=allowed, remedy=remedy)
+        self.status, self.field = status, field
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore_request, (self.what, self.allowed, self.remedy, self.status, self.field)
+
+
+def _restore_request(what: str, allowed: str, remedy: str, status: int, field: str) -> RequestError:
+    return RequestError(what, allowed=allowed, remedy=remedy, status=status, field=field)

@@ -1,0 +1,178 @@
+"""What every task answers: how a record is read, what the model must output, how outputs become predictions and answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from agent.config import Config
+from agent.encoding import Document, Encoder, Float32, Int64
+from agent.errors import DataError
+
+ExampleT = TypeVar("ExampleT", bound="Example")
+
+
+class Example(BaseModel):
+    """One labelled example. `where` names its file and line, for messages."""
+
+    model_config = ConfigDict(frozen=True)
+
+    where: str = ""
+
+
+class Report(Config):
+    """How good predictions were on one split.
+
+    Attributes:
+        metrics: Name to value, fractions between 0 and 1.
+        primary: The metric by which agents are compared.
+        support: Number of gold items that were scored.
+        text: The same as a table for people.
+        mode: How it was scored.
+    """
+
+    metrics: Mapping[str, float]
+    primary: str
+    support: int
+    text: str
+    mode: str
+
+    @property
+    def value(self) -> float:
+        """The primary metric."""
+        return self.metrics[self.primary]
+
+
+class Parameters(BaseModel):
+    """What a prediction request may ask for beside its inputs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BaseTask(Config, ABC, Generic[ExampleT]):
+    """A task with its labels. Without labels it is a template, completed by `with_labels`."""
+
+    architecture: ClassVar[str]  # the class of transformers that has the right head
+    parameters: ClassVar[type[Parameters]]
+    answer_item: ClassVar[type[BaseModel]]
+
+    kind: str
+    labels: tuple[str, ...] = Field((), description="labels of the agent; empty takes them from the training data")
+
+    @property
+    @abstractmethod
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the model's outputs, in the order of its logits."""
+
+    @abstractmethod
+    def read_record(self, record: Mapping[str, Any], where: str) -> ExampleT:
+        """Reads one record of a data file.
+
+        Raises:
+            DataError: Names `where`, what is wrong and how to mend it.
+        """
+
+    @abstractmethod
+    def labels_of(self, example: ExampleT) -> set[str]:
+        """The labels that occur in an example."""
+
+    @abstractmethod
+    def text_of(self, example: ExampleT) -> str:
+        """The example as a text, as a user of the served agent would send it."""
+
+    @abstractmethod
+    def encode(self, encoder: Encoder, examples: Sequence[ExampleT]) -> list[Document]:
+        """Encodes examples for the model."""
+
+    @abstractmethod
+    def targets(self, example: ExampleT, document: Document) -> list[Int64]:
+        """Training targets for each window: int64 [tokens] or int64 [] (one for the window)."""
+
+    @abstractmethod
+    def predict(self, document: Document, outputs: Sequence[Float32]) -> Any:
+        """Turns the logits of a document's windows into the kind of prediction that `score` takes."""
+
+    @abstractmethod
+    def score(self, examples: Sequence[ExampleT], predictions: Sequence[Any]) -> Report:
+        """Compares predictions with gold labels."""
+
+    @abstractmethod
+    def answer(
+        self, text: str, document: Document, outputs: Sequence[Float32], parameters: Any
+    ) -> list[dict[str, Any]]:
+        """Turns the logits of a text's windows into what a caller gets."""
+
+    def envelope(self, answers: list[list[dict[str, Any]]], *, single: bool) -> list[Any]:
+        """Shapes the answers of one request as Hugging Face's inference API does for this task."""
+        return answers[0] if single else answers
+
+    def with_labels(self, examples: Sequence[ExampleT]) -> Self:
+        """Completes a template from training examples; a task that has labels is returned as it is.
+
+        Raises:
+            DataError: The examples hold no label at all.
+        """
+        if self.labels:
+            return self
+        found = sorted(set().union(*map(self.labels_of, examples)))
+        if not found:
+            raise DataError("the training split holds no label", remedy="give labelled data or task.labels=[...]")
+        return self.model_copy(update={"labels": tuple(found)})
+
+    def check_labels(self, examples: Sequence[ExampleT]) -> None:
+        """Refuses examples with labels that this task lacks.
+
+        Raises:
+            DataError: Names the first such example.
+        """
+        known = set(self.labels)
+        for example in examples:
+            if unknown := sorted(self.labels_of(example) - known):
+                raise DataError(
+                    f"{example.where}: unknown label {unknown[0]!r}",
+                    allowed=", ".join(self.labels),
+                    remedy="mend the line, add it to the training split, or list every label in task.labels",
+                )
+
+
+def softmax(logits: Float32) -> Float32:
+    """Probabilities along the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)
+
+
+def require_text(record: Mapping[str, Any], key: str, where: str, shape: str) -> str:
+    """Returns a string field of a record.
+
+    Raises:
+        DataError: It is absent, no string, or no Unicode text.
+    """
+    value = record.get(key)
+    if not isinstance(value, str):
+        raise DataError(
+            f"{where}: field {key!r} is {'absent' if key not in record else repr(value)}",
+            allowed=shape,
+            remedy="mend the record",
+        )
+    check_unicode(value, where)
+    return value
+
+
+def check_unicode(text: str, where: str) -> None:
+    """Refuses lone surrogates, which JSON can spell and no encoding can write.
+
+    Raises:
+        DataError: Names the place.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: lone surrogate at character {error.start}",
+            allowed="Unicode text",
+            remedy="replace the broken character",
+        ) from None

@@ -1,0 +1,103 @@
+"""One label for a whole text: topic, intent, sentiment. Texts longer than the model are judged by all their windows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from agent.encoding import Document, Encoder, Float32, Int64
+from agent.tasks.base import BaseTask, Example, Parameters, Report, require_text, softmax
+
+_SHAPE = '{"text": "...", "label": "..."}'
+
+
+class LabelledText(Example):
+    """A text with its label."""
+
+    text: str
+    label: str
+
+
+class ClassificationParameters(Parameters):
+    """Parameters of a text-classification request, named as in Hugging Face's API."""
+
+    top_k: int | None = Field(None, ge=1, description="How many labels to return, best first; all by default.")
+
+
+class LabelScore(BaseModel):
+    """A label with its probability."""
+
+    label: str
+    score: float
+
+
+class TextClassification(BaseTask[LabelledText]):
+    """One of `labels` for each text."""
+
+    architecture: ClassVar[str] = "AutoModelForSequenceClassification"
+    parameters: ClassVar[type[Parameters]] = ClassificationParameters
+    answer_item: ClassVar[type[BaseModel]] = LabelScore
+
+    kind: Literal["text_classification"] = "text_classification"
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The labels."""
+        return self.labels
+
+    def read_record(self, record: Mapping[str, Any], where: str) -> LabelledText:
+        """Reads `{"text", "label"}`."""
+        text, label = (require_text(record, key, where, _SHAPE) for key in ("text", "label"))
+        return LabelledText(where=where, text=text, label=label)
+
+    def labels_of(self, example: LabelledText) -> set[str]:
+        """The one label."""
+        return {example.label}
+
+    def text_of(self, example: LabelledText) -> str:
+        """The text."""
+        return example.text
+
+    def encode(self, encoder: Encoder, examples: Sequence[LabelledText]) -> list[Document]:
+        """Encodes the texts."""
+        return encoder.encode_texts([example.text for example in examples])
+
+    def targets(self, example: LabelledText, document: Document) -> list[Int64]:
+        """The label's index, for every window."""
+        return [np.asarray(self.labels.index(example.label), dtype=np.int64)] * len(document.windows)
+
+    def predict(self, document: Document, outputs: Sequence[Float32]) -> str:
+        """The label with the highest mean probability over the windows."""
+        return self.labels[int(_mean(outputs).argmax())]
+
+    def score(self, examples: Sequence[LabelledText], predictions: Sequence[str]) -> Report:
+        """Accuracy and F1 by scikit-learn; the primary metric is macro F1, where every label counts the same."""
+        from sklearn.metrics import classification_report
+
+        gold = [example.label for example in examples]
+        options = {"labels": list(self.labels), "zero_division": 0}
+        table = classification_report(gold, list(predictions), output_dict=True, **options)
+        accuracy = float(np.mean([a == b for a, b in zip(gold, predictions, strict=True)]))
+        metrics = {"f1": float(table["macro avg"]["f1-score"]), "accuracy": accuracy}
+        metrics |= {f"f1.{label}": float(table[label]["f1-score"]) for label in self.labels}
+        text = classification_report(gold, list(predictions), digits=4, **options)
+        return Report(metrics=metrics, primary="f1", support=len(gold), text=text, mode="scikit-learn, macro average")
+
+    def answer(
+        self, text: str, document: Document, outputs: Sequence[Float32], parameters: ClassificationParameters
+    ) -> list[dict[str, Any]]:
+        """Labels with probabilities, best first."""
+        scores = _mean(outputs)
+        order = np.argsort(-scores, kind="stable")[: parameters.top_k]
+        return [{"label": self.labels[index], "score": float(scores[index])} for index in order.tolist()]
+
+    def envelope(self, answers: list[list[dict[str, Any]]], *, single: bool) -> list[Any]:
+        """A list of answers even for one text: that is what `InferenceClient.text_classification` reads."""
+        return answers
+
+
+def _mean(outputs: Sequence[Float32]) -> Float32:
+    return np.asarray(softmax(np.stack(outputs)).mean(axis=0), dtype=np.float32)

@@ -1,0 +1,79 @@
+"""Connects to the cluster that RAY_ADDRESS names, or starts a local Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from agent.config import Config
+from agent.errors import ClusterError
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+class ClusterConfig(Config):
+    """Which Ray to use."""
+
+    address: str | None = Field(
+        None, description="Ray address ('auto', 'host:6379'); default: RAY_ADDRESS, else a local Ray is started"
+    )
+    num_cpus: int | None = Field(None, ge=1, description="CPUs of a local Ray; default: the cores this process may use")
+    num_gpus: int | None = Field(None, ge=0, description="GPUs of a local Ray; default: those it finds")
+    dashboard: bool = Field(False, description="start Ray's dashboard with a local Ray")
+
+
+def connect(config: ClusterConfig, *, env_vars: Mapping[str, str] | None = None) -> Mapping[str, float]:
+    """Connects this process to Ray, unless it is connected already, and says so in one line.
+
+    Args:
+        config: Which Ray.
+        env_vars: Environment variables for all workers of this program.
+
+    Returns:
+        The cluster's resources, `{"CPU": 2.0, ...}`.
+
+    Raises:
+        ClusterError: The address cannot be reached.
+    """
+    import ray
+
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    if not ray.is_initialized():
+        try:
+            ray.init(**_arguments(config, address, dict(env_vars or {})))
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ClusterError(
+                f"cannot use Ray at {address or 'this machine'} ({' '.join(str(error).split())[:300]})",
+                remedy="check RAY_ADDRESS and RAY_AUTH_TOKEN, or unset RAY_ADDRESS to start a local Ray",
+            ) from None
+    resources: dict[str, float] = ray.cluster_resources()
+    nodes = sum(1 for node in ray.nodes() if node["Alive"])
+    print(
+        f"cluster: {'Ray at ' + address if address else 'local Ray'}, {nodes} node(s), {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs",
+        flush=True,
+    )
+    return resources
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on (its affinity, not the machine's count)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _arguments(config: ClusterConfig, address: str | None, env_vars: dict[str, str]) -> dict[str, Any]:
+    shared: dict[str, Any] = {"runtime_env": {"env_vars": env_vars}, "logging_level": logging.WARNING}
+    if address:
+        return shared | {"address": address}
+    # Workers of a local Ray must import our packages wherever the command was started from.
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    shared["runtime_env"] = {"env_vars": {"PYTHONPATH": path} | env_vars}
+    return shared | {
+        "num_cpus": config.num_cpus or usable_cores(),
+        "num_gpus": config.num_gpus,
+        "include_dashboard": config.dashboard,
+    }
