@@ -1,0 +1,78 @@
+"""Tiny random models and data: real code on small parts, without network."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+NAMES = {"PER": ["anna", "bruno", "chidi", "dewi"], "LOC": ["oslo", "lima", "pune", "graz"], "ORG": ["acme", "initech"]}
+FORMS = ["{PER} went to {LOC} .", "in {LOC} , {ORG} hired {PER} .", "nothing happened today .", "{ORG} and {PER} met in {LOC}"]
+
+
+def sentences(count: int, seed: int = 0) -> list[tuple[list[str], list[str]]]:
+    """Words and IOB2 tags of a toy language that a tiny model can learn."""
+    rng = random.Random(seed)
+    found = []
+    for _ in range(count):
+        pairs = [_word(piece, rng) for piece in rng.choice(FORMS).split()]
+        found.append(([word for word, _ in pairs], [tag for _, tag in pairs]))
+    return found
+
+
+def _word(piece: str, rng: random.Random) -> tuple[str, str]:
+    label = piece.strip("{}")
+    return (rng.choice(NAMES[label]), f"B-{label}") if label in NAMES else (piece, "O")
+
+
+def write_conll(directory: Path, *, train: int = 120, dev: int = 24, test: int = 24) -> Path:
+    """Writes train, dev and test in CoNLL columns."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for seed, (name, count) in enumerate({"train": train, "dev": dev, "test": test}.items()):
+        blocks = ["".join(f"{word} {tag}\n" for word, tag in zip(*pair, strict=True)) for pair in sentences(count, seed)]
+        (directory / f"{name}.conll").write_text("\n".join(blocks), encoding="utf-8")
+    return directory
+
+
+def write_classes(directory: Path, *, train: int = 120, dev: int = 24, test: int = 24) -> Path:
+    """Writes train, dev and test of a two-class data set: does the text name a place?"""
+    directory.mkdir(parents=True, exist_ok=True)
+    for seed, (name, count) in enumerate({"train": train, "dev": dev, "test": test}.items()):
+        rows = [{"text": " ".join(words), "label": "place" if "B-LOC" in tags else "none"} for words, tags in sentences(count, seed)]
+        (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return directory
+
+
+def make_tokenizer() -> Tokenizer:
+    """A WordPiece tokenizer in BERT's manner, with a vocabulary of a few hundred pieces."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    texts = [" ".join(words) for words, _ in sentences(400, 9)] + ["abcdefghijklmnopqrstuvwxyz 0123456789 .,;:!?'-\"()"]
+    tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    )
+    return tokenizer
+
+
+def make_model(directory: Path, *, hidden: int = 32, layers: int = 2, heads: int = 4, positions: int = 64) -> Path:
+    """Writes a random BERT encoder with its tokenizer as a Hugging Face directory."""
+    import torch
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=make_tokenizer(), unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
+        model_max_length=positions,
+    )
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(fast), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+        intermediate_size=4 * hidden, max_position_embeddings=positions, pad_token_id=fast.pad_token_id,
+    )
+    BertModel(config).save_pretrained(directory)
+    fast.save_pretrained(directory)
+    return directory

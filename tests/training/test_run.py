@@ -1,0 +1,146 @@
+"""Real runs: Ray Train, DeepSpeed and gloo on tiny models, in one local Ray."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from agent.bundle import Bundle
+from agent.config import from_mapping
+from agent.errors import BundleError, ClusterError, DataError
+from agent.evaluation import predict
+from tests.tiny import make_model, write_classes, write_conll
+from training.job import TrainingConfig, train
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    import ray
+
+    ray.init(num_cpus=4, include_dashboard=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    root = tmp_path_factory.mktemp("run")
+    make_model(root / "model")
+    write_conll(root / "ner")
+    write_classes(root / "classes")
+    return root
+
+
+def settings(places, name, **changes):
+    tree = {
+        "output": str(places / name), "epochs": 2, "data": {"path": str(places / "ner")},
+        "model": {"name": str(places / "model"), "dropout": 0.0, "stride": 8}, "batch": {"tokens": 128},
+        "optimizer": {"kind": "adamw", "learning_rate": 0.005}, "engine": {"precision": "fp32"},
+    }  # fmt: skip
+    return from_mapping(TrainingConfig, tree | changes)
+
+
+@pytest.fixture(scope="module")
+def reference(places):
+    return train(settings(places, "reference", epochs=6))
+
+
+def torch_forward(bundle, architecture):
+    import torch
+    import transformers
+
+    model = getattr(transformers, architecture).from_pretrained(bundle.path).eval()
+
+    def forward(batch):
+        with torch.inference_mode():
+            return model(input_ids=torch.from_numpy(batch.input_ids), attention_mask=torch.from_numpy(batch.attention_mask)).logits.numpy()
+
+    return forward
+
+
+def test_a_run_learns_and_its_bundle_is_a_plain_hugging_face_directory(reference):
+    outcome, bundle = reference.outcome, reference.bundle
+    assert outcome.before.value < 0.3
+    assert outcome.after.value > 0.9
+    assert [row["loss"] for row in outcome.history] == sorted((row["loss"] for row in outcome.history), reverse=True)
+    from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+    model = AutoModelForTokenClassification.from_pretrained(bundle.path)
+    assert tuple(model.config.id2label.values()) == bundle.task.outputs
+    assert AutoTokenizer.from_pretrained(bundle.path).is_fast
+
+
+def test_the_bundle_predicts_what_its_report_says(reference, places):
+    from agent.data import DataConfig, load_splits
+
+    bundle = Bundle.load(reference.bundle.path)
+    test = load_splits(DataConfig(path=str(places / "ner")), bundle.task).test
+    tags = predict(bundle.task, bundle.encoder, test, torch_forward(bundle, "AutoModelForTokenClassification"))
+    stored = {evaluation.split: evaluation.report for evaluation in bundle.manifest.evaluations}
+    assert bundle.task.score(test, tags).metrics == stored["test"].metrics
+
+
+def test_hugging_faces_pipeline_agrees_with_the_bundle(reference):
+    from transformers import pipeline
+
+    from agent.evaluation import run_documents
+    from tests.tiny import sentences
+
+    bundle = reference.bundle
+    texts = [" ".join(words) for words, _ in sentences(200, seed=77)]
+    theirs = pipeline("token-classification", model=str(bundle.path), aggregation_strategy="first")(texts)
+    documents = bundle.encoder.encode_texts(texts)
+    outputs = run_documents(documents, torch_forward(bundle, "AutoModelForTokenClassification"), pad_id=bundle.encoder.pad_id)
+    for text, document, logits, entities in zip(texts, documents, outputs, theirs, strict=True):
+        ours = bundle.task.answer(text, document, logits, bundle.task.parameters())
+        assert [(found["entity_group"], found["start"], found["end"]) for found in ours] == [
+            (found["entity_group"], found["start"], found["end"]) for found in entities
+        ]
+        np.testing.assert_allclose([found["score"] for found in ours], [found["score"] for found in entities], atol=1e-4)
+
+
+@pytest.mark.parametrize(("num_workers", "zero_stage"), [(2, 0), (2, 1), (2, 2), (2, 3)])
+def test_the_loss_curve_does_not_depend_on_workers_micro_batches_or_zero_stage(places, reference, num_workers, zero_stage):
+    config = settings(
+        places, f"workers{num_workers}zero{zero_stage}", epochs=6, num_workers=num_workers,
+        engine={"precision": "fp32", "zero_stage": zero_stage}, batch={"tokens": 128, "micro_tokens": 32},
+    )  # fmt: skip
+    outcome = train(config).outcome
+    ours, theirs = ([row["loss"] for row in result.history] for result in (outcome, reference.outcome))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+    assert outcome.after.value == pytest.approx(reference.outcome.after.value, abs=0.02)
+
+
+def test_bf16_keeps_fp32_weights(places):
+    result = train(settings(places, "bf16", epochs=6, engine={"precision": "bf16", "zero_stage": 1}))
+    assert result.outcome.after.value > 0.9
+    assert "bf16" in result.outcome.description
+    from safetensors.numpy import load_file
+
+    assert {tensor.dtype for tensor in load_file(result.bundle.path / "model.safetensors").values()} == {np.dtype("float32")}
+
+
+def test_text_classification_goes_the_same_way(places):
+    result = train(settings(places, "classes-agent", epochs=6, data={"path": str(places / "classes")}, task={"kind": "text_classification"}))
+    assert result.outcome.after.value > 0.9
+    assert result.bundle.task.labels == ("none", "place")
+
+
+def test_an_output_that_exists_is_not_overwritten_unasked(places, reference):
+    digest = Bundle.load(reference.bundle.path).digest
+    with pytest.raises(BundleError, match="overwrite=true"):
+        train(settings(places, "reference"))
+    assert Bundle.load(reference.bundle.path).digest == digest
+
+
+def test_more_workers_than_cores_are_refused(places):
+    with pytest.raises(ClusterError, match="num_workers=64"):
+        train(settings(places, "crowd", num_workers=64))
+
+
+def test_nothing_remains_of_a_run_that_fails(places):
+    with pytest.raises(DataError):
+        train(settings(places, "failed", task={"kind": "token_classification", "labels": ["PER"]}))
+    assert not list(places.glob("*failed*"))

@@ -1,0 +1,43 @@
+"""Fine-tunes an agent: `python training/run.py [config.yaml] [key.path=value ...]`."""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(
+    Path(__file__).resolve().parents[1]
+)  # the repository, not this directory, whose names would shadow others
+
+from agent.command import run  # noqa: E402
+from training.job import TrainingConfig, TrainingResult, train  # noqa: E402
+
+USAGE = """usage: python training/run.py [config.yaml ...] [key.path=value ...] [--print-config] [--help]
+
+Fine-tunes a pre-trained encoder on labelled data and writes a bundle. Uses the Ray cluster that RAY_ADDRESS names,
+or starts a local Ray. Without arguments: the embedded model on the embedded data.
+
+  python training/run.py data.path=data/ner model.name=minilm output=runs/ner epochs=3
+  ray job submit --working-dir . -- python training/run.py data.path=/shared/ner output=/shared/runs/ner"""
+
+
+def main(config: TrainingConfig) -> None:
+    """Trains and prints what came of it."""
+    print(render(train(config)))
+
+
+def render(result: TrainingResult) -> str:
+    """The run for people: the training curve, the test split before and after, where the bundle lies."""
+    outcome, bundle = result.outcome, result.bundle
+    curve = [
+        f"  epoch {row['epoch']:.0f}  loss {row['loss']:.4f}  dev F1 {row['dev_f1']:.4f}  {'#' * round(40 * row['dev_f1'])}"
+        for row in outcome.history
+    ]
+    return "\n".join([
+        "", f"training curve ({outcome.description}; best epoch {outcome.best_epoch})", *curve,
+        "", f"test split before fine-tuning ({outcome.before.mode})", outcome.before.text.rstrip(),
+        "", f"test split after fine-tuning ({outcome.after.mode})", outcome.after.text.rstrip(),
+        "", f"bundle: {bundle.path} (sha256 {bundle.digest[:12]}), test F1 {outcome.after.value:.4f}",
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(run(TrainingConfig, main, usage=USAGE))
