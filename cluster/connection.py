@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,10 @@ from pydantic import Field
 from agent.config import Config
 from agent.errors import ClusterError
 
+_PROBE_TIMEOUT_S = 5.0
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# RFC 9113, section 3.4: what opens an HTTP/2 connection, here with empty settings; the answer begins with settings too.
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -24,7 +30,7 @@ class ClusterConfig(Config):
     )
     num_cpus: int | None = Field(None, ge=1, description="CPUs of a local Ray; default: the cores this process may use")
     num_gpus: int | None = Field(None, ge=0, description="GPUs of a local Ray; default: those it finds")
-    dashboard: bool = Field(False, description="start Ray's dashboard with a local Ray")
+    dashboard: bool = Field(True, description="start Ray's dashboard with a local Ray")
 
 
 def connect(config: ClusterConfig, *, env_vars: Mapping[str, str] | None = None) -> Mapping[str, float]:
@@ -43,10 +49,12 @@ def connect(config: ClusterConfig, *, env_vars: Mapping[str, str] | None = None)
     import ray
 
     address = config.address or os.environ.get("RAY_ADDRESS")
+    address = None if address == "local" else address
     if not ray.is_initialized():
         try:
+            _check_reachable(address)
             ray.init(**_arguments(config, address, dict(env_vars or {})))
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ClusterError(
                 f"cannot use Ray at {address or 'this machine'} ({' '.join(str(error).split())[:300]})",
                 remedy="check RAY_ADDRESS and RAY_AUTH_TOKEN, or unset RAY_ADDRESS to start a local Ray",
@@ -65,6 +73,35 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _check_reachable(address: str | None) -> None:
+    """Asks the address for an HTTP/2 greeting, as gRPC servers give it: ray.init would try a wrong one for minutes.
+
+    Raises:
+        OSError: Nothing answers there, or not as a Ray server does.
+    """
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # 'auto', or a form that Ray itself refuses
+    host = host.strip("[]")
+    try:
+        _greet(host, int(port))
+    except OSError:
+        if host not in _LOOPBACK:
+            raise
+        import ray
+
+        _greet(ray.util.get_node_ip_address(), int(port))  # where Ray looks for localhost
+
+
+def _greet(host: str, port: int) -> None:
+    with contextlib.closing(socket.create_connection((host, port), timeout=_PROBE_TIMEOUT_S)) as connection:
+        if os.environ.get("RAY_USE_TLS") == "1":
+            return
+        connection.sendall(_HTTP2_PREFACE)
+        if connection.recv(9)[3:4] != b"\x04":
+            raise OSError("what listens there is no Ray server")
+
+
 def _arguments(config: ClusterConfig, address: str | None, env_vars: dict[str, str]) -> dict[str, Any]:
     shared: dict[str, Any] = {"runtime_env": {"env_vars": env_vars}, "logging_level": logging.WARNING}
     if address:
@@ -73,6 +110,7 @@ def _arguments(config: ClusterConfig, address: str | None, env_vars: dict[str, s
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     shared["runtime_env"] = {"env_vars": {"PYTHONPATH": path} | env_vars}
     return shared | {
+        "address": "local",  # None would join a cluster that `ray start` left on this machine
         "num_cpus": config.num_cpus or usable_cores(),
         "num_gpus": config.num_gpus,
         "include_dashboard": config.dashboard,

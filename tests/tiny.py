@@ -9,7 +9,12 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 NAMES = {"PER": ["anna", "bruno", "chidi", "dewi"], "LOC": ["oslo", "lima", "pune", "graz"], "ORG": ["acme", "initech"]}
-FORMS = ["{PER} went to {LOC} .", "in {LOC} , {ORG} hired {PER} .", "nothing happened today .", "{ORG} and {PER} met in {LOC}"]
+FORMS = [
+    "{PER} went to {LOC} .",
+    "in {LOC} , {ORG} hired {PER} .",
+    "nothing happened today .",
+    "{ORG} and {PER} met in {LOC}",
+]
 
 
 def sentences(count: int, seed: int = 0) -> list[tuple[list[str], list[str]]]:
@@ -31,16 +36,21 @@ def write_conll(directory: Path, *, train: int = 120, dev: int = 24, test: int =
     """Writes train, dev and test in CoNLL columns."""
     directory.mkdir(parents=True, exist_ok=True)
     for seed, (name, count) in enumerate({"train": train, "dev": dev, "test": test}.items()):
-        blocks = ["".join(f"{word} {tag}\n" for word, tag in zip(*pair, strict=True)) for pair in sentences(count, seed)]
+        blocks = [
+            "".join(f"{word} {tag}\n" for word, tag in zip(*pair, strict=True)) for pair in sentences(count, seed)
+        ]
         (directory / f"{name}.conll").write_text("\n".join(blocks), encoding="utf-8")
     return directory
 
 
 def write_classes(directory: Path, *, train: int = 120, dev: int = 24, test: int = 24) -> Path:
-    """Writes train, dev and test of a two-class data set: does the text name a place?"""
+    """Writes train, dev and test of a two-class data set: is a known name in it? (Not told by the length.)"""
     directory.mkdir(parents=True, exist_ok=True)
     for seed, (name, count) in enumerate({"train": train, "dev": dev, "test": test}.items()):
-        rows = [{"text": " ".join(words), "label": "place" if "B-LOC" in tags else "none"} for words, tags in sentences(count, seed)]
+        rows = [
+            {"text": " ".join(words), "label": "known" if {"anna", "oslo", "acme"} & set(words) else "unknown"}
+            for words, _ in sentences(count, seed)
+        ]
         (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return directory
 
@@ -65,13 +75,23 @@ def make_model(directory: Path, *, hidden: int = 32, layers: int = 2, heads: int
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=make_tokenizer(), unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
+        tokenizer_object=make_tokenizer(),
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
         model_max_length=positions,
     )
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(fast), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-        intermediate_size=4 * hidden, max_position_embeddings=positions, pad_token_id=fast.pad_token_id,
+        vocab_size=len(fast),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+        max_position_embeddings=positions,
+        pad_token_id=fast.pad_token_id,
     )
     BertModel(config).save_pretrained(directory)
     fast.save_pretrained(directory)

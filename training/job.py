@@ -113,7 +113,10 @@ def _fit(
             num_workers=plan.num_workers, use_gpu=plan.use_gpu, resources_per_worker=_resources(plan)
         ),
         run_config=RunConfig(
-            name="train", storage_path=str(storage), checkpoint_config=CheckpointConfig(num_to_keep=1)
+            name="train",
+            storage_path=str(storage),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     try:

@@ -293,8 +293,12 @@ class Meter:
 
 
 def _be_quiet() -> None:
-    """The new head is expected to be missing from the weights, and bars of a second each are no progress."""
+    """The new head is expected to be missing from the weights, bars of a second are no progress, reports are ours."""
+    import logging
+
     import transformers
+
+    logging.getLogger().setLevel(logging.WARNING)
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

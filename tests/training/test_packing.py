@@ -21,12 +21,16 @@ def examples(task, count=30):
     return [task.read_record({"text": " ".join(words * 3), "label": tags[0]}, "here") for words, tags in pairs]
 
 
-@pytest.mark.parametrize("task", [TokenClassification(labels=("LOC", "ORG", "PER")), TextClassification(labels=("B-ORG", "B-PER", "O"))])
+@pytest.mark.parametrize(
+    "task", [TokenClassification(labels=("LOC", "ORG", "PER")), TextClassification(labels=("B-ORG", "B-PER", "O"))]
+)
 def test_collating_packed_windows_equals_padding_the_windows_themselves(task, encoder):
     items = examples(task)
     documents = task.encode(encoder, items)
     windows = [window for document in documents for window in document.windows]
-    wanted = [target for item, document in zip(items, documents, strict=True) for target in task.targets(item, document)]
+    wanted = [
+        target for item, document in zip(items, documents, strict=True) for target in task.targets(item, document)
+    ]
     packed = pack(task, encoder, items)
     rows = np.array([5, 0, len(windows) - 1, 7])
     batch, targets = packed.collate(rows, encoder.pad_id)

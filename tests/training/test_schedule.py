@@ -41,7 +41,10 @@ def test_workers_get_about_the_same_number_of_tokens():
     totals = np.zeros(4)
     for rows in plan_epoch(lengths, config=config, seed=0, epoch=0):
         for rank in range(4):
-            totals[rank] += sum(lengths[micro].sum() for micro in share(rows, lengths, config=config, rank=rank, num_workers=4).micro_batches)
+            totals[rank] += sum(
+                lengths[micro].sum()
+                for micro in share(rows, lengths, config=config, rank=rank, num_workers=4).micro_batches
+            )
     assert totals.max() / totals.min() < 1.05
 
 

