@@ -6,7 +6,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from training.models import ModelConfig
 from training.objectives import CrossEntropy, Objective
 from training.optimizers import AdamW
 from training.schedule import BatchConfig
-from training.worker import Outcome
+from training.worker import Outcome, Payload
 
 
 class TrainingConfig(Config):
@@ -67,48 +68,53 @@ def train(config: TrainingConfig) -> TrainingResult:
     """
     output = Path(config.output).expanduser().absolute()
     check_output(output, overwrite=config.overwrite)
-    splits = load_splits(config.data, config.task, seed=config.seed)
-    _say_data(config, splits)
-    from training.models import load_tokenizer, make_encoder
-
-    tokenizer = load_tokenizer(config.model.name)
-    encoder = make_encoder(tokenizer, config.model)
+    prepared = _prepare(config)
     plan = plan_workers(config.num_workers, connect(config.cluster))
     print(f"plan: {plan}", flush=True)
-    storage = Path(tempfile.mkdtemp(prefix=f".{output.name}.run.", dir=_make(output.parent)))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    storage = Path(tempfile.mkdtemp(prefix=f".{output.name}.run.", dir=output.parent))
     try:
-        outcome, weights = _fit(config, splits, encoder, plan, storage)
-        _write(config, splits, encoder, tokenizer, outcome, weights, output)
+        outcome, weights = _fit(prepared, plan, storage)
+        with write_bundle(output, overwrite=config.overwrite) as draft:
+            shutil.copytree(weights, draft.path, dirs_exist_ok=True)
+            prepared.tokenizer.save_pretrained(draft.path)
+            draft.publish(_manifest(prepared, outcome))
     finally:
         shutil.rmtree(storage, ignore_errors=True)
     return TrainingResult(Bundle.load(output), outcome)
 
 
-def _fit(
-    config: TrainingConfig, splits: Splits, encoder: Encoder, plan: WorkerPlan, storage: Path
-) -> tuple[Outcome, Path]:
+@dataclass(frozen=True)
+class _Prepared:
+    """What is known before a worker starts."""
+
+    config: TrainingConfig
+    splits: Splits
+    tokenizer: Any
+    encoder: Encoder
+
+
+def _prepare(config: TrainingConfig) -> _Prepared:
+    splits = load_splits(config.data, config.task, seed=config.seed)
+    _say_data(config, splits)
+    from training.models import load_tokenizer, make_encoder
+
+    tokenizer = load_tokenizer(config.model.name)
+    return _Prepared(config, splits, tokenizer, make_encoder(tokenizer, config.model))
+
+
+def _fit(prepared: _Prepared, plan: WorkerPlan, storage: Path) -> tuple[Outcome, Path]:
     import ray
     from ray.train import CheckpointConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    from training.packing import pack
-    from training.worker import Payload, evaluation_set, train_worker
+    from training.worker import train_worker
 
-    task = splits.task
-    payload = Payload(
-        config,
-        task,
-        train=pack(task, encoder, splits.train),
-        dev=evaluation_set(task, encoder, splits.dev),
-        test=evaluation_set(task, encoder, splits.test),
-        pad_id=encoder.pad_id,
-        interactive=sys.stderr.isatty(),
-    )
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # or every line of a worker is printed twice
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"payload": ray.put(payload)},
+        train_loop_config={"payload": ray.put(_payload(prepared))},
         scaling_config=ScalingConfig(
             num_workers=plan.num_workers, use_gpu=plan.use_gpu, resources_per_worker=_resources(plan)
         ),
@@ -120,39 +126,68 @@ def _fit(
         ),
     )
     try:
-        result = trainer.fit()
+        with _our_cluster_by_name():
+            result = trainer.fit()
     except TrainingFailedError as error:
         raise _root_cause(error) from error
     outcome: Outcome = result.return_value
     return outcome, Path(result.checkpoint.path)
 
 
-def _write(
-    config: TrainingConfig,
-    splits: Splits,
-    encoder: Encoder,
-    tokenizer: Any,
-    outcome: Outcome,
-    weights: Path,
-    output: Path,
-) -> None:
+def _payload(prepared: _Prepared) -> Payload:
+    from training.packing import pack
+    from training.worker import evaluation_set
+
+    splits, encoder = prepared.splits, prepared.encoder
+    return Payload(
+        prepared.config,
+        splits.task,
+        train=pack(splits.task, encoder, splits.train),
+        dev=evaluation_set(splits.task, encoder, splits.dev),
+        test=evaluation_set(splits.task, encoder, splits.test),
+        pad_id=encoder.pad_id,
+        interactive=sys.stderr.isatty(),
+    )
+
+
+@contextmanager
+def _our_cluster_by_name() -> Iterator[None]:
+    """Tells Ray Train's helpers which cluster is ours.
+
+    Its PlacementGroupCleaner asks the state API without an address; with a second Ray on the machine it finds no controller
+    in that one and removes our workers, or warns every second (seen with ray 2.60).
+    """
+    import ray
+    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+
+    before = os.environ.get("RAY_ADDRESS")
+    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    try:
+        yield
+    finally:
+        os.environ.pop("RAY_ADDRESS")
+        if before is not None:
+            os.environ["RAY_ADDRESS"] = before
+
+
+def _manifest(prepared: _Prepared, outcome: Outcome) -> Manifest:
+    splits, config = prepared.splits, prepared.config
     reports = {"test": outcome.after, "dev": outcome.dev}
-    manifest = Manifest(
+    return Manifest(
         task=splits.task,
-        max_tokens=encoder.max_tokens,
-        stride=encoder.stride,
+        max_tokens=prepared.encoder.max_tokens,
+        stride=prepared.encoder.stride,
         lineage=lineage_now(
-            base_model=config.model.name, data_digest=splits.digest, config=_absolute(config).model_dump(mode="json")
+            base_model=config.model.name,
+            data_digest=splits.digest,
+            config=_absolute(config).model_dump(mode="json"),
         ),
         evaluations=tuple(
             Evaluation(split=name, data_digest=splits.digest, model="model.safetensors", report=report)
             for name, report in reports.items()
         ),
     )
-    with write_bundle(output, overwrite=config.overwrite) as draft:
-        shutil.copytree(weights, draft.path, dirs_exist_ok=True)
-        tokenizer.save_pretrained(draft.path)
-        draft.publish(manifest)
 
 
 def _absolute(config: TrainingConfig) -> TrainingConfig:
@@ -177,11 +212,6 @@ def _root_cause(error: BaseException) -> BaseException:
                 return cause
             cause = getattr(cause, "cause", None) or cause.__cause__
     return error
-
-
-def _make(directory: Path) -> Path:
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
 
 
 def _say_data(config: TrainingConfig, splits: Splits) -> None:
