@@ -1,0 +1,141 @@
+"""What the checks look at: the manifests' objects, pyproject.toml and the Dockerfile, and ways into a Ray kind."""
+
+from __future__ import annotations
+
+import copy
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+K8S = ROOT / "k8s"
+OVERLAYS = ROOT / "k8s-overlays"
+CRDS = ROOT.parent / "shared" / "k8s" / "crds"
+
+Object = dict[str, Any]
+
+
+@dataclass
+class World:
+    """Everything that must fit together. A test that plants a mistake changes a copy."""
+
+    objects: list[Object]
+    pyproject: dict[str, Any] = field(default_factory=lambda: tomllib.loads((ROOT / "pyproject.toml").read_text()))
+    dockerfile: str = field(default_factory=(ROOT / "Dockerfile").read_text)
+
+    def copy(self) -> World:
+        return copy.deepcopy(self)
+
+    def get(self, kind: str, name: str | None = None) -> Object:
+        return next(item for item in self.objects if item["kind"] == kind and name in (None, item["metadata"]["name"]))
+
+    def of(self, *kinds: str) -> Iterator[Object]:
+        return (item for item in self.objects if item["kind"] in kinds)
+
+    def only(self, item: Object) -> World:
+        return World([item], self.pyproject, self.dockerfile)
+
+    @property
+    def extras(self) -> dict[str, list[str]]:
+        extras: dict[str, list[str]] = self.pyproject["project"]["optional-dependencies"]
+        return extras
+
+    @property
+    def ray_pin(self) -> str:
+        pins = {
+            pin for items in self.extras.values() for item in items for pin in re.findall(r"^ray\[.*?\]==(.+)$", item)
+        }
+        assert len(pins) == 1, f"pyproject.toml pins Ray to {pins}"
+        return str(pins.pop())
+
+
+@dataclass(frozen=True)
+class Template:
+    """A pod template: `where` it stands, its `role`, and the mapping itself."""
+
+    where: str
+    role: str  # head, worker, submitter
+    owner: Object
+    body: Object
+
+    @property
+    def spec(self) -> Object:
+        spec: Object = self.body["spec"]
+        return spec
+
+    @property
+    def inits(self) -> list[Object]:
+        found: list[Object] = self.spec.get("initContainers", [])
+        return found
+
+    @property
+    def containers(self) -> list[Object]:
+        return [*self.inits, *self.spec["containers"]]
+
+    @property
+    def ray(self) -> Object:
+        """The container that Ray runs in: KubeRay takes the first."""
+        first: Object = self.spec["containers"][0]
+        return first
+
+
+def load_files(*places: Path) -> World:
+    """The objects of YAML files, in name order; anchors resolved into separate values."""
+    files = [file for place in places for file in (sorted(place.glob("*.yaml")) if place.is_dir() else [place])]
+    objects = [item for file in files for item in yaml.safe_load_all(file.read_text()) if item]
+    return World([_unshare(item) for item in objects])
+
+
+def load_rendered(*directories: Path) -> World:
+    """The objects as `kubectl kustomize` renders them."""
+    kubectl = shutil.which("kubectl")
+    assert kubectl
+    texts = [subprocess.run([kubectl, "kustomize", str(place)], capture_output=True, text=True, check=True, timeout=60).stdout for place in directories]  # fmt: skip
+    return World([item for text in texts for item in yaml.safe_load_all(text) if item])
+
+
+def label(item: Object) -> str:
+    return f"{item['kind']} {item['metadata'].get('name', '?')}"
+
+
+def clusters(world: World) -> Iterator[tuple[Object, Object]]:
+    """Each Ray kind with its cluster's spec."""
+    for item in world.of("RayService", "RayJob", "RayCluster"):
+        spec = item["spec"]
+        yield item, spec.get("rayClusterConfig") or spec.get("rayClusterSpec") or spec
+
+
+def templates(world: World, *roles: str) -> Iterator[Template]:
+    """Every pod template of the Ray kinds, or those of some roles."""
+    return (item for item in _templates(world) if not roles or item.role in roles)
+
+
+def _templates(world: World) -> Iterator[Template]:
+    for item, cluster in clusters(world):
+        yield Template(f"{label(item)}, head", "head", item, cluster["headGroupSpec"]["template"])
+        for group in cluster.get("workerGroupSpecs", []):
+            yield Template(f"{label(item)}, group {group['groupName']}", "worker", item, group["template"])
+        if "submitterPodTemplate" in item["spec"]:
+            yield Template(f"{label(item)}, submitter", "submitter", item, item["spec"]["submitterPodTemplate"])
+
+
+def quantity(value: str | int | float) -> float:
+    """A Kubernetes quantity as a number: 500m, 4Gi, 2."""
+    units = {"m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+    match = re.fullmatch(r"([0-9.]+)(m|Ki|Mi|Gi|Ti|)", str(value))
+    assert match, f"not a quantity that these manifests use: {value}"
+    return float(match[1]) * units.get(match[2], 1)
+
+
+def _unshare(value: Any) -> Any:
+    """YAML's aliases are one object in many places; a planted mistake must hit one place."""
+    if isinstance(value, dict):
+        return {key: _unshare(item) for key, item in value.items()}
+    return [_unshare(item) for item in value] if isinstance(value, list) else value
