@@ -148,10 +148,15 @@ def write_bundle(output: str | Path, *, overwrite: bool = False) -> Iterator[Dra
     Raises:
         BundleError: `output` exists and may not be replaced, or nothing was published.
     """
-    place = Path(output).absolute()
+    place = Path(output).resolve()
     check_output(place, overwrite=overwrite)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    draft = Draft(Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent)))
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = Draft(Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent)))
+    except OSError as error:
+        raise BundleError(
+            f"nothing can be written at output {place} ({error.strerror})", remedy="choose another output"
+        ) from None
     try:
         yield draft
         if not (draft.path / MANIFEST).is_file():
@@ -190,8 +195,8 @@ class Draft:
 
     def publish(self, manifest: Manifest) -> None:
         """Adds sizes and digests of all files and writes the manifest."""
-        names = sorted(str(file.relative_to(self.path)) for file in self.path.rglob("*") if file.is_file())
-        files = {name: _measure(self.path / name) for name in names}
+        names = sorted(file.relative_to(self.path).as_posix() for file in self.path.rglob("*") if file.is_file())
+        files = {name: _measure(self.path / name) for name in names if name != MANIFEST}
         complete = manifest.model_copy(update={"files": files})
         (self.path / MANIFEST).write_text(
             json.dumps(complete.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -233,7 +238,7 @@ def _parse_manifest(directory: Path, raw: bytes) -> Manifest:
     try:
         tree = json.loads(raw)
         version = tree["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{directory / MANIFEST} is damaged ({error!r})", remedy=_REMEDY) from None
     if version != FORMAT_VERSION:
         raise BundleError(

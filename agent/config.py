@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from agent.errors import ConfigError
+from agent.keys import describe, keys_of, spell, with_defaults
+
+__all__ = ["Config", "describe", "dump", "from_mapping", "load"]
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -49,52 +54,21 @@ def from_mapping(kind: type[ConfigT], tree: Mapping[str, Any]) -> ConfigT:
         ConfigError: Names every wrong key with its value, what is allowed and the nearest right key.
     """
     try:
-        return kind.model_validate(dict(tree))
+        return kind.model_validate(with_defaults(kind, tree))
     except ValidationError as error:
         raise _explain(kind, error) from None
 
 
 def dump(config: BaseModel) -> str:
     """Returns the resolved configuration as YAML, loadable again."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def describe(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Yields one help line per key: name, default and description."""
-    for name, field in kind.model_fields.items():
-        inner = _nested(field)
-        if inner is not None:
-            yield from describe(inner, f"{prefix}{name}.")
-            continue
-        default = (
-            "required" if field.is_required() else f"default {_short(field.get_default(call_default_factory=True))}"
-        )
-        yield f"  {prefix + name:<32} {field.description or ''} ({default})"
-
-
-def _short(value: Any) -> str:
-    plain = (
-        [item.model_dump(mode="json") for item in value]
-        if isinstance(value, tuple) and value and isinstance(value[0], BaseModel)
-        else value
-    )
-    return (
-        yaml.safe_dump(plain if not isinstance(plain, tuple) else list(plain), default_flow_style=True, width=10_000)
-        .removesuffix("\n...\n")
-        .strip()
-    )
-
-
-def _nested(field: FieldInfo) -> type[BaseModel] | None:
-    kinds = get_args(field.annotation) if get_origin(field.annotation) is Union else (field.annotation,)
-    models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    return models[0] if len(models) == 1 else None
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _parse(value: str, *, where: str) -> Any:
     try:
         return yaml.safe_load(value) if value else ""
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-01
         raise ConfigError(
             f"argument {where!r} holds a value that is no YAML ({str(error).splitlines()[0]})", remedy="quote the value"
         ) from None
@@ -108,7 +82,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"argument {str(path)!r} is no assignment and no readable file ({error.strerror})", remedy=remedy
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"file {path} is not YAML: {' '.join(str(error).split())}", remedy=remedy) from None
     if tree is not None and not isinstance(tree, dict):
         raise ConfigError(
@@ -142,17 +116,29 @@ def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
 
 
 def _explain(kind: type[BaseModel], error: ValidationError) -> ConfigError:
-    keys = [line.split()[0] for line in describe(kind)]
+    keys = [key.path for key in keys_of(kind)]
     lines, allowed = [], ""
     for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"])
+        key = spell(kind, item["loc"])
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
-            near = near or [full for full in keys if full.split(".")[-1] == key.split(".")[-1]][:3]
+            near = _near(key, keys)
             lines.append(f"unknown key {key!r}" + (f" (did you mean {' or '.join(near)}?)" if near else ""))
             allowed = ", ".join(keys)
         elif item["type"] == "missing":
             lines.append(f"key {key!r} is required and was not given")
         else:
-            lines.append(f"{key or kind.__name__}={item['input']!r}: {item['msg'].removeprefix('Value error, ')}")
+            lines.append(f"{key or kind.__name__}={item['input']!r}: {_reason(item)}")
     return ConfigError("; ".join(lines), allowed=allowed, remedy="--help lists every key with its default")
+
+
+def _near(key: str, keys: Sequence[str]) -> list[str]:
+    general = re.sub(r"\.\d+(?=\.|$)", "[]", key)
+    near = difflib.get_close_matches(general, keys, n=3, cutoff=0.5)
+    return near or [path for path in keys if path.split(".")[-1] == general.split(".")[-1]][:3]
+
+
+def _reason(item: ErrorDetails) -> str:
+    reason = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "string_type" and isinstance(item["input"], bool | int | float | date):
+        return f"{reason}, and YAML reads this as {type(item['input']).__name__}: put it in quotes, '\"...\"'"
+    return reason

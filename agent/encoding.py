@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer, pre_tokenizers
 
-from agent.errors import BundleError, RequestError
+from agent.errors import BundleError, ConfigError, RequestError
 
 IGNORED = -100  # the target that torch.nn.CrossEntropyLoss leaves out by default
 
@@ -76,15 +76,16 @@ class Document:
         """int64 [sub-words]: the window whose nearer cut is furthest away (a document's own ends are no cuts)."""
         if len(self.windows) == 1:
             return np.zeros(len(self.word_ids), dtype=np.int64)
-        position = np.arange(len(self.word_ids))
-        far = len(position) + 1
-        margins = []
-        for window in self.windows:
-            left = np.where(window.first == 0, far, position - window.first)
-            right = np.where(window.last == len(position), far, window.last - 1 - position)
-            inside = (position >= window.first) & (position < window.last)
-            margins.append(np.where(inside, np.minimum(left, right), -1))
-        return np.argmax(np.stack(margins), axis=0).astype(np.int64)
+        length = len(self.word_ids)
+        owners, best = np.zeros(length, np.int64), np.full(length, -1, np.int64)
+        for index, window in enumerate(self.windows):
+            position = np.arange(window.first, window.last)
+            left = position - window.first if window.first else length
+            right = window.last - 1 - position if window.last < length else length
+            margin, here = np.minimum(left, right), slice(window.first, window.last)
+            owners[here] = np.where(margin > best[here], index, owners[here])
+            best[here] = np.maximum(margin, best[here])
+        return owners
 
     def merge(self, outputs: Sequence[Float32]) -> Float32:
         """Joins what the model said of each window.
@@ -100,7 +101,7 @@ class Document:
             return outputs[0][window.offset : window.offset + window.last - window.first]
         rows = np.empty((len(self.word_ids), outputs[0].shape[-1]), dtype=np.float32)
         for index, (window, output) in enumerate(zip(self.windows, outputs, strict=True)):
-            mine = np.flatnonzero(self.owners == index)
+            mine = window.first + np.flatnonzero(self.owners[window.first : window.last] == index)
             rows[mine] = output[mine - window.first + window.offset]
         return rows
 
@@ -116,7 +117,9 @@ class Document:
         """
         window = self.windows[index]
         targets = np.full(len(window.input_ids), IGNORED, dtype=np.int64)
-        mine = self.first_subwords[self.owners[self.first_subwords] == index]
+        inside = slice(*np.searchsorted(self.first_subwords, (window.first, window.last)))
+        firsts = self.first_subwords[inside]
+        mine = firsts[self.owners[firsts] == index]
         targets[mine - window.first + window.offset] = word_targets[self.word_ids[mine]]
         return targets
 
@@ -125,24 +128,34 @@ class Encoder:
     """A tokenizer together with the length of its model.
 
     Args:
-        tokenizer: A fast tokenizer; its own truncation and padding are switched off.
+        tokenizer: A fast tokenizer; its own truncation and padding are switched off, and a byte-level one is set to
+            put a space before every word, so that words given one by one become the sub-words they are in a text.
         max_tokens: The model's length, special tokens included.
         stride: Sub-words by which neighbouring windows overlap.
+
+    Raises:
+        ConfigError: The stride leaves no room.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, max_tokens: int, stride: int) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        _put_space_before_words(tokenizer.pre_tokenizer)
         self.tokenizer, self.max_tokens, self.stride = tokenizer, max_tokens, stride
         frame = tokenizer.encode("", add_special_tokens=True)
         self._room = max_tokens - len(frame.ids)
         if not 0 <= stride < self._room:
-            raise ValueError(
-                f"stride {stride} must be at least 0 and below {self._room}, the room in {max_tokens} tokens"
+            raise ConfigError(
+                f"stride {stride} in windows of {max_tokens} tokens, {len(frame.ids)} of them special",
+                allowed=f"0 to {self._room - 1}"
+                if self._room > 0
+                else f"windows of at least {len(frame.ids) + 1} tokens",
+                remedy="lower the stride or raise max_tokens",
             )
         probe = tokenizer.encode("a", add_special_tokens=True)
         before = next((i for i, special in enumerate(probe.special_tokens_mask) if not special), len(frame.ids))
         self._before, self._after = np.array(frame.ids[:before], np.int64), np.array(frame.ids[before:], np.int64)
+        self._content_type = next(iter(probe.type_ids[before:]), 0)
         self._types = np.array(frame.type_ids, np.int64)
         self.pad_id = _pad_id(tokenizer)
 
@@ -156,9 +169,9 @@ class Encoder:
         file = directory / "tokenizer.json"
         try:
             return cls(Tokenizer.from_file(str(file)), max_tokens=max_tokens, stride=stride)
-        except ValueError:
+        except ConfigError:
             raise
-        except Exception as error:  # tokenizers raises bare Exception
+        except Exception as error:  # noqa: BLE001  # tokenizers raises bare Exception
             raise BundleError(
                 f"{file} is no readable tokenizer ({error})", remedy="use a model with a fast tokenizer"
             ) from None
@@ -185,11 +198,11 @@ class Encoder:
 
     def _document(self, encoding: Encoding, num_words: int | None) -> Document:
         word_ids = np.array([-1 if word is None else word for word in encoding.word_ids], np.int64)
-        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        starts, ends = _characters(np.array(encoding.offsets, np.int64).reshape(-1, 2), word_ids)
         ids = np.array(encoding.ids, np.int64)
         if num_words is None:
             num_words = int(word_ids.max(initial=-1)) + 1
-        return Document(self._windows(ids), word_ids, ids, offsets[:, 0], offsets[:, 1], num_words)
+        return Document(self._windows(ids), word_ids, ids, starts, ends, num_words)
 
     def _windows(self, ids: Int64) -> tuple[Window, ...]:
         step = self._room - self.stride
@@ -198,7 +211,8 @@ class Encoder:
 
     def _window(self, ids: Int64, first: int, last: int) -> Window:
         input_ids = np.concatenate([self._before, ids[first:last], self._after])
-        type_ids = np.full(len(input_ids), self._types[0] if len(self._types) else 0, np.int64)
+        before, after = np.split(self._types, [len(self._before)])
+        type_ids = np.concatenate([before, np.full(last - first, self._content_type, np.int64), after])
         return Window(input_ids, type_ids, first, last, len(self._before))
 
 
@@ -232,6 +246,27 @@ def _pad_id(tokenizer: Tokenizer) -> int:
         if (found := tokenizer.token_to_id(token)) is not None:
             return int(found)
     return 0
+
+
+def _characters(offsets: Int64, word_ids: Int64) -> tuple[Int64, Int64]:
+    """Starts and ends of sub-words, ascending within a word.
+
+    A byte-level sub-word that is only the space put before a text is said to lie behind the text's first character;
+    it is moved before it, else the word would lose that character.
+    """
+    starts, ends = offsets[:, 0], offsets[:, 1]
+    word_bases = word_ids * (ends.max(initial=0) + 1)
+    ordered = np.minimum.accumulate((word_bases + starts)[::-1])[::-1] - word_bases
+    return ordered, np.where(starts == ends, ordered, ends)
+
+
+def _put_space_before_words(pre_tokenizer: pre_tokenizers.PreTokenizer | None) -> None:
+    """RoBERTa's kin learn ` London` in a text; without this, training on words would show them `London`."""
+    if isinstance(pre_tokenizer, pre_tokenizers.Sequence):
+        for part in pre_tokenizer:  # type: ignore[attr-defined]  # iterates by __getitem__
+            _put_space_before_words(part)
+    elif isinstance(pre_tokenizer, pre_tokenizers.ByteLevel):
+        pre_tokenizer.add_prefix_space = True
 
 
 def _check_unicode(text: str, index: int) -> None:

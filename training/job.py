@@ -41,7 +41,7 @@ class TrainingConfig(Config):
     seed: int = Field(0, ge=0, description="of the new head, the shuffling and dropout")
     task: Task = Field(
         TokenClassification(),
-        description="what the agent does: {kind: token_classification | text_classification, labels: [...]}",
+        description="what the agent does",
     )
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

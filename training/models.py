@@ -83,7 +83,8 @@ def make_encoder(tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> Enc
     """Sets a tokenizer to the window length of a model.
 
     Raises:
-        ModelError: `max_tokens` is beyond the model's length, or `stride` leaves no room.
+        ModelError: `max_tokens` is beyond the model's length.
+        ConfigError: `stride` leaves no room.
     """
     from transformers import AutoConfig
 
@@ -95,12 +96,7 @@ def make_encoder(tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> Enc
             allowed=f"8 to {longest}, the length of {config.name}",
             remedy="lower model.max_tokens",
         )
-    try:
-        return Encoder(tokenizer.backend_tokenizer, max_tokens=max_tokens, stride=config.stride)
-    except ValueError as error:
-        raise ModelError(
-            f"model.stride={config.stride}: {error}", remedy="lower model.stride or raise model.max_tokens"
-        ) from None
+    return Encoder(tokenizer.backend_tokenizer, max_tokens=max_tokens, stride=config.stride)
 
 
 def build_model(config: ModelConfig, task: BaseTask[Any]) -> PreTrainedModel:

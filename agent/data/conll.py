@@ -46,7 +46,7 @@ def _columns(line: str) -> list[str]:
     if not line.strip(" \t"):
         return []
     if "\t" in line:
-        return line.strip(" ").rstrip("\t").split("\t")
+        return [column.strip(" ") for column in line.rstrip(" \t").split("\t")]
     return [column for column in line.split(" ") if column]  # str.split() would take control characters for blanks
 
 
@@ -56,6 +56,12 @@ def _check_columns(columns: list[str], width: int, *, where: str) -> None:
             f"{where}: a word without a tag ({columns[0]!r})",
             allowed="WORD ... TAG, separated by spaces or tabs",
             remedy="add the tag as the last column",
+        )
+    if not columns[0]:
+        raise DataError(
+            f"{where}: a tag without a word ({columns[-1]!r})",
+            allowed="WORD ... TAG, separated by spaces or tabs",
+            remedy="add the word as the first column",
         )
     if len(columns) != width:
         raise DataError(

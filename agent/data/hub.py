@@ -30,7 +30,7 @@ def read_hub(name: str, subset: str | None) -> dict[str, Iterator[Record]]:
         ) from None
     try:
         loaded = datasets.load_dataset(name, subset)
-    except Exception as error:  # the hub's client raises a dozen unrelated kinds
+    except Exception as error:  # noqa: BLE001  # the hub's client raises a dozen unrelated kinds
         raise DataError(
             f"data.path={name!r} is no directory, and the hub did not give it ({type(error).__name__}: {' '.join(str(error).split())[:200]})",
             allowed="'demo', a directory with train/dev/test files, or the name of a hub data set",
@@ -56,4 +56,8 @@ def _record(row: Mapping[str, Any], features: Mapping[str, Any]) -> dict[str, An
 
 
 def _names(values: list[Any], feature: Any) -> list[Any]:
-    return [feature.int2str(value) for value in values] if hasattr(feature, "int2str") else values
+    """Names of class indices; what has no name (-1 or None where labels are withheld) is left for the task to refuse."""
+    names = getattr(feature, "names", None)
+    if not names:
+        return values
+    return [names[value] if isinstance(value, int) and 0 <= value < len(names) else value for value in values]

@@ -23,7 +23,7 @@ def read_jsonl(file: Path) -> Iterator[Record]:
         where = f"{file}:{number}"
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{where}: no JSON ({error})", allowed="one JSON object a line", remedy="mend the line"
             ) from None

@@ -69,6 +69,7 @@ def load_splits(config: DataConfig, task: BaseTask[Any], *, seed: int = 0) -> Sp
     read = {name: [task.read_record(record, where) for record, where in rows] for name, rows in records.items()}
     read = {name: examples[: config.max_examples] for name, examples in read.items()}
     notes: list[str] = []
+    complete = task.with_labels(read["train"]) if read.get("train") else task  # before any is held out
     if "dev" not in read and "train" in read:
         read |= _hold_out(read["train"], config.dev_fraction, seed)
         notes.append(
@@ -81,7 +82,6 @@ def load_splits(config: DataConfig, task: BaseTask[Any], *, seed: int = 0) -> Sp
                 allowed=_FILES,
                 remedy=f"add {name}.conll or {name}.jsonl with at least one example",
             )
-    complete = task.with_labels(read["train"])
     for name in _NAMES:
         complete.check_labels(read[name])
     return Splits(complete, **read, digest=_digest(read), notes=tuple(notes))
@@ -116,7 +116,8 @@ def _files(directory: Path) -> dict[str, Path]:
                 allowed="one file for each split",
                 remedy="move one of them away",
             )
-        found |= {name: file for file in files}
+        if files:
+            found[name] = files[0]
     if not found:
         raise DataError(f"directory {directory} holds no data files", allowed=_FILES, remedy="check data.path")
     return found

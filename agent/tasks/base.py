@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from agent.config import Config
 from agent.encoding import Document, Encoder, Float32, Int64
@@ -62,6 +62,13 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
 
     kind: str
     labels: tuple[str, ...] = Field((), description="labels of the agent; empty takes them from the training data")
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in labels or len(set(labels)) < len(labels):
+            raise ValueError("labels are distinct and not empty")
+        return labels
 
     @property
     @abstractmethod

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from agent.encoding import Document, Encoder, Float32, Int64
+from agent.errors import DataError
 from agent.tasks.base import BaseTask, Example, Parameters, Report, require_text, softmax
 
 _SHAPE = '{"text": "...", "label": "..."}'
@@ -51,6 +52,8 @@ class TextClassification(BaseTask[LabelledText]):
     def read_record(self, record: Mapping[str, Any], where: str) -> LabelledText:
         """Reads `{"text", "label"}`."""
         text, label = (require_text(record, key, where, _SHAPE) for key in ("text", "label"))
+        if not label:
+            raise DataError(f"{where}: field 'label' is empty", allowed=_SHAPE, remedy="mend the record")
         return LabelledText(where=where, text=text, label=label)
 
     def labels_of(self, example: LabelledText) -> set[str]:

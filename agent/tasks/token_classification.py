@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
@@ -62,6 +62,13 @@ class TokenClassification(BaseTask[TaggedWords]):
 
     kind: Literal["token_classification"] = "token_classification"
 
+    @field_validator("labels")
+    @classmethod
+    def _without_outside(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if OUTSIDE in labels:
+            raise ValueError("give entity labels without 'O' and without prefixes: PER, not B-PER")
+        return labels
+
     @property
     def outputs(self) -> tuple[str, ...]:
         """`O`, then `B-X` and `I-X` for every label."""
@@ -108,6 +115,10 @@ class TokenClassification(BaseTask[TaggedWords]):
         from seqeval.scheme import IOB2
 
         gold = [list(example.tags) for example in examples]
+        mode = "seqeval, strict, IOB2"
+        if not any(tag != OUTSIDE for tags in (*gold, *predictions) for tag in tags):  # seqeval cannot print that
+            none = {"f1": 0.0, "precision": 0.0, "recall": 0.0}
+            return Report(metrics=none, primary="f1", support=0, text="no entities, gold or predicted\n", mode=mode)
         options = {"mode": "strict", "scheme": IOB2, "zero_division": 0}
         table = classification_report(gold, list(predictions), output_dict=True, **options)
         total = table.get("micro avg", {"precision": 0.0, "recall": 0.0, "f1-score": 0.0, "support": 0})
@@ -118,7 +129,7 @@ class TokenClassification(BaseTask[TaggedWords]):
             primary="f1",
             support=int(total["support"]),
             text=classification_report(gold, list(predictions), digits=4, **options),
-            mode="seqeval, strict, IOB2",
+            mode=mode,
         )
 
     def answer(
@@ -165,8 +176,8 @@ class TokenClassification(BaseTask[TaggedWords]):
                 groups.append((label, [unit]))
         found = []
         for label, units in groups:
-            if label not in ignored:
-                start, end = _trim(text, int(starts[units[0]]), int(ends[units[-1]]))
+            start, end = _trim(text, int(starts[units[0]]), int(ends[units[-1]]))
+            if label not in ignored and start < end:  # byte-level sub-words of white space cover no characters
                 found.append(
                     {
                         "entity_group": label,
@@ -206,7 +217,8 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _read_tokens(record: Mapping[str, Any], where: str) -> TaggedWords:
-    tokens, tags = record["tokens"], record.get("tags")
+    tokens: Any = record["tokens"]
+    tags: Any = record.get("tags")
     for key, value in (("tokens", tokens), ("tags", tags)):
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise DataError(
@@ -220,14 +232,25 @@ def _read_tokens(record: Mapping[str, Any], where: str) -> TaggedWords:
             allowed="one tag for each token",
             remedy="mend the record",
         )
-    for token in tokens:
-        check_unicode(token, where)
+    for token, tag in zip(tokens, tags, strict=True):
+        _check_tag(token, tag, where)
+    return TaggedWords(where=where, words=tuple(tokens), tags=tuple(to_iob2(tags)))
+
+
+def _check_tag(token: str, tag: str, where: str) -> None:
+    check_unicode(token, where)
+    check_unicode(tag, where)
     try:
-        return TaggedWords(where=where, words=tuple(tokens), tags=tuple(to_iob2(tags)))
+        _, label = split_tag(tag)
     except ValueError as error:
         raise DataError(
-            f"{where}: {error}", allowed="tags of IOB1, IOB2, IOBES or BILOU", remedy="mend the tag"
+            f"{where}: word {token!r}: {error}", allowed="tags of IOB1, IOB2, IOBES or BILOU", remedy="mend the tag"
         ) from None
+    if label == OUTSIDE:
+        raise DataError(
+            f"{where}: word {token!r}: tag {tag!r} has the label 'O', which is the tag of words outside of all entities",
+            remedy="write 'O', or rename the label",
+        )
 
 
 def _read_spans(record: Mapping[str, Any], text: str, where: str) -> list[Span]:
@@ -275,6 +298,7 @@ def _read_span(span: Any, text: str, where: str) -> Span:
             allowed="a span with at least one visible character",
             remedy="mend the offsets",
         )
+    check_unicode(label, where)
     return Span(start, end, label)
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from agent.errors import ModelError
+from agent.errors import ConfigError, ModelError
 from agent.tasks import TokenClassification
 from tests.tiny import make_model
 from training.models import ModelConfig, build_model, load_tokenizer, make_encoder, resolve
@@ -70,7 +70,7 @@ def test_lengths_beyond_the_model_are_refused(tmp_path):
     tokenizer = load_tokenizer(str(directory))
     with pytest.raises(ModelError, match=r"max_tokens=64\. Allowed: 8 to 32"):
         make_encoder(tokenizer, ModelConfig(name=str(directory), max_tokens=64))
-    with pytest.raises(ModelError, match="stride"):
+    with pytest.raises(ConfigError, match="stride"):
         make_encoder(tokenizer, ModelConfig(name=str(directory), max_tokens=16, stride=14))
 
 

@@ -1,0 +1,380 @@
+"""Every task keeps one contract; token classification answers as Hugging Face's pipeline does."""
+
+import json
+import random
+from typing import Annotated, get_args, get_origin
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from agent.encoding import IGNORED, Encoder
+from agent.errors import DataError
+from agent.evaluation import evaluate, predict, run_documents
+from agent.tasks import BaseTask, Example, Report, Task, TextClassification, TokenClassification
+from tests.agent.families import CORPUS, FAMILIES, make, texts
+
+# What a task added later must add here: records with every label, and no other line.
+RECORDS = {
+    "token_classification": [
+        {"tokens": ["Anna", "works", "in", "London"], "tags": ["B-PER", "O", "O", "B-LOC"]},
+        {"text": "Dr. Müller isn't in Zürich (yet).", "spans": [{"start": 4, "end": 10, "label": "PER"}]},
+        {"tokens": ["the", "quick", "brown", "fox"] * 12, "tags": ["B-LOC", "I-LOC", "O", "O"] * 12},
+    ],
+    "text_classification": [
+        {"text": "hello world", "label": "greeting"}, {"text": "the quick brown fox " * 12, "label": "story"}, {"text": "", "label": "story"},
+    ],
+}  # fmt: skip
+TASKS = [kind for kind in get_args(get_args(Task)[0]) or get_args(Task)[:1] if isinstance(kind, type)]
+every_task = pytest.mark.parametrize("kind", TASKS, ids=[kind.model_fields["kind"].default for kind in TASKS])
+
+
+def records(kind):
+    return RECORDS[kind.model_fields["kind"].default]
+
+
+def complete(kind):
+    """The task with labels, and its examples."""
+    examples = [kind().read_record(record, f"f:{number}") for number, record in enumerate(records(kind), start=1)]
+    return kind().with_labels(examples), examples
+
+
+def small_encoder(family="wordpiece", max_tokens=16, stride=4):
+    return Encoder(make(family), max_tokens=max_tokens, stride=stride)
+
+
+def logits_for(task, document, rng, *, padded=0):
+    """Random logits in the shape that the targets demand: a row per token, or one row per window."""
+    per_token = task.architecture == "AutoModelForTokenClassification"
+    shapes = [
+        (len(window.input_ids) + padded, len(task.outputs)) if per_token else (len(task.outputs),)
+        for window in document.windows
+    ]
+    return [rng.normal(size=shape).astype(np.float32) * 3 for shape in shapes]
+
+
+# --- the contract
+
+
+def test_the_union_is_the_registry():
+    assert get_origin(Task) is Annotated
+    assert {TokenClassification, TextClassification} <= set(TASKS)
+    assert len({kind.model_fields["kind"].default for kind in TASKS}) == len(TASKS)
+    for kind in TASKS:
+        assert issubclass(kind, BaseTask)
+        assert TypeAdapter(Task).validate_python({"kind": kind.model_fields["kind"].default}) == kind()
+    with pytest.raises(ValidationError, match="telepathy"):
+        TypeAdapter(Task).validate_python({"kind": "telepathy"})
+
+
+@every_task
+def test_labels_come_from_the_examples_or_stay_as_configured(kind):
+    task, examples = complete(kind)
+    assert task.labels == tuple(sorted(set().union(*map(task.labels_of, examples))))
+    assert task.with_labels(examples[:1]) is task
+    assert len(task.outputs) == len(set(task.outputs)) >= len(task.labels)
+    assert kind.model_validate(json.loads(json.dumps(task.model_dump(mode="json")))) == task
+
+
+@every_task
+def test_examples_know_their_place_and_travel_as_json(kind):
+    task, examples = complete(kind)
+    for number, example in enumerate(examples, start=1):
+        assert isinstance(example, Example)
+        assert example.where == f"f:{number}"
+        assert type(example).model_validate_json(example.model_dump_json()) == example
+        assert isinstance(task.text_of(example), str)
+
+
+@every_task
+def test_an_empty_record_is_refused_by_its_place(kind):
+    with pytest.raises(DataError, match=r"^f:9: .*Allowed: .*Remedy: "):
+        kind().read_record({}, "f:9")
+
+
+@every_task
+def test_unknown_labels_are_refused_by_their_place(kind):
+    task, examples = complete(kind)
+    task.check_labels(examples)
+    with pytest.raises(DataError, match=r"^f:\d: unknown label .* Allowed: unrelated"):
+        kind(labels=("unrelated",)).check_labels(examples)
+
+
+@every_task
+def test_examples_without_any_label_make_no_task(kind):
+    with pytest.raises(DataError, match="no label"):
+        kind().with_labels([])
+
+
+@every_task
+@pytest.mark.parametrize("labels", [("a", "a"), ("a", "")])
+def test_labels_are_distinct_and_not_empty(kind, labels):
+    with pytest.raises(ValidationError, match="distinct"):
+        kind(labels=labels)
+
+
+@every_task
+@pytest.mark.parametrize("family", FAMILIES)
+def test_targets_fit_the_windows_and_the_outputs(kind, family):
+    task, examples = complete(kind)
+    documents = task.encode(small_encoder(family), examples)
+    assert len(documents) == len(examples)
+    assert max(len(document.windows) for document in documents) > 1
+    for example, document in zip(examples, documents, strict=True):
+        targets = task.targets(example, document)
+        assert len(targets) == len(document.windows)
+        for window, target in zip(document.windows, targets, strict=True):
+            assert target.dtype == np.int64
+            assert target.shape in {(), (len(window.input_ids),)}
+            assert set(target.ravel().tolist()) <= {IGNORED, *range(len(task.outputs))}
+
+
+@every_task
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_that_says_the_targets_scores_one(kind, family):
+    """Encoding, targets, prediction and scoring close the circle, over several windows."""
+    task, examples = complete(kind)
+    documents = task.encode(small_encoder(family), examples)
+    predictions = []
+    for example, document in zip(examples, documents, strict=True):
+        targets = [np.where(target == IGNORED, 0, target) for target in task.targets(example, document)]
+        predictions.append(
+            task.predict(document, [np.eye(len(task.outputs), dtype=np.float32)[target] * 9 for target in targets])
+        )
+    report = task.score(examples, predictions)
+    assert report.value == 1.0
+    assert report.primary in report.metrics
+    assert report.support > 0
+    assert report.text.strip()
+    assert report.mode
+    assert Report.model_validate_json(report.model_dump_json()) == report
+
+
+@every_task
+def test_any_prediction_can_be_scored(kind):
+    task, examples = complete(kind)
+    rng = np.random.default_rng(0)
+    predictions = [
+        task.predict(document, logits_for(task, document, rng)) for document in task.encode(small_encoder(), examples)
+    ]
+    report = task.score(examples, predictions)
+    assert all(0 <= value <= 1 for value in report.metrics.values())
+
+
+@every_task
+def test_answers_have_the_promised_shape(kind):
+    task, _ = complete(kind)
+    used, rng, parameters = small_encoder(), np.random.default_rng(0), kind.parameters()
+    inputs = [" ".join(CORPUS[:4]), "Anna", "", "\x00\u200b"]
+    answers = [
+        task.answer(text, document, logits_for(task, document, rng), parameters)
+        for text, document in zip(inputs, used.encode_texts(inputs), strict=True)
+    ]
+    for items in answers:
+        json.dumps(items)
+        for item in items:
+            kind.answer_item.model_validate(item)
+    single, many = task.envelope(answers[:1], single=True), task.envelope(answers, single=False)
+    assert many == answers
+    assert single in (answers[0], answers[:1])
+
+
+@every_task
+def test_unknown_parameters_are_refused(kind):
+    with pytest.raises(ValidationError):
+        kind.parameters(nonsense=1)
+
+
+@every_task
+@pytest.mark.parametrize("budget", [1, 40, 4096])
+def test_evaluation_runs_every_document_in_order_whatever_the_batches(kind, budget):
+    """The model here says what stands in the ids, so that a mixed-up row would change a prediction."""
+    task, examples = complete(kind)
+    used, per_token, seen = small_encoder(), kind.architecture == "AutoModelForTokenClassification", []
+
+    def forward(batch):
+        hashed = (batch.input_ids[:, :, None] * 31 + np.arange(len(task.outputs)) * 7) % 11
+        return (
+            hashed.astype(np.float32)
+            if per_token
+            else (hashed * batch.attention_mask[:, :, None]).sum(1).astype(np.float32)
+        )
+
+    predictions = predict(task, used, examples, forward, max_tokens=budget, progress=lambda *done: seen.append(done))
+    alone = [predict(task, used, [example], forward)[0] for example in examples]
+    assert predictions == alone
+    assert seen[-1][0] == seen[-1][1] == sum(len(document.windows) for document in task.encode(used, examples))
+    assert evaluate(task, used, examples, forward, max_tokens=budget) == task.score(examples, alone)
+
+
+def test_no_documents_need_no_model():
+    assert run_documents([], pytest.fail, pad_id=0) == []
+
+
+# --- token classification
+
+TAGGER = TokenClassification(labels=("PER", "ORG", "LOC"))
+STRATEGIES = ("none", "simple", "first", "average", "max")
+
+
+def test_predictions_are_valid_iob2_and_skip_words_without_sub_words():
+    (document,) = small_encoder().encode_words([["\x00", "anna", "smith", "\u200b", "london"]])
+    outputs = np.full((len(document.windows[0].input_ids), 7), -9, np.float32)
+    subwords = document.word_ids.tolist()
+    for word, tag in ((1, "I-PER"), (2, "I-PER"), (4, "I-PER")):
+        outputs[subwords.index(word) + 1, TAGGER.outputs.index(tag)] = 9
+    assert TAGGER.predict(document, [outputs]) == ["O", "B-PER", "I-PER", "O", "B-PER"]
+
+
+def test_a_split_without_entities_can_be_scored():
+    example = TAGGER.read_record({"tokens": ["a"], "tags": ["O"]}, "f:1")
+    for predictions, support in (([["O"]], 0), ([["B-PER"]], 0)):
+        report = TAGGER.score([example], predictions)
+        assert (report.value, report.support) == (0.0, support)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@given(text=texts, seed=st.integers(0, 5), ignored=st.sampled_from([("O",), (), ("PER", "O"), ("B-PER",)]))
+def test_entities_are_exact_characters_of_any_text(family, strategy, text, seed, ignored):
+    (document,) = ENCODERS[family].encode_texts([text])
+    parameters = TAGGER.parameters(aggregation_strategy=strategy, ignore_labels=ignored)
+    found = TAGGER.answer(
+        text, document, logits_for(TAGGER, document, np.random.default_rng(seed), padded=3), parameters
+    )
+    for entity in found:
+        assert 0 <= entity["start"] <= entity["end"] <= len(text)
+        assert text[entity["start"] : entity["end"]] == entity["word"]
+        assert 0 < entity["score"] <= 1.0001
+        assert entity.get("entity", entity.get("entity_group")) not in ignored
+        if strategy != "none":
+            assert entity["word"] == entity["word"].strip() != ""
+    assert [entity["start"] for entity in found] == sorted(entity["start"] for entity in found)
+
+
+ENCODERS = {family: small_encoder(family, 20, 5) for family in FAMILIES}
+
+
+@pytest.mark.parametrize("family", ["wordpiece", "byte_level", "metaspace"])
+@pytest.mark.parametrize("strategy", STRATEGIES[1:])
+def test_an_entity_over_whole_words_has_all_their_characters(family, strategy):
+    text = "Anna Smith works in London"
+    (document,) = small_encoder(family, 128, 5).encode_texts([text])
+    outputs = np.full((len(document.windows[0].input_ids), 7), -9, np.float32)
+    for index, (start, end) in enumerate(zip(document.starts.tolist(), document.ends.tolist(), strict=True)):
+        inside = "PER" if max(start, 0) < 10 and end <= 10 else "LOC" if end > 19 else None
+        prefix = (
+            "B"
+            if document.word_ids[index] in (document.word_ids[0], document.word_ids[-1])
+            and index in document.first_subwords
+            else "I"
+        )
+        outputs[index + 1, TAGGER.outputs.index(f"{prefix}-{inside}" if inside else "O")] = 9
+    found = TAGGER.answer(text, document, [outputs], TAGGER.parameters(aggregation_strategy=strategy))
+    assert [(entity["entity_group"], entity["word"]) for entity in found] == [("PER", "Anna Smith"), ("LOC", "London")]
+
+
+def random_sentences(count):
+    rng = random.Random(0)
+    words = [
+        *" ".join(CORPUS[:5:1]).replace("ü", "u").split(),
+        "U.N.",
+        "don't",
+        "(x)",
+        "3,5%",
+        "...",
+        "A-B",
+        "zzyzx",
+        "e-mail:",
+        "$1",
+    ]
+    return [
+        "".join(
+            rng.choice(words) + rng.choice([" ", " ", " ", ", ", "-", ""]) for _ in range(rng.randint(1, 14))
+        ).strip()
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def piped():
+    """Hugging Face's pipeline over a tiny random BERT with large weights, and what its model said of each sentence."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    names = dict(enumerate(TAGGER.outputs))
+    config = transformers.BertConfig(
+        vocab_size=200, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=256,
+        id2label=names, label2id={name: index for index, name in names.items()}, initializer_range=1.0,
+    )  # fmt: skip
+    model = transformers.BertForTokenClassification(config).eval()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=make("wordpiece"),
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        model_max_length=256,
+    )
+    pipeline = transformers.TokenClassificationPipeline(model=model, tokenizer=tokenizer, device="cpu")
+    with torch.inference_mode():
+        said = {
+            text: [
+                pipeline._forward(piece)
+                for piece in pipeline.preprocess(text, is_split_into_words=False, delimiter=None)
+            ]
+            for text in random_sentences(120)
+        }
+    torch.set_num_threads(threads)
+    return pipeline, said
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_answers_are_those_of_hugging_faces_pipeline(piped, strategy):
+    from transformers.pipelines.token_classification import AggregationStrategy
+
+    pipeline, said = piped
+    sentences = list(said)
+    used = Encoder(make("wordpiece"), max_tokens=256, stride=32)
+    parameters = TAGGER.parameters(aggregation_strategy=strategy)
+    total = 0
+    for text, document in zip(sentences, used.encode_texts(sentences), strict=True):
+        (window,) = document.windows
+        (output,) = said[text]
+        assert output["input_ids"][0].tolist() == window.input_ids.tolist()
+        ours = TAGGER.answer(text, document, [output["logits"][0].numpy()], parameters)
+        theirs = pipeline.postprocess(said[text], aggregation_strategy=AggregationStrategy(strategy))
+        name = "entity" if strategy == "none" else "entity_group"
+        keys = [name, "start", "end", *(["index"] if strategy == "none" else [])]
+        assert [[item[key] for key in keys] for item in ours] == [[item[key] for key in keys] for item in theirs], text
+        assert [item["score"] for item in ours] == pytest.approx([float(item["score"]) for item in theirs], abs=1e-5)
+        total += len(ours)
+    assert total > 200
+
+
+# --- text classification
+
+
+def test_a_long_text_is_judged_by_the_mean_of_its_windows():
+    task = TextClassification(labels=("a", "b"))
+    (document,) = small_encoder().encode_texts(["the quick brown fox " * 30])
+    outputs = [np.array([0.0, 1.0], np.float32)] * (len(document.windows) - 1) + [np.array([9.0, 0.0], np.float32)]
+    answer = task.answer("", document, outputs, task.parameters())
+    first = np.exp([0.0, 1.0]) / np.exp([0.0, 1.0]).sum()
+    mean_b = (first[1] * (len(outputs) - 1) + 1 / (1 + np.exp(9))) / len(outputs)
+    assert answer[0]["label"] == task.predict(document, outputs) == "b"
+    assert answer[0]["score"] == pytest.approx(mean_b, abs=1e-6)
+    assert sum(item["score"] for item in answer) == pytest.approx(1)
+
+
+def test_only_the_best_labels_are_returned_when_asked():
+    task = TextClassification(labels=("a", "b", "c"))
+    (document,) = small_encoder().encode_texts(["x"])
+    logits = [np.array([1, 3, 2], np.float32)]
+    assert [item["label"] for item in task.answer("x", document, logits, task.parameters())] == ["b", "c", "a"]
+    assert [item["label"] for item in task.answer("x", document, logits, task.parameters(top_k=2))] == ["b", "c"]
+    with pytest.raises(ValidationError):
+        task.parameters(top_k=0)

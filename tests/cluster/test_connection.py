@@ -1,0 +1,126 @@
+"""Reaching Ray, for real."""
+
+import http.server
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.errors import ClusterError
+from cluster import ClusterConfig, connect, connection
+
+ROOT = Path(__file__).parents[2]
+
+PROGRAM = """
+import os, sys
+sys.path.insert(0, {root!r})
+import ray
+from cluster import ClusterConfig, connect
+
+@ray.remote(num_cpus=1)
+def seen():
+    import agent.bundle, cluster, training, compression
+    return agent.bundle.FORMAT_VERSION, os.environ.get("GREETING"), os.getcwd()
+
+resources = connect(ClusterConfig(num_cpus=1, num_gpus=0), env_vars={{"GREETING": "hello"}})
+assert resources["CPU"] == 1, resources
+print("worker", *ray.get(seen.remote()), flush=True)
+connect(ClusterConfig())
+print("address", ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.readline()
+ray.shutdown()
+"""
+GUEST = "import sys; sys.path.insert(0, {root!r}); from cluster import *; print(connect(ClusterConfig())['CPU'])"
+
+
+def refusal(address):
+    begin = time.monotonic()
+    with pytest.raises(ClusterError) as caught:
+        connect(ClusterConfig(address=address))
+    assert time.monotonic() - begin < 15
+    message = str(caught.value)
+    assert f"cannot use Ray at {address}" in message
+    assert "Remedy: check RAY_ADDRESS" in message
+    return message
+
+
+@pytest.fixture
+def silent():
+    """A server that accepts and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def website():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert "refused" in refusal(f"127.0.0.1:{port}")
+    assert "refused" in refusal(f"ray://localhost:{port}")
+
+
+def test_a_name_that_nobody_has_is_refused_at_once():
+    refusal("no-such-host.invalid:6379")
+
+
+def test_an_address_that_is_none_is_refused_at_once():
+    refusal("garbage")
+
+
+def test_a_server_that_is_no_ray_is_refused(website):
+    refusal(f"127.0.0.1:{website}")
+
+
+def test_a_server_that_says_nothing_is_refused(silent, monkeypatch):
+    monkeypatch.setattr(connection, "_PROBE_TIMEOUT_S", 0.5)
+    refusal(f"127.0.0.1:{silent}")
+
+
+def test_a_wrong_ray_address_in_the_environment_is_refused(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "no-such-host.invalid:6379")
+    with pytest.raises(ClusterError, match=r"no-such-host\.invalid:6379"):
+        connect(ClusterConfig())
+
+
+@pytest.mark.system
+def test_a_local_ray_serves_from_any_directory_and_can_be_joined(tmp_path):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_") and name != "PYTHONPATH"}
+    clean |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # of this test's cluster alone
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(root=str(ROOT))], cwd=tmp_path, env=clean | {"RAY_ADDRESS": "local"},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as host:  # fmt: skip
+        try:
+            told = []
+            for line in host.stdout:
+                told.append(line.strip())
+                if line.startswith("address"):
+                    break
+            assert told[:1] == ["cluster: local Ray, 1 node(s), 1 CPUs, 0 GPUs"], told or host.stderr.read()
+            assert told[1] == f"worker 1 hello {tmp_path}"
+            assert told[2] == told[0], "connecting again is harmless"
+            address = told[3].split()[1]
+            guest = subprocess.run(
+                [sys.executable, "-c", GUEST.format(root=str(ROOT))], cwd=tmp_path, env=clean | {"RAY_ADDRESS": address},
+                capture_output=True, text=True, timeout=60, check=False,
+            )  # fmt: skip
+            assert guest.stdout.splitlines() == [f"cluster: Ray at {address}, 1 node(s), 1 CPUs, 0 GPUs", "1.0"], (
+                guest.stderr
+            )
+        finally:
+            host.communicate("\n", timeout=60)
+    assert host.returncode == 0
