@@ -142,6 +142,10 @@ class TokenClassification(BaseTask[TaggedWords]):
         units = _units(document, scores, parameters.aggregation_strategy)
         return self._groups(text, *units, ignored=parameters.ignore_labels)
 
+    def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[str]:
+        """The label of every entity; with strategy `none` the tag of every sub-word."""
+        return [item.get("entity_group") or item["entity"] for item in answer]
+
     def _subwords(
         self, text: str, document: Document, scores: Float32, ignored: tuple[str, ...]
     ) -> list[dict[str, Any]]:

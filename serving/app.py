@@ -1,0 +1,125 @@
+"""The Ray Serve application: `serve run serving.app:build bundle=DIR key.path=value`. One deployment, one hop.
+
+A replica holds everything: HTTP, tokeniser, batcher and ONNX Runtime; HAProxy talks to it directly. Every further
+deployment would cost a hop.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+
+from agent.bundle import Bundle
+from agent.config import load
+from serving.settings import AppConfig, ReplicaConfig
+
+_log = logging.getLogger(__name__)
+_MOST_CPUS = 2  # replicas of one or two cores beat wide ones on short texts (docs/serving.md)
+_MORE_THAN_ADMITTED = 64  # room for /health and the like beside the requests that we admit ourselves
+_UNHEALTHY_FAILURES = 5
+
+
+@serve.ingress()
+class Agent:
+    """A replica.
+
+    Args:
+        config: What to serve; everything in it is resolved.
+    """
+
+    def __init__(self, config: AppConfig) -> None:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # requests are parallel already
+        from serving.engine import Engine
+        from serving.metrics import Metrics, RaySink
+        from serving.predictor import Predictor
+
+        cpus = config.replicas.num_cpus
+        assert cpus != "auto"
+        engine = Engine(Bundle.load(config.bundle), config.engine, precision=config.precision, num_cpus=cpus)
+        replica = serve.get_replica_context().replica_id.unique_id
+        self._predictor = Predictor(engine, config.limits, Metrics(replica, sinks=(RaySink(),)))
+        self._predictor.warm_up()
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """The HTTP surface, built in the replica because its models depend on the bundle's task."""
+        from serving.surface import create_app
+
+        return create_app(self._predictor)
+
+    async def check_health(self) -> None:
+        """Asked by Ray Serve: a replica whose engine fails again and again is replaced."""
+        failures = self._predictor.batcher.failures_in_a_row
+        if failures >= _UNHEALTHY_FAILURES:
+            raise RuntimeError(f"the last {failures} batches failed")
+
+
+def build(args: Mapping[str, Any]) -> serve.Application:
+    """Builds the application from `key.path=value` arguments, as `serve run` and a Serve config file's `args` give them.
+
+    Raises:
+        ConfigError: A key or value is wrong.
+        BundleError: The bundle is wrong; nothing was deployed.
+    """
+    assignments = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in args.items()]
+    return application(load(AppConfig, assignments))
+
+
+def application(config: AppConfig) -> serve.Application:
+    """Builds the application from a configuration; checks the bundle first.
+
+    Raises:
+        BundleError: The bundle is wrong; nothing was deployed.
+    """
+    bundle = Bundle.load(Path(config.bundle).absolute())
+    bundle.onnx_variant(config.precision)
+    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
+        _log.warning(
+            "HAProxy is off, which costs most of the throughput: set RAY_SERVE_ENABLE_HA_PROXY=1 and "
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED=1 before Ray starts, on every node"
+        )
+    replicas = _resolve(config.replicas, _cluster_cpus())
+    resolved = config.model_copy(update={"bundle": str(bundle.path), "replicas": replicas})
+    return serve.deployment(Agent, **_options(resolved)).bind(resolved)
+
+
+def _options(config: AppConfig) -> dict[str, Any]:
+    replicas = config.replicas
+    return {
+        "name": "Agent",
+        "ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
+        "max_ongoing_requests": config.limits.max_concurrent_requests + _MORE_THAN_ADMITTED,
+        "autoscaling_config": {
+            "min_replicas": replicas.min_replicas,
+            "max_replicas": replicas.max_replicas,
+            "target_ongoing_requests": replicas.target_ongoing_requests,
+            "upscale_delay_s": replicas.upscale_delay_s,
+            "downscale_delay_s": replicas.downscale_delay_s,
+        },
+        "health_check_period_s": 10,
+        "health_check_timeout_s": 30,
+        "graceful_shutdown_timeout_s": replicas.graceful_shutdown_timeout_s,
+        "graceful_shutdown_wait_loop_s": 1,
+        "max_surge_percent": 100,  # a new version starts beside the old one, which leaves afterwards
+    }
+
+
+def _resolve(replicas: ReplicaConfig, cluster_cpus: int) -> ReplicaConfig:
+    """Replaces `auto` by numbers that fit into the cluster."""
+    cpus = replicas.num_cpus if replicas.num_cpus != "auto" else max(1, min(_MOST_CPUS, cluster_cpus))
+    most = (
+        replicas.max_replicas if replicas.max_replicas != "auto" else max(replicas.min_replicas, cluster_cpus // cpus)
+    )
+    return ReplicaConfig.model_validate(replicas.model_dump() | {"num_cpus": cpus, "max_replicas": most})
+
+
+def _cluster_cpus() -> int:
+    """CPUs of the cluster if this process is connected to one, else 1: `serve run` builds before it connects."""
+    import ray
+
+    return int(ray.cluster_resources().get("CPU", 1)) if ray.is_initialized() else 1

@@ -1,0 +1,279 @@
+"""Puts waiting windows into batches of like length under a budget of padded tokens. Knows nothing of HTTP or models.
+
+A batch is cut the moment a worker is free, so a lone request never waits for a timer. Order of service: shortest first
+(least padding, and short texts do not wait for long ones) until a request has waited longer than a bound; then every
+second batch is built around the oldest request, so that neither long texts nor large requests starve, nor starve others.
+
+Determinism: while one request is all there is, its batches are a pure function of its windows, the same that
+`agent.batching.cut_by_length` cuts, whatever the timing and the number of workers: cutting the shortest batch off the
+front again and again is what that function does, and the bound on waiting only ever prefers one *request* to another.
+So an idle server answers exactly as `Engine.predict` does, even where a result depends on its batch (dynamic int8
+quantisation scales activations by batch).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import itertools
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent import telemetry
+from agent.encoding import Float32, Window
+from agent.errors import RequestError
+from serving.metrics import Metrics
+
+Forward = Callable[[Sequence[Window]], Sequence[Float32]]
+"""Windows of one batch to their logits, in order. Called in worker threads, several at once."""
+
+_SMOOTHING = 0.1  # weight of the newest batch in the measured rate
+_FIRST_GUESS_TOKENS_PER_S = 2_000.0  # until the first batch is measured
+
+
+class OverloadError(RequestError):
+    """The server has as much work waiting as it takes on.
+
+    Args:
+        what: What was full.
+        retry_after_s: Seconds until there should be room.
+    """
+
+    def __init__(self, what: str, *, retry_after_s: int) -> None:
+        super().__init__(what, remedy=f"send the request again in {retry_after_s} s", status=429)
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore_overload, (self.what, self.retry_after_s)
+
+
+def _restore_overload(what: str, retry_after_s: int) -> OverloadError:
+    return OverloadError(what, retry_after_s=retry_after_s)
+
+
+@dataclass(eq=False)
+class _Request:
+    """The windows of one caller: how many still wait for a batch, how many for their logits."""
+
+    number: int
+    arrival: float
+    done: asyncio.Future[None]
+    outputs: dict[int, Float32]
+    waiting: int
+    unanswered: int
+    started: float | None = None
+
+
+@dataclass(order=True, slots=True)
+class _Item:
+    """A waiting window; sorts by length, then by arrival."""
+
+    length: int
+    number: int
+    window: Window = field(compare=False)
+    request: _Request = field(compare=False)
+    place: int = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What a batcher keeps to.
+
+    Attributes:
+        num_workers: Batches computed at once.
+        max_batch_tokens: Budget of a batch: longest window times windows. A longer window gets a batch of its own.
+        max_wait_s: The oldest request that waited this long gets every second batch until it is answered.
+        max_queued_tokens: What may wait.
+    """
+
+    num_workers: int = 1
+    max_batch_tokens: int = 128
+    max_wait_s: float = 0.5
+    max_queued_tokens: int = 65_536
+
+
+class TokenBatcher:
+    """Batches windows for a number of workers.
+
+    Args:
+        forward: Computes a batch; called in threads, at most `num_workers` at once.
+        bounds: What to keep to.
+        metrics: Where batches and the queue are observed.
+    """
+
+    def __init__(self, forward: Forward, bounds: Bounds, metrics: Metrics | None = None) -> None:
+        self._forward, self._bounds = forward, bounds
+        self._metrics = metrics or Metrics()
+        self._pool = ThreadPoolExecutor(bounds.num_workers, thread_name_prefix="batch")
+        self._free = bounds.num_workers
+        self._waiting: list[_Item] = []  # sorted
+        self._requests: OrderedDict[int, _Request] = OrderedDict()  # those with waiting windows, oldest first
+        self._numbers = itertools.count()
+        self._running: set[asyncio.Task[None]] = set()
+        self._favoured = False  # whether the last batch was built around an overdue request
+        self._rate = _FIRST_GUESS_TOKENS_PER_S
+        self._measured = False
+        self.queued_tokens = 0
+        self.failures_in_a_row = 0
+
+    async def run(self, windows: Sequence[Window]) -> list[Float32]:
+        """Computes windows, batched with whatever else waits.
+
+        Returns:
+            The logits of each window, in order; possibly with padded rows at the end.
+
+        Raises:
+            OverloadError: The queue has no room for them.
+            RequestError: They are more than the queue could ever hold.
+        """
+        if not windows:
+            return []
+        request = self._admit(windows)
+        self._dispatch()
+        try:
+            await request.done
+        finally:  # cancelled callers and failed batches leave windows behind
+            self._forget(request)
+        if request.started is not None:
+            self._metrics.observe(telemetry.STAGE_SECONDS, request.started - request.arrival, stage="queue")
+        return [request.outputs[place] for place in range(len(windows))]
+
+    def retry_after_s(self) -> int:
+        """Whole seconds until the queue should be empty, by the measured rate; at least 1."""
+        return max(1, math.ceil(self.queued_tokens / self._rate))
+
+    def close(self) -> None:
+        """Lets running batches finish and takes no more."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _admit(self, windows: Sequence[Window]) -> _Request:
+        tokens = sum(len(window.input_ids) for window in windows)
+        if tokens > self._bounds.max_queued_tokens:
+            raise RequestError(
+                f"the request holds {tokens} tokens",
+                allowed=f"at most {self._bounds.max_queued_tokens} tokens",
+                remedy="send fewer or shorter texts in one request",
+                status=413,
+                field="inputs",
+            )
+        if self.queued_tokens + tokens > self._bounds.max_queued_tokens:
+            raise OverloadError("the server is busy: its queue is full", retry_after_s=self.retry_after_s())
+        done = asyncio.get_running_loop().create_future()
+        request = _Request(next(self._numbers), time.monotonic(), done, {}, len(windows), len(windows))
+        for place, window in enumerate(windows):
+            bisect.insort(self._waiting, _Item(len(window.input_ids), next(self._numbers), window, request, place))
+        self._requests[request.number] = request
+        self._count_queue(tokens)
+        return request
+
+    def _dispatch(self) -> None:
+        while self._free and self._waiting:
+            self._free -= 1
+            task = asyncio.get_running_loop().create_task(self._compute(self._take()))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    def _take(self) -> list[_Item]:
+        now = time.monotonic()
+        oldest = next(iter(self._requests.values()))
+        overdue = len(self._requests) > 1 and now - oldest.arrival > self._bounds.max_wait_s
+        self._favoured = overdue and not self._favoured
+        if self._favoured:
+            batch = self._around(oldest)
+            self._drop(batch)
+        else:
+            batch = _front(self._waiting, self._bounds.max_batch_tokens)
+            del self._waiting[: len(batch)]
+        self._account(batch)
+        for item in batch:
+            item.request.started = item.request.started or now
+        return batch
+
+    def _around(self, oldest: _Request) -> list[_Item]:
+        """The first batch of one request, filled up with the longest waiting windows that do not widen it."""
+        batch = _front([item for item in self._waiting if item.request is oldest], self._bounds.max_batch_tokens)
+        width = batch[-1].length
+        room = self._bounds.max_batch_tokens // width - len(batch)
+        if room > 0:
+            end = bisect.bisect_right(self._waiting, width, key=lambda item: item.length)
+            others = (item for item in reversed(self._waiting[:end]) if item.request is not oldest)
+            batch += itertools.islice(others, room)
+        return sorted(batch)
+
+    def _drop(self, items: list[_Item]) -> None:
+        dropped = {item.number for item in items}
+        self._waiting = [item for item in self._waiting if item.number not in dropped]
+
+    def _account(self, items: list[_Item]) -> None:
+        """Takes items that no longer wait off the books."""
+        for item in items:
+            item.request.waiting -= 1
+            if not item.request.waiting:
+                self._requests.pop(item.request.number, None)
+        self._count_queue(-sum(item.length for item in items))
+
+    def _forget(self, request: _Request) -> None:
+        if request.waiting:
+            items = [item for item in self._waiting if item.request is request]
+            self._drop(items)
+            self._account(items)
+
+    async def _compute(self, batch: list[_Item]) -> None:
+        started = time.monotonic()
+        try:
+            windows = [item.window for item in batch]
+            outputs = await asyncio.get_running_loop().run_in_executor(self._pool, self._forward, windows)
+        except Exception as error:  # noqa: BLE001 - whatever the model raises belongs to those who wait for it
+            self.failures_in_a_row += 1
+            _fail(batch, error)
+        else:
+            self.failures_in_a_row = 0
+            _deliver(batch, outputs)
+            self._observe(batch, time.monotonic() - started)
+        finally:
+            self._free += 1
+            self._dispatch()
+
+    def _observe(self, batch: list[_Item], seconds: float) -> None:
+        padded = batch[-1].length * len(batch)
+        tokens = sum(item.length for item in batch)
+        rate = self._bounds.num_workers * tokens / max(seconds, 1e-6)
+        self._rate += (rate - self._rate) * (_SMOOTHING if self._measured else 1.0)
+        self._measured = True
+        self._metrics.observe(telemetry.STAGE_SECONDS, seconds, stage="infer")
+        self._metrics.observe(telemetry.BATCH_WINDOWS, len(batch))
+        self._metrics.observe(telemetry.BATCH_TOKENS, padded)
+        self._metrics.count(telemetry.TOKENS, tokens)
+        self._metrics.count(telemetry.PADDED_TOKENS, padded)
+
+    def _count_queue(self, tokens: int) -> None:
+        self.queued_tokens += tokens
+        self._metrics.set(telemetry.QUEUED_TOKENS, self.queued_tokens)
+        self._metrics.set(telemetry.QUEUED_WINDOWS, len(self._waiting))
+
+
+def _front(items: Sequence[_Item], budget: int) -> list[_Item]:
+    """The first batch that `agent.batching.cut_by_length` would cut from sorted items."""
+    end = 1
+    while end < len(items) and items[end].length * (end + 1) <= budget:
+        end += 1
+    return list(items[:end])
+
+
+def _deliver(batch: list[_Item], outputs: Sequence[Float32]) -> None:
+    for item, output in zip(batch, outputs, strict=True):
+        item.request.outputs[item.place] = output
+        item.request.unanswered -= 1
+        if not item.request.unanswered and not item.request.done.done():
+            item.request.done.set_result(None)
+
+
+def _fail(batch: list[_Item], error: Exception) -> None:
+    for request in {id(item.request): item.request for item in batch}.values():
+        if not request.done.done():
+            request.done.set_exception(error)

@@ -1,0 +1,114 @@
+"""The HAProxy that Ray Serve starts: switched on, given a place of its own, and seen off at the end.
+
+Ray Serve reads all of this from environment variables when its modules are imported and when Ray's processes start
+(ray/serve/_private/constants.py, ray 2.60), so it has to be said before either.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from agent.errors import ClusterError
+
+SWITCHES = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+_PORTS = {
+    "RAY_SERVE_HAPROXY_METRICS_PORT": 9101,
+    "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500,
+}
+_PLACES = {
+    "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
+    "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
+    "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
+}
+# Ray drains leaving replicas for 30 s so that load balancers of a cloud notice; on one machine HAProxy knows at once.
+_DRAINING = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
+
+
+@contextmanager
+def own_haproxy() -> Iterator[None]:
+    """Sets the environment for a Ray to be started inside the block; afterwards no HAProxy of it is left.
+
+    What the user set stays as it is. The two switches outlive the block, because imported modules have read them.
+
+    Raises:
+        ClusterError: Ray Serve was imported before it could be switched.
+    """
+    _switch_on()
+    directory = Path(tempfile.mkdtemp(prefix="ba-", dir="/tmp"))  # short: socket paths end at 107 bytes
+    settings = {name: str(directory / file) for name, file in _PLACES.items()} | _DRAINING
+    settings |= {name: str(_free_port(port)) for name, port in _PORTS.items() if name not in os.environ}
+    added = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+        _see_off(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def is_port_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def _switch_on() -> None:
+    missing = {name: value for name, value in SWITCHES.items() if name not in os.environ}
+    if missing and "ray.serve" in sys.modules:
+        raise ClusterError(
+            "Ray Serve was imported before HAProxy was switched on",
+            remedy=f"set {', '.join(f'{name}=1' for name in missing)} before Python starts",
+        )
+    os.environ.update(missing)
+
+
+def _free_port(wanted: int) -> int:
+    if is_port_free("0.0.0.0", wanted):  # noqa: S104 - where HAProxy listens with its statistics
+        return wanted
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _see_off(directory: Path) -> None:
+    """Kills every HAProxy that was started with a configuration in our directory, and waits until it is gone."""
+    deadline = time.monotonic() + 5
+    while (pids := _haproxies(directory)) and time.monotonic() < deadline:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _haproxies(directory: Path) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            ours = any(argument.startswith(f"{directory}/".encode()) for argument in arguments)
+            if ours and Path(os.fsdecode(arguments[0])).name == "haproxy" and not _is_zombie(entry):
+                found.append(int(entry.name))
+    return found
+
+
+def _is_zombie(process: Path) -> bool:
+    return (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"

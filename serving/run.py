@@ -1,0 +1,116 @@
+"""Serves a bundle on this machine until Ctrl-C: `python serving/run.py bundle=DIR port=8000`. Knows nothing of requests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+if __name__ == "__main__":  # Python puts serving/ there, where our file names would shadow libraries
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from agent import command
+from agent.errors import ClusterError
+from serving.settings import ServingConfig
+
+_USAGE = """
+Serves a bundle on this machine, behind HAProxy, until Ctrl-C.
+
+  python serving/run.py bundle=DIR [port=8000] [config.yaml] [key.path=value ...]
+
+On a cluster: serve run serving.app:build bundle=DIR [key.path=value ...]
+"""
+
+
+@contextmanager
+def running(config: ServingConfig) -> Iterator[str]:
+    """Serves inside the block on a Ray of its own; yields the server's URL. Afterwards nothing is left running.
+
+    Raises:
+        BundleError: The bundle cannot be served.
+        ClusterError: The port is taken, or this process or the environment already points to a Ray.
+    """
+    from agent.bundle import Bundle
+    from serving.haproxy import own_haproxy
+
+    Bundle.load(config.bundle).onnx_variant(config.precision)  # before anything is started
+    _check_place(config)
+    with own_haproxy():
+        try:
+            yield _start(config)
+        finally:
+            _stop()
+
+
+def main(config: ServingConfig) -> None:
+    """Serves until SIGINT or SIGTERM."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # while starting: clean up as on Ctrl-C
+    with running(config) as url:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())  # also while stopping: a second Ctrl-C changes nothing
+        print(_greeting(url), flush=True)
+        stop.wait()
+        print("stopping ...", flush=True)
+    print("stopped", flush=True)
+
+
+def _check_place(config: ServingConfig) -> None:
+    import ray
+
+    from serving.haproxy import is_port_free
+
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    if address or ray.is_initialized():
+        where = f"Ray at {address}" if address else "a Ray that this process started"
+        raise ClusterError(
+            f"serving/run.py starts a Ray of its own, but {where} is in use",
+            remedy="serve on that cluster with: serve run serving.app:build bundle=DIR; or unset RAY_ADDRESS",
+        )
+    if not is_port_free(config.host, config.port):
+        raise ClusterError(
+            f"cannot listen at {config.host}:{config.port}: the port is taken or the address is not this machine's",
+            remedy="choose another with port=... or host=..., or stop what listens there",
+        )
+
+
+def _start(config: ServingConfig) -> str:
+    from cluster import connect
+
+    connect(config.cluster)
+    from ray import serve
+
+    from serving.app import application
+
+    serve.start(http_options={"host": config.host, "port": config.port})
+    serve.run(application(config.app), name="bert-agent", route_prefix="/")
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)  # noqa: S104
+    return f"http://{reachable}:{config.port}"
+
+
+def _stop() -> None:
+    import ray
+    from ray import serve
+
+    try:
+        if ray.is_initialized():
+            serve.shutdown()
+    finally:
+        ray.shutdown()
+
+
+def _greeting(url: str) -> str:
+    return "\n".join(
+        [
+            f"serving at {url} (docs at {url}/docs); Ctrl-C stops. Try:",
+            f"  curl {url} -H 'content-type: application/json' -d '{{\"inputs\": \"Anna flew from Oslo to Lima.\"}}'",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(ServingConfig, main, usage=_USAGE))

@@ -1,0 +1,83 @@
+"""Bundles and servers that the tests of serving share."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from agent.bundle import Bundle
+from serving.engine import Engine
+from serving.predictor import Predictor
+from serving.settings import EngineConfig, LimitsConfig
+from serving.surface import create_app
+from tests.serving.tiny import CLASSIFIER, TAGGER, make_bundle
+
+
+@pytest.fixture(scope="session")
+def tagger_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("tagger") / "bundle", TAGGER)
+
+
+@pytest.fixture(scope="session")
+def classifier_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("classifier") / "bundle", CLASSIFIER)
+
+
+@pytest.fixture(scope="session")
+def engine(tagger_path: Path) -> Engine:
+    return Engine(Bundle.load(tagger_path), EngineConfig(sessions=2))
+
+
+@contextmanager
+def listening(predictor: Predictor, *, warm: bool = True) -> Iterator[str]:
+    """The HTTP surface on a real socket, in a thread."""
+    if warm:
+        predictor.warm_up()
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(create_app(predictor), log_config=None, lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        predictor.close()
+
+
+@pytest.fixture(scope="module")
+def tagger_url(tagger_path: Path) -> Iterator[str]:
+    limits = LimitsConfig(max_texts=20, max_characters=4_000, max_body_bytes=20_000)
+    with listening(Predictor(Engine(Bundle.load(tagger_path)), limits)) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def classifier_url(classifier_path: Path) -> Iterator[str]:
+    with listening(Predictor(Engine(Bundle.load(classifier_path)))) as url:
+        yield url
+
+
+@pytest.fixture
+def serve_with(tagger_path: Path) -> Iterator[Callable[..., str]]:
+    """Starts servers with limits of the test's own."""
+    with_exit = []
+
+    def start(*, warm: bool = True, engine: Engine | None = None, **limits: int) -> str:
+        predictor = Predictor(engine or Engine(Bundle.load(tagger_path)), LimitsConfig(**limits))
+        server = listening(predictor, warm=warm)
+        with_exit.append(server)
+        return server.__enter__()
+
+    yield start
+    for server in with_exit:
+        server.__exit__(None, None, None)

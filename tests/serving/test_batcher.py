@@ -1,0 +1,265 @@
+"""The batcher: every window once, within the budget, nobody starves, nobody who left is computed for."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.batching import cut_by_length
+from agent.encoding import Float32, Window
+from agent.errors import RequestError
+from serving.batcher import Bounds, OverloadError, TokenBatcher
+
+BUDGET = 64
+LENGTHS = st.lists(st.integers(1, 90), min_size=1, max_size=30)
+
+
+def window(length: int, mark: int = 0) -> Window:
+    return Window(np.full(length, mark, np.int64), np.zeros(length, np.int64), 0, length, 0)
+
+
+class Model:
+    """Echoes each window's mark and length; records its batches; takes as long as it is told, or until it is let go."""
+
+    def __init__(self, seconds: float = 0) -> None:
+        self.seconds, self.batches, self.gate = seconds, [], threading.Event()
+        self.gate.set()
+
+    def __call__(self, windows: Sequence[Window]) -> list[Float32]:
+        self.batches.append([(int(item.input_ids[0]), len(item.input_ids)) for item in windows])
+        time.sleep(self.seconds)
+        assert self.gate.wait(10)
+        return [np.array([item.input_ids[0], len(item.input_ids)], np.float32) for item in windows]
+
+    def lengths(self) -> list[list[int]]:
+        return [[length for _, length in batch] for batch in self.batches]
+
+
+def drive(
+    model: Callable[..., Any], scenario: Callable[[TokenBatcher], Coroutine[Any, Any, Any]], **bounds: Any
+) -> Any:
+    batcher = TokenBatcher(model, Bounds(**{"max_batch_tokens": BUDGET} | bounds))
+
+    async def guarded() -> Any:
+        return await asyncio.wait_for(scenario(batcher), 20)
+
+    try:
+        return asyncio.run(guarded())
+    finally:
+        batcher.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(requests=st.lists(LENGTHS, min_size=1, max_size=8), workers=st.integers(1, 3))
+def test_every_window_is_computed_once_and_answers_keep_their_order(requests: list[list[int]], workers: int) -> None:
+    model = Model()
+
+    async def scenario(batcher: TokenBatcher) -> list[list[Float32]]:
+        return await asyncio.gather(
+            *(batcher.run([window(length, mark) for length in lengths]) for mark, lengths in enumerate(requests))
+        )
+
+    answers = drive(model, scenario, num_workers=workers)
+    for mark, (lengths, outputs) in enumerate(zip(requests, answers, strict=True)):
+        assert [tuple(output) for output in outputs] == [(mark, length) for length in lengths]
+    computed = sorted(item for batch in model.batches for item in batch)
+    assert computed == sorted((mark, length) for mark, lengths in enumerate(requests) for length in lengths)
+
+
+@settings(max_examples=60, deadline=None)
+@given(requests=st.lists(LENGTHS, min_size=1, max_size=8), max_wait_s=st.sampled_from([1e-9, 10]))
+def test_the_budget_of_padded_tokens_is_kept(requests: list[list[int]], max_wait_s: float) -> None:
+    model = Model()
+
+    async def scenario(batcher: TokenBatcher) -> None:
+        await asyncio.gather(*(batcher.run([window(length) for length in lengths]) for lengths in requests))
+
+    drive(model, scenario, max_wait_s=max_wait_s)
+    for batch in model.lengths():
+        assert len(batch) == 1 or max(batch) * len(batch) <= BUDGET
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths=LENGTHS, workers=st.integers(1, 3), max_wait_s=st.sampled_from([1e-9, 10]))
+def test_a_request_alone_gets_the_batches_of_cut_by_length(lengths: list[int], workers: int, max_wait_s: float) -> None:
+    model = Model()
+    drive(
+        model,
+        lambda batcher: batcher.run([window(n, i) for i, n in enumerate(lengths)]),
+        num_workers=workers,
+        max_wait_s=max_wait_s,
+    )
+    expected = [[(i, lengths[i]) for i in batch] for batch in cut_by_length(lengths, max_tokens=BUDGET)]
+    assert sorted(model.batches) == sorted(expected)
+    if workers == 1:
+        assert model.batches == expected
+
+
+def test_a_lone_window_starts_at_once() -> None:
+    model = Model()
+
+    async def scenario(batcher: TokenBatcher) -> float:
+        started = time.perf_counter()
+        for _ in range(20):
+            await batcher.run([window(5)])
+        return (time.perf_counter() - started) / 20
+
+    assert drive(model, scenario, max_wait_s=5) < 0.02
+
+
+def test_short_texts_overtake_long_ones_that_have_not_waited_long() -> None:
+    model = Model(0.02)
+
+    async def scenario(batcher: TokenBatcher) -> None:
+        first = asyncio.create_task(batcher.run([window(60, 0)]))
+        await asyncio.sleep(0.005)
+        await asyncio.gather(first, batcher.run([window(60, 1)]), batcher.run([window(5, 2)]))
+
+    drive(model, scenario, max_wait_s=5)
+    assert [mark for batch in model.batches for mark, _ in batch] == [0, 2, 1]
+
+
+def test_a_long_text_is_not_starved_by_a_stream_of_short_ones() -> None:
+    model, bound = Model(0.005), 0.1
+
+    async def scenario(batcher: TokenBatcher) -> float:
+        async def stream() -> None:
+            while not stop.is_set():
+                await batcher.run([window(5)])
+
+        stop = asyncio.Event()
+        # enough callers that a full batch of short texts waits at all times
+        streams = [asyncio.create_task(stream()) for _ in range(60)]
+        await asyncio.sleep(0.05)
+        started = time.monotonic()
+        await batcher.run([window(60, 1)])
+        waited = time.monotonic() - started
+        stop.set()
+        await asyncio.gather(*streams)
+        return waited
+
+    waited = drive(model, scenario, max_wait_s=bound)
+    assert bound * 0.5 < waited < bound + 1
+
+
+def test_a_large_overdue_request_leaves_every_second_batch_to_others() -> None:
+    model = Model(0.004)
+
+    async def scenario(batcher: TokenBatcher) -> None:
+        large = asyncio.create_task(batcher.run([window(60, 1)] * 30))
+        await asyncio.sleep(0.03)  # overdue by now
+        await asyncio.gather(*(batcher.run([window(50, 2)]) for _ in range(4)))
+        assert not large.done()
+        await large
+
+    drive(model, scenario, max_wait_s=0.01)
+
+
+def test_an_overdue_batch_is_filled_up_without_widening_it() -> None:
+    model = Model()
+
+    async def scenario(batcher: TokenBatcher) -> None:
+        model.gate.clear()
+        blocker = asyncio.create_task(batcher.run([window(1, 9)]))
+        await asyncio.sleep(0.01)
+        old = asyncio.create_task(batcher.run([window(20, 1)]))
+        await asyncio.sleep(0.05)
+        young = [asyncio.create_task(batcher.run([window(n, 2)])) for n in (5, 10, 19, 25)]
+        await asyncio.sleep(0.01)
+        model.gate.set()
+        await asyncio.gather(blocker, old, *young)
+
+    drive(model, scenario, max_wait_s=0.02)
+    assert model.lengths()[1] == [10, 19, 20]
+
+
+def test_windows_of_callers_who_left_are_not_computed() -> None:
+    model = Model()
+
+    async def scenario(batcher: TokenBatcher) -> int:
+        model.gate.clear()
+        first = asyncio.create_task(batcher.run([window(5, 0)]))
+        await asyncio.sleep(0.01)
+        left = asyncio.create_task(batcher.run([window(5, 1)] * 10))
+        stays = asyncio.create_task(batcher.run([window(5, 2)]))
+        await asyncio.sleep(0.01)
+        left.cancel()
+        await asyncio.sleep(0.01)
+        model.gate.set()
+        await asyncio.gather(first, stays)
+        with pytest.raises(asyncio.CancelledError):
+            await left
+        return batcher.queued_tokens
+
+    assert drive(model, scenario) == 0
+    assert {mark for batch in model.batches for mark, _ in batch} == {0, 2}
+
+
+def test_a_full_queue_refuses_with_a_time_to_come_back_and_recovers() -> None:
+    model = Model(0.01)
+
+    async def scenario(batcher: TokenBatcher) -> OverloadError:
+        tasks = [asyncio.create_task(batcher.run([window(50)])) for _ in range(4)]  # one runs, two wait
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        await batcher.run([window(50)])
+        refused = [result for result in results if isinstance(result, OverloadError)]
+        assert len(refused) == 1
+        return refused[0]
+
+    error = drive(model, scenario, max_queued_tokens=100)
+    assert error.status == 429
+    assert error.retry_after_s >= 1
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.status, copy.retry_after_s, str(copy)) == (429, error.retry_after_s, str(error))
+
+
+def test_the_time_to_come_back_follows_the_measured_rate() -> None:
+    model = Model(0.05)
+
+    async def scenario(batcher: TokenBatcher) -> int:
+        await batcher.run([window(10)])  # 200 tokens a second
+        waiting = [asyncio.create_task(batcher.run([window(50)])) for _ in range(17)]
+        await asyncio.sleep(0)
+        seconds = batcher.retry_after_s()
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        return seconds
+
+    assert 3 <= drive(model, scenario) <= 5
+
+
+def test_a_request_larger_than_the_queue_is_refused_as_too_large() -> None:
+    with pytest.raises(RequestError, match="holds 200 tokens") as caught:
+        drive(Model(), lambda batcher: batcher.run([window(50)] * 4), max_queued_tokens=100)
+    assert caught.value.status == 413
+
+
+def test_a_failing_batch_fails_its_callers_only_and_the_batcher_lives_on() -> None:
+    model = Model()
+
+    def forward(windows: Sequence[Window]) -> list[Float32]:
+        if any(item.input_ids[0] == 13 for item in windows):
+            raise MemoryError("no room")
+        return model(windows)
+
+    async def scenario(batcher: TokenBatcher) -> int:
+        bad = asyncio.create_task(batcher.run([window(60, 13), window(61, 13)]))
+        good = asyncio.create_task(batcher.run([window(62, 1)]))
+        with pytest.raises(MemoryError):
+            await bad
+        await good
+        await batcher.run([window(5)])
+        assert batcher.failures_in_a_row == 0
+        return batcher.queued_tokens
+
+    assert drive(forward, scenario) == 0

@@ -1,0 +1,105 @@
+"""What is refused before anything starts, and what a configuration becomes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.errors import BundleError, ClusterError, ConfigError
+from serving.run import running
+from serving.settings import EngineConfig, ServingConfig
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "serving/run.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/", check=False)
+
+
+def test_help_lists_every_key_and_imports_nothing_heavy() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    assert "engine.max_batch_tokens" in done.stdout
+    heavy = {"ray", "onnxruntime", "fastapi"}
+    code = f"import sys, serving.run; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bundle=x", "prot=1"], "unknown key 'prot' (did you mean port"),
+        ([], "'bundle' is required"),
+        (["bundle=x", "port=70000"], "port=70000"),
+        (["bundle=x", "engine.sessions=0"], "sessions is 0"),
+        (
+            ["bundle=x", "replicas.min_replicas=3", "replicas.max_replicas=2"],
+            "max_replicas 2 lies below min_replicas 3",
+        ),
+        (["bundle=/nowhere"], "/nowhere is no bundle"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_starts(arguments: list[str], message: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port_is_refused(tagger_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = ServingConfig(bundle=str(tagger_path), port=taken.getsockname()[1])
+        with pytest.raises(ClusterError, match="port is taken"), running(config):
+            pass
+
+
+def test_another_cluster_is_not_used_by_accident(tagger_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with (
+        pytest.raises(ClusterError, match=r"Ray at 10\.0\.0\.1:6379 is in use.*serve run"),
+        running(ServingConfig(bundle=str(tagger_path))),
+    ):
+        pass
+
+
+def test_build_takes_strings_and_values_and_makes_the_path_absolute(
+    tagger_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from serving.app import build
+
+    monkeypatch.chdir(tagger_path.parent)
+    monkeypatch.delenv("RAY_SERVE_ENABLE_HA_PROXY", raising=False)
+    with caplog.at_level(logging.WARNING):
+        application = build({"bundle": "bundle", "engine.sessions": "2", "replicas": {"max_replicas": 3}})
+    deployment = application._bound_deployment
+    (config,) = deployment.init_args
+    assert config.bundle == str(tagger_path)
+    assert config.engine == EngineConfig(sessions=2)
+    assert (config.replicas.num_cpus, config.replicas.max_replicas) == (1, 3)
+    assert deployment._deployment_config.autoscaling_config.max_replicas == 3
+    assert deployment._deployment_config.max_ongoing_requests > config.limits.max_concurrent_requests
+    assert "HAProxy is off" in caplog.text
+
+
+def test_build_refuses_what_it_does_not_know_or_cannot_serve(tagger_path: Path, tmp_path: Path) -> None:
+    from serving.app import build
+
+    with pytest.raises(ConfigError, match="unknown key 'port'"):
+        build({"bundle": str(tagger_path), "port": "8000"})
+    with pytest.raises(BundleError, match="is no bundle"):
+        build({"bundle": str(tmp_path)})
+    with pytest.raises(BundleError, match="no ONNX graph of precision 'fp16'"):
+        build({"bundle": str(tagger_path), "precision": "fp16"})
+
+
+def test_no_file_of_serving_shadows_a_library() -> None:
+    """`python serving/run.py` starts with serving/ first on sys.path."""
+    ours = {file.stem for file in (ROOT / "serving").glob("*.py")} - {"__init__"}
+    assert not ours & (sys.stdlib_module_names | set(importlib.metadata.packages_distributions()))

@@ -1,0 +1,175 @@
+"""`python serving/run.py` and `serve run` as real processes: Ray, HAProxy, HTTP, and nothing left behind."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving.engine import Engine
+from tests.serving.tiny import TEXTS
+
+pytestmark = pytest.mark.system
+ROOT = Path(__file__).parents[2]
+START_S = 150  # a busy machine takes its time
+
+
+@dataclass
+class Server:
+    """A server of ours. Every process that descends from it carries `mark` in its environment."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    mark: str
+    log: Path
+
+    def processes(self) -> dict[int, list[str]]:
+        """Arguments of every living process of this server."""
+        found = {}
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark.encode() in (entry / "environ").read_bytes():
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().decode().split("\0")
+            except OSError:
+                continue
+        return found
+
+    def names(self) -> set[str]:
+        return {Path(arguments[0]).name for arguments in self.processes().values()}
+
+
+@pytest.fixture(scope="module")
+def server(tagger_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    mark, log = f"bert-agent-{uuid.uuid4()}", tmp_path_factory.mktemp("run") / "log"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "serving/run.py", f"bundle={tagger_path}", f"port={port}", "replicas.num_cpus=1", "cluster.num_cpus=2"],
+            cwd=ROOT, env=environment | {"BERT_AGENT_TEST": mark}, stdout=stream, stderr=stream, start_new_session=True,
+        )  # fmt: skip
+    server = Server(process, f"http://127.0.0.1:{port}", mark, log)
+    try:
+        _wait(lambda: "serving at" in log.read_text() or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+        yield server
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        for pid in server.processes():
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_served_predictions_equal_those_in_process_to_the_last_bit(server: Server, engine: Engine) -> None:
+    requests = [*TEXTS, TEXTS, [" ".join(TEXTS * 5), "Oslo", *TEXTS * 6]]
+    for inputs in requests:
+        answer = httpx.post(server.url, json={"inputs": inputs}, timeout=20)
+        texts = [inputs] if isinstance(inputs, str) else inputs
+        expected = engine.predict(texts)
+        assert answer.json() == (expected[0] if isinstance(inputs, str) else expected)
+
+
+def test_haproxy_stands_before_it(server: Server) -> None:
+    assert {"haproxy", "raylet", "gcs_server"} <= server.names()
+    assert httpx.get(server.url + "/-/healthz").text == "success"
+
+
+def test_bad_requests_keep_their_answers_behind_haproxy(server: Server) -> None:
+    headers = {"content-type": "application/json"}
+    statuses = [
+        httpx.post(server.url, content=body, headers=headers, timeout=20).status_code
+        for body in (b"{", b'{"inputs": 1}', b'{"inputs": ""}', b"\xff\xfe", b'{"inputs": "' + b"a" * 5_000_000 + b'"}')
+    ]
+    assert statuses == [400, 422, 422, 400, 413]
+    assert httpx.get(server.url).json()["allowed"] == "POST"
+    assert "/ready" in httpx.get(server.url + "/nowhere").json()["allowed"]
+
+
+def test_many_callers_at_once_are_all_answered(server: Server) -> None:
+    with concurrent.futures.ThreadPoolExecutor(16) as callers, httpx.Client(timeout=60) as client:
+        texts = [f"{TEXTS[n % 4]} {n}" for n in range(200)]
+        answers = list(callers.map(lambda text: client.post(server.url, json={"inputs": text}), texts))
+    assert {answer.status_code for answer in answers} == {200}
+    for text, answer in zip(texts, answers, strict=True):
+        assert all(text[item["start"] : item["end"]] == item["word"] for item in answer.json())
+
+
+def test_the_work_of_a_caller_who_hangs_up_is_dropped(server: Server) -> None:
+    before = _sample(server, "bert_agent_rejected_requests_total", reason="cancelled")
+    body = json.dumps({"inputs": [TEXTS[3] * 3] * 500}).encode()
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as client:
+        head = f"POST / HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body)
+        time.sleep(0.2)
+    _wait(lambda: _sample(server, "bert_agent_rejected_requests_total", reason="cancelled") == before + 1, 20)
+    assert _sample(server, "bert_agent_queued_tokens") == 0
+
+
+def test_metrics_come_with_the_replica_that_counted(server: Server) -> None:
+    families = {
+        family.name: family for family in text_string_to_metric_families(httpx.get(server.url + "/metrics").text)
+    }
+    assert families["bert_agent_texts"].samples[0].value >= 200
+    assert {"bert_agent_batch_tokens", "bert_agent_stage_seconds", "bert_agent_info"} <= set(families)
+    assert all(sample.labels["replica"] for sample in families["bert_agent_requests"].samples)
+
+
+def test_serve_run_takes_the_same_application(server: Server, classifier_path: Path) -> None:
+    gcs = next(
+        found for text in server.processes().values() if (found := re.search(r"--gcs-address=(\S+)", " ".join(text)))
+    )
+    command = [
+        Path(sys.executable).with_name("serve"), "run", "serving.app:build", f"bundle={classifier_path}", "replicas.max_replicas=1",
+        "--name", "second", "--route-prefix", "/second", "--non-blocking",
+    ]  # fmt: skip
+    switches = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+    environment = (
+        os.environ | switches | {"RAY_ADDRESS": gcs[1], "RAY_AUTH_MODE": "token", "BERT_AGENT_TEST": server.mark}
+    )
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=START_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    _wait(lambda: httpx.get(server.url + "/second/ready").status_code == 200, 20)
+    assert len(httpx.post(server.url + "/second", json={"inputs": "fine"}, follow_redirects=True).json()[0]) == 3
+
+
+def test_ctrl_c_stops_everything_that_was_started(server: Server) -> None:
+    os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    assert server.process.wait(90) == 0, server.log.read_text()
+    _wait(lambda: not server.processes(), 20)
+    assert "stopped" in server.log.read_text()
+
+
+def _wait(condition: Callable[[], object], seconds: float = START_S) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.2)
+
+
+def _sample(server: Server, name: str, **labels: str) -> float:
+    families = text_string_to_metric_families(httpx.get(server.url + "/metrics").text)
+    found = [
+        s.value for family in families for s in family.samples if s.name == name and labels.items() <= s.labels.items()
+    ]
+    return sum(found)

@@ -1,0 +1,117 @@
+"""Tiny random bundles with an ONNX graph: real code on small parts, without network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, BertConfig
+
+from agent.bundle import Lineage, Manifest, OnnxVariant, write_bundle
+from agent.encoding import Batch
+from agent.tasks import BaseTask, TextClassification, TokenClassification
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+TAGGER = TokenClassification(labels=("LOC", "ORG", "PER"))
+CLASSIFIER = TextClassification(labels=("bad", "fair", "good"))
+TEXTS = [
+    "Anna flew from Oslo to Lima on Monday.",
+    "Initech hired Bruno in Graz; nothing else happened that day.",
+    "The minutes of the meeting were sent to Chidi, Dewi and the office in Pune.",
+    "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789 .,;:!?'-\"()",
+]
+_MODELS = {TAGGER.kind: AutoModelForTokenClassification, CLASSIFIER.kind: AutoModelForSequenceClassification}
+
+
+def make_bundle(path: Path, task: BaseTask = TAGGER, *, max_tokens: int = 32, stride: int = 8, seed: int = 0) -> Path:
+    """Writes a bundle of a random two-layer encoder whose windows hold `max_tokens`."""
+    tokenizer = make_tokenizer()
+    model = make_model(task, tokenizer.get_vocab_size(), seed)
+    with write_bundle(path) as draft:
+        tokenizer.save(str(draft.path / "tokenizer.json"))
+        model.save_pretrained(draft.path)
+        _export(model, draft.path / "model.onnx")
+        quantize_dynamic(draft.path / "model.onnx", draft.path / "model.int8.onnx", weight_type=QuantType.QInt8)
+        draft.publish(
+            Manifest(
+                task=task,
+                max_tokens=max_tokens,
+                stride=stride,
+                lineage=Lineage(base_model="random", data_digest="none"),
+                onnx=(
+                    OnnxVariant(file="model.onnx", precision="fp32", inputs=INPUTS, exporter="torchscript"),
+                    OnnxVariant(file="model.int8.onnx", precision="int8", inputs=INPUTS, exporter="torchscript"),
+                ),
+            )
+        )
+    return path
+
+
+def make_tokenizer() -> Tokenizer:
+    """A WordPiece tokenizer in BERT's manner, with a vocabulary of a few hundred pieces."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    tokenizer.train_from_iterator(TEXTS * 3, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    )
+    return tokenizer
+
+
+def make_model(task: BaseTask, vocabulary: int, seed: int) -> torch.nn.Module:
+    """A random model, its head scaled so that several labels win somewhere."""
+    torch.manual_seed(seed)
+    labels = dict(enumerate(task.outputs))
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        id2label=labels,
+        label2id={label: index for index, label in labels.items()},
+        attn_implementation="eager",
+    )
+    model = _MODELS[task.kind].from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        model.classifier.weight.mul_(40)
+    return model
+
+
+def torch_forward(path: Path, task: BaseTask) -> object:
+    """The bundle's torch weights as a forward pass over padded batches."""
+    model = _MODELS[task.kind].from_pretrained(path).eval()
+
+    def forward(batch: Batch) -> np.ndarray:
+        with torch.no_grad():
+            return model(**{name: torch.from_numpy(getattr(batch, name)) for name in INPUTS}).logits.numpy()
+
+    return forward
+
+
+class _Positional(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.model(**dict(zip(INPUTS, inputs, strict=True))).logits
+
+
+def _export(model: torch.nn.Module, file: Path) -> None:
+    example = tuple(torch.ones((2, 8), dtype=torch.int64) for _ in INPUTS)
+    torch.onnx.export(
+        _Positional(model),
+        example,
+        str(file),
+        dynamo=False,
+        input_names=list(INPUTS),
+        output_names=["logits"],
+        dynamic_axes={name: {0: "rows", 1: "tokens"} for name in INPUTS} | {"logits": {0: "rows"}},
+    )
