@@ -1,0 +1,63 @@
+"""Export by tracing (torch.onnx.export without dynamo), then fusion by ONNX Runtime's transformers optimizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from compression.exporters.base import Exporter
+from compression.fusion import fuse_graph
+from compression.graph import OUTPUT, probes
+from compression.torch_model import input_names, to_tensors
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+OPSET = 18
+
+
+class TorchScriptExporter(Exporter):
+    """The only one of the three whose attention ONNX Runtime's optimizer still recognises."""
+
+    kind: ClassVar[str] = "torchscript"
+
+    @classmethod
+    def missing(cls) -> str:
+        """Nothing: torch and onnxruntime suffice."""
+        return ""
+
+    def write(self, model: PreTrainedModel, path: Path, *, fuse: bool) -> None:
+        """Traces, writes, fuses."""
+        import torch
+
+        names = input_names(model)
+        tensors = to_tensors(model, probes(model.config.vocab_size, 16, seed=0)[2])
+        with torch.no_grad():
+            torch.onnx.export(
+                _wrap(model, names),
+                tuple(tensors[name] for name in names),
+                str(path),
+                input_names=list(names),
+                output_names=[OUTPUT],
+                dynamic_axes={name: {0: "rows", 1: "tokens"} for name in names} | {OUTPUT: {0: "rows"}},
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        if fuse:
+            fuse_graph(path, model)
+
+
+def _wrap(model: PreTrainedModel, names: tuple[str, ...]) -> nn.Module:
+    """Gives the network positional inputs in a known order and a single output."""
+    from torch import nn
+
+    class Positional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *inputs: Any) -> Any:
+            return self.model(**dict(zip(names, inputs, strict=True)), return_dict=True).logits
+
+    return Positional().eval()

@@ -1,0 +1,36 @@
+"""Export by transformers' own exporter (5.x; experimental there), with its fusions for ONNX Runtime on CPUs."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from compression.exporters.base import Exporter
+from compression.graph import probes
+from compression.torch_model import to_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class TransformersExporter(Exporter):
+    """Knows every architecture that transformers has; attention itself stays unfused."""
+
+    kind: ClassVar[str] = "transformers"
+
+    @classmethod
+    def missing(cls) -> str:
+        """`transformers.exporters` came with version 5 and needs onnxscript."""
+        if importlib.util.find_spec("transformers.exporters") is None:
+            return "transformers>=5.23"
+        return "" if importlib.util.find_spec("onnxscript") else "onnxscript"
+
+    def write(self, model: PreTrainedModel, path: Path, *, fuse: bool) -> None:
+        """Exports and writes one file."""
+        import onnx_ir
+        from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+
+        inputs = to_tensors(model, probes(model.config.vocab_size, 16, seed=0)[2])
+        config = OnnxConfig(dynamic=True, ort_fusions="cpu" if fuse else None)
+        onnx_ir.save(OnnxExporter().export(model, inputs, config=config).program, str(path))

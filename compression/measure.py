@@ -1,0 +1,98 @@
+"""Clocks. All models are measured in turns in one process, so that a busy machine slows all of them alike."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from agent.encoding import Batch, Window, pad
+from agent.evaluation import Forward
+from compression.report import Latency
+
+LATENCY_TOKENS = (16, 64, 128)
+_TURNS = 5  # each model is called this often in a row before it is the next one's turn
+
+
+class Throughput(NamedTuple):
+    """Sentences, and tokens without padding, in a second."""
+
+    sentences_per_s: float
+    tokens_per_s: float
+
+
+class Effort(NamedTuple):
+    """How long to measure: so many rounds of turns, fewer when the time is spent, never less than one."""
+
+    rounds: int
+    budget_s: float
+
+    def turns(self, forwards: Mapping[str, Forward]) -> Iterator[tuple[str, Forward]]:
+        """Yields every model once in every round."""
+        started = time.perf_counter()
+        for _ in range(self.rounds):
+            yield from forwards.items()
+            if time.perf_counter() - started > self.budget_s:
+                return
+
+
+def latencies(
+    forwards: Mapping[str, Forward], *, max_tokens: int, vocabulary: int, effort: Effort
+) -> dict[str, dict[int, Latency]]:
+    """Times one sentence at a time, of each length that the model can take."""
+    lengths = [tokens for tokens in LATENCY_TOKENS if tokens <= max_tokens] or [max_tokens]
+    share = Effort(effort.rounds, effort.budget_s / len(lengths))
+    found: dict[str, dict[int, Latency]] = {name: {} for name in forwards}
+    for tokens in lengths:
+        batch = _random_sentence(tokens, vocabulary)
+        times: dict[str, list[float]] = {name: [] for name in forwards}
+        for name, forward in share.turns(forwards):
+            forward(batch)  # what the model before left in the caches is not this one's fault
+            times[name] += [seconds_of(forward, batch) for _ in range(_TURNS)]
+        for name, seconds in times.items():
+            low, middle, high = np.percentile(np.array(seconds) * 1e3, (10, 50, 90)).tolist()
+            found[name][tokens] = Latency(median_ms=middle, p10_ms=low, p90_ms=high)
+    return found
+
+
+def throughputs(
+    forwards: Mapping[str, Forward], windows: Sequence[Window], *, pad_id: int, batch_size: int, effort: Effort
+) -> dict[str, Throughput]:
+    """Times whole passes over sentences in batches of neighbours in length; the best pass counts.
+
+    Every model gets the same padded batches, so that none is faster by padding less.
+    """
+    ordered = sorted(windows, key=lambda window: len(window.input_ids))
+    batches = [pad(ordered[first : first + batch_size], pad_id) for first in range(0, len(ordered), batch_size)]
+    best = dict.fromkeys(forwards, float("inf"))
+    for name, forward in effort.turns(forwards):
+        best[name] = min(best[name], sum(seconds_of(forward, batch) for batch in batches))
+    tokens = sum(batch.num_tokens for batch in batches)
+    return {name: Throughput(len(ordered) / seconds, tokens / seconds) for name, seconds in best.items()}
+
+
+def seconds_of(forward: Forward, batch: Batch) -> float:
+    """How long one call takes."""
+    started = time.perf_counter()
+    forward(batch)
+    return time.perf_counter() - started
+
+
+def machine() -> str:
+    """The processor's name and how many cores it shows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def _random_sentence(tokens: int, vocabulary: int) -> Batch:
+    ids = np.random.default_rng(tokens).integers(0, vocabulary, (1, tokens))
+    return Batch(ids, np.ones_like(ids), np.zeros_like(ids))

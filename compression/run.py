@@ -1,0 +1,32 @@
+"""`python compression/run.py bundle=DIR output=DIR [config.yaml] [key=value ...]`: a thin shell around the pipeline."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this directory's files must not pass for libraries
+
+from agent import command
+from compression.pipeline import CompressionConfig, compress
+
+USAGE = """
+usage: python compression/run.py bundle=DIR output=DIR [config.yaml ...] [key.path=value ...]
+
+Compresses a trained agent: structured pruning, export to ONNX, graph fusion, int8, and a gate on its quality.
+Example: python compression/run.py bundle=runs/agent output=runs/agent-small data.path=data/ner
+
+Steps are a list, each a kind with its options:
+  steps=[prune,export,quantize,verify]
+  steps='[{kind: prune, ffn_ratio: 0.4}, export, {kind: quantize, embeddings: false}, verify]'
+"""
+
+
+def main(config: CompressionConfig) -> None:
+    """Compresses and prints the short table."""
+    report = compress(config)
+    print(report.table())
+    print(f"published: {config.output} (report: {config.output}/report.md)")
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(CompressionConfig, main, usage=USAGE))

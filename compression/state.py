@@ -1,0 +1,84 @@
+"""What the steps of compression work on: the original, the network as it is now, the graphs written so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent.bundle import Bundle, OnnxVariant, Precision
+from agent.data import Splits
+from compression.report import Measured
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from compression.exporters import Exporter
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An ONNX file that a step wrote.
+
+    Attributes:
+        path: The file, in the draft of the new bundle.
+        precision: Of its weights and products.
+        inputs: Names of its inputs.
+        exporter: What wrote it.
+        published: Whether it goes into the bundle; if not it serves for comparison only.
+    """
+
+    path: Path
+    precision: Precision
+    inputs: tuple[str, ...]
+    exporter: str
+    published: bool = True
+
+    @property
+    def variant(self) -> OnnxVariant:
+        """Its entry in the manifest."""
+        return OnnxVariant(file=self.path.name, precision=self.precision, inputs=self.inputs, exporter=self.exporter)
+
+
+@dataclass
+class State:
+    """The state of a run.
+
+    Attributes:
+        bundle: The agent to compress.
+        splits: Its data.
+        directory: The draft of the new bundle.
+        original: The network as it was trained; never changed.
+        model: The network with zeros where structure was removed.
+        steps: All steps of the run, for a step that must know what follows.
+        threads: For PyTorch and ONNX Runtime alike.
+        seed: Of everything random.
+        pruned: Whether structure was zeroed.
+        parameters: Of the slimmed network that the graphs hold.
+        exporter: The one that wrote the graphs.
+        graphs: What is there, the one to be served last.
+        measured: The rows of the report, the original first.
+        batch_size: With which throughput was measured.
+        notes: Lines for the report.
+    """
+
+    bundle: Bundle
+    splits: Splits
+    directory: Path
+    original: PreTrainedModel
+    model: PreTrainedModel
+    steps: tuple[Any, ...]
+    threads: int
+    seed: int
+    pruned: bool = False
+    parameters: int = 0
+    batch_size: int = 0
+    exporter: Exporter | None = None
+    graphs: list[Graph] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Adds a line to the report and shows it."""
+        self.notes.append(text)
+        print(text, flush=True)

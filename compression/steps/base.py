@@ -1,0 +1,22 @@
+"""What every step is: a configuration with a `run` that changes the state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from agent.config import Config
+from compression.state import State
+
+
+class BaseStep(Config, ABC):
+    """A step of compression."""
+
+    kind: str
+
+    @abstractmethod
+    def run(self, state: State) -> None:
+        """Does its work on the state and leaves a note of what it did.
+
+        Raises:
+            AgentError: It cannot be done; nothing will be published.
+        """

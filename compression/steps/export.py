@@ -1,0 +1,117 @@
+"""Export to ONNX: what pruning zeroed is taken out for good, and the graph must say what PyTorch says."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, field_validator
+
+from agent.errors import AgentError, ConfigError, ExportError
+from compression.bars import bar
+from compression.exporters import EXPORTERS, Exporter
+from compression.graph import check_graph, probes, require_parity
+from compression.state import Graph, State
+from compression.steps.base import BaseStep
+from compression.torch_model import quiet, torch_forward
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FILE = "model.onnx"
+
+
+class ExportStep(BaseStep):
+    """Writes `model.onnx`, float32, dynamic in rows and tokens."""
+
+    kind: Literal["export"] = "export"
+    exporter: str = Field(
+        "auto", description="optimum, transformers, torchscript; auto: optimum where installed, else the faster one"
+    )
+    fuse: bool = Field(True, description="fuse nodes into ONNX Runtime's own (Attention, SkipLayerNormalization ...)")
+    tolerance: float = Field(1e-3, gt=0, description="largest difference of any logit from PyTorch's")
+
+    @field_validator("exporter")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in ("auto", *EXPORTERS):
+            raise ValueError(f"allowed: auto, {', '.join(EXPORTERS)}")
+        return kind
+
+    def require_installed(self) -> None:
+        """Refuses, before work starts, an exporter that is not there.
+
+        Raises:
+            ConfigError: Names what must be installed.
+        """
+        if self.exporter != "auto" and (missing := EXPORTERS[self.exporter].missing()):
+            raise ConfigError(
+                f"exporter {self.exporter!r} needs {missing}",
+                allowed=", ".join(["auto", *(kind for kind, found in EXPORTERS.items() if not found.missing())]),
+                remedy="install it or choose another",
+            )
+
+    def run(self, state: State) -> None:
+        """Slims, exports, checks, compares.
+
+        Raises:
+            ExportError: No exporter wrote a valid graph that agrees with PyTorch; the difference is named.
+        """
+        from compression.slimming import num_parameters, slim
+
+        self.require_installed()
+        smaller = slim(state.model)
+        state.parameters = num_parameters(smaller)
+        target = state.directory / FILE
+        if self.exporter != "auto":
+            state.exporter = EXPORTERS[self.exporter]()
+            said = self._write(state.exporter, smaller, target, state)
+        elif not EXPORTERS["optimum"].missing():
+            state.exporter = EXPORTERS["optimum"]()
+            said = self._write(state.exporter, smaller, target, state) + " (auto: optimum is installed)"
+        else:
+            state.exporter, said = self._fastest(smaller, target, state)
+        state.graphs.append(Graph(target, "fp32", check_graph(target), state.exporter.kind))
+        state.note(f"export: {said}")
+
+    def _write(self, exporter: Exporter, model: PreTrainedModel, target: Path, state: State) -> str:
+        """Writes and proves one graph; returns what to say of it."""
+        with bar(f"export: {exporter.kind}"), quiet():
+            try:
+                exporter.write(model, target, fuse=self.fuse)
+            except Exception as error:  # exporters raise whatever their libraries do
+                raise ExportError(
+                    f"exporter {exporter.kind} failed ({type(error).__name__}: {' '.join(str(error).split())[:300]})",
+                    remedy="choose another exporter",
+                ) from error
+            check_graph(target)
+            batches = probes(model.config.vocab_size, state.bundle.manifest.max_tokens, state.seed)
+            # The zeroed network, not the slimmed one: so slimming is proven together with the export.
+            gap = require_parity(torch_forward(state.model), target, batches=batches, tolerance=self.tolerance)
+        return f"{exporter.kind}, largest difference of logits {gap:.1e}"
+
+    def _fastest(self, model: PreTrainedModel, target: Path, state: State) -> tuple[Exporter, str]:
+        """Writes with every exporter there is, times what would be served, and keeps the fastest."""
+        from compression.exporters.race import race_time
+
+        notes: list[str] = []
+        best: tuple[float, Exporter, str] | None = None
+        with tempfile.TemporaryDirectory(dir=state.directory) as scratch:
+            for kind in [kind for kind, found in EXPORTERS.items() if not found.missing()]:
+                exporter, path = EXPORTERS[kind](), Path(scratch) / f"{kind}.onnx"
+                try:
+                    said = self._write(exporter, model, path, state)
+                except AgentError as error:
+                    notes.append(f"{kind} left out: {error.what}")
+                    continue
+                seconds = race_time(exporter, path, state)
+                notes.append(f"{kind} {seconds * 1e3:.1f} ms")
+                if best is None or seconds < best[0]:
+                    best = seconds, exporter, said
+                    path.replace(target)
+        if best is None:
+            raise ExportError(
+                "no exporter succeeded: " + "; ".join(notes), remedy="leave out steps or report the model"
+            )
+        return best[1], f"{best[2]} (auto: the fastest of {', '.join(notes)})"

@@ -1,0 +1,115 @@
+"""Measures the original and everything that would be published: F1 on the test split, size, latency, throughput."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from pydantic import Field
+
+from agent.evaluation import Forward, evaluate
+from compression.bars import bar
+from compression.graph import graph_forward, open_session
+from compression.measure import Effort, Throughput, latencies, throughputs
+from compression.report import Latency, Measured
+from compression.state import State
+from compression.steps.base import BaseStep
+from compression.torch_model import torch_forward
+
+if TYPE_CHECKING:
+    from agent.encoding import Window
+    from agent.tasks import Report
+
+ORIGINAL = "original, PyTorch"
+WEIGHTS = "model.safetensors"
+
+
+class _Candidate(NamedTuple):
+    """Something to be measured."""
+
+    name: str
+    file: Path
+    precision: str
+    parameters: int
+    forward: Forward
+    published: bool
+    timed: bool = True
+
+
+class VerifyStep(BaseStep):
+    """The proof. The gate judges what it finds."""
+
+    kind: Literal["verify"] = "verify"
+    batch_size: int = Field(32, ge=1, description="sentences in a batch when throughput is measured")
+    max_sentences: int = Field(256, ge=1, description="test sentences over which throughput is measured")
+    rounds: int = Field(6, ge=1, description="how often each model takes its turn at the clock")
+    budget_s: float = Field(20.0, gt=0, description="seconds after which no further round of turns begins")
+
+    def run(self, state: State) -> None:
+        """Evaluates and times; rows go to the report, the original first."""
+        candidates = _candidates(state)
+        quality = {candidate.name: _score(candidate, state) for candidate in candidates}
+        forwards = {one.name: one.forward for one in candidates if one.timed}
+        with bar("verify: latency and throughput") as progress:
+            options = {"max_tokens": state.bundle.manifest.max_tokens, "vocabulary": state.original.config.vocab_size}
+            effort = Effort(self.rounds, self.budget_s / 2)
+            delays = latencies(forwards, effort=effort, **options)
+            progress(1, 2)
+            sample, pad_id = self._sample(state), state.bundle.encoder.pad_id
+            flows = throughputs(forwards, sample, pad_id=pad_id, batch_size=self.batch_size, effort=effort)
+            progress(2, 2)
+        state.batch_size = self.batch_size
+        state.measured = [_row(one, quality[one.name], delays.get(one.name), flows.get(one.name)) for one in candidates]
+
+    def _sample(self, state: State) -> list[Window]:
+        """Windows of evenly spaced test sentences: their lengths are those of the whole split."""
+        test = state.splits.test
+        step = max(1, len(test) // self.max_sentences)
+        documents = state.bundle.task.encode(state.bundle.encoder, test[::step][: self.max_sentences])
+        return [window for document in documents for window in document.windows]
+
+
+def _candidates(state: State) -> list[_Candidate]:
+    from compression.slimming import num_parameters
+    from compression.torch_model import save_model
+
+    save_model(state.model, state.directory)
+    whole = num_parameters(state.original)
+    original = _Candidate(
+        ORIGINAL, state.bundle.path / WEIGHTS, "fp32", whole, torch_forward(state.original), published=not state.pruned
+    )
+    found = [original]
+    if state.pruned:
+        zeros = state.directory / WEIGHTS
+        found.append(
+            _Candidate("pruned (zeros), PyTorch", zeros, "fp32", whole, torch_forward(state.model), True, timed=False)
+        )
+    for graph in state.graphs:
+        forward = graph_forward(open_session(graph.path, state.threads))
+        name = f"ONNX {graph.precision}"
+        found.append(
+            _Candidate(name, graph.path, graph.precision, state.parameters, forward, published=graph.published)
+        )
+    return found
+
+
+def _score(candidate: _Candidate, state: State) -> Report:
+    bundle = state.bundle
+    with bar(f"verify: F1 of {candidate.name}") as progress:
+        return evaluate(bundle.task, bundle.encoder, state.splits.test, candidate.forward, progress=progress)
+
+
+def _row(one: _Candidate, quality: Report, latency: Mapping[int, Latency] | None, flow: Throughput | None) -> Measured:
+    return Measured(
+        name=one.name,
+        file=one.file.name,
+        precision=one.precision,
+        size_bytes=one.file.stat().st_size,
+        parameters=one.parameters,
+        quality=quality,
+        latency=latency or {},
+        sentences_per_s=flow and flow.sentences_per_s,
+        tokens_per_s=flow and flow.tokens_per_s,
+        published=one.published,
+    )

@@ -1,0 +1,115 @@
+"""The PyTorch side of an agent: loading it for compression and running it on batches."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agent.bundle import Bundle
+from agent.encoding import Batch, Float32
+from agent.errors import ModelError
+from agent.evaluation import Forward
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def load_model(bundle: Bundle) -> PreTrainedModel:
+    """The bundle's network in float32, in inference mode, with eager attention (the one that graph fusion knows).
+
+    Raises:
+        ModelError: transformers cannot load it.
+    """
+    return load_directory(bundle.path, bundle.task.architecture)
+
+
+def load_directory(path: Path, architecture: str) -> PreTrainedModel:
+    """Loads a Hugging Face model directory as the given Auto class.
+
+    Raises:
+        ModelError: transformers cannot load it.
+    """
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        model = getattr(transformers, architecture).from_pretrained(path, attn_implementation="eager")
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"the model in {path} cannot be loaded ({' '.join(str(error).split())[:300]})",
+            remedy="check that this version of transformers knows it",
+        ) from None
+    loaded: PreTrainedModel = model.float().eval()
+    return loaded
+
+
+def input_names(model: PreTrainedModel) -> tuple[str, ...]:
+    """Those of our three inputs that the network takes: token types only where it has any."""
+    has_types = int(getattr(model.config, "type_vocab_size", 0) or 0) > 1  # RoBERTa has a single one
+    accepted = inspect.signature(model.forward).parameters
+    return tuple(name for name in INPUTS if name in accepted and (has_types or name != "token_type_ids"))
+
+
+def to_tensors(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
+    """A batch as keyword arguments of the network: int64 [rows, tokens] each."""
+    import torch
+
+    return {name: torch.from_numpy(getattr(batch, name)) for name in input_names(model)}
+
+
+def torch_forward(model: PreTrainedModel) -> Forward:
+    """The network as a function from batches to logits, in float32."""
+    import torch
+
+    def forward(batch: Batch) -> Float32:
+        with torch.inference_mode():
+            return np.asarray(model(**to_tensors(model, batch)).logits.numpy(), dtype=np.float32)
+
+    return forward
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps exporters' warnings and log lines (dozens for a graph that turns out right) off the user's screen."""
+    names = ("torch.onnx", "transformers", "onnxruntime", "optimum", "root", "onnxscript", "onnx_ir")
+    loggers = [logging.getLogger(None if name == "root" else name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # torch.onnx prints its stages
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Sets PyTorch's number of threads for a while."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def save_model(model: Any, directory: Path) -> None:
+    """Writes config.json and model.safetensors."""
+    model.save_pretrained(directory)

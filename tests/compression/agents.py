@@ -1,0 +1,99 @@
+"""Tiny agents for compression: real encoders of a few thousand weights, taught a toy language for a second or two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+from agent.batching import cut_by_length
+from agent.bundle import Manifest, lineage_now, write_bundle
+from agent.data import DataConfig, load_splits
+from agent.encoding import IGNORED, Encoder, pad
+from agent.tasks import BaseTask, TextClassification, TokenClassification
+from tests.tiny import make_tokenizer, write_classes, write_conll
+
+MAX_TOKENS = 48
+SHAPES: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "roberta": {"max_position_embeddings": MAX_TOKENS + 2, "type_vocab_size": 1, "pad_token_id": 0},
+    "electra": {"embedding_size": 16},
+    "distilbert": {"dim": 32, "n_heads": 4, "hidden_dim": 96, "n_layers": 2},
+}
+_HEADS = {
+    "token_classification": AutoModelForTokenClassification,
+    "text_classification": AutoModelForSequenceClassification,
+}
+
+
+def tiny_model(family: str, task: BaseTask[Any], *, vocabulary: int = 300, heads: int = 4, units: int = 96) -> Any:
+    """A random encoder of two layers with the task's head, ready for inference."""
+    options = {
+        "vocab_size": vocabulary, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": heads,
+        "intermediate_size": units, "max_position_embeddings": MAX_TOKENS,
+    }  # fmt: skip
+    if family == "distilbert":
+        options = {"vocab_size": vocabulary, "max_position_embeddings": MAX_TOKENS}
+    names = dict(enumerate(task.outputs))
+    config = AutoConfig.for_model(
+        family, **(options | SHAPES[family]), id2label=names, label2id={name: index for index, name in names.items()}
+    )
+    torch.manual_seed(0)
+    model = _HEADS[task.kind].from_config(config, attn_implementation="eager")
+    for parameter in model.parameters():  # the usual small initial weights would make every comparison easy
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.float().eval()
+
+
+def tiny_bundle(directory: Path, kind: str = "token_classification", *, family: str = "bert", steps: int = 60) -> Path:
+    """Writes data and the bundle of an agent taught on it; returns the bundle."""
+    tagging = kind == "token_classification"
+    data = (write_conll if tagging else write_classes)(directory / "data")
+    splits = load_splits(DataConfig(path=str(data)), TokenClassification() if tagging else TextClassification())
+    tokenizer = make_tokenizer()
+    model = tiny_model(family, splits.task, vocabulary=tokenizer.get_vocab_size())
+    _teach(model, splits, Encoder(tokenizer, max_tokens=MAX_TOKENS, stride=8), steps)
+    lineage = lineage_now(
+        base_model="random", data_digest=splits.digest, config={"data": {"path": str(data)}, "seed": 0}
+    )
+    with write_bundle(directory / "bundle") as draft:
+        model.save_pretrained(draft.path)
+        tokenizer.save(str(draft.path / "tokenizer.json"))
+        draft.publish(Manifest(task=splits.task, max_tokens=MAX_TOKENS, stride=8, lineage=lineage))
+    return directory / "bundle"
+
+
+def _teach(model: Any, splits: Any, encoder: Encoder, steps: int) -> None:
+    documents = splits.task.encode(encoder, splits.train)
+    rows = [
+        (document.windows[0], splits.task.targets(example, document)[0])
+        for example, document in zip(splits.train, documents, strict=True)
+    ]
+    batches = list(cut_by_length([len(window.input_ids) for window, _ in rows], max_tokens=256))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(steps):
+        _step(model, [rows[index] for index in batches[step % len(batches)]], encoder.pad_id)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def _step(model: Any, rows: list[Any], pad_id: int) -> None:
+    batch = pad([window for window, _ in rows], pad_id)
+    targets = np.full(batch.input_ids.shape, IGNORED) if rows[0][1].ndim else np.stack([target for _, target in rows])
+    for row, (_, target) in enumerate(rows if rows[0][1].ndim else []):
+        targets[row, : len(target)] = target
+    logits = model(
+        input_ids=torch.from_numpy(batch.input_ids), attention_mask=torch.from_numpy(batch.attention_mask)
+    ).logits
+    loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), torch.from_numpy(targets).flatten())
+    loss.backward()
+
+
+def tokenizer_of(bundle: Path) -> Tokenizer:
+    """The bundle's tokenizer."""
+    return Tokenizer.from_file(str(bundle / "tokenizer.json"))

@@ -1,0 +1,60 @@
+"""Data to prediction by the documented commands, for every kind of task, on tiny parts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from agent.bundle import Bundle
+from tests.tiny import make_model, write_classes, write_conll
+
+pytestmark = pytest.mark.system
+ROOT = Path(__file__).resolve().parents[2]
+WRITERS = {"token_classification": write_conll, "text_classification": write_classes}
+
+
+def station(*arguments):
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def post(url, inputs):
+    body = json.dumps({"inputs": inputs}).encode()
+    with urllib.request.urlopen(
+        urllib.request.Request(url, body, {"content-type": "application/json"}), timeout=30
+    ) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_task_goes_from_data_to_predictions_by_the_documented_commands(kind, tmp_path):
+    make_model(tmp_path / "model")
+    WRITERS[kind](tmp_path / "data")
+    trained, small = tmp_path / "agent", tmp_path / "agent-small"
+    curve = station(
+        "training/run.py", f"task.kind={kind}", f"data.path={tmp_path / 'data'}", f"model.name={tmp_path / 'model'}", f"output={trained}",
+        "epochs=15", "batch.tokens=128", "optimizer.learning_rate=0.002", "model.stride=8",
+    )  # fmt: skip
+    assert "test split after fine-tuning" in curve
+    table = station("compression/run.py", f"bundle={trained}", f"output={small}", "gate.min_f1_kept=0.8")
+    assert "Gate passed" in table
+    from serving.engine import Engine
+    from serving.run import running
+    from serving.settings import ServingConfig
+
+    texts = ["anna went to oslo .", "in lima , acme hired bruno .", "nothing happened today ."]
+    with running(ServingConfig(bundle=str(small), port=8765)) as url:
+        served = post(url, texts)
+    bundle = Bundle.load(small)
+    assert served == Engine(bundle).predict(texts)
+    assert bundle.manifest.lineage.parent_digest == Bundle.load(trained).digest
+    assert {variant.precision for variant in bundle.manifest.onnx} == {"fp32", "int8"}
