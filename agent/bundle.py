@@ -13,8 +13,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -206,7 +206,16 @@ class Draft:
 def lineage_now(**fields: Any) -> Lineage:
     """A lineage with the versions of the libraries at hand and the state of the git tree this program lies in."""
     commit, dirty = _git_state(Path(__file__).resolve().parent)
-    return Lineage(versions=_versions(), git_commit=commit, git_dirty=dirty, **fields)
+    return Lineage(versions=installed_versions(_RECORDED), git_commit=commit, git_dirty=dirty, **fields)
+
+
+def installed_versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    found = {}
+    for name in names:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 _REMEDY = "copy the bundle again or write it anew"
@@ -274,16 +283,6 @@ def _swap(draft: Path, place: Path) -> None:
     os.replace(place, aside)
     draft.rename(place)
     shutil.rmtree(aside)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _RECORDED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _git_state(directory: Path) -> tuple[str | None, bool | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent import telemetry
+from agent.bundle import installed_versions
 from agent.errors import RequestError
 from serving.batcher import OverloadError
 from serving.metrics import Metrics
@@ -53,7 +53,7 @@ def create_app(predictor: Predictor) -> FastAPI:
     reader = PayloadReader(predictor.engine.bundle.task)
     app = FastAPI(
         title="bert-agent",
-        version=_versions().get("bert-agent", "unknown"),
+        version=installed_versions(_VERSIONS).get("bert-agent", "unknown"),
         description=f"Serves an agent for {predictor.engine.bundle.task.kind.replace('_', ' ')}.",
         redoc_url=None,
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
@@ -162,18 +162,8 @@ def _info(predictor: Predictor) -> Info:
         provider=engine.provider,
         max_tokens=manifest.max_tokens,
         limits=predictor.limits,
-        versions=_versions(),
+        versions=installed_versions(_VERSIONS),
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _VERSIONS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 _REF = "#/components/schemas/{model}"

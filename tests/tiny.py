@@ -55,13 +55,15 @@ def write_classes(directory: Path, *, train: int = 120, dev: int = 24, test: int
     return directory
 
 
-def make_tokenizer() -> Tokenizer:
-    """A WordPiece tokenizer in BERT's manner, with a vocabulary of a few hundred pieces."""
+def make_tokenizer(texts: list[str] | None = None) -> Tokenizer:
+    """A WordPiece tokenizer in BERT's manner, with a vocabulary of a few hundred pieces (of the toy language)."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    texts = [" ".join(words) for words, _ in sentences(400, 9)] + ["abcdefghijklmnopqrstuvwxyz 0123456789 .,;:!?'-\"()"]
+    if texts is None:
+        texts = [" ".join(words) for words, _ in sentences(400, 9)]
+        texts.append("abcdefghijklmnopqrstuvwxyz 0123456789 .,;:!?'-\"()")
     tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]

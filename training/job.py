@@ -52,6 +52,11 @@ class TrainingConfig(Config):
     cluster: ClusterConfig = ClusterConfig()
 
 
+# Threads that spin while they wait for each other make a step two to three times slower as soon as anything else (Ray's
+# own processes, a second worker) takes a core from one of them; sleeping ones do not (docs/training.md).
+_WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
 @dataclass(frozen=True)
 class TrainingResult:
     """A finished run."""
@@ -69,7 +74,7 @@ def train(config: TrainingConfig) -> TrainingResult:
     output = Path(config.output).expanduser().absolute()
     check_output(output, overwrite=config.overwrite)
     prepared = _prepare(config)
-    plan = plan_workers(config.num_workers, connect(config.cluster))
+    plan = plan_workers(config.num_workers, connect(config.cluster, env_vars=_WORKER_ENVIRONMENT))
     print(f"plan: {plan}", flush=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     storage = Path(tempfile.mkdtemp(prefix=f".{output.name}.run.", dir=output.parent))

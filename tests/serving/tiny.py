@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, BertConfig
 
 from agent.bundle import Lineage, Manifest, OnnxVariant, write_bundle
 from agent.encoding import Batch
 from agent.tasks import BaseTask, TextClassification, TokenClassification
+from tests.tiny import make_tokenizer
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 TAGGER = TokenClassification(labels=("LOC", "ORG", "PER"))
@@ -28,7 +28,7 @@ _MODELS = {TAGGER.kind: AutoModelForTokenClassification, CLASSIFIER.kind: AutoMo
 
 def make_bundle(path: Path, task: BaseTask = TAGGER, *, max_tokens: int = 32, stride: int = 8, seed: int = 0) -> Path:
     """Writes a bundle of a random two-layer encoder whose windows hold `max_tokens`."""
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(TEXTS * 3)
     model = make_model(task, tokenizer.get_vocab_size(), seed)
     with write_bundle(path) as draft:
         tokenizer.save(str(draft.path / "tokenizer.json"))
@@ -48,19 +48,6 @@ def make_bundle(path: Path, task: BaseTask = TAGGER, *, max_tokens: int = 32, st
             )
         )
     return path
-
-
-def make_tokenizer() -> Tokenizer:
-    """A WordPiece tokenizer in BERT's manner, with a vocabulary of a few hundred pieces."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    tokenizer.train_from_iterator(TEXTS * 3, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
-    )
-    return tokenizer
 
 
 def make_model(task: BaseTask, vocabulary: int, seed: int) -> torch.nn.Module:
