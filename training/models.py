@@ -150,7 +150,13 @@ def _from_hub(kind: Any, name: str, **options: Any) -> Any:
     place = resolve(name)
     try:
         return kind.from_pretrained(place, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        TypeError,
+        SafetensorError,
+    ) as error:  # TypeError: 4.57 without a vocabulary
         state = "not readable" if Path(place).is_dir() else "neither a directory nor reachable on the hub"
         raise ModelError(
             f"model.name={name!r} is {state} ({' '.join(str(error).split())[:240]})",
