@@ -45,6 +45,8 @@ def test_every_task_goes_from_data_to_predictions_by_the_documented_commands(kin
         "epochs=15", "batch.tokens=128", "optimizer.learning_rate=0.002", "model.stride=8",
     )  # fmt: skip
     assert "test split after fine-tuning" in curve
+    scores = {evaluation.split: evaluation.report.value for evaluation in Bundle.load(trained).manifest.evaluations}
+    assert scores["test"] > 0.9
     table = station("compression/run.py", f"bundle={trained}", f"output={small}", "gate.min_f1_kept=0.8")
     assert "Gate passed" in table
     from serving.engine import Engine

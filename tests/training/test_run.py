@@ -9,7 +9,7 @@ from agent.bundle import Bundle
 from agent.config import from_mapping
 from agent.errors import BundleError, ClusterError, DataError
 from agent.evaluation import predict
-from tests.tiny import make_model, write_classes, write_conll
+from tests.tiny import make_model, write_conll
 from training.job import TrainingConfig, train
 
 pytestmark = pytest.mark.system
@@ -29,7 +29,6 @@ def places(tmp_path_factory):
     root = tmp_path_factory.mktemp("run")
     make_model(root / "model")
     write_conll(root / "ner")
-    write_classes(root / "classes")
     return root
 
 
@@ -130,16 +129,6 @@ def test_bf16_keeps_fp32_weights(places):
     assert {tensor.dtype for tensor in load_file(result.bundle.path / "model.safetensors").values()} == {
         np.dtype("float32")
     }
-
-
-def test_text_classification_goes_the_same_way(places):
-    config = settings(
-        places, "classes-agent", epochs=20, data={"path": str(places / "classes")}, task={"kind": "text_classification"},
-        optimizer={"kind": "adamw", "learning_rate": 0.002},
-    )  # fmt: skip
-    result = train(config)
-    assert result.outcome.after.value > 0.9
-    assert result.bundle.task.labels == ("known", "unknown")
 
 
 def test_an_output_that_exists_is_not_overwritten_unasked(places, reference):
