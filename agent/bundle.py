@@ -194,10 +194,12 @@ class Draft:
     path: Path
 
     def publish(self, manifest: Manifest) -> None:
-        """Adds sizes and digests of all files and writes the manifest."""
+        """Adds sizes and digests of all files and writes the manifest; all may read them (safetensors leaves 0600)."""
         names = sorted(file.relative_to(self.path).as_posix() for file in self.path.rglob("*") if file.is_file())
         files = {name: _measure(self.path / name) for name in names if name != MANIFEST}
         complete = manifest.model_copy(update={"files": files})
+        for name in names:
+            (self.path / name).chmod(0o644)
         (self.path / MANIFEST).write_text(
             json.dumps(complete.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )

@@ -46,6 +46,31 @@ def correct_heads(path: Path, model: PreTrainedModel) -> None:
     onnx.save(graph, str(path))
 
 
+def tidy_graph(path: Path) -> None:
+    """Drops traces of the export, and joins weights that the graph would concatenate anew in every run: only a weight in one piece can become int8.
+
+    transformers' fusion leaves query, key and value of each Attention node so.
+    """
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(path))
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    joins = [node for node in model.graph.node if node.op_type == "Concat" and set(node.input) <= set(weights)]
+    for node in joins:
+        parts = [numpy_helper.to_array(weights[name]) for name in node.input]
+        joined = np.concatenate(parts, axis=next(one.i for one in node.attribute if one.name == "axis"))
+        model.graph.initializer.append(numpy_helper.from_array(joined, node.output[0]))
+        model.graph.node.remove(node)
+    used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    for name in sorted({name for node in joins for name in node.input} - used):
+        model.graph.initializer.remove(weights[name])
+    for node in model.graph.node:  # stack traces with paths of this machine, larger than a small agent's weights
+        del node.metadata_props[:]
+    onnx.save(model, str(path))
+
+
 def _set(node: Any, name: str, value: int) -> None:
     for attribute in node.attribute:
         if attribute.name == name:

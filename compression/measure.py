@@ -83,6 +83,26 @@ def seconds_of(forward: Forward, batch: Batch) -> float:
     return time.perf_counter() - started
 
 
+class Neighbours:
+    """How busy other processes kept the machine while something was measured.
+
+    Threads that wait for each other (PyTorch's do at every product) can become fifty times slower when a neighbour takes
+    a core from one of them, while others hardly change: ratios of speeds are then meaningless, so this is told.
+    """
+
+    def __init__(self) -> None:
+        self._before = _cpu_seconds()
+
+    def contention(self, threads: int) -> float | None:
+        """Cores that the measured threads had to share with others, on average since then; None without /proc/stat."""
+        before, after = self._before, _cpu_seconds()
+        if before is None or after is None:
+            return None
+        wall, busy, own = (end - begin for begin, end in zip(before, after, strict=True))
+        others = (busy - own) / max(wall, 1e-9)
+        return max(0.0, others + threads - (os.cpu_count() or 1))
+
+
 def machine() -> str:
     """The processor's name and how many cores it shows."""
     try:
@@ -96,3 +116,15 @@ def machine() -> str:
 def _random_sentence(tokens: int, vocabulary: int) -> Batch:
     ids = np.random.default_rng(tokens).integers(0, vocabulary, (1, tokens))
     return Batch(ids, np.ones_like(ids), np.zeros_like(ids))
+
+
+def _cpu_seconds() -> tuple[float, float, float] | None:
+    """Seconds: on the wall; that all cores were busy or stolen by a hypervisor; that this process computed."""
+    try:
+        fields = Path("/proc/stat").read_text(encoding="ascii").split(maxsplit=9)[1:9]
+    except OSError:
+        return None
+    user, nice, system, _, _, irq, softirq, steal = map(int, fields)  # proc(5)
+    own = os.times()
+    busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    return own.elapsed, busy, own.user + own.system

@@ -20,14 +20,13 @@ from compression.gate import Gate
 from compression.measure import machine
 from compression.report import CompressionReport, Measured
 from compression.state import State
-from compression.steps import ExportStep, PruneStep, QuantizeStep, Step, VerifyStep
+from compression.steps import ORDER, ExportStep, PruneStep, QuantizeStep, Step, VerifyStep
 
 # What a bundle holds beside the weights, and what the new one takes over as it is.
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json",
     "merges.txt", "sentencepiece.bpe.model", "spiece.model", "bpe.codes",
 )  # fmt: skip
-_ORDER = ("prune", "export", "quantize", "verify")
 
 
 class DataChoice(DataConfig):
@@ -62,9 +61,9 @@ class CompressionConfig(Config):
     @model_validator(mode="after")
     def _check_order(self) -> Self:
         kinds = [step.kind for step in self.steps]
-        places = [_ORDER.index(kind) for kind in kinds]
+        places = [step.place for step in self.steps]
         if places != sorted(set(places)):
-            raise ValueError(f"steps are {', '.join(kinds)}; allowed: each once, in the order {', '.join(_ORDER)}")
+            raise ValueError(f"steps are {', '.join(kinds)}; allowed: each once, in the order {', '.join(ORDER)}")
         if kinds[-1:] != ["verify"]:
             raise ValueError("steps must end with verify: nothing is published unproven")
         if "quantize" in kinds and "export" not in kinds:
@@ -103,8 +102,7 @@ def _open(config: CompressionConfig) -> Bundle:
     """Checks what can be checked before anything heavy is imported."""
     check_output(config.output.absolute(), overwrite=config.overwrite)
     for step in config.steps:
-        if isinstance(step, ExportStep):
-            step.require_installed()
+        step.check()
     bundle = Bundle.load(config.bundle)
     if bundle.manifest.onnx:
         raise BundleError(
@@ -160,7 +158,7 @@ def _report(config: CompressionConfig, state: State, seconds: Mapping[str, float
     published = [row for row in state.measured if row.published]
     return CompressionReport(
         bundle=str(config.bundle), parent_digest=state.bundle.digest, data_digest=state.splits.digest,
-        config=config.model_dump(mode="json"), machine=machine(), threads=config.threads, batch_size=state.batch_size,
+        config=config.model_dump(mode="json"), machine=machine(), threads=config.threads, batch_size=state.batch_size, contention=state.contention,
         versions=lineage_now(base_model="", data_digest="").versions, notes=tuple(state.notes), step_seconds=seconds,
         rows=tuple(state.measured), verdict=config.gate.judge(state.measured[0], published),
     )  # fmt: skip

@@ -13,6 +13,7 @@ from agent.config import Config
 from agent.tasks import Report
 
 NAME = "report"
+_CONTENTION = 0.2  # cores shared with other processes from which on speeds are doubted
 
 
 class Latency(Config):
@@ -80,6 +81,7 @@ class CompressionReport(Config):
     machine: str
     threads: int
     batch_size: int
+    contention: float | None
     versions: Mapping[str, str]
     notes: tuple[str, ...]
     step_seconds: Mapping[str, float]
@@ -95,21 +97,30 @@ class CompressionReport(Config):
 
     def table(self) -> str:
         """The short table for a terminal."""
-        return f"{_plain(self._rows())}\n{self._sentence()}"
+        return "\n".join([_plain(self._rows()), *self._doubts(), self._sentence()])
 
     def markdown(self) -> str:
         """The page."""
         lines = ["# Compression report", "", self._sentence(), ""]
         lines += _markdown_table(self._rows())
+        lines += [f"\n**{doubt}**" for doubt in self._doubts()]
         lines += ["", f"Sizes are of the model file alone. Speed: {self.threads} thread(s) for PyTorch and ONNX Runtime",
                   f"alike, measured in turns in one process. Throughput: batches of {self.batch_size} test sentences of like",
-                  f"length, the same batches for all. One sentence: of {min(self.rows[0].latency)} tokens, the median. {self.machine}.", ""]  # fmt: skip
+                  f"length, the same batches for all, the fastest pass of each. One sentence: of {min(self.rows[0].latency)} tokens, the median. {self.machine}.", ""]  # fmt: skip
         lines += ["## F1 by label (test split)", "", *_markdown_table(_labels(self.rows)), ""]
         lines += ["## Latency of one sentence, ms", "", *_markdown_table(_latencies(self.rows)), ""]
         lines += ["## What was done", "", *[f"- {note}" for note in self.notes], ""]
         lines += [f"- seconds: {', '.join(f'{name} {value:.0f}' for name, value in self.step_seconds.items())}"]
         lines += [f"- versions: {', '.join(f'{name} {value}' for name, value in self.versions.items())}"]
         return "\n".join(lines) + "\n"
+
+    def _doubts(self) -> list[str]:
+        if self.contention is None or self.contention <= _CONTENTION:
+            return []
+        return [
+            f"Other processes took {self.contention:.1f} of our {self.threads} core(s) while the clocks ran: speeds and ratios are "
+            "not to be trusted (sizes and F1 are). Run again on a quiet machine."
+        ]
 
     def _rows(self) -> list[tuple[str, ...]]:
         return [_HEAD, *[_cells(row, self.rows[0]) for row in self.rows]]

@@ -59,6 +59,7 @@ class State:
         graphs: What is there, the one to be served last.
         measured: The rows of the report, the original first.
         batch_size: With which throughput was measured.
+        contention: Cores that it had to share with other processes meanwhile.
         notes: Lines for the report.
     """
 
@@ -73,6 +74,7 @@ class State:
     pruned: bool = False
     parameters: int = 0
     batch_size: int = 0
+    contention: float | None = None
     exporter: Exporter | None = None
     graphs: list[Graph] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)

@@ -30,7 +30,9 @@ class OptimumExporter(Exporter):
     def write(self, model: PreTrainedModel, path: Path, *, fuse: bool) -> None:
         """Exports the network from memory, so that slimmed layers are kept, then fuses."""
         from optimum.exporters.onnx import onnx_export_from_model
+        from optimum.utils import logging
 
+        logging.set_verbosity_error()
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             onnx_export_from_model(model, output=scratch, task=_task(model), do_validation=False)
             written = Path(scratch) / "model.onnx"

@@ -18,7 +18,7 @@ OPSET = 18
 
 
 class TorchScriptExporter(Exporter):
-    """The only one of the three whose attention ONNX Runtime's optimizer still recognises."""
+    """Traces eager attention: the form that ONNX Runtime's optimizer recognises and fuses into its Attention."""
 
     kind: ClassVar[str] = "torchscript"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from compression.exporters.base import Exporter
+from compression.fusion import tidy_graph
 from compression.graph import probes
 from compression.torch_model import to_tensors
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class TransformersExporter(Exporter):
-    """Knows every architecture that transformers has; attention itself stays unfused."""
+    """Knows every architecture that transformers has."""
 
     kind: ClassVar[str] = "transformers"
 
@@ -27,10 +28,19 @@ class TransformersExporter(Exporter):
         return "" if importlib.util.find_spec("onnxscript") else "onnxscript"
 
     def write(self, model: PreTrainedModel, path: Path, *, fuse: bool) -> None:
-        """Exports and writes one file."""
+        """Exports and writes one file.
+
+        Eager attention would be fused into an Attention node with a bias, which ONNX Runtime cannot make int8; the
+        products of torch's own (sdpa) stay products.
+        """
         import onnx_ir
         from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
         inputs = to_tensors(model, probes(model.config.vocab_size, 16, seed=0)[2])
         config = OnnxConfig(dynamic=True, ort_fusions="cpu" if fuse else None)
-        onnx_ir.save(OnnxExporter().export(model, inputs, config=config).program, str(path))
+        model.set_attn_implementation("sdpa")
+        try:
+            onnx_ir.save(OnnxExporter().export(model, inputs, config=config).program, str(path))
+        finally:
+            model.set_attn_implementation("eager")
+        tidy_graph(path)

@@ -1,6 +1,6 @@
 """The steps of compression. Adding one is one file here and one line in the union below."""
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -18,4 +18,9 @@ Step = Annotated[
     Field(discriminator="kind"),
 ]  # fmt: skip
 
-__all__ = ["BaseStep", "ExportStep", "PruneStep", "QuantizeStep", "Step", "VerifyStep"]
+ORDER = tuple(
+    kind.model_fields["kind"].default for kind in sorted(get_args(get_args(Step)[0]), key=lambda kind: kind.place)
+)
+"""The kinds of all steps in the order in which they can be taken."""
+
+__all__ = ["ORDER", "BaseStep", "ExportStep", "PruneStep", "QuantizeStep", "Step", "VerifyStep"]

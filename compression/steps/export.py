@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -25,6 +25,7 @@ FILE = "model.onnx"
 class ExportStep(BaseStep):
     """Writes `model.onnx`, float32, dynamic in rows and tokens."""
 
+    place: ClassVar[int] = 20
     kind: Literal["export"] = "export"
     exporter: str = Field(
         "auto", description="optimum, transformers, torchscript; auto: optimum where installed, else the faster one"
@@ -39,7 +40,7 @@ class ExportStep(BaseStep):
             raise ValueError(f"allowed: auto, {', '.join(EXPORTERS)}")
         return kind
 
-    def require_installed(self) -> None:
+    def check(self) -> None:
         """Refuses, before work starts, an exporter that is not there.
 
         Raises:
@@ -60,7 +61,7 @@ class ExportStep(BaseStep):
         """
         from compression.slimming import num_parameters, slim
 
-        self.require_installed()
+        self.check()
         smaller = slim(state.model)
         state.parameters = num_parameters(smaller)
         target = state.directory / FILE

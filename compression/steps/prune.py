@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,7 @@ class PruneStep(BaseStep):
     (docs/compression.md has the measurements).
     """
 
+    place: ClassVar[int] = 10
     kind: Literal["prune"] = "prune"
     head_ratio: float = Field(0.1, ge=0, lt=1, description="part of all attention heads to remove")
     ffn_ratio: float = Field(0.3, ge=0, lt=1, description="part of all feed-forward units to remove")

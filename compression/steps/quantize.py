@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,7 @@ _EMBEDDINGS = ("Gather", "EmbedLayerNormalization")
 class QuantizeStep(BaseStep):
     """Writes `model.int8.onnx` from the float32 graph."""
 
+    place: ClassVar[int] = 30
     kind: Literal["quantize"] = "quantize"
     per_channel: bool = Field(True, description="a scale for each output channel instead of one for each matrix")
     embeddings: bool = Field(True, description="quantise the embedding tables too")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
 from agent.evaluation import Forward, evaluate
 from compression.bars import bar
 from compression.graph import graph_forward, open_session
-from compression.measure import Effort, Throughput, latencies, throughputs
+from compression.measure import Effort, Neighbours, Throughput, latencies, throughputs
 from compression.report import Latency, Measured
 from compression.state import State
 from compression.steps.base import BaseStep
@@ -40,6 +40,7 @@ class _Candidate(NamedTuple):
 class VerifyStep(BaseStep):
     """The proof. The gate judges what it finds."""
 
+    place: ClassVar[int] = 40
     kind: Literal["verify"] = "verify"
     batch_size: int = Field(32, ge=1, description="sentences in a batch when throughput is measured")
     max_sentences: int = Field(256, ge=1, description="test sentences over which throughput is measured")
@@ -51,6 +52,7 @@ class VerifyStep(BaseStep):
         candidates = _candidates(state)
         quality = {candidate.name: _score(candidate, state) for candidate in candidates}
         forwards = {one.name: one.forward for one in candidates if one.timed}
+        neighbours = Neighbours()
         with bar("verify: latency and throughput") as progress:
             options = {"max_tokens": state.bundle.manifest.max_tokens, "vocabulary": state.original.config.vocab_size}
             effort = Effort(self.rounds, self.budget_s / 2)
@@ -59,6 +61,7 @@ class VerifyStep(BaseStep):
             sample, pad_id = self._sample(state), state.bundle.encoder.pad_id
             flows = throughputs(forwards, sample, pad_id=pad_id, batch_size=self.batch_size, effort=effort)
             progress(2, 2)
+        state.contention = neighbours.contention(state.threads)
         state.batch_size = self.batch_size
         state.measured = [_row(one, quality[one.name], delays.get(one.name), flows.get(one.name)) for one in candidates]
 

@@ -248,3 +248,12 @@ def test_the_lineage_of_now_names_versions_and_commit():
     assert "tokenizers" in lineage.versions
     if (Path(__file__).parents[2] / ".git").exists():
         assert re.fullmatch("[0-9a-f]{40}", lineage.git_commit)
+
+
+def test_all_may_read_what_was_written_by_one(tmp_path):
+    with write_bundle(tmp_path / "agent") as draft:
+        (draft.path / "model.safetensors").write_text("weights")
+        (draft.path / "model.safetensors").chmod(0o600)
+        draft.publish(manifest(onnx=()))
+    assert (tmp_path / "agent").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "agent/model.safetensors").stat().st_mode & 0o777 == 0o644

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.compression.agents import tiny_bundle
+
+torch.set_num_threads(1)  # threads of tiny products only wait for each other
 
 
 @pytest.fixture(scope="session")

@@ -91,6 +91,19 @@ def test_every_exporter_exports_prunes_and_quantizes(
     original, _, fp32, int8 = report.rows
     assert int8.size_bytes < fp32.size_bytes < original.size_bytes * 1.5
     assert fp32.parameters == int8.parameters < original.parameters
+    assert not _wide_floats(tmp_path / "out/model.int8.onnx")
+
+
+def _wide_floats(path: Path) -> list[str]:
+    """Matrices that stayed in float32."""
+    import onnx
+
+    weights = onnx.load(path).graph.initializer
+    return [
+        one.name
+        for one in weights
+        if one.data_type == onnx.TensorProto.FLOAT and len(one.dims) == 2 and min(one.dims) > 8
+    ]
 
 
 def test_auto_takes_the_fastest_exporter_and_says_so(tagger: Path, tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import subprocess
 import sys
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,6 +37,24 @@ def post(url, inputs):
         return json.load(answer)
 
 
+@contextmanager
+def server(bundle):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "serving/run.py", f"bundle={bundle}", f"port={port}"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            for line in process.stdout:
+                if line.startswith("serving at"):
+                    break
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", WRITERS)
 def test_every_task_goes_from_data_to_predictions_by_the_documented_commands(kind, tmp_path):
@@ -49,13 +70,11 @@ def test_every_task_goes_from_data_to_predictions_by_the_documented_commands(kin
     assert scores["test"] > 0.9
     table = station("compression/run.py", f"bundle={trained}", f"output={small}", "gate.min_f1_kept=0.8")
     assert "Gate passed" in table
-    from serving.engine import Engine
-    from serving.run import running
-    from serving.settings import ServingConfig
-
     texts = ["anna went to oslo .", "in lima , acme hired bruno .", "nothing happened today ."]
-    with running(ServingConfig(bundle=str(small), port=8765)) as url:
+    with server(small) as url:
         served = post(url, texts)
+    from serving.engine import Engine
+
     bundle = Bundle.load(small)
     assert served == Engine(bundle).predict(texts)
     assert bundle.manifest.lineage.parent_digest == Bundle.load(trained).digest
