@@ -52,11 +52,6 @@ class TrainingConfig(Config):
     cluster: ClusterConfig = ClusterConfig()
 
 
-# Threads that spin while they wait for each other make a step two to three times slower as soon as anything else (Ray's
-# own processes, a second worker) takes a core from one of them; sleeping ones do not (docs/training.md).
-_WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-
-
 @dataclass(frozen=True)
 class TrainingResult:
     """A finished run."""
@@ -74,7 +69,7 @@ def train(config: TrainingConfig) -> TrainingResult:
     output = Path(config.output).expanduser().absolute()
     check_output(output, overwrite=config.overwrite)
     prepared = _prepare(config)
-    plan = plan_workers(config.num_workers, connect(config.cluster, env_vars=_WORKER_ENVIRONMENT))
+    plan = plan_workers(config.num_workers, connect(config.cluster, env_vars=_worker_environment()))
     print(f"plan: {plan}", flush=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     storage = Path(tempfile.mkdtemp(prefix=f".{output.name}.run.", dir=output.parent))
@@ -87,6 +82,13 @@ def train(config: TrainingConfig) -> TrainingResult:
     finally:
         shutil.rmtree(storage, ignore_errors=True)
     return TrainingResult(Bundle.load(output), outcome)
+
+
+def _worker_environment() -> dict[str, str]:
+    """CPU threads that sleep while they wait: spinning ones make a step two to three times slower as soon as anything else
+    (Ray's own processes, a second worker) takes a core from one of them (docs/training.md). The user's own choice stays.
+    """
+    return {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
 
 
 @dataclass(frozen=True)
