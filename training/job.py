@@ -85,10 +85,11 @@ def train(config: TrainingConfig) -> TrainingResult:
 
 
 def _worker_environment() -> dict[str, str]:
-    """CPU threads that sleep while they wait: spinning ones make a step two to three times slower as soon as anything else
-    (Ray's own processes, a second worker) takes a core from one of them (docs/training.md). The user's own choice stays.
+    """CPU threads that soon sleep while they wait. By default they spin for milliseconds, and a step takes three times as
+    long as soon as anything else (Ray's own processes, a second worker) takes a core from one of them; measured in
+    docs/training.md. The user's own choice stays.
     """
-    return {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+    return {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000")}
 
 
 @dataclass(frozen=True)
