@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-# Before torch is loaded: threads that spin long while they wait become ten times slower when a neighbour takes a core.
+# Before torch is loaded: threads that spin long while they wait become far slower when a neighbour takes a core.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this directory's files must not pass for libraries
