@@ -96,7 +96,7 @@ class Worker:
         np.random.seed(self.config.seed)
         model = build_model(self.config.model, payload.task).to(self.device)
         torch.manual_seed(self.config.seed + self.rank)
-        self.model_type_inputs = _accepted_inputs(model)
+        self.input_names = _accepted_inputs(model)
         self.precision = choose_precision(self.config.engine.precision, self.device)
         self.plans = [self._plan(epoch) for epoch in range(self.config.epochs)]
         self.num_steps = sum(map(len, self.plans))
@@ -227,7 +227,7 @@ class Worker:
             "attention_mask": batch.attention_mask,
             "token_type_ids": batch.token_type_ids,
         }
-        return {name: self._tensor(array) for name, array in arrays.items() if name in self.model_type_inputs}
+        return {name: self._tensor(array) for name, array in arrays.items() if name in self.input_names}
 
     def _tensor(self, array: Int64) -> torch.Tensor:
         import torch
