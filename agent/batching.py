@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -17,11 +19,31 @@ def cut_by_length(lengths: Sequence[int], *, max_tokens: int) -> Iterator[list[i
     Yields:
         Indices into `lengths`, shortest batch first; every index exactly once.
     """
-    batch: list[int] = []
-    for index in np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable").tolist():
-        if batch and lengths[index] * (len(batch) + 1) > max_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+    order = np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
+    bounds = cut_ascending([lengths[index] for index in order], max_tokens=max_tokens)
+    for first, last in pairwise(bounds):
+        yield order[first:last]
+
+
+def cut_ascending(lengths: Sequence[int], *, max_tokens: int) -> list[int]:
+    """Cuts items that stand in ascending order of length; each batch takes all that its budget holds.
+
+    Args:
+        lengths: Tokens of each item, ascending; a list is faster than an array.
+        max_tokens: As in `cut_by_length`.
+
+    Returns:
+        Where each batch begins, and the number of items: one more than there are batches.
+    """
+    bounds = [0]
+    while bounds[-1] < len(lengths):
+        bounds.append(_end(lengths, bounds[-1], max_tokens))
+    return bounds
+
+
+def _end(lengths: Sequence[int], first: int, max_tokens: int) -> int:
+    """Searches the end of a batch by halves: the further it lies, the larger the padded size."""
+    shortest = lengths[first]
+    furthest = min(len(lengths), first + max_tokens // shortest) if shortest else len(lengths)
+    ends = range(first + 2, furthest + 1)
+    return first + 1 + bisect_right(ends, max_tokens, key=lambda end: lengths[end - 1] * (end - first))

@@ -51,6 +51,14 @@ class ClusterError(AgentError, RuntimeError):
     """The Ray cluster cannot be reached or lacks what was asked for."""
 
 
+class TrainingError(AgentError, RuntimeError):
+    """A run cannot go on: its loss exploded or memory is short."""
+
+
+class CheckpointError(AgentError, OSError):
+    """A checkpoint cannot be written, or one that exists cannot be read."""
+
+
 class ExportError(AgentError, RuntimeError):
     """A model cannot be turned into an ONNX graph that agrees with it."""
 

@@ -53,3 +53,34 @@ SERVING = (
     REQUESTS, REJECTED, TEXTS, TOKENS, PADDED_TOKENS, ENTITIES, REQUEST_SECONDS, STAGE_SECONDS,
     BATCH_WINDOWS, BATCH_TOKENS, QUEUED_WINDOWS, QUEUED_TOKENS, WARMUP_SECONDS, INFO,
 )  # fmt: skip
+
+# Of a training run; `run` is the name of its output.
+TRAINING_STEPS = Metric("counter", PREFIX + "training_steps", "Optimizer steps done.", ("run",))
+TRAINING_TOKENS = Metric("counter", PREFIX + "training_tokens", "Tokens trained on, without padding.", ("run",))
+TRAINING_PADDED_TOKENS = Metric(
+    "counter", PREFIX + "training_padded_tokens", "Tokens trained on, padding included.", ("run",)
+)
+TRAINING_TOKENS_PER_SECOND = Metric(
+    "gauge", PREFIX + "training_tokens_per_second", "Tokens a second of all workers, without padding.", ("run",)
+)
+TRAINING_LOSS = Metric("gauge", PREFIX + "training_loss", "Training loss, the mean over the last steps.", ("run",))
+TRAINING_LEARNING_RATE = Metric("gauge", PREFIX + "training_learning_rate", "Learning rate.", ("run",))
+TRAINING_PADDING_RATIO = Metric(
+    "gauge", PREFIX + "training_padding_ratio", "Part of the tokens that is padding, 0 to 1.", ("run",)
+)
+TRAINING_STEP_SECONDS = Metric("gauge", PREFIX + "training_step_seconds", "Seconds that a step takes.", ("run",))
+TRAINING_HOST_RATIO = Metric(
+    "gauge", PREFIX + "training_host_ratio", "Part of the time that steps wait for their batches, 0 to 1.", ("run",)
+)
+TRAINING_EPOCH = Metric(
+    "gauge", PREFIX + "training_epoch", "Passes over the training split done, with parts.", ("run",)
+)
+TRAINING_DEV_F1 = Metric("gauge", PREFIX + "training_dev_f1", "F1 on the dev split after the last epoch.", ("run",))
+TRAINING_WORKERS = Metric("gauge", PREFIX + "training_workers", "Data-parallel workers of the run.", ("run",))
+TRAINING_RESTARTS = Metric("gauge", PREFIX + "training_restarts", "Times the run was taken up again.", ("run",))
+
+TRAINING = (
+    TRAINING_STEPS, TRAINING_TOKENS, TRAINING_PADDED_TOKENS, TRAINING_TOKENS_PER_SECOND, TRAINING_LOSS,
+    TRAINING_LEARNING_RATE, TRAINING_PADDING_RATIO, TRAINING_STEP_SECONDS, TRAINING_HOST_RATIO, TRAINING_EPOCH,
+    TRAINING_DEV_F1, TRAINING_WORKERS, TRAINING_RESTARTS,
+)  # fmt: skip

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agent.config import Config
 from agent.errors import ConfigError
+from training.attention import Wanted
+from training.exchange import GradientExchange
 
 if TYPE_CHECKING:
     import torch
 
-    from training.optimizers import AdamW
+    from training.learning_rate import Schedule
+    from training.optimizers import Optimizer
 
 Precision = Literal["fp32", "bf16"]
 
@@ -23,11 +28,38 @@ class EngineConfig(Config):
     """How DeepSpeed runs the model."""
 
     zero_stage: Literal[0, 1, 2, 3] = Field(
-        1, description="what ZeRO shards: 0 nothing, 1 optimizer, 2 gradients too, 3 weights too"
-    )
+        0, description="what ZeRO shards: 0 nothing (fastest where the model fits), 1 optimizer, 2 gradients too, 3 weights too"
+    )  # fmt: skip
+    offload_optimizer: bool = Field(False, description="keep optimizer states in host memory; needs zero_stage 1 to 3")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto is bf16 where the hardware multiplies it, else fp32; masters stay fp32"
     )
+    attention: Wanted = Field(
+        "auto", description="auto is varlen (no padding) where a GPU has the kernel, cpu on CPUs, else sdpa"
+    )
+    activation_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, a third more time"
+    )
+    compile: bool = Field(False, description="torch.compile: a minute or two at the start, then faster steps")
+
+    @model_validator(mode="after")
+    def _offload_needs_zero(self) -> Self:
+        if self.offload_optimizer and not self.zero_stage:
+            raise ValueError("offload_optimizer=true needs zero_stage=1, 2 or 3")
+        return self
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """What an optimizer remembers, the same whatever the ZeRO stage and the number of workers.
+
+    Attributes:
+        moments: float32 tensors of each parameter, by `parameter/key`.
+        counters: Scalars all parameters share, by key.
+    """
+
+    moments: dict[str, torch.Tensor]
+    counters: dict[str, float]
 
 
 def choose_precision(wanted: str, device: torch.device) -> Precision:
@@ -51,61 +83,90 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
     return "bf16" if wanted == "bf16" or (wanted == "auto" and able) else "fp32"
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How weights move.
+
+    Attributes:
+        num_steps: Optimizer steps in all, for the schedule.
+        first_step: Steps that were done before.
+    """
+
+    optimizer: Optimizer
+    schedule: Schedule
+    num_steps: int
+    first_step: int = 0
+
+    def rate_at(self, done: int) -> float:
+        """The learning rate after so many steps of this process, as a part of the peak."""
+        return self.schedule.rate_at(self.first_step + done, self.num_steps)
+
+
 class Engine:
     """A model under DeepSpeed: `backward` as often as a step has micro-batches, then `step`.
 
     Args:
         model: fp32, on the device.
-        optimizer: Its hyper-parameters.
-        config: ZeRO stage.
+        recipe: Optimizer and schedule.
+        config: ZeRO stage and its kin.
         precision: What products are computed in; weights and optimizer states stay fp32.
-        num_steps: Optimizer steps in all, for the schedule.
     """
 
-    def __init__(
-        self, model: torch.nn.Module, optimizer: AdamW, config: EngineConfig, *, precision: Precision, num_steps: int
-    ) -> None:
+    def __init__(self, model: torch.nn.Module, recipe: Recipe, config: EngineConfig, *, precision: Precision) -> None:
         import deepspeed
         from torch.optim.lr_scheduler import LambdaLR
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         _skip_compilers(deepspeed)
+        _check_shardable(recipe.optimizer, config)
         self.num_workers = int(os.environ["WORLD_SIZE"])
+        self.zero_stage = config.zero_stage
+        if config.activation_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        self._exchange = _exchange(model) if not self.zero_stage and self.num_workers > 1 else None
         self._engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=optimizer.build(model),
-            lr_scheduler=lambda inner: LambdaLR(inner, lambda step: optimizer.rate_at(step, num_steps)),
-            config=_deepspeed_config(optimizer, config, precision),
+            optimizer=recipe.optimizer.build(model),
+            lr_scheduler=lambda inner: LambdaLR(inner, recipe.rate_at),
+            config=_deepspeed_config(recipe.optimizer.max_grad_norm, config, precision),
             dist_init_required=False,
         )
-        self.zero_stage = config.zero_stage
-
-    @property
-    def device(self) -> torch.device:
-        """Where batches must be."""
-        device: torch.device = self._engine.device
-        return device
+        if not self.zero_stage:
+            self._engine.enable_backward_allreduce = False  # GradientExchange does it, with fewer bytes
+        if config.compile:
+            model.compile(dynamic=True)
 
     @property
     def learning_rate(self) -> float:
-        """Of the last step."""
-        return float(self._engine.get_lr()[0])
+        """Of the next step, of the group that learns fastest."""
+        return max(map(float, self._engine.get_lr()))
+
+    @property
+    def exchanges_rows(self) -> bool:
+        """Whether `step` can use the rows of the embedding that were touched."""
+        return self._exchange is not None and self._exchange.by_rows
 
     def train(self, training: bool) -> None:
         """Switches dropout on or off."""
         self._engine.train(training)
 
-    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, **inputs: Any) -> torch.Tensor:
         """Runs the model; returns its logits."""
         logits: torch.Tensor = self._engine(**inputs).logits
         return logits
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Adds gradients. `loss` is this worker's part of the step's mean; DeepSpeed averages over workers, which is undone."""
-        self._engine.backward(loss * self.num_workers, scale_wrt_gas=False)
+        """Adds gradients. `loss` is this worker's part of the step's mean; where DeepSpeed averages over workers, it is undone."""
+        self._engine.backward(loss * (self.num_workers if self.zero_stage else 1), scale_wrt_gas=False)
 
-    def step(self) -> None:
-        """Clips, updates the weights and moves the schedule on."""
+    def step(self, touched: torch.Tensor | None = None) -> None:
+        """Exchanges gradients, clips, updates the weights and moves the schedule on.
+
+        Args:
+            touched: int64, rows of the input embedding that the step used on any worker, if that is known.
+        """
+        if self._exchange:
+            self._exchange.run(touched)
         self._engine.step()
 
     def gather_weights(self) -> dict[str, torch.Tensor] | None:
@@ -119,13 +180,138 @@ class Engine:
                 return None
             return {name: tensor.detach().float().cpu().clone() for name, tensor in module.state_dict().items()}
 
+    def gather_optimizer(self) -> OptimizerState | None:
+        """What the optimizer remembers, whole: on worker 0, None elsewhere. All workers must call it, after a step."""
+        from deepspeed.utils import safe_get_full_optimizer_state
 
-def _deepspeed_config(optimizer: AdamW, config: EngineConfig, precision: Precision) -> dict[str, Any]:
+        self._link()
+        states = self._base.state
+        keys, counters = _split_keys(next(iter(states.values()))) if states else ([], {})
+        keep = self._engine.global_rank == 0
+        moments: dict[str, torch.Tensor] = {}
+        for name, parameter in self._trained():
+            held = states[parameter] if not self.zero_stage else {}
+            for key in _split_keys(held)[0] if held else keys:
+                whole = held[key] if held else safe_get_full_optimizer_state(parameter, key)
+                if keep:
+                    moments[f"{name}/{key}"] = whole.detach().float().cpu().clone()
+        return OptimizerState(moments, counters) if keep else None
+
+    def load_optimizer(self, state: OptimizerState) -> None:
+        """Takes up what `gather_optimizer` gave, on every worker, before the first step."""
+        if not self.zero_stage:
+            self._load_plain(state)
+        elif state.moments:
+            self._load_sharded(state)
+
+    def _load_plain(self, state: OptimizerState) -> None:
+        for name, parameter in self._trained():
+            own = {key: tensor.to(parameter.device) for key, tensor in _of(name, state.moments)}
+            self._base.state[parameter] = own | _counters(state, parameter)
+
+    def _load_sharded(self, state: OptimizerState) -> None:
+        import torch
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        keys = sorted({name.rpartition("/")[2] for name in state.moments})
+        for group in self._flat_groups():
+            self._base.state[group] = {key: torch.zeros_like(group) for key in keys} | _counters(state, group)
+        self._link()
+        for name, parameter in self._trained():
+            for key, tensor in _of(name, state.moments):
+                if self.zero_stage == 3:
+                    _set_partition(parameter, tensor, key)
+                else:
+                    safe_set_full_optimizer_state(parameter, tensor.to(parameter.device), key)
+
+    def _link(self) -> None:
+        """Stages 1 and 2 look states up through links, made when the first group has stepped and the others have no state yet
+        (DeepSpeed 0.19.8): they are made again.
+        """
+        if self.zero_stage in (1, 2):
+            self._engine.optimizer._hp_optimizer_states_linked = False
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _flat_groups(self) -> list[torch.Tensor]:
+        optimizer = self._engine.optimizer
+        found = "fp32_partitioned_groups_flat" if self.zero_stage == 3 else "single_partition_of_fp32_groups"
+        groups: list[torch.Tensor] = getattr(optimizer, found)
+        return groups
+
+    @property
+    def _base(self) -> torch.optim.Optimizer:
+        """Torch's optimizer, under ZeRO's if there is one."""
+        base: torch.optim.Optimizer = self._engine.optimizer.optimizer if self.zero_stage else self._engine.optimizer
+        return base
+
+    def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        return (
+            (name, parameter) for name, parameter in self._engine.module.named_parameters() if parameter.requires_grad
+        )
+
+
+def _check_shardable(optimizer: Optimizer, config: EngineConfig) -> None:
+    if config.zero_stage and not optimizer.shardable:
+        raise ConfigError(
+            f"optimizer.kind={optimizer.kind} with engine.zero_stage={config.zero_stage}: ZeRO flattens the matrices whose shape it needs",
+            allowed="engine.zero_stage=0, or optimizer.kind=adamw or sgd",
+            remedy="set engine.zero_stage=0",
+        )
+
+
+def _exchange(model: torch.nn.Module) -> GradientExchange:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    table = model.get_input_embeddings().weight if hasattr(model, "get_input_embeddings") else None  # type: ignore[operator]
+    shared = getattr(getattr(model, "config", None), "tie_word_embeddings", False) and hasattr(model, "lm_head")
+    return GradientExchange(trained, table if table is not None and table.requires_grad and not shared else None)
+
+
+def _split_keys(state: Mapping[str, Any]) -> tuple[list[str], dict[str, float]]:
+    """Tensors of a parameter's state by key, and its scalars."""
+    moments = sorted(key for key, value in state.items() if hasattr(value, "ndim") and value.ndim)
+    counters = {key: float(value) for key, value in state.items() if value is not None and key not in moments}
+    return moments, counters
+
+
+def _counters(state: OptimizerState, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+    import torch
+
+    return {
+        key: torch.tensor(value, dtype=torch.float32, device=parameter.device) for key, value in state.counters.items()
+    }
+
+
+def _of(name: str, moments: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    prefix = f"{name}/"
+    return ((key.removeprefix(prefix), tensor) for key, tensor in moments.items() if key.startswith(prefix))
+
+
+def _set_partition(parameter: torch.nn.Parameter, whole: torch.Tensor, key: str) -> None:
+    """Stage 3 keeps an equal part of each parameter on every worker, the last one padded.
+
+    DeepSpeed's `safe_set_full_optimizer_state` does not pad and fails for parameters that the workers do not divide (0.19.8).
+    """
+    import torch
+    import torch.distributed as dist
+    from deepspeed.utils import safe_get_local_optimizer_state, safe_set_local_optimizer_state
+
+    part = safe_get_local_optimizer_state(parameter, key).numel()
+    first = part * dist.get_rank()
+    mine = whole.flatten()[first : first + part]
+    padded = torch.nn.functional.pad(mine, (0, part - len(mine)))
+    safe_set_local_optimizer_state(parameter, padded.to(parameter.device), key)
+
+
+def _deepspeed_config(max_grad_norm: float, config: EngineConfig, precision: Precision) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": False}
+    if config.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
     return {
         "train_micro_batch_size_per_gpu": 1,  # unused: batches are cut by tokens
         "managed_gradient_accumulation": False,  # a step has as many micro-batches as its plan says
-        "gradient_clipping": optimizer.max_grad_norm,
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
+        "gradient_clipping": max_grad_norm,
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW: DeepSpeed's own would be compiled first
         "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16"},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": None,

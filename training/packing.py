@@ -1,10 +1,10 @@
-"""Encoded training windows as a few flat arrays: small in the object store, fast to collate."""
+"""Encoded training windows as a few flat arrays, in memory or mapped from disk: small to hand round, fast to collate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,36 @@ from numpy.typing import NDArray
 from agent.encoding import IGNORED, Batch, Encoder, Int64
 from agent.tasks import BaseTask
 
+Int32 = NDArray[np.int32]
+
 _CHUNK = 4096  # examples encoded at once: bounds the memory of intermediate objects
+_COUNTED = 1 << 22  # targets counted at once: bounds the memory that mapped arrays take
+
+
+class Windows(Protocol):
+    """All that training asks of its windows, wherever they lie. What each answer is, `PackedWindows` says."""
+
+    @property
+    def lengths(self) -> Int64:
+        """int64 [windows], tokens."""
+
+    @property
+    def labelled(self) -> Int32:
+        """int32 [windows], targets that count."""
+
+    @property
+    def owners(self) -> Int32:
+        """int32 [windows], numbers of examples."""
+
+    @property
+    def per_token(self) -> bool:
+        """Whether every token has a target, or else every window."""
+
+    def target_counts(self, num_outputs: int) -> Int64:
+        """int64 [outputs], how often each is the target."""
+
+    def collate(self, rows: Int64, pad_id: int) -> tuple[Batch, Int64]:
+        """Padded windows with their targets."""
 
 
 @dataclass(frozen=True)
@@ -23,31 +52,47 @@ class PackedWindows:
         input_ids: int32 [tokens of all windows].
         targets: int32, [tokens of all windows] for one target per token, [windows] for one per window.
         bounds: int64 [windows + 1], where each window begins.
-        labelled: int64 [windows], targets other than -100.
+        labelled: int32 [windows], targets other than -100.
+        owners: int32 [windows], the number of the example that a window is of, ascending.
     """
 
-    input_ids: NDArray[np.int32]
-    targets: NDArray[np.int32]
+    input_ids: Int32
+    targets: Int32
     bounds: Int64
-    labelled: Int64
+    labelled: Int32
+    owners: Int32
 
     @property
     def lengths(self) -> Int64:
-        """int64 [windows], tokens."""
+        """int64 [windows], tokens; computed at each call."""
         return np.diff(self.bounds)
+
+    @property
+    def per_token(self) -> bool:
+        """Whether every token has a target, or else every window."""
+        return len(self.targets) == len(self.input_ids)
+
+    def target_counts(self, num_outputs: int) -> Int64:
+        """How often each output is the target: int64 [outputs]."""
+        counts = np.zeros(num_outputs, np.int64)
+        for first in range(0, len(self.targets), _COUNTED):
+            chunk = self.targets[first : first + _COUNTED]
+            counts += np.bincount(chunk[chunk != IGNORED], minlength=num_outputs)
+        return counts
 
     def collate(self, rows: Int64, pad_id: int) -> tuple[Batch, Int64]:
         """Pads windows to the longest; targets become int64 [rows, tokens] or [rows].
 
         No rows at all give one row of padding whose target is ignored: a forward pass that counts nothing.
         """
-        lengths = self.lengths[rows] if len(rows) else np.ones(1, np.int64)
+        starts = self.bounds[rows]
+        lengths = self.bounds[rows + 1] - starts if len(rows) else np.ones(1, np.int64)
         mask = np.arange(lengths.max(initial=1)) < lengths[:, None]
         input_ids, targets = np.full(mask.shape, pad_id, np.int64), np.full(mask.shape, IGNORED, np.int64)
         if len(rows):
-            source = (self.bounds[rows][:, None] + np.arange(mask.shape[1]))[mask]
+            source = (starts[:, None] + np.arange(mask.shape[1]))[mask]
             input_ids[mask] = self.input_ids[source]
-        if len(self.targets) != len(self.input_ids):
+        if not self.per_token:
             targets = self.targets[rows].astype(np.int64) if len(rows) else np.array([IGNORED])
         elif len(rows):
             targets[mask] = self.targets[source]
@@ -58,14 +103,17 @@ def pack(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> Pack
     """Encodes examples and their targets."""
     ids: list[Int64] = []
     targets: list[Int64] = []
+    counts: list[int] = []  # windows of each example
     for first in range(0, len(examples), _CHUNK):
         chunk = examples[first : first + _CHUNK]
         for example, document in zip(chunk, task.encode(encoder, chunk), strict=True):
-            ids.extend(window.input_ids for window in document.windows)
-            targets.extend(np.atleast_1d(target) for target in task.targets(example, document))
+            ids.extend(window.input_ids.astype(np.int32) for window in document.windows)
+            targets.extend(np.atleast_1d(target).astype(np.int32) for target in task.targets(example, document))
+            counts.append(len(document.windows))
     return PackedWindows(
-        input_ids=np.concatenate(ids).astype(np.int32),
-        targets=np.concatenate(targets).astype(np.int32),
+        input_ids=np.concatenate(ids),
+        targets=np.concatenate(targets),
         bounds=np.cumsum([0, *map(len, ids)], dtype=np.int64),
-        labelled=np.array([int((target != IGNORED).sum()) for target in targets], np.int64),
+        labelled=np.array([int((target != IGNORED).sum()) for target in targets], np.int32),
+        owners=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
     )

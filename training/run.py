@@ -27,6 +27,12 @@ def main(config: TrainingConfig) -> None:
 def render(result: TrainingResult) -> str:
     """The run for people: the training curve, the test split before and after, where the bundle lies."""
     outcome, bundle = result.outcome, result.bundle
+    if outcome is None:
+        scores = ", ".join(f"{e.split} {e.report.value:.4f}" for e in bundle.manifest.evaluations)
+        return (
+            f"this run is finished: {bundle.path} (sha256 {bundle.digest[:12]}) holds its bundle ({scores}). "
+            "Set overwrite=true to train it anew"
+        )
     curve = [
         f"  epoch {row['epoch']:.0f}  loss {row['loss']:.4f}  dev F1 {row['dev_f1']:.4f}  {'#' * round(40 * row['dev_f1'])}"
         for row in outcome.history

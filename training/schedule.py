@@ -6,13 +6,14 @@ a step are the same whatever the number of workers or the size of a micro-batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
-from agent.batching import cut_by_length
+from agent.batching import cut_ascending, cut_by_length
 from agent.config import Config
 from agent.encoding import Int64
 
@@ -26,6 +27,36 @@ class BatchConfig(Config):
     micro_tokens: int = Field(
         4096, ge=16, description="padded tokens one worker takes through the model at once; lower it if memory is short"
     )
+    halve_on_oom: bool = Field(
+        True,
+        description="when memory runs out, go on from the last checkpoint with half of micro_tokens: same result, slower",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EpochPlan:
+    """The steps of an epoch, as a few flat arrays: about 4 bytes a window.
+
+    Attributes:
+        order: int32 [windows], batch after batch.
+        bounds: int64 [steps + 1], where each batch begins in `order`.
+        sequence: int32 [steps], the batch of each step.
+    """
+
+    order: NDArray[np.int32]
+    bounds: Int64
+    sequence: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+    def __getitem__(self, step: int) -> Int64:
+        """The windows of a step: int64 [windows]."""
+        batch = self.sequence[step]
+        return self.order[self.bounds[batch] : self.bounds[batch + 1]].astype(np.int64)
+
+    def __iter__(self) -> Iterator[Int64]:
+        return map(self.__getitem__, range(len(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +66,16 @@ class Step:
     Attributes:
         micro_batches: Window indices of each forward pass; the same number on every worker, possibly empty ones.
         rows: int64 [windows], all windows of the step, over all workers.
+        padded_tokens: Tokens with padding, over all workers.
     """
 
     micro_batches: tuple[Int64, ...]
     rows: Int64
+    padded_tokens: int
 
 
-def plan_epoch(lengths: Int64, *, config: BatchConfig, seed: int, epoch: int) -> list[Int64]:
-    """Returns the windows of every step of an epoch: each window exactly once, like lengths together, steps shuffled.
+def plan_epoch(lengths: Int64, *, config: BatchConfig, seed: int, epoch: int) -> EpochPlan:
+    """Plans the steps of an epoch: each window exactly once, like lengths together, steps shuffled.
 
     Args:
         lengths: int64 [windows], tokens.
@@ -50,10 +83,18 @@ def plan_epoch(lengths: Int64, *, config: BatchConfig, seed: int, epoch: int) ->
         seed, epoch: What the shuffling depends on.
     """
     rng = np.random.default_rng((seed, epoch))
-    order = rng.permutation(len(lengths))
-    pools = np.array_split(order, max(1, -(-len(order) // _POOL)))
-    steps = [pool[batch] for pool in pools for batch in cut_by_length(lengths[pool].tolist(), max_tokens=config.tokens)]
-    return [steps[index] for index in rng.permutation(len(steps))]
+    order = rng.permutation(np.arange(len(lengths), dtype=np.int32))
+    bounds = [np.zeros(1, np.int64)]
+    begin = 0
+    for pool in np.array_split(order, max(1, -(-len(order) // _POOL))):  # views, each put in order where it lies
+        pool_lengths = lengths[pool]
+        ascending = np.argsort(pool_lengths, kind="stable")
+        pool[:] = pool[ascending]
+        cuts = cut_ascending(pool_lengths[ascending].tolist(), max_tokens=config.tokens)
+        bounds.append(np.array(cuts[1:], np.int64) + begin)
+        begin += len(pool)
+    starts = np.concatenate(bounds)
+    return EpochPlan(order, starts, rng.permutation(np.arange(len(starts) - 1, dtype=np.int32)))
 
 
 def share(rows: Int64, lengths: Int64, *, config: BatchConfig, rank: int, num_workers: int) -> Step:
@@ -62,7 +103,8 @@ def share(rows: Int64, lengths: Int64, *, config: BatchConfig, rank: int, num_wo
     cuts = [_cut(ordered[worker::num_workers], lengths, config) for worker in range(num_workers)]
     count = max(map(len, cuts))
     mine = [*cuts[rank], *[np.empty(0, dtype=np.int64)] * (count - len(cuts[rank]))]
-    return Step(tuple(mine), rows)
+    padded = sum(int(lengths[batch].max()) * len(batch) for worker in cuts for batch in worker)
+    return Step(tuple(mine), rows, padded)
 
 
 def _cut(rows: Int64, lengths: Int64, config: BatchConfig) -> Sequence[Int64]:

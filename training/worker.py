@@ -1,295 +1,229 @@
-"""What runs on every worker: set-up, step, evaluate, save. Ray Train starts it; all state comes in one payload."""
+"""What runs on every worker: epochs, evaluation, checkpoints. Ray Train starts it; all state comes in one payload."""
 
 from __future__ import annotations
 
 import os
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agent.encoding import Batch, Document, Encoder, Float32, Int64
-from agent.evaluation import run_documents
-from agent.tasks import BaseTask, Report
-from training.engine import Engine, choose_precision
-from training.models import build_model
-from training.packing import PackedWindows
-from training.progress import Progress
-from training.schedule import Step, plan_epoch, share
+from agent.errors import AgentError, TrainingError
+from training.assembly import Place, assemble
+from training.board import Board, Start
+from training.bookkeeping import RunState
+from training.guard import Guard
+from training.keeper import Keeper, load_newest
+from training.memory import is_out_of_memory, out_of_memory
+from training.onlookers import Onlookers, Standing
+from training.payload import EvaluationSet, Outcome, Payload
+from training.schedule import EpochPlan, plan_epoch
+from training.scoring import directory_forward, engine_forward, score
+from training.stepping import PreparedStep
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
 
-    from training.job import TrainingConfig
+    from agent.evaluation import Forward
+    from agent.tasks import Report
 
-_EVALUATION_TOKENS = 4096  # padded tokens of an evaluation batch
-
-
-@dataclass(frozen=True)
-class EvaluationSet:
-    """Examples of a split with their encoded documents."""
-
-    examples: list[Any]
-    documents: list[Document]
+_SMALLEST_MICRO_BATCH = 32  # tokens; half of it is the least that the configuration takes
 
 
-@dataclass(frozen=True)
-class Payload:
-    """All that a worker needs; lies once in the object store."""
-
-    config: TrainingConfig
-    task: BaseTask[Any]
-    train: PackedWindows
-    dev: EvaluationSet
-    test: EvaluationSet
-    pad_id: int
-    interactive: bool
-
-
-@dataclass
-class Outcome:
-    """What worker 0 hands back.
-
-    Attributes:
-        before, after: Reports on the test split, before training and of the best epoch.
-        dev: The best epoch's report on the dev split.
-        best_epoch: Counted from 1.
-        history: One row per epoch.
-        description: Where it ran, in one line.
-    """
-
-    before: Report
-    after: Report
-    dev: Report
-    best_epoch: int
-    history: list[dict[str, float]] = field(default_factory=list)
-    description: str = ""
-
-
-def train_worker(loop_config: Mapping[str, Any]) -> Outcome:
-    """Entry point for Ray Train."""
+def train_worker(loop_config: Mapping[str, Any]) -> Outcome | AgentError:
+    """Entry point for Ray Train. An error that would only come again is handed back instead of raised, which ends the run."""
     import ray
+    import ray.train
 
-    return Worker(ray.get(loop_config["payload"])).run()
+    board: Board = loop_config["board"]
+    context = ray.train.get_context()
+    start = board.begin(context.get_world_rank())
+    if start.failure:
+        return start.failure
+    payload: Payload = ray.get(loop_config["payload"])
+    try:
+        return Worker(payload, start).run()
+    except AgentError as error:
+        board.fail(error)
+        if isinstance(error, TrainingError) or context.get_world_size() == 1:
+            return error  # all workers found the same
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise _give_way(board, payload, start.micro_tokens, error) from None
+        raise
+
+
+def _give_way(board: Board, payload: Payload, micro_tokens: int, error: Exception) -> TrainingError:
+    """Leaves a note for the next worker group: smaller micro-batches, or the end."""
+    short = out_of_memory(error, micro_tokens=micro_tokens)
+    if payload.config.batch.halve_on_oom and micro_tokens >= _SMALLEST_MICRO_BATCH:
+        print(f"{short.what}; going on with {micro_tokens // 2}", flush=True)
+        board.halve(micro_tokens)
+    else:
+        board.fail(short)
+    return short
 
 
 class Worker:
-    """One data-parallel worker."""
+    """One data-parallel worker.
 
-    def __init__(self, payload: Payload) -> None:
-        import ray.train
-        import ray.train.torch
-        import torch
+    Args:
+        payload: What to train, on what.
+        start: What earlier worker groups of this run have left.
+    """
 
-        _be_quiet()
-        context = ray.train.get_context()
-        self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
+    def __init__(self, payload: Payload, start: Start) -> None:
         self.payload, self.config = payload, payload.config
-        self.device: torch.device = ray.train.torch.get_device()
-        if self.device.type == "cpu":
-            os.environ["DS_ACCELERATOR"] = "cpu"
-        torch.manual_seed(self.config.seed)  # the same on all workers: the new head must not differ
-        np.random.seed(self.config.seed)
-        model = build_model(self.config.model, payload.task).to(self.device)
-        torch.manual_seed(self.config.seed + self.rank)
-        self.input_names = _accepted_inputs(model)
-        self.precision = choose_precision(self.config.engine.precision, self.device)
-        self.plans = [self._plan(epoch) for epoch in range(self.config.epochs)]
-        self.num_steps = sum(map(len, self.plans))
-        self.engine = Engine(
-            model, self.config.optimizer, self.config.engine, precision=self.precision, num_steps=self.num_steps
-        )
-        self.model = model
+        _be_quiet()
+        self.place = _place()
+        checkpoint = load_newest(payload.store, self.place.rank)
+        self.state = checkpoint.state if checkpoint else RunState()
+        num_steps = sum(len(self._plan(epoch)) for epoch in range(self.config.epochs))
+        self.standing = Standing(num_steps, self.state, checkpoint.journal if checkpoint else [], start.starts)
+        self.assembly = assemble(payload, self.place, checkpoint, num_steps=num_steps, micro_tokens=start.micro_tokens)
+        self.keeper = Keeper(payload.store, self.assembly)
+        self.guard = Guard()
+        if checkpoint:
+            self.keeper.check(self.state)
 
     def run(self) -> Outcome:
-        """Trains all epochs; returns the outcome (meaningful on worker 0)."""
-        test, dev = self.payload.test, self.payload.dev
-        before = self.evaluate(test, self._engine_forward)
-        outcome = Outcome(before=before, after=before, dev=before, best_epoch=0, description=self._description())
-        with Progress(self.num_steps, show=self.rank == 0, interactive=self.payload.interactive) as progress:
-            for epoch in range(self.config.epochs):
-                row = self._train_epoch(epoch, progress)
-                report = self.evaluate(dev, self._engine_forward)
-                improved = not outcome.best_epoch or report.value > outcome.dev.value
-                if improved:
-                    outcome.dev, outcome.best_epoch = report, epoch + 1
-                row |= {"dev_f1": report.value}
-                outcome.history.append(row)
-                self._report(row, save=improved)
-                progress.note(_line(row, self.config.epochs, improved))
-        outcome.after = self.evaluate(test, self._best_forward())
-        return outcome
+        """Trains all epochs that are left; returns the outcome (meaningful on worker 0)."""
+        with ExitStack() as stack:
+            stack.callback(self.keeper.close)
+            onlookers = stack.enter_context(self._onlookers())
+            if self.state.before is None:
+                self.state.before, _ = self._score(self.payload.test, engine_forward(self.assembly))
+            while self.state.epoch < self.config.epochs and not self._out_of_patience():
+                self._train_epoch(onlookers)
+                self._close_epoch(onlookers)
+            with self.keeper.best_model() as directory:
+                after, predictions = self._score(self.payload.test, directory_forward(self.assembly, directory))
+            onlookers.finish(self.state.before, after)
+            return self._outcome(after, predictions, onlookers.journal.lines)
 
-    def evaluate(self, split: EvaluationSet, forward: Any) -> Report:
-        """Predicts every document once, over all workers, and scores all of them on each worker."""
-        import torch.distributed as dist
+    def _train_epoch(self, onlookers: Onlookers) -> None:
+        plan = self._plan(self.state.epoch)
+        engine, every = self.assembly.engine, self.config.checkpoint.every_steps
+        engine.train(True)
+        unread: _Unread | None = None
+        begun = time.perf_counter()
+        for step, waited in self.assembly.feed.steps(plan, self.state.steps_in_epoch):
+            learning_rate = engine.learning_rate
+            loss = self.assembly.stepper.run(step, self.state.step)
+            self.state.step += 1
+            self.state.steps_in_epoch += 1
+            self._read(unread, onlookers)  # a GPU is at this step while the loss of the one before is read
+            now = time.perf_counter()
+            unread = _Unread(
+                step, loss, self._row(step, len(plan), learning_rate) | {"seconds": now - begun, "host_s": waited}
+            )
+            begun = now
+            if self.state.step % every == 0 and self.state.steps_in_epoch < len(plan):
+                self._read(unread, onlookers)
+                unread = None
+                self.keeper.save(self.state, onlookers)
+                begun = time.perf_counter()
+        self._read(unread, onlookers)
 
-        mine = list(range(self.rank, len(split.documents), self.num_workers))
-        outputs = run_documents(
-            [split.documents[index] for index in mine],
-            forward,
-            pad_id=self.payload.pad_id,
-            max_tokens=_EVALUATION_TOKENS,
-        )
-        task = self.payload.task
-        predicted = [
-            (index, task.predict(split.documents[index], logits)) for index, logits in zip(mine, outputs, strict=True)
-        ]
-        parts: list[list[tuple[int, Any]]] = [[] for _ in range(self.num_workers)]
-        dist.all_gather_object(parts, predicted)
-        predictions = dict(item for part in parts for item in part)
-        return task.score(split.examples, [predictions[index] for index in range(len(split.examples))])
-
-    def _train_epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
-        meter = Meter()
-        self.engine.train(True)
-        for step in self._steps(epoch):
-            self._train_step(step, meter)
-            progress.advance(meter.loss_now, meter.tokens_per_second)
+    def _row(self, step: PreparedStep, num_steps: int, learning_rate: float) -> dict[str, Any]:
         return {
-            "epoch": epoch + 1,
-            "loss": self._mean_loss(meter),
-            "learning_rate": self.engine.learning_rate,
-            **meter.summary(self.num_workers),
+            "kind": "step",
+            "step": self.state.step,
+            "epoch": self.state.epoch + self.state.steps_in_epoch / num_steps,
+            "learning_rate": learning_rate,
+            "tokens": step.tokens,
+            "padded_tokens": step.padded_tokens,
+            "sentences": step.sentences,
+            "num_workers": self.place.num_workers,
         }
 
-    def _steps(self, epoch: int) -> Iterator[Step]:
-        lengths = self.payload.train.lengths
-        for rows in self.plans[epoch]:
-            yield share(rows, lengths, config=self.config.batch, rank=self.rank, num_workers=self.num_workers)
+    def _read(self, unread: _Unread | None, onlookers: Onlookers) -> None:
+        """Reads the loss of a step, notes the step and looks whether training may go on."""
+        if unread is None:
+            return
+        step, row = unread.step, unread.row
+        row["loss"] = float(unread.loss) / max(1, step.labelled)
+        self.state.totals.add(row, step.labelled)
+        onlookers.step(row)
+        sentences = np.unique(self.payload.train.owners[step.rows]).astype(np.int64)
+        self.guard.check(row["loss"], step=row["step"], learning_rate=row["learning_rate"], sentences=sentences)
 
-    def _train_step(self, step: Step, meter: Meter) -> None:
-        labelled = int(self.payload.train.labelled[step.rows].sum())
-        for rows in step.micro_batches:
-            begun = time.perf_counter()
-            batch, targets = self.payload.train.collate(rows, self.payload.pad_id)
-            inputs, device_targets = self._to_device(batch), self._tensor(targets)
-            meter.host_s += time.perf_counter() - begun
-            logits = self.engine.forward(**inputs)
-            loss = self.config.objective.loss(logits, device_targets)
-            self.engine.backward(loss / max(1, labelled))
-            meter.add(float(loss.detach()), labelled, batch, num_rows=len(rows))
-        self.engine.step()
-        meter.end_step()
-
-    def _mean_loss(self, meter: Meter) -> float:
-        import torch
-        import torch.distributed as dist
-
-        totals = torch.tensor([meter.loss_sum], dtype=torch.float64, device=self.device)
-        dist.all_reduce(totals)
-        return float(totals[0]) / max(1, meter.labelled)
-
-    def _engine_forward(self, batch: Batch) -> Float32:
-        import torch
-
-        self.engine.train(False)
-        with torch.inference_mode():
-            logits = self.engine.forward(**self._to_device(batch))
-        return np.asarray(logits.float().cpu().numpy())
-
-    def _best_forward(self) -> Any:
-        """The best checkpoint as a plain model, so that what is scored is what is handed over."""
-        import ray.train
-        import torch
-
-        checkpoint = ray.train.get_all_reported_checkpoints()[-1].checkpoint
-        with checkpoint.as_directory() as directory:
-            model = type(self.model).from_pretrained(directory, dtype="float32").to(self.device).eval()
-
-        def forward(batch: Batch) -> Float32:
-            with torch.inference_mode():
-                return np.asarray(model(**self._to_device(batch)).logits.cpu().numpy())
-
-        return forward
-
-    def _report(self, metrics: dict[str, float], *, save: bool) -> None:
+    def _close_epoch(self, onlookers: Onlookers) -> None:
         import ray.train
 
-        weights = self.engine.gather_weights() if save else None
-        with tempfile.TemporaryDirectory() as directory:
-            checkpoint = None
-            if weights is not None:
-                self.model.save_pretrained(directory, state_dict=weights)
-                checkpoint = ray.train.Checkpoint.from_directory(directory)
-            ray.train.report(metrics, checkpoint=checkpoint)
+        begun = time.perf_counter()
+        report, _ = self._score(self.payload.dev, engine_forward(self.assembly))
+        figures = {
+            "epoch": self.state.epoch + 1,
+            "step": self.state.step,
+            "learning_rate": self.assembly.engine.learning_rate,
+            "dev_f1": report.value,
+            "evaluation_s": time.perf_counter() - begun,
+            **self.state.totals.summary(),
+        }
+        self.state.close_epoch(report, figures, min_delta=self.config.early_stopping.min_delta)
+        onlookers.epoch({"kind": "epoch", **figures}, best=self.state.improved, epochs=self.config.epochs)
+        self.keeper.save(self.state, onlookers)
+        ray.train.report(figures)
 
-    def _plan(self, epoch: int) -> list[Int64]:
+    def _score(self, split: EvaluationSet, forward: Forward) -> tuple[Report, list[Any]]:
+        return score(self.payload, split, forward, rank=self.place.rank)
+
+    def _out_of_patience(self) -> bool:
+        patience = self.config.early_stopping.patience
+        return patience is not None and self.state.stale >= patience
+
+    def _plan(self, epoch: int) -> EpochPlan:
         return plan_epoch(self.payload.train.lengths, config=self.config.batch, seed=self.config.seed, epoch=epoch)
 
-    def _to_device(self, batch: Batch) -> dict[str, torch.Tensor]:
-        arrays = {
-            "input_ids": batch.input_ids,
-            "attention_mask": batch.attention_mask,
-            "token_type_ids": batch.token_type_ids,
-        }
-        return {name: self._tensor(array) for name, array in arrays.items() if name in self.input_names}
+    @contextmanager
+    def _onlookers(self) -> Iterator[Onlookers]:
+        with Onlookers(self.payload, self.standing, shows=self.place.rank == 0) as onlookers:
+            onlookers.note(f"{self.assembly.description}, {self.standing.total} steps")
+            if self.state.step:
+                onlookers.note(
+                    f"resumed after step {self.state.step} of {self.standing.total} (epoch {self.state.epoch + 1}, "
+                    f"{self.state.steps_in_epoch} of its steps done) with {self.place.num_workers} worker(s)"
+                )
+            yield onlookers
 
-    def _tensor(self, array: Int64) -> torch.Tensor:
-        import torch
-
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
-
-    def _description(self) -> str:
-        import torch
-
-        name = (
-            torch.cuda.get_device_name(self.device)
-            if self.device.type == "cuda"
-            else f"CPU, {torch.get_num_threads()} thread(s)"
+    def _outcome(self, after: Report, predictions: list[Any], journal: list[str]) -> Outcome:
+        assert self.state.before
+        assert self.state.dev
+        return Outcome(
+            before=self.state.before,
+            after=after,
+            dev=self.state.dev,
+            best_epoch=self.state.best_epoch,
+            history=self.state.history,
+            journal=journal,
+            predictions=predictions,
+            description=f"{self.assembly.description}, {self.standing.total} steps",
         )
-        return f"{self.num_workers} worker(s) on {name}; {self.precision}, ZeRO {self.config.engine.zero_stage}, {self.num_steps} steps"
 
 
-@dataclass
-class Meter:
-    """Adds up what an epoch cost on this worker."""
+@dataclass(frozen=True)
+class _Unread:
+    """A step whose loss has not been read yet, and its row without it."""
 
-    loss_sum: float = 0.0
-    labelled: int = 0
-    tokens: int = 0
-    padded: int = 0
-    rows: int = 0
-    host_s: float = 0.0
-    loss_now: float = 0.0
-    _step_loss: float = 0.0
-    _step_labelled: int = 0
-    _begun: float = field(default_factory=time.perf_counter)
+    step: PreparedStep
+    loss: torch.Tensor
+    row: dict[str, Any]
 
-    def add(self, loss: float, labelled: int, batch: Batch, *, num_rows: int) -> None:
-        """Counts one micro-batch; `labelled` is that of the whole step, over all workers."""
-        self._step_loss += loss
-        self._step_labelled = labelled
-        self.rows += num_rows
-        self.tokens += batch.num_tokens if num_rows else 0
-        self.padded += batch.input_ids.size
 
-    def end_step(self) -> None:
-        """Closes a step."""
-        self.loss_sum += self._step_loss
-        self.labelled += self._step_labelled
-        self.loss_now = self._step_loss / max(1, self._step_labelled)
-        self._step_loss, self._step_labelled = 0.0, 0
+def _place() -> Place:
+    import ray.train
+    import ray.train.torch
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Real tokens of this worker a second, since the epoch began."""
-        return self.tokens / (time.perf_counter() - self._begun)
-
-    def summary(self, num_workers: int) -> dict[str, float]:
-        """Rates of the epoch; those of this worker stand for all."""
-        seconds = time.perf_counter() - self._begun
-        return {
-            "seconds": seconds,
-            "tokens_per_s": self.tokens * num_workers / seconds,
-            "sentences_per_s": self.rows * num_workers / seconds,
-            "padding_share": 1 - self.tokens / max(1, self.padded),
-            "host_share": self.host_s / seconds,
-        }
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    return Place(context.get_world_rank(), context.get_world_size(), device)
 
 
 def _be_quiet() -> None:
@@ -299,25 +233,5 @@ def _be_quiet() -> None:
     import transformers
 
     logging.getLogger().setLevel(logging.WARNING)
-
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-
-
-def _accepted_inputs(model: PreTrainedModel) -> frozenset[str]:
-    import inspect
-
-    return frozenset(inspect.signature(model.forward).parameters)
-
-
-def _line(row: Mapping[str, float], epochs: int, improved: bool) -> str:
-    return (
-        f"epoch {row['epoch']:.0f}/{epochs}  loss {row['loss']:.4f}  dev F1 {row['dev_f1']:.4f}{' (best)' if improved else ''}  "
-        f"{row['sentences_per_s']:,.0f} sentences/s  {row['tokens_per_s']:,.0f} tokens/s  padding {row['padding_share']:.1%}  "
-        f"host {row['host_share']:.1%}  {row['seconds']:.1f} s"
-    )
-
-
-def evaluation_set(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> EvaluationSet:
-    """Encodes a split for evaluation."""
-    return EvaluationSet(list(examples), task.encode(encoder, examples))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from agent.data.lines import numbered_lines
+from agent.data.lines import Part, numbered_lines
 from agent.errors import DataError
 
 Record = tuple[dict[str, Any], str]
 """A record and its place, `file:line`."""
 
 
-def read_conll(file: Path) -> Iterator[Record]:
+def read_conll(part: Part) -> Iterator[Record]:
     """Yields `({"tokens", "tags"}, "file:line")` for every sentence.
 
     Columns are separated by tabs if the line holds one (a word may then contain spaces), else by white space; any number
@@ -26,20 +25,25 @@ def read_conll(file: Path) -> Iterator[Record]:
     tokens: list[str] = []
     tags: list[str] = []
     first = width = 0
-    for number, line in numbered_lines(file):
+    for number, line in numbered_lines(part):
         columns = _columns(line)
         if not columns or columns[0] == "-DOCSTART-":
             if tokens:
-                yield {"tokens": tokens, "tags": tags}, f"{file}:{first}"
+                yield {"tokens": tokens, "tags": tags}, f"{part.file}:{first}"
             tokens, tags, width = [], [], 0
             continue
         if not tokens:
             first, width = number, len(columns)
-        _check_columns(columns, width, where=f"{file}:{number}")
+        _check_columns(columns, width, where=f"{part.file}:{number}")
         tokens.append(columns[0])
         tags.append(columns[-1])
     if tokens:
-        yield {"tokens": tokens, "tags": tags}, f"{file}:{first}"
+        yield {"tokens": tokens, "tags": tags}, f"{part.file}:{first}"
+
+
+def ends_sentence(line: bytes) -> bool:
+    """Whether a line, given with its end, is blank: no sentence goes on beyond it."""
+    return not line.removesuffix(b"\n").removesuffix(b"\r").strip(b" \t")
 
 
 def _columns(line: str) -> list[str]:

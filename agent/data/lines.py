@@ -1,27 +1,93 @@
-"""Lines of a text file with their numbers, decoded strictly."""
+"""Lines of a text file, or of a part of it, with their numbers, decoded strictly. Knows when a part may end, not what lines mean."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from agent.errors import DataError
 
 
-def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Yields (number from 1, line without its end). Only LF and CRLF end a line; a UTF-8 byte-order mark is dropped.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A run of whole records of a file.
+
+    Attributes:
+        file: Where it lies.
+        start, stop: Bytes; without `stop` to the end.
+        first_line: The number of its first line in the file, from 1.
+    """
+
+    file: Path
+    start: int = 0
+    stop: int | None = None
+    first_line: int = 1
+
+
+def numbered_lines(part: Part) -> Iterator[tuple[int, str]]:
+    """Yields (number in the file from 1, line without its end). Only LF and CRLF end a line; a UTF-8 byte-order mark is dropped.
 
     Raises:
         DataError: The file cannot be read, or a line is no UTF-8.
     """
     try:
-        with file.open("rb") as stream:
-            for number, raw in enumerate(stream, start=1):
-                yield number, _decode(raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw, f"{file}:{number}")
+        with part.file.open("rb") as stream:
+            for number, raw in enumerate(_lines(stream, part), start=part.first_line):
+                line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+                yield number, _decode(line, f"{part.file}:{number}")
     except OSError as error:
-        raise DataError(
-            f"{file} cannot be read ({error.strerror})", remedy="check the path and its permissions"
-        ) from None
+        raise _unreadable(part.file, error) from None
+
+
+def cut_file(file: Path, part_bytes: int, ends_record: Callable[[bytes], bool]) -> tuple[list[Part], str]:
+    """Cuts a file into parts of whole records, reading it once from end to end and holding one part at a time.
+
+    Args:
+        file: What to cut.
+        part_bytes: How long a part is at least, but for the last.
+        ends_record: Whether no record goes on beyond a line, given with its end.
+
+    Returns:
+        The parts in order, and the sha256 of the file's bytes.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    digest, parts, start, line = hashlib.sha256(), list[Part](), 0, 1
+    try:
+        with file.open("rb") as stream:
+            while block := stream.read(part_bytes):
+                block += _rest_of_record(stream, block, ends_record)
+                digest.update(block)
+                parts.append(Part(file, start, start + len(block), line))
+                start, line = start + len(block), line + block.count(b"\n")
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    return parts, digest.hexdigest()
+
+
+def _lines(stream: BinaryIO, part: Part) -> Iterator[bytes]:
+    stream.seek(part.start)
+    position = part.start
+    for raw in stream:
+        yield raw
+        position += len(raw)
+        if part.stop is not None and position >= part.stop:
+            return
+
+
+def _rest_of_record(stream: BinaryIO, block: bytes, ends_record: Callable[[bytes], bool]) -> bytes:
+    last = block[block.rfind(b"\n", 0, -1) + 1 :]
+    rest = b"" if last.endswith(b"\n") else stream.readline()
+    lines = [rest]
+    last += rest
+    while last and not ends_record(last):
+        last = stream.readline()
+        lines.append(last)
+    return b"".join(lines)
 
 
 def _decode(raw: bytes, where: str) -> str:
@@ -33,3 +99,7 @@ def _decode(raw: bytes, where: str) -> str:
             allowed="UTF-8 text",
             remedy="convert the file, for instance with iconv -f latin1 -t utf-8",
         ) from None
+
+
+def _unreadable(file: Path, error: OSError) -> DataError:
+    return DataError(f"{file} cannot be read ({error.strerror})", remedy="check the path and its permissions")

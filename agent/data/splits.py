@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
 from agent.config import Config
-from agent.data.conll import Record, read_conll
+from agent.data.conll import Record, ends_sentence, read_conll
+from agent.data.digests import data_digest, split_digest
 from agent.data.hub import read_hub
-from agent.data.jsonl import read_jsonl
+from agent.data.jsonl import ends_object, read_jsonl
+from agent.data.lines import Part
 from agent.errors import DataError
 from agent.tasks import BaseTask
 
 DEMO = "demo"
-_READERS = {".conll": read_conll, ".txt": read_conll, ".iob2": read_conll, ".jsonl": read_jsonl}
-_NAMES = ("train", "dev", "test")
+SPLITS = ("train", "dev", "test")
+
+
+class Format(NamedTuple):
+    """How a kind of file is read, and after which lines it may be cut into parts."""
+
+    read: Callable[[Part], Iterator[Record]]
+    ends_record: Callable[[bytes], bool]
+
+
+_COLUMNS = Format(read_conll, ends_sentence)
+FORMATS: Mapping[str, Format] = {
+    ".conll": _COLUMNS,
+    ".txt": _COLUMNS,
+    ".iob2": _COLUMNS,
+    ".jsonl": Format(read_jsonl, ends_object),
+}
 
 
 class DataConfig(Config):
     """Which data to use."""
 
     path: str = Field(
-        DEMO, description="'demo', a directory with train/dev/test files (.conll .txt .iob2 .jsonl), or a hub data set"
+        DEMO,
+        description="'demo', a directory with train/dev/test files (.conll .txt .iob2 .jsonl; several as train-*.jsonl), or a hub data set",
     )
     subset: str | None = Field(None, description="configuration of a hub data set that has several")
     dev_fraction: float = Field(
@@ -66,8 +83,10 @@ def load_splits(config: DataConfig, task: BaseTask[Any], *, seed: int = 0) -> Sp
         DataError: Names file, line, what is wrong and how to mend it.
     """
     records = _open(config, task)
-    read = {name: [task.read_record(record, where) for record, where in rows] for name, rows in records.items()}
-    read = {name: examples[: config.max_examples] for name, examples in read.items()}
+    read = {
+        name: [task.read_record(record, where) for record, where in islice(rows, config.max_examples)]
+        for name, rows in records.items()
+    }
     notes: list[str] = []
     complete = task.with_labels(read["train"]) if read.get("train") else task  # before any is held out
     if "dev" not in read and "train" in read:
@@ -75,16 +94,53 @@ def load_splits(config: DataConfig, task: BaseTask[Any], *, seed: int = 0) -> Sp
         notes.append(
             f"no dev split in {config.path}: held out {len(read['dev'])} of its training examples (data.dev_fraction={config.dev_fraction})"
         )
-    for name in _NAMES:
-        if not read.get(name):
-            raise DataError(
-                f"data.path={config.path!r}: the {name} split is {'empty' if name in read else 'missing'}",
-                allowed=_FILES,
-                remedy=f"add {name}.conll or {name}.jsonl with at least one example",
-            )
-    for name in _NAMES:
+    for name in SPLITS:
+        check_split(config, name, read.get(name))
+    for name in SPLITS:
         complete.check_labels(read[name])
-    return Splits(complete, **read, digest=_digest(read), notes=tuple(notes))
+    digest = data_digest({name: split_digest(read[name]) for name in SPLITS})
+    return Splits(complete, **read, digest=digest, notes=tuple(notes))
+
+
+def check_split(config: DataConfig, name: str, found: Sized | None) -> None:
+    """Refuses a split that is missing (None) or empty.
+
+    Raises:
+        DataError: Names the split.
+    """
+    if not found:
+        raise DataError(
+            f"data.path={config.path!r}: the {name} split is {'missing' if found is None else 'empty'}",
+            allowed=_FILES,
+            remedy=f"add {name}.conll or {name}.jsonl with at least one example",
+        )
+
+
+def find_files(config: DataConfig) -> dict[str, tuple[Path, ...]]:
+    """The files of each split, in reading order; nothing where `data.path` is no directory.
+
+    A split is one file (`train.jsonl`) or several of one kind (`train-00.jsonl`, `train-01.jsonl`), read in order of name.
+
+    Raises:
+        DataError: The directory holds no data, or files of which it is not clear which are meant.
+    """
+    directory = Path(config.path).expanduser()
+    if config.path == DEMO or not directory.is_dir():
+        return {}
+    found = {name: files for name in SPLITS if (files := _files_of(directory, name))}
+    if not found:
+        raise DataError(f"directory {directory} holds no data files", allowed=_FILES, remedy="check data.path")
+    return found
+
+
+def read_files(files: Iterable[Path]) -> Iterator[Record]:
+    """Yields the records of files, one after another.
+
+    Raises:
+        DataError: Names file and line.
+    """
+    for file in files:
+        yield from FORMATS[file.suffix].read(Part(file))
 
 
 _FILES = "files train, dev and test, each .conll, .txt, .iob2 or .jsonl"
@@ -93,34 +149,28 @@ _FILES = "files train, dev and test, each .conll, .txt, .iob2 or .jsonl"
 def _open(config: DataConfig, task: BaseTask[Any]) -> Mapping[str, Iterable[Record]]:
     if config.path == DEMO:
         return _demo(task)
-    directory = Path(config.path).expanduser()
-    if directory.is_dir():
-        return {name: _READERS[file.suffix](file) for name, file in _files(directory).items()}
-    if directory.exists() or config.path.startswith((".", "/", "~")):
-        state = "is a file" if directory.exists() else "does not exist"
+    if files := find_files(config):
+        return {name: read_files(paths) for name, paths in files.items()}
+    if (path := Path(config.path).expanduser()).exists() or config.path.startswith((".", "/", "~")):
         raise DataError(
-            f"data.path={config.path!r} {state}",
+            f"data.path={config.path!r} {'is a file' if path.exists() else 'does not exist'}",
             allowed=f"a directory with {_FILES}, 'demo' or a hub data set",
             remedy="check the path",
         )
     return read_hub(config.path, config.subset)
 
 
-def _files(directory: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for name in _NAMES:
-        files = [directory / f"{name}{suffix}" for suffix in _READERS if (directory / f"{name}{suffix}").is_file()]
-        if len(files) > 1:
-            raise DataError(
-                f"{directory} holds {' and '.join(file.name for file in files)}",
-                allowed="one file for each split",
-                remedy="move one of them away",
-            )
-        if files:
-            found[name] = files[0]
-    if not found:
-        raise DataError(f"directory {directory} holds no data files", allowed=_FILES, remedy="check data.path")
-    return found
+def _files_of(directory: Path, name: str) -> tuple[Path, ...]:
+    whole = [directory / f"{name}{suffix}" for suffix in FORMATS]
+    several = [sorted(directory.glob(f"{name}-*{suffix}")) for suffix in FORMATS]
+    choices = [[file] for file in whole if file.is_file()] + [files for files in several if files]
+    if len(choices) > 1:
+        raise DataError(
+            f"{directory} holds {' and '.join(files[0].name for files in choices)}",
+            allowed="one file for each split, or several of one kind (train-*.jsonl)",
+            remedy="move the others away",
+        )
+    return tuple(choices[0]) if choices else ()
 
 
 def _demo(task: BaseTask[Any]) -> dict[str, Iterator[Record]]:
@@ -141,13 +191,3 @@ def _hold_out(train: list[Any], fraction: float, seed: int) -> dict[str, list[An
         "train": [example for index, example in enumerate(train) if index not in held],
         "dev": [example for index, example in enumerate(train) if index in held],
     }
-
-
-def _digest(splits: Mapping[str, list[Any]]) -> str:
-    digest = hashlib.sha256()
-    for name in _NAMES:
-        for example in splits[name]:
-            digest.update(
-                json.dumps([name, example.model_dump(mode="json", exclude={"where"})], sort_keys=True).encode()
-            )
-    return digest.hexdigest()

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from agent.config import Config
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
+from agent.pairs import Pair
 
 ExampleT = TypeVar("ExampleT", bound="Example")
 
@@ -106,6 +107,10 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     @abstractmethod
     def score(self, examples: Sequence[ExampleT], predictions: Sequence[Any]) -> Report:
         """Compares predictions with gold labels."""
+
+    @abstractmethod
+    def pairs(self, example: ExampleT, prediction: Any) -> list[Pair]:
+        """Gold items of an example beside the predicted ones, in the order of the text: what a report shows of mistakes."""
 
     @abstractmethod
     def answer(

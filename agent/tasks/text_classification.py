@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
+from agent.pairs import Outcome, Pair
 from agent.tasks.base import BaseTask, Example, Parameters, Report, require_text, softmax
 
 _SHAPE = '{"text": "...", "label": "..."}'
@@ -88,6 +89,11 @@ class TextClassification(BaseTask[LabelledText]):
         metrics |= {f"f1.{label}": float(table[label]["f1-score"]) for label in self.labels}
         text = classification_report(gold, list(predictions), digits=4, **options)
         return Report(metrics=metrics, primary="f1", support=len(gold), text=text, mode="scikit-learn, macro average")
+
+    def pairs(self, example: LabelledText, prediction: str) -> list[Pair]:
+        """The one gold label beside the predicted one; both speak for the whole text, which is not repeated."""
+        outcome: Outcome = "right" if prediction == example.label else "confused"
+        return [Pair(outcome=outcome, gold=example.label, predicted=prediction)]
 
     def answer(
         self, text: str, document: Document, outputs: Sequence[Float32], parameters: ClassificationParameters

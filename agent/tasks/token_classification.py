@@ -8,15 +8,17 @@ import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, Field, field_validator
 
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
-from agent.spans import OUTSIDE, Span, encode_spans, split_tag, tag_set, to_iob2
+from agent.pairs import Pair, pair_spans
+from agent.spans import OUTSIDE, Span, decode_tags, encode_spans, split_tag, tag_set, to_iob2
 from agent.tasks.base import BaseTask, Example, Parameters, Report, check_unicode, require_text, softmax
+from agent.viterbi import best_path, iob2_rules
 
 _SHAPE = '{"tokens": [...], "tags": [...]} or {"text": "...", "spans": [{"start", "end", "label"}]}'
 
@@ -61,6 +63,9 @@ class TokenClassification(BaseTask[TaggedWords]):
     answer_item: ClassVar[type[BaseModel]] = Entity
 
     kind: Literal["token_classification"] = "token_classification"
+    decoding: Literal["greedy", "viterbi"] = Field(
+        "greedy", description="each word's own best tag, or the best sequence of tags without an I- that begins nothing"
+    )
 
     @field_validator("labels")
     @classmethod
@@ -101,13 +106,12 @@ class TokenClassification(BaseTask[TaggedWords]):
         return [document.spread(window, words) for window in range(len(document.windows))]
 
     def predict(self, document: Document, outputs: Sequence[Float32]) -> list[str]:
-        """One valid IOB2 tag per word; words without sub-words are `O`, an `I-` without a beginning becomes `B-`."""
-        best = document.merge(outputs)[document.first_subwords].argmax(axis=-1)
-        names = self.outputs
-        tags = [OUTSIDE] * document.num_words
-        for word, output in zip(document.word_ids[document.first_subwords].tolist(), best.tolist(), strict=True):
-            tags[word] = names[output]
-        return to_iob2(tags)
+        """One valid IOB2 tag per word; words without sub-words are `O`. Greedy: an `I-` without a beginning becomes `B-`."""
+        scores = np.full((document.num_words, len(self.outputs)), -np.inf, np.float32)
+        scores[:, 0] = 0.0
+        scores[document.word_ids[document.first_subwords]] = document.merge(outputs)[document.first_subwords]
+        best = scores.argmax(axis=-1) if self.decoding == "greedy" else best_path(scores, *iob2_rules(self.outputs))
+        return to_iob2([self.outputs[output] for output in best.tolist()])
 
     def score(self, examples: Sequence[TaggedWords], predictions: Sequence[list[str]]) -> Report:
         """Entity scores by seqeval in strict mode over IOB2: an entity counts if its words and its label are exact."""
@@ -132,6 +136,11 @@ class TokenClassification(BaseTask[TaggedWords]):
             mode=mode,
         )
 
+    def pairs(self, example: TaggedWords, prediction: list[str]) -> list[Pair]:
+        """Entities beside those predicted over the same words."""
+        gold, predicted = decode_tags(example.tags), decode_tags(prediction)
+        return pair_spans(gold, predicted, lambda span: " ".join(example.words[span.start : span.end]))
+
     def answer(
         self, text: str, document: Document, outputs: Sequence[Float32], parameters: TaggingParameters
     ) -> list[dict[str, Any]]:
@@ -140,7 +149,12 @@ class TokenClassification(BaseTask[TaggedWords]):
         if parameters.aggregation_strategy == "none":
             return self._subwords(text, document, scores, parameters.ignore_labels)
         units = _units(document, scores, parameters.aggregation_strategy)
-        return self._groups(text, *units, ignored=parameters.ignore_labels)
+        if self.decoding == "greedy" or parameters.aggregation_strategy == "simple":
+            best = units.scores.argmax(axis=-1)
+        else:
+            log_probs = np.log(np.maximum(units.scores, np.finfo(np.float32).tiny))
+            best = best_path(log_probs, *iob2_rules(self.outputs))
+        return self._groups(text, units, best, ignored=parameters.ignore_labels)
 
     def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[str]:
         """The label of every entity; with strategy `none` the tag of every sub-word."""
@@ -165,11 +179,8 @@ class TokenClassification(BaseTask[TaggedWords]):
             if names[output] not in ignored
         ]
 
-    def _groups(
-        self, text: str, rows: Float32, starts: Int64, ends: Int64, *, ignored: tuple[str, ...]
-    ) -> list[dict[str, Any]]:
-        names, best = self.outputs, rows.argmax(axis=-1)
-        top = rows[np.arange(len(rows)), best]
+    def _groups(self, text: str, units: _Units, best: Int64, *, ignored: tuple[str, ...]) -> list[dict[str, Any]]:
+        names, top = self.outputs, units.scores[np.arange(len(best)), best]
         kept = range(len(best)) if OUTSIDE not in ignored else np.flatnonzero(best != 0).tolist()
         groups: list[tuple[str, list[int]]] = []
         for unit in kept:
@@ -179,13 +190,13 @@ class TokenClassification(BaseTask[TaggedWords]):
             else:
                 groups.append((label, [unit]))
         found = []
-        for label, units in groups:
-            start, end = _trim(text, int(starts[units[0]]), int(ends[units[-1]]))
+        for label, members in groups:
+            start, end = _trim(text, int(units.starts[members[0]]), int(units.ends[members[-1]]))
             if label not in ignored and start < end:  # byte-level sub-words of white space cover no characters
                 found.append(
                     {
                         "entity_group": label,
-                        "score": float(top[units].mean()),
+                        "score": float(top[members].mean()),
                         "word": text[start:end],
                         "start": start,
                         "end": end,
@@ -194,21 +205,28 @@ class TokenClassification(BaseTask[TaggedWords]):
         return found
 
 
-def _units(document: Document, scores: Float32, strategy: Strategy) -> tuple[Float32, Int64, Int64]:
-    """Rows of scores with first and last character of each unit: sub-words for `simple`, words otherwise."""
+class _Units(NamedTuple):
+    """Probabilities, first and last character of what gets one tag: sub-words for `simple`, words otherwise."""
+
+    scores: Float32
+    starts: Int64
+    ends: Int64
+
+
+def _units(document: Document, scores: Float32, strategy: Strategy) -> _Units:
     if strategy == "simple" or not len(scores):
-        return scores, document.starts, document.ends
+        return _Units(scores, document.starts, document.ends)
     firsts = document.first_subwords
     ends = document.ends[np.append(firsts[1:], len(document.ends)) - 1]
     starts = document.starts[firsts]
     if strategy == "first":
-        return scores[firsts], starts, ends
+        return _Units(scores[firsts], starts, ends)
     if strategy == "average":
         counts = np.diff(np.append(firsts, len(scores)))[:, None]
-        return np.asarray(np.add.reduceat(scores, firsts, axis=0) / counts, np.float32), starts, ends
+        return _Units(np.asarray(np.add.reduceat(scores, firsts, axis=0) / counts, np.float32), starts, ends)
     best = scores.max(axis=-1)
     bounds = zip(firsts.tolist(), [*firsts[1:].tolist(), len(scores)], strict=True)
-    return scores[[first + int(best[first:last].argmax()) for first, last in bounds]], starts, ends
+    return _Units(scores[[first + int(best[first:last].argmax()) for first, last in bounds]], starts, ends)
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:

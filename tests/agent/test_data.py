@@ -1,5 +1,6 @@
 """Labelled data: every shape read, every mistake named with its file, line and remedy."""
 
+import hashlib
 import importlib.util
 import json
 import re
@@ -7,9 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.data import DataConfig, load_splits
 from agent.data.hub import _records
+from agent.data.lines import Part, cut_file
+from agent.data.splits import FORMATS
 from agent.errors import DataError
 from agent.tasks import TextClassification, TokenClassification
 
@@ -302,6 +307,74 @@ def test_other_files_are_ignored(tmp_path):
         **{"train__docstarts__txt": "0\n3\n", "README__txt": "x", "test_b__conll": "x", "train__csv": "x"},
     )
     assert len(load(path).train) == 2
+
+
+def test_a_split_may_be_several_files_of_one_kind_in_order_of_name(tmp_path):
+    one = put(tmp_path / "one", train__conll=GOOD + "\nBo B-PER\n", dev__conll=GOOD, test__conll=GOOD)
+    several = {"train-1.conll": GOOD, "train-10.conll": "Bo B-PER\n", "train-x.csv": "?", "trainer-1.conll": "?"}
+    for name, content in several.items() | {"dev.conll": GOOD, "test.conll": GOOD}.items():
+        (tmp_path / name).write_text(content)
+    splits = load(str(tmp_path))
+    assert [example.words[0] for example in splits.train] == ["Anna", "Acme", "Bo"]
+    assert splits.train[2].where == f"{tmp_path / 'train-10.conll'}:1"
+    assert splits.digest == load(one).digest
+
+
+@pytest.mark.parametrize("other", ["train.conll", "train-2.jsonl", "train.jsonl"])
+def test_files_of_which_it_is_not_clear_which_are_meant_are_refused(tmp_path, other):
+    put(tmp_path, dev__conll=GOOD, test__conll=GOOD)
+    for name in ("train-1.conll", other):
+        (tmp_path / name).write_text(GOOD)
+    with pytest.raises(DataError, match=re.escape(other)):
+        load(str(tmp_path))
+
+
+# --- parts of files
+
+
+LINES = st.sampled_from(["Anna B-PER", "Oslo\tI-LOC", "x O", "-DOCSTART- O", "", " ", "\t", "é B-ORG", "a b c O"])
+
+
+@given(
+    lines=st.lists(LINES, max_size=40),
+    form=st.tuples(st.sampled_from(["\n", "\r\n"]), st.booleans(), st.booleans()),
+    part_bytes=st.integers(1, 200),
+)
+@pytest.mark.parametrize("suffix", [".conll", ".jsonl"])
+def test_parts_hold_the_records_of_the_whole_with_their_places(tmp_path_factory, suffix, lines, form, part_bytes):
+    end, ends_with_one, begins_with_mark = form
+    if suffix == ".jsonl":
+        lines = [json.dumps({"text": line}) if line.strip() else line for line in lines]
+    else:
+        lines = [line if len(line.split()) != 4 else f"\n{line}\n" for line in lines]
+    file = tmp_path_factory.mktemp("parts") / f"train{suffix}"
+    text = "\ufeff" * begins_with_mark + end.join(lines) + end * ends_with_one
+    file.write_bytes(text.encode())
+    read, ends_record = FORMATS[suffix]
+    parts, digest = cut_file(file, part_bytes, ends_record)
+    assert digest == hashlib.sha256(text.encode()).hexdigest()
+    bounds = [0, *(part.stop for part in parts)]
+    assert [part.start for part in parts] == bounds[:-1]
+    assert bounds[-1] == len(text.encode())
+
+    def outcome(records):
+        found = []
+        try:
+            found.extend(records)
+        except DataError as error:
+            found.append(str(error))
+        return found
+
+    whole = outcome(read(Part(file)))
+    assert outcome(record for part in parts for record in read(part)) == whole
+
+
+def test_parts_are_about_as_long_as_wanted(tmp_path):
+    file = tmp_path / "train.jsonl"
+    file.write_text('{"a": 1}\n' * 10_000)
+    parts, _ = cut_file(file, 1000, FORMATS[".jsonl"].ends_record)
+    assert len(parts) == 10_000 * 9 // 1008 + 1
+    assert parts[1].first_line == 113
 
 
 @pytest.mark.parametrize("absent", ["train", "test"])

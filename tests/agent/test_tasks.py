@@ -132,6 +132,26 @@ def test_targets_fit_the_windows_and_the_outputs(kind, family):
 
 
 @every_task
+def test_pairs_hold_every_gold_and_every_predicted_item_once_and_agree_with_the_score(kind):
+    task, examples = complete(kind)
+    rng = np.random.default_rng(0)
+    documents = task.encode(small_encoder(), examples)
+    wrong = 0
+    for _ in range(20):
+        said = [task.predict(document, logits_for(task, document, rng)) for document in documents]
+        rows = [task.pairs(example, prediction) for example, prediction in zip(examples, said, strict=True)]
+        pairs = [pair for row in rows for pair in row]
+        assert all((pair.gold is None) == (pair.outcome == "invented") for pair in pairs)
+        assert all((pair.predicted is None) == (pair.outcome == "missed") for pair in pairs)
+        report = task.score(examples, said)
+        assert sum(pair.gold is not None for pair in pairs) == report.support
+        exact = sum(pair.outcome == "right" for pair in pairs) / report.support
+        assert exact == pytest.approx(report.metrics["recall" if "recall" in report.metrics else "accuracy"])
+        wrong += sum(pair.outcome != "right" for pair in pairs)
+    assert wrong > 20
+
+
+@every_task
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_that_says_the_targets_scores_one(kind, family):
     """Encoding, targets, prediction and scoring close the circle, over several windows."""
@@ -353,6 +373,36 @@ def test_answers_are_those_of_hugging_faces_pipeline(piped, strategy):
         assert [item["score"] for item in ours] == pytest.approx([float(item["score"]) for item in theirs], abs=1e-5)
         total += len(ours)
     assert total > 200
+
+
+def paired(gold, predicted):
+    """Tags side by side, over the words a b c ..."""
+    words = tuple("abcdefgh"[: len(gold)])
+    example = TAGGER.read_record({"tokens": list(words), "tags": gold}, "f:1")
+    return [
+        (pair.outcome, pair.gold_text, pair.gold, pair.predicted_text, pair.predicted, pair.shifted)
+        for pair in TAGGER.pairs(example, predicted)
+    ]
+
+
+def test_entities_are_paired_by_the_longest_overlap():
+    O, BP, IP, BL, IL = "O", "B-PER", "I-PER", "B-LOC", "I-LOC"  # noqa: N806, E741
+    assert paired([BP, IP, O], [BP, IP, O]) == [("right", "a b", "PER", "a b", "PER", False)]
+    assert paired([BP, IP, O], [BL, IL, O]) == [("confused", "a b", "PER", "a b", "LOC", False)]
+    assert paired([BP, IP, O], [O, BP, O]) == [("boundary", "a b", "PER", "b", "PER", True)]
+    assert paired([BP, IP, O], [O, BL, IL]) == [("confused", "a b", "PER", "b c", "LOC", True)]
+    assert paired([O, BP], [O, O]) == [("missed", "b", "PER", "", None, False)]
+    assert paired([O, O], [BL, O]) == [("invented", "", None, "a", "LOC", False)]
+    # One gold entity over two predicted ones: the longer one is its own, the other is invented; in the order of the text.
+    assert paired([O, BP, IP, IP], [BL, IL, BP, IP]) == [
+        ("invented", "", None, "a b", "LOC", False),
+        ("boundary", "b c d", "PER", "c d", "PER", True),
+    ]
+    assert paired([BP, IP, IP, BL], [BP, BL, IL, IL]) == [
+        ("confused", "a b c", "PER", "b c d", "LOC", True),
+        ("invented", "", None, "a", "PER", False),
+        ("missed", "d", "LOC", "", None, False),
+    ]
 
 
 # --- text classification

@@ -7,9 +7,11 @@ import sys
 
 import pytest
 
+from agent.config import load
 from agent.errors import ConfigError, ModelError
 from agent.tasks import TokenClassification
 from tests.tiny import make_model
+from training.adapters import LoraConfig
 from training.models import ModelConfig, build_model, load_tokenizer, make_encoder, resolve
 
 
@@ -81,3 +83,25 @@ def test_a_model_without_a_fast_tokenizer_is_refused(tmp_path):
         file.unlink()
     with pytest.raises(ModelError):
         load_tokenizer(str(tmp_path / "bare"))
+
+
+@pytest.mark.parametrize("value", ["all", "head_only", 1, 12])
+def test_what_is_trained_is_a_word_or_a_number_of_layers(value):
+    assert load(ModelConfig, [f"trainable={value}"]).trainable == value
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "true", "1.0", "some", "null", "[1]"])
+def test_other_values_of_trainable_are_refused_by_name(value):
+    with pytest.raises(ConfigError, match=r"^trainable=.*: give all, head_only, or how many"):
+        load(ModelConfig, [f"trainable={value}"])
+
+
+def test_one_key_of_lora_switches_it_on():
+    assert load(ModelConfig, []).lora is None
+    assert load(ModelConfig, ["lora.rank=4"]).lora == LoraConfig(rank=4)
+    assert load(ModelConfig, ["lora={}"]).lora == LoraConfig()
+
+
+def test_lora_and_frozen_layers_exclude_each_other():
+    with pytest.raises(ConfigError, match="trainable=2 cannot be set with it"):
+        load(ModelConfig, ["lora.rank=4", "trainable=2"])

@@ -6,6 +6,7 @@ import pytest
 from agent.encoding import IGNORED, Encoder, pad
 from agent.tasks import TextClassification, TokenClassification
 from tests.tiny import make_tokenizer, sentences
+from training import packing
 from training.packing import pack
 
 
@@ -57,3 +58,24 @@ def test_no_rows_make_a_batch_that_counts_nothing(encoder):
     batch, targets = pack(task, encoder, examples(task)).collate(np.empty(0, np.int64), encoder.pad_id)
     assert batch.input_ids.shape == (1, 1)
     assert (targets == IGNORED).all()
+
+
+def test_owners_say_of_which_example_a_window_is(encoder):
+    task = TokenClassification(labels=("LOC", "ORG", "PER"))
+    items = examples(task)
+    packed = pack(task, encoder, items)
+    documents = task.encode(encoder, items)
+    wanted = [number for number, document in enumerate(documents) for _ in document.windows]
+    assert len(wanted) > len(items)
+    assert packed.owners.tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    "task", [TokenClassification(labels=("LOC", "ORG", "PER")), TextClassification(labels=("B-ORG", "B-PER", "O", "X"))]
+)
+def test_targets_are_counted_without_those_that_are_ignored(task, encoder, monkeypatch):
+    monkeypatch.setattr(packing, "_COUNTED", 7)
+    packed = pack(task, encoder, examples(task))
+    kept = packed.targets[packed.targets != IGNORED].tolist()
+    assert packed.target_counts(len(task.outputs)).tolist() == [kept.count(n) for n in range(len(task.outputs))]
+    assert packed.target_counts(len(task.outputs)).sum() == packed.labelled.sum()

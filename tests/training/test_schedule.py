@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training import schedule
 from training.schedule import BatchConfig, plan_epoch, share
 
 LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=200).map(lambda items: np.array(items, np.int64))
@@ -14,7 +17,43 @@ LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=200).map(lambda ite
 @given(LENGTHS, st.integers(16, 2000), st.integers(0, 5))
 def test_an_epoch_holds_every_window_exactly_once(lengths, tokens, epoch):
     steps = plan_epoch(lengths, config=BatchConfig(tokens=tokens), seed=3, epoch=epoch)
-    assert sorted(np.concatenate(steps).tolist()) == list(range(len(lengths)))
+    assert sorted(np.concatenate(list(steps)).tolist()) == list(range(len(lengths)))
+
+
+def plan_simply(lengths, *, config, seed, epoch, pool):
+    """The same plan, as it was made before plans were compact: runs must be able to go on from old checkpoints."""
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(len(lengths))
+    steps = []
+    for part in np.array_split(order, max(1, -(-len(order) // pool))):
+        batches = []
+        for row in part[np.argsort(lengths[part], kind="stable")]:
+            if not batches or lengths[row] * (len(batches[-1]) + 1) > config.tokens:
+                batches.append([])
+            batches[-1].append(int(row))
+        steps += batches
+    return [steps[index] for index in rng.permutation(len(steps))]
+
+
+@settings(max_examples=50, deadline=None)
+@given(LENGTHS, st.integers(16, 2000), st.integers(0, 5), st.sampled_from([7, 50, 16_384]))
+def test_a_plan_is_that_of_the_simple_way(lengths, tokens, epoch, pool):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schedule, "_POOL", pool)
+        plan = plan_epoch(lengths, config=BatchConfig(tokens=tokens), seed=3, epoch=epoch)
+    wanted = plan_simply(lengths, config=BatchConfig(tokens=tokens), seed=3, epoch=epoch, pool=pool)
+    assert [rows.tolist() for rows in plan] == wanted
+    assert len(plan) == len(wanted)
+    assert plan[len(plan) - 1].tolist() == wanted[-1]
+    assert plan[0].dtype == np.int64
+
+
+def test_a_plan_is_small_and_soon_made():
+    lengths = np.clip(np.random.default_rng(0).lognormal(3, 0.6, 1_000_000), 3, 200).astype(np.int64)
+    begun = time.process_time()
+    plan = plan_epoch(lengths, config=BatchConfig(), seed=0, epoch=0)
+    assert time.process_time() - begun < 2.0
+    assert plan.order.nbytes + plan.bounds.nbytes + plan.sequence.nbytes < 5 * len(lengths)
 
 
 @settings(max_examples=50, deadline=None)

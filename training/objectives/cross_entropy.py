@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from agent.config import Config
 from agent.encoding import IGNORED
+from training.objectives.base import BaseObjective, Loss
 
 if TYPE_CHECKING:
     import torch
 
 
-class CrossEntropy(Config):
-    """Sum over labelled targets; the caller divides by their number over all workers."""
+class CrossEntropy(BaseObjective):
+    """The negative logarithm of the gold label's probability."""
 
     kind: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability mass spread over all labels")
 
-    def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Computes the summed loss in fp32.
-
-        Args:
-            logits: float [rows, tokens, outputs] or [rows, outputs].
-            targets: int64 [rows, tokens] or [rows]; -100 is left out.
-        """
+    def bind(self, counts: Sequence[int], device: torch.device) -> Loss:
+        """Label smoothing spreads its mass over the classes by their weights, as torch does."""
         from torch.nn.functional import cross_entropy
 
-        flat = logits.float().reshape(-1, logits.shape[-1])
-        return cross_entropy(
-            flat, targets.reshape(-1), ignore_index=IGNORED, reduction="sum", label_smoothing=self.label_smoothing
-        )
+        weights, smoothing = self.weights(counts, device), self.label_smoothing
+
+        def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            flat = logits.float().reshape(-1, logits.shape[-1])
+            return cross_entropy(
+                flat, targets.reshape(-1), weights, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
+            )
+
+        return loss

@@ -1,0 +1,99 @@
+"""One process of a group that trains a tiny model for a few steps from one checkpoint to the next, once per ZeRO stage.
+
+    RANK=0 WORLD_SIZE=2 ... python tests/training/resharding.py DIR FROM TO STEPS ROTATION
+
+Reads DIR/FROM-<stage> if FROM is not `none`, does STEPS steps at stage (stage + ROTATION) % 4, writes DIR/TO-<stage> and adds the
+losses to DIR/losses-<stage>.jsonl. No Ray: what is shown is that a checkpoint does not care who wrote it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from training.attention import choose_attention
+from training.bookkeeping import RunState
+from training.checkpoint import Checkpoint
+from training.engine import Engine, EngineConfig, Recipe
+from training.learning_rate import Schedule
+from training.objectives import CrossEntropy
+from training.optimizers import AdamW
+from training.packing import PackedWindows
+from training.schedule import BatchConfig, plan_epoch
+from training.stepping import Feed, Inputs, Stepper
+
+LABELS, VOCABULARY, NUM_STEPS = 7, 61, 20
+
+
+def windows() -> PackedWindows:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(3, 17, 200)
+    ids = rng.integers(1, VOCABULARY, lengths.sum()).astype(np.int32)
+    return PackedWindows(
+        ids, ids % LABELS, np.cumsum([0, *lengths]).astype(np.int64), lengths.astype(np.int32),
+        np.arange(200, dtype=np.int32),
+    )  # fmt: skip
+
+
+def model() -> torch.nn.Module:
+    """Sizes that neither 2 nor 4 divides: what is cut into equal parts must be padded."""
+    from transformers import BertConfig, BertForTokenClassification
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=VOCABULARY, hidden_size=15, num_attention_heads=3, num_hidden_layers=2, intermediate_size=37,
+        max_position_embeddings=33, num_labels=LABELS, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    return BertForTokenClassification(config)
+
+
+def main(directory: Path, source: str, target: str, steps: int, rotation: int) -> None:
+    for stage in range(4):
+        before = Checkpoint.read(directory / f"{source}-{stage}") if source != "none" else None
+        state = before.state if before else RunState()
+        stepper, feed, engine = make((stage + rotation) % 4, before, state.step)
+        plan = plan_epoch(windows().lengths, config=BatchConfig(tokens=96), seed=0, epoch=0)
+        losses = []
+        for prepared, _ in feed.steps(plan, state.step):
+            losses.append(float(stepper.run(prepared, state.step)) / prepared.labelled)
+            state.step += 1
+            if len(losses) == steps:
+                break
+        weights, optimizer = engine.gather_weights(), engine.gather_optimizer()
+        if weights is not None:
+            place = directory / f"{target}-{stage}"
+            place.mkdir()
+            Checkpoint(weights, optimizer, state, []).write(place)
+            with (directory / f"losses-{stage}.jsonl").open("a") as stream:
+                stream.write(json.dumps(losses) + "\n")
+
+
+def make(stage: int, before: Checkpoint | None, done: int) -> tuple[Stepper, Feed, Engine]:
+    bare = model()
+    choose_attention(bare, "sdpa", device=torch.device("cpu"), half=False, per_token=True)
+    if before:
+        bare.load_state_dict(before.weights)
+    recipe = Recipe(AdamW(learning_rate=0.01), Schedule(), NUM_STEPS, first_step=done)
+    engine = Engine(bare, recipe, EngineConfig(zero_stage=stage), precision="fp32")
+    if before:
+        engine.load_optimizer(before.optimizer)
+    inputs = Inputs(frozenset({"input_ids", "attention_mask"}), torch.device("cpu"), packed=False)
+    loss = CrossEntropy().bind([1] * LABELS, torch.device("cpu"))
+    batch = BatchConfig(tokens=96, micro_tokens=32)
+    feed = Feed(windows(), inputs, batch, 0, dist.get_rank(), dist.get_world_size(), engine.exchanges_rows)
+    engine.train(True)
+    return Stepper(engine, feed, loss, seed=0), feed, engine
+
+
+if __name__ == "__main__":
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+    dist.destroy_process_group()

@@ -1,0 +1,137 @@
+"""Every objective: sums in fp32, leaves out -100, weighs classes, compiles."""
+
+from __future__ import annotations
+
+import itertools
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+from torch.nn.functional import cross_entropy
+
+from training.objectives import CrossEntropy, Focal, Objective
+
+KINDS = get_args(get_args(Objective)[0])
+every_objective = pytest.mark.parametrize("kind", KINDS, ids=[kind.model_fields["kind"].default for kind in KINDS])
+CPU = torch.device("cpu")
+COUNTS = (80, 15, 5)
+
+
+def sample(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(0, 3, (4, 6), generator=generator)
+    targets[:, ::3] = -100
+    return torch.randn(4, 6, 3, generator=generator) * 3, targets
+
+
+def test_the_union_is_the_registry():
+    assert set(KINDS) == {CrossEntropy, Focal}
+    for kind in KINDS:
+        assert TypeAdapter(Objective).validate_python({"kind": kind.model_fields["kind"].default}) == kind()
+    with pytest.raises(ValidationError, match="hinge"):
+        TypeAdapter(Objective).validate_python({"kind": "hinge"})
+
+
+def test_plain_cross_entropy_is_that_of_torch():
+    logits, targets = sample()
+    expected = cross_entropy(logits.reshape(-1, 3), targets.reshape(-1), reduction="sum", label_smoothing=0.1)
+    assert torch.equal(CrossEntropy(label_smoothing=0.1).bind(COUNTS, CPU)(logits, targets), expected)
+
+
+@every_objective
+@pytest.mark.parametrize("class_weights", ["none", "balanced", "sqrt"])
+def test_a_loss_is_a_sum_over_labelled_targets_in_fp32(kind, class_weights):
+    loss = kind(class_weights=class_weights).bind(COUNTS, CPU)
+    logits, targets = sample()
+    whole = loss(logits.bfloat16(), targets)
+    assert whole.dtype == torch.float32
+    labelled = targets != -100
+    parts = [
+        loss(row[None].bfloat16(), target[None])
+        for row, target in zip(logits[labelled], targets[labelled], strict=True)
+    ]
+    assert whole.item() == pytest.approx(sum(part.item() for part in parts), rel=1e-5)
+    assert loss(logits[:, 0], targets[:, 1]).ndim == 0  # one target per row: text classification
+
+
+@every_objective
+@pytest.mark.parametrize("shape", [(2, 5, 3), (0, 5, 3)])
+def test_without_a_labelled_target_loss_and_gradient_are_zero(kind, shape):
+    logits = torch.randn(shape, requires_grad=True)
+    value = kind(class_weights="balanced").bind(COUNTS, CPU)(logits, torch.full(shape[:-1], -100))
+    value.backward()
+    assert value.item() == 0.0
+    assert torch.equal(logits.grad, torch.zeros(shape))
+
+
+@every_objective
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_every_loss_compiles_without_a_break(kind, class_weights):
+    loss = kind(class_weights=class_weights).bind(COUNTS, CPU)
+    logits, targets = sample()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    slopes = []
+    for function in (loss, compiled):
+        inputs = logits.clone().requires_grad_()
+        function(inputs, targets).backward()
+        slopes.append(inputs.grad)
+    assert torch.allclose(*slopes, atol=1e-6)
+
+
+@given(
+    counts=st.lists(st.integers(0, 10_000), min_size=1, max_size=12).filter(any),
+    class_weights=st.sampled_from(["balanced", "sqrt"]),
+)
+def test_class_weights_have_a_mean_of_one_over_the_targets_and_favour_the_rare(counts, class_weights):
+    weights = CrossEntropy(class_weights=class_weights).weights(counts, CPU).double()
+    seen = torch.tensor(counts, dtype=torch.float64)
+    assert ((weights * seen).sum() / seen.sum()).item() == pytest.approx(1, rel=1e-5)
+    assert torch.isfinite(weights).all()
+    assert (weights[seen == 0] == 1).all()
+    present = sorted((count, weight) for count, weight in zip(counts, weights.tolist(), strict=True) if count)
+    assert all(more >= less - 1e-6 for (_, more), (_, less) in itertools.pairwise(present))
+
+
+def test_balanced_gives_every_class_the_same_sum_and_sqrt_the_root_of_it():
+    balanced = CrossEntropy(class_weights="balanced").weights(COUNTS, CPU)
+    root = CrossEntropy(class_weights="sqrt").weights(COUNTS, CPU)
+    assert (balanced * torch.tensor(COUNTS)).tolist() == pytest.approx([100 / 3] * 3)
+    assert (root[2] / root[0]).item() == pytest.approx((balanced[2] / balanced[0]).item() ** 0.5)
+    assert CrossEntropy().weights(COUNTS, CPU) is None
+
+
+@every_objective
+def test_weights_scale_the_terms_of_their_class(kind):
+    logits = torch.randn(1, 3)
+    weights = kind(class_weights="balanced").weights(COUNTS, CPU)
+    for target in range(3):
+        plain, weighted = (
+            kind(class_weights=name).bind(COUNTS, CPU)(logits, torch.tensor([target])) for name in ("none", "balanced")
+        )
+        assert (weighted / plain).item() == pytest.approx(weights[target].item(), rel=1e-5)
+
+
+def test_focal_loss_with_gamma_zero_is_cross_entropy():
+    logits, targets = sample()
+    losses = [objective.bind(COUNTS, CPU)(logits, targets) for objective in (Focal(gamma=0.0), CrossEntropy())]
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6)
+
+
+@given(gamma=st.floats(0, 5), logit=st.floats(-8, 8))
+def test_focal_loss_is_the_formula_of_its_paper(gamma, logit):
+    p = torch.sigmoid(torch.tensor(logit, dtype=torch.float64))
+    expected = -((1 - p) ** gamma) * torch.log(p)
+    value = Focal(gamma=gamma).bind((1, 1), CPU)(torch.tensor([[0.0, logit]]), torch.tensor([1]))
+    assert value.item() == pytest.approx(expected.item(), rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("logit", [-200.0, 0.0, 200.0])
+def test_focal_loss_has_a_finite_gradient_however_sure_the_model_is(gamma, logit):
+    logits = torch.tensor([[0.0, logit], [0.0, logit]], requires_grad=True)
+    Focal(gamma=gamma).bind((1, 1), CPU)(logits, torch.tensor([1, -100])).backward()
+    assert torch.isfinite(logits.grad).all()
+    assert (logits.grad[1] == 0).all()

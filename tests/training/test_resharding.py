@@ -1,0 +1,55 @@
+"""Checkpoints do not care how many workers or which ZeRO stage wrote them: real DeepSpeed over gloo, in processes without Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.system
+
+
+def launch(num_workers, *arguments):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    base = os.environ | {
+        "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(num_workers)
+    }  # fmt: skip
+    command = [sys.executable, "-m", "tests.training.resharding", *map(str, arguments)]
+    workers = [
+        subprocess.Popen(command, cwd=ROOT, env=base | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for rank in range(num_workers)
+    ]  # fmt: skip
+    try:
+        outputs = [worker.communicate(timeout=240)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [0] * num_workers, "\n".join(outputs)
+
+
+def losses(directory, stage):
+    lines = (directory / f"losses-{stage}.jsonl").read_text().splitlines()
+    return [loss for line in lines for loss in json.loads(line)]
+
+
+def test_every_zero_stage_goes_on_with_another_number_of_workers_in_mid_epoch(tmp_path):
+    undisturbed, moved = tmp_path / "undisturbed", tmp_path / "moved"
+    undisturbed.mkdir()
+    moved.mkdir()
+    launch(1, undisturbed, "none", "a", 9, 0)
+    launch(2, moved, "none", "a", 3, 0)
+    launch(1, moved, "a", "b", 3, 0)
+    launch(2, moved, "b", "c", 3, 1)  # two workers again, and each stage takes up what another one wrote
+    for stage in range(4):
+        assert len(losses(moved, stage)) == 9
+        np.testing.assert_allclose(losses(moved, stage), losses(undisturbed, 0), rtol=2e-5)

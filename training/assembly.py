@@ -1,0 +1,115 @@
+"""Puts the parts of a worker together: model, engine, feed. Knows no epochs."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from training.adapters import adapt, plain
+from training.attention import Attention, choose_attention
+from training.checkpoint import Checkpoint
+from training.engine import Engine, Precision, Recipe, choose_precision
+from training.models import build_model
+from training.payload import Payload
+from training.stepping import Feed, Inputs, Stepper
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which worker this is, and where it computes."""
+
+    rank: int
+    num_workers: int
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A worker's parts.
+
+    Attributes:
+        model: What the engine trains, possibly wrapped by adapters.
+        description: How and where it computes, in one line.
+    """
+
+    model: torch.nn.Module
+    engine: Engine
+    feed: Feed
+    stepper: Stepper
+    description: str
+
+
+def assemble(
+    payload: Payload, place: Place, checkpoint: Checkpoint | None, *, num_steps: int, micro_tokens: int
+) -> Assembly:
+    """Builds model and optimizer, anew or from a checkpoint. All workers call it alike.
+
+    Raises:
+        ConfigError: This hardware cannot do what is configured.
+        ModelError: The model cannot be loaded.
+    """
+    import torch
+
+    config = payload.config
+    torch.manual_seed(config.seed)  # the same on all workers: the new head must not differ
+    precision = choose_precision(config.engine.precision, place.device)
+    model, attention = _build(payload, place, precision)
+    if checkpoint:
+        model.load_state_dict(checkpoint.weights)
+    done = checkpoint.state.step if checkpoint else 0
+    engine = Engine(
+        model, Recipe(config.optimizer, config.schedule, num_steps, first_step=done), config.engine, precision=precision
+    )
+    if checkpoint:
+        engine.load_optimizer(checkpoint.optimizer)
+    feed = Feed(
+        payload.train,
+        Inputs(_accepted_inputs(model), place.device, attention.packed),
+        config.batch.model_copy(update={"micro_tokens": micro_tokens}),
+        payload.pad_id,
+        place.rank,
+        place.num_workers,
+        finds_touched=engine.exchanges_rows,
+    )
+    counts = payload.train.target_counts(len(payload.task.outputs)).tolist()
+    stepper = Stepper(engine, feed, config.objective.bind(counts, place.device), seed=config.seed)
+    return Assembly(model, engine, feed, stepper, _describe(payload, place, model, precision, attention))
+
+
+def _build(payload: Payload, place: Place, precision: Precision) -> tuple[torch.nn.Module, Attention]:
+    config = payload.config
+    model = build_model(config.model, payload.task)
+    attention = choose_attention(
+        model,
+        config.engine.attention,
+        device=place.device,
+        half=precision == "bf16",
+        per_token=payload.train.per_token,
+    )
+    if place.device.type == "cpu" and not config.engine.compile:
+        from training.cpu_dropout import install
+
+        install(model)
+    return adapt(model, config.model).to(place.device), attention
+
+
+def _accepted_inputs(model: torch.nn.Module) -> frozenset[str]:
+    return frozenset(inspect.signature(plain(model).forward).parameters)
+
+
+def _describe(
+    payload: Payload, place: Place, model: torch.nn.Module, precision: Precision, attention: Attention
+) -> str:
+    import torch
+
+    on_gpu = place.device.type == "cuda"
+    name = torch.cuda.get_device_name(place.device) if on_gpu else f"CPU, {torch.get_num_threads()} thread(s)"
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return (
+        f"{place.num_workers} worker(s) on {name}; {precision}, ZeRO {payload.config.engine.zero_stage}, "
+        f"{attention.name} attention ({attention.why}), {trained / 1e6:.1f} M trained parameters"
+    )

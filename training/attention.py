@@ -1,0 +1,191 @@
+"""How a model in training computes attention: which kernel, and why. Knows transformers' registries and no training loop."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from agent.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import torch
+    from transformers import PreTrainedModel
+
+Wanted = Literal["auto", "sdpa", "eager", "cpu", "varlen"]
+_CPU, _VARLEN = "bert_agent_cpu", "bert_agent_varlen"
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What was chosen. `packed`: rows are laid end to end, without padding, and must go through `run_packed`."""
+
+    name: str
+    why: str
+    packed: bool = False
+
+
+def choose_attention(
+    model: PreTrainedModel, wanted: Wanted, *, device: torch.device, half: bool, per_token: bool
+) -> Attention:
+    """Sets a model's attention and says what it is.
+
+    Args:
+        model: Any encoder of transformers.
+        wanted: `auto` is varlen on a GPU where its kernel runs, cpu on a CPU, else sdpa.
+        device: Where it trains.
+        half: Whether products are computed in bf16.
+        per_token: Whether every token has an output (a packed batch has no first token of each row).
+
+    Raises:
+        ConfigError: The wanted kernel cannot run here.
+    """
+    hindrance = _hindrance(model, device, half, per_token)
+    if wanted == "varlen" and hindrance:
+        raise ConfigError(f"engine.attention=varlen, but {hindrance}", allowed="auto, sdpa, eager, cpu")
+    if wanted == "varlen" or (wanted == "auto" and not hindrance):
+        return _set(model, _VARLEN, Attention("varlen", "no padding; the kernel drops no attention weights", True))
+    if wanted == "cpu" or (wanted == "auto" and device.type == "cpu"):
+        return _set(model, _CPU, Attention("cpu", "plain products and fast dropout"))
+    if wanted == "auto":
+        return Attention(str(model.config._attn_implementation), f"not varlen: {hindrance}")
+    return _set(model, wanted, Attention(wanted, "as configured"))
+
+
+def run_packed(model: Callable[..., Any], inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Runs a padded batch without its padding.
+
+    Args:
+        model: Takes packed rows, [1, tokens], with `cu_seq_lens_q` and its kin.
+        inputs: int64 [rows, tokens] each, `attention_mask` among them, padded on the right.
+
+    Returns:
+        Logits, float [rows, tokens, outputs]; zero at padding.
+    """
+    import torch
+
+    mask = inputs["attention_mask"].bool()
+    lengths = mask.sum(1)
+    bounds = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    longest = mask.shape[1]
+    positions = torch.arange(longest, device=mask.device).expand(mask.shape)[mask][None]
+    flat = {name: tensor[mask][None] for name, tensor in inputs.items() if name != "attention_mask"}
+    logits = model(
+        **flat, position_ids=positions, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds, max_length_q=longest, max_length_k=longest
+    )  # fmt: skip
+    padded: torch.Tensor = logits.new_zeros((*mask.shape, logits.shape[-1]))
+    padded[mask] = logits[0]
+    return padded
+
+
+def _hindrance(model: PreTrainedModel, device: torch.device, half: bool, per_token: bool) -> str:
+    if device.type != "cuda":
+        return "its kernel needs a GPU"
+    if not half:
+        return "its kernel needs bf16"
+    if not per_token:
+        return "this task has one output for a whole row"
+    if model.config.model_type not in _NUMBERS_POSITIONS_FROM_0:
+        return f"{model.config.model_type} models were not tried with it"
+    try:
+        from torch.nn.attention import varlen  # noqa: F401
+    except ImportError:
+        return "this torch has no variable-length kernel (2.10 has)"
+    return ""
+
+
+_NUMBERS_POSITIONS_FROM_0 = frozenset({"bert", "distilbert", "electra"})
+
+
+def _set(model: PreTrainedModel, name: str, choice: Attention) -> Attention:
+    _register()
+    try:
+        model.set_attn_implementation(name)
+    except (ValueError, AttributeError) as error:
+        if choice.why == "as configured":
+            raise ConfigError(f"engine.attention={name}: {error}", remedy="set engine.attention=auto") from None
+        return Attention(str(model.config._attn_implementation), f"this model's own: it takes no other ({error})")
+    return choice
+
+
+def _register() -> None:
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    AttentionInterface.register(_CPU, _cpu_attention)
+    AttentionMaskInterface.register(_CPU, sdpa_mask)
+    AttentionInterface.register(_VARLEN, _varlen_attention)
+
+
+def _cpu_attention(  # noqa: PLR0913  # the signature that transformers calls
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention in the open: torch's fused CPU kernel has a slow backward pass and no dropout.
+
+    `query`, `key`, `value`: [rows, heads, tokens, size]; `attention_mask`: bool, broadcast to [rows, heads, tokens, tokens].
+    """
+    import torch
+
+    scores = torch.matmul(query * (scaling or query.shape[-1] ** -0.5), key.transpose(2, 3))
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    weights = torch.nn.functional.softmax(scores, dim=-1).to(value.dtype)
+    if dropout and module.training:
+        from training.cpu_dropout import dropout as cpu_dropout
+
+        weights = cpu_dropout(weights, dropout)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
+
+
+def _varlen_attention(  # noqa: PLR0913
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    cu_seq_lens_q: torch.Tensor,
+    max_length_q: int,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention within rows that lie end to end: `query` and its kin are [1, heads, tokens of all rows, size]."""
+    flat = (_tokens_first(query), _tokens_first(key), _tokens_first(value))
+    if query.device.type != "cuda":
+        return _by_rows(flat, cu_seq_lens_q.tolist(), scaling)[None], None
+    from torch.nn.attention.varlen import varlen_attn
+
+    bounds, longest = cu_seq_lens_q, max_length_q
+    attended = varlen_attn(*flat, bounds, bounds, longest, longest, scale=scaling)
+    assert not isinstance(attended, tuple)
+    return attended[None], None
+
+
+_Triple: TypeAlias = "tuple[torch.Tensor, torch.Tensor, torch.Tensor]"
+
+
+def _tokens_first(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor[0].transpose(0, 1).contiguous()
+
+
+def _by_rows(flat: _Triple, bounds: Sequence[int], scale: float | None) -> torch.Tensor:
+    """The same, row after row, where there is no kernel: `flat` are [tokens, heads, size]."""
+    import torch
+
+    parts = []
+    for first, last in itertools.pairwise(bounds):
+        query, key, value = (tensor[first:last].transpose(0, 1) for tensor in flat)
+        attended = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=scale)
+        parts.append(attended.transpose(0, 1))
+    return torch.cat(parts)

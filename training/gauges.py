@@ -1,0 +1,68 @@
+"""Shows a run in Ray's own metrics, under the names of agent.telemetry. Keeps no history: Prometheus does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent import telemetry
+from agent.telemetry import Metric
+from training.journal import Joiner, Row
+
+_EVERY_S = 1.0  # Prometheus asks every ten seconds or so; a step must not pay for ten metrics
+_OF_STEPS = (
+    (telemetry.TRAINING_STEPS, "steps"),
+    (telemetry.TRAINING_TOKENS, "tokens"),
+    (telemetry.TRAINING_PADDED_TOKENS, "padded_tokens"),
+    (telemetry.TRAINING_TOKENS_PER_SECOND, "tokens_per_s"),
+    (telemetry.TRAINING_LOSS, "loss"),
+    (telemetry.TRAINING_LEARNING_RATE, "learning_rate"),
+    (telemetry.TRAINING_PADDING_RATIO, "padding_share"),
+    (telemetry.TRAINING_STEP_SECONDS, "step_seconds"),
+    (telemetry.TRAINING_HOST_RATIO, "host_share"),
+    (telemetry.TRAINING_EPOCH, "epoch"),
+    (telemetry.TRAINING_WORKERS, "num_workers"),
+)
+
+
+class Gauges:
+    """The metrics of one run; on one worker, inside Ray.
+
+    Args:
+        run: What the run is called: the name of its output.
+        restarts: How often it was taken up again before.
+    """
+
+    def __init__(self, *, run: str, restarts: int = 0) -> None:
+        self._metrics = {metric.name: _ray(metric) for metric in telemetry.TRAINING}
+        self._tags = {"run": run}
+        self._joiner = Joiner(_EVERY_S)
+        self._record(telemetry.TRAINING_RESTARTS, restarts)
+
+    def step(self, row: Row) -> None:
+        """Takes a step row."""
+        if joined := self._joiner.add(row):
+            self._show(joined)
+
+    def epoch(self, row: Row) -> None:
+        """Takes an epoch row."""
+        if rest := self._joiner.rest():
+            self._show(rest)
+        self._record(telemetry.TRAINING_DEV_F1, row["dev_f1"])
+
+    def _show(self, joined: Row) -> None:
+        for metric, name in _OF_STEPS:
+            self._record(metric, joined[name])
+
+    def _record(self, metric: Metric, value: float) -> None:
+        target = self._metrics[metric.name]
+        if metric.kind == "gauge":
+            target.set(value, tags=self._tags)
+        elif value:  # Ray refuses to count nothing
+            target.inc(value, tags=self._tags)
+
+
+def _ray(metric: Metric) -> Any:
+    from ray.util import metrics
+
+    kind = metrics.Counter if metric.kind == "counter" else metrics.Gauge
+    return kind(metric.name, description=metric.help, tag_keys=metric.labels)

@@ -1,0 +1,122 @@
+"""Whether a run is new, half done or finished. Compares what was asked for with what was begun; computes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent.bundle import MANIFEST, Bundle, check_output
+from agent.errors import CheckpointError, ConfigError
+from training.checkpoint import LAST
+from training.store import Store
+
+if TYPE_CHECKING:
+    from training.job import TrainingConfig
+
+_RUN = "run"  # entry with what the run was begun with
+# What may differ between a run and its continuation: where and how fast it computes, not what comes out.
+_FREE = (
+    "output", "overwrite", "resume", "num_workers", "num_workers_min", "max_failures", "resize_check_s", "cluster",
+    "checkpoint", "tracking", "ingest", "engine", "batch.micro_tokens", "batch.halve_on_oom",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run that may start.
+
+    Attributes:
+        store: Where its checkpoints lie.
+        resumes: Whether it goes on from one.
+    """
+
+    store: Store
+    resumes: bool
+
+
+def checkpoint_store(config: TrainingConfig, output: Path) -> Store:
+    """The place of a run's checkpoints, told by its output alone."""
+    if config.checkpoint.storage is None:
+        return Store(str(output.parent / f".{output.name}.run"))
+    place, mark, query = config.checkpoint.storage.partition("?")
+    return Store(f"{place.rstrip('/')}/{output.name}{mark}{query}")
+
+
+def finished(config: TrainingConfig, output: Path) -> Bundle | None:
+    """The bundle at `output`, if this very run wrote it and is not to be repeated.
+
+    Raises:
+        BundleError: Something else is there that may not be replaced.
+    """
+    if config.overwrite or not config.resume or not (output / MANIFEST).is_file():
+        check_output(output, overwrite=config.overwrite)
+        return None
+    bundle = Bundle.load(output)
+    if differences(bundle.manifest.lineage.config, config.model_dump(mode="json")):
+        check_output(output, overwrite=False)
+    return bundle
+
+
+def begin(config: TrainingConfig, output: Path, data_digest: str) -> Begun:
+    """Looks for an unfinished run of the same output and makes the place ready.
+
+    Raises:
+        ConfigError: There is one, and it was begun with other settings or other data.
+        CheckpointError: The storage cannot be used.
+    """
+    store = checkpoint_store(config, output)
+    wanted = {"config": config.model_dump(mode="json"), "data_digest": data_digest}
+    earlier = store.names()
+    if earlier and not config.resume:
+        print(f"resume=false: starting afresh, the unfinished run in {store.place} is removed", flush=True)
+        store.clear()
+        earlier = []
+    if _RUN in earlier:
+        _compare(store, wanted)
+        return Begun(store, resumes=bool(store.names(LAST)))
+    with store.draft(_RUN) as directory:
+        (directory / "run.json").write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+    return Begun(store, resumes=False)
+
+
+def differences(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Keys by which two resolved configurations would give different agents, with both values."""
+    before, now = _flat(begun), _flat(wanted)
+    keys = sorted(before.keys() | now.keys())
+    return [f"{key}={now.get(key)!r} (was {before.get(key)!r})" for key in keys if before.get(key) != now.get(key)]
+
+
+def _compare(store: Store, wanted: Mapping[str, Any]) -> None:
+    with store.fetch(_RUN) as directory:
+        try:
+            begun = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{store.place} holds a damaged run.json ({error})", remedy=_AFRESH) from None
+    changed = differences(begun["config"], wanted["config"])
+    if begun["data_digest"] != wanted["data_digest"]:
+        changed.append("the content of the data")
+    if changed:
+        raise ConfigError(
+            f"an unfinished run in {store.place} was begun otherwise: {'; '.join(changed)}",
+            allowed="the same settings and data, or a new start",
+            remedy=_AFRESH,
+        )
+
+
+_AFRESH = "give the settings it was begun with, or set resume=false to start afresh, or choose another output"
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        if path in _FREE:
+            continue
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{path}.")
+        else:
+            flat[path] = value
+    return flat

@@ -1,0 +1,220 @@
+"""Named directories on a local path, NFS or S3-compatible storage, each there whole or not at all. Knows no training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+_MARKER = "complete.json"  # written last: an entry without it does not exist
+_PARTIAL = ".partial."
+_FOREIGN = "ray-train"
+
+
+class Store:
+    """Entries of one place.
+
+    Args:
+        place: A directory, or `s3://bucket/prefix` with what pyarrow takes behind it (`?endpoint_override=host:9000&scheme=http`).
+    """
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        return Store, (self.place,)
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Entries that are complete, in alphabetic order.
+
+        Raises:
+            CheckpointError: The place cannot be read.
+        """
+        with self._speaking("read"):
+            found = [name for name in self._listed() if name.startswith(prefix) and _PARTIAL not in name]
+            return sorted(name for name in found if self._exists(f"{name}/{_MARKER}"))
+
+    @contextmanager
+    def draft(self, name: str) -> Iterator[Path]:
+        """Opens a local directory; what it holds when the block ends well becomes the entry, in one step.
+
+        Raises:
+            CheckpointError: There is no room, or the place may not be written. Other entries are untouched.
+        """
+        with self._speaking("written"):
+            draft = self._make_draft(name)
+            try:
+                yield draft
+                _mark(draft)
+                self._commit(draft, name)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+
+    @contextmanager
+    def fetch(self, name: str) -> Iterator[Path]:
+        """Opens an entry as a local directory, verified; it is there until the block ends.
+
+        Raises:
+            CheckpointError: It is absent, damaged or unreadable.
+        """
+        if self._local:
+            directory = Path(self._root) / name
+            self._verify(directory, name)
+            yield directory
+            return
+        with tempfile.TemporaryDirectory(prefix="bert-agent.") as temporary:
+            with self._speaking("read"):
+                _copy(f"{self._root}/{name}", temporary, self._filesystem, None)
+            self._verify(Path(temporary), name)
+            yield Path(temporary)
+
+    @property
+    def beside(self) -> str:
+        """A place on the same storage for files of Ray Train, which it wants all workers to reach."""
+        place, mark, query = self.place.partition("?")
+        return f"{place}/{_FOREIGN}{mark}{query}"
+
+    def remove(self, name: str) -> None:
+        """Removes an entry, its marker first."""
+        with self._speaking("written"):
+            if self._exists(f"{name}/{_MARKER}"):
+                self._filesystem.delete_file(f"{self._root}/{name}/{_MARKER}")
+            self._filesystem.delete_dir(f"{self._root}/{name}")
+
+    def clear(self) -> None:
+        """Removes the place and all that lies there."""
+        from pyarrow.fs import FileType
+
+        with self._speaking("written"):
+            if self._filesystem.get_file_info(self._root).type != FileType.NotFound:
+                self._filesystem.delete_dir(self._root)
+
+    def sweep(self) -> None:
+        """Removes what writers left unfinished when they were killed. Nobody else may be writing."""
+        with self._speaking("written"):
+            complete = set(self.names())
+            for name in self._listed():
+                if name not in complete and (_PARTIAL in name or not self._local):
+                    self._filesystem.delete_dir(f"{self._root}/{name}")
+
+    @cached_property
+    def _opened(self) -> tuple[FileSystem, str]:
+        from pyarrow.fs import FileSystem, LocalFileSystem
+
+        if "://" not in self.place:
+            return LocalFileSystem(), str(Path(self.place).expanduser().absolute())
+        with self._speaking("opened"):
+            filesystem, root = FileSystem.from_uri(self.place)
+            return filesystem, root.rstrip("/")
+
+    @property
+    def _filesystem(self) -> FileSystem:
+        return self._opened[0]
+
+    @property
+    def _root(self) -> str:
+        return self._opened[1]
+
+    @property
+    def _local(self) -> bool:
+        return str(self._filesystem.type_name) == "local"
+
+    def _listed(self) -> list[str]:
+        from pyarrow.fs import FileSelector, FileType
+
+        infos = self._filesystem.get_file_info(FileSelector(self._root, allow_not_found=True))
+        found = [info.base_name for info in infos if info.type == FileType.Directory]
+        return [name for name in found if name != _FOREIGN]
+
+    def _exists(self, name: str) -> bool:
+        from pyarrow.fs import FileType
+
+        return bool(self._filesystem.get_file_info(f"{self._root}/{name}").type == FileType.File)
+
+    def _make_draft(self, name: str) -> Path:
+        if not self._local:
+            return Path(tempfile.mkdtemp(prefix="bert-agent."))
+        Path(self._root).mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{name}{_PARTIAL}", dir=self._root))
+
+    def _commit(self, draft: Path, name: str) -> None:
+        if self._local:
+            _flush(draft)
+            draft.rename(Path(self._root) / name)
+            return
+        marker = draft / _MARKER
+        content = marker.read_bytes()
+        marker.unlink()
+        _copy(str(draft), f"{self._root}/{name}", None, self._filesystem)
+        with self._filesystem.open_output_stream(f"{self._root}/{name}/{_MARKER}") as stream:
+            stream.write(content)
+
+    def _verify(self, directory: Path, name: str) -> None:
+        try:
+            expected = json.loads((directory / _MARKER).read_text(encoding="utf-8"))
+            damaged = [file for file, digest in expected.items() if _digest(directory / file) != digest]
+        except (OSError, ValueError) as error:
+            raise self._damaged(name, str(error)) from None
+        if damaged:
+            raise self._damaged(name, f"its file {damaged[0]} was altered or cut short")
+
+    def _damaged(self, name: str, why: str) -> CheckpointError:
+        return CheckpointError(
+            f"checkpoint {name} at {self.place} cannot be read: {why}",
+            remedy="restore it, remove that directory to go on from an older one if there is one, or set resume=false to start afresh",
+        )
+
+    @contextmanager
+    def _speaking(self, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.place} cannot be {verb} ({' '.join(str(error).split())[:300]})",
+                allowed="a directory with room that may be written, or s3://bucket/prefix",
+                remedy="free space or mend the permissions and give the same command again: it goes on from the last checkpoint",
+            ) from error
+
+
+def _mark(directory: Path) -> None:
+    files = sorted(file for file in directory.rglob("*") if file.is_file())
+    digests = {file.relative_to(directory).as_posix(): _digest(file) for file in files}
+    (directory / _MARKER).write_text(json.dumps(digests, indent=1), encoding="utf-8")
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(directory: Path) -> None:
+    """A rename that survives a power cut is worth nothing while the content is still in memory."""
+    for file in directory.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+def _copy(source: str, target: str, from_system: FileSystem | None, to_system: FileSystem | None) -> None:
+    from pyarrow.fs import LocalFileSystem, copy_files
+
+    copy_files(
+        source,
+        target,
+        source_filesystem=from_system or LocalFileSystem(),
+        destination_filesystem=to_system or LocalFileSystem(),
+    )
