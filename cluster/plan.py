@@ -1,8 +1,8 @@
-"""How many workers on which hardware: arithmetic over a cluster's resources."""
+"""How many workers on which hardware: arithmetic over the resources of a cluster's nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.errors import ClusterError
@@ -21,24 +21,37 @@ class WorkerPlan:
         return f"{self.num_workers} {'GPU' if self.use_gpu else 'CPU'} worker(s), {each} each"
 
 
-def plan_workers(num_workers: int | None, resources: Mapping[str, float]) -> WorkerPlan:
+def plan_workers(num_workers: int | None, nodes: Sequence[Mapping[str, float]]) -> WorkerPlan:
     """Plans data-parallel workers: one per GPU where there are GPUs, else CPU workers that share the cores.
 
     Args:
-        num_workers: How many; None takes every GPU, or one worker with all cores of an all-CPU machine.
-        resources: As `ray.cluster_resources()` gives them.
+        num_workers: How many; None takes every GPU, or one worker with all cores of the largest all-CPU node.
+        nodes: Resources of each node, as `node_resources` gives them.
 
     Raises:
         ClusterError: More workers were asked for than the cluster has GPUs or cores.
     """
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-    unit, available = ("GPUs", gpus) if gpus else ("CPUs", cpus)
-    wanted = num_workers or (gpus if gpus else 1)
+    gpus, cpus = ([int(node.get(kind, 0)) for node in nodes] for kind in ("GPU", "CPU"))
+    on_gpus = bool(sum(gpus))
+    unit, available = ("GPUs", sum(gpus)) if on_gpus else ("CPUs", sum(cpus))
+    wanted = num_workers or (available if on_gpus else 1)
     if wanted > available:
         raise ClusterError(
             f"num_workers={wanted}, but the cluster has {available} {unit}",
             allowed=f"1 to {available} workers" if available else "",
             remedy="lower num_workers or add nodes",
         )
-    share = max(1, cpus // wanted)
-    return WorkerPlan(wanted, use_gpu=bool(gpus), cpus_per_worker=min(share, 4) if gpus else share)
+    if on_gpus:
+        return WorkerPlan(wanted, use_gpu=True, cpus_per_worker=_beside_gpus(wanted, gpus, cpus))
+    return WorkerPlan(wanted, use_gpu=False, cpus_per_worker=_largest_share(wanted, cpus))
+
+
+def _largest_share(wanted: int, cpus: Sequence[int]) -> int:
+    """Most cores that every one of the workers can have: a worker lies on one node."""
+    return max(share for share in range(1, max(cpus) + 1) if sum(node // share for node in cpus) >= wanted)
+
+
+def _beside_gpus(wanted: int, gpus: Sequence[int], cpus: Sequence[int]) -> int:
+    """Cores for collating, the same beside each GPU that may be used."""
+    shares = [node_cpus // min(node_gpus, wanted) for node_gpus, node_cpus in zip(gpus, cpus, strict=True) if node_gpus]
+    return max(1, min(4, *shares))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Wanted = Literal["auto", "sdpa", "eager", "cpu", "varlen"]
 _CPU, _VARLEN = "bert_agent_cpu", "bert_agent_varlen"
+_OURS = {"cpu": _CPU, "varlen": _VARLEN}
+_WHY = {"cpu": "plain products and fast dropout", "varlen": "no padding; the kernel drops no attention weights"}
 
 
 @dataclass(frozen=True)
@@ -35,24 +37,30 @@ def choose_attention(
 
     Args:
         model: Any encoder of transformers.
-        wanted: `auto` is varlen on a GPU where its kernel runs, cpu on a CPU, else sdpa.
+        wanted: `auto` is varlen on a GPU where its kernel runs, cpu on a CPU if the model is known to go with it, else the model's own.
         device: Where it trains.
         half: Whether products are computed in bf16.
         per_token: Whether every token has an output (a packed batch has no first token of each row).
 
     Raises:
-        ConfigError: The wanted kernel cannot run here.
+        ConfigError: The wanted kernel cannot run here, or not for this model.
     """
-    hindrance = _hindrance(model, device, half, per_token)
-    if wanted == "varlen" and hindrance:
-        raise ConfigError(f"engine.attention=varlen, but {hindrance}", allowed="auto, sdpa, eager, cpu")
-    if wanted == "varlen" or (wanted == "auto" and not hindrance):
-        return _set(model, _VARLEN, Attention("varlen", "no padding; the kernel drops no attention weights", True))
-    if wanted == "cpu" or (wanted == "auto" and device.type == "cpu"):
-        return _set(model, _CPU, Attention("cpu", "plain products and fast dropout"))
-    if wanted == "auto":
-        return Attention(str(model.config._attn_implementation), f"not varlen: {hindrance}")
-    return _set(model, wanted, Attention(wanted, "as configured"))
+    name = wanted if wanted != "auto" else "cpu" if device.type == "cpu" else "varlen"
+    hindrances = {
+        "cpu": lambda: _hindrance_of_cpu(model, device),
+        "varlen": lambda: _hindrance_of_varlen(model, device, half, per_token),
+    }
+    hindrance = hindrances.get(name, str)() or _set(model, _OURS.get(name, name))
+    if not hindrance:
+        return Attention(name, _WHY.get(name, "as configured"), packed=name == "varlen")
+    own = str(model.config._attn_implementation)
+    if wanted != "auto":
+        raise ConfigError(
+            f"engine.attention={wanted}, but {hindrance}",
+            allowed=f"auto, {own}",
+            remedy="set engine.attention=auto",
+        )
+    return Attention(own, f"this model's own, not {name}: {hindrance}")
 
 
 def run_packed(model: Callable[..., Any], inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -81,7 +89,16 @@ def run_packed(model: Callable[..., Any], inputs: Mapping[str, torch.Tensor]) ->
     return padded
 
 
-def _hindrance(model: PreTrainedModel, device: torch.device, half: bool, per_token: bool) -> str:
+def _hindrance_of_cpu(model: PreTrainedModel, device: torch.device) -> str:
+    """Other models want more of attention than plain products: a causal mask, a bias by position, shared keys, a cap."""
+    if device.type != "cpu":
+        return "its dropout is for CPUs"
+    if model.config.model_type not in _PLAIN:
+        return f"{model.config.model_type} models were not tried with it"
+    return "a decoder sees only what came before" if getattr(model.config, "is_decoder", False) else ""
+
+
+def _hindrance_of_varlen(model: PreTrainedModel, device: torch.device, half: bool, per_token: bool) -> str:
     if device.type != "cuda":
         return "its kernel needs a GPU"
     if not half:
@@ -98,17 +115,24 @@ def _hindrance(model: PreTrainedModel, device: torch.device, half: bool, per_tok
 
 
 _NUMBERS_POSITIONS_FROM_0 = frozenset({"bert", "distilbert", "electra"})
+# Equal to sdpa to 1e-5: tests/training/test_attention.py.
+_PLAIN = frozenset(
+    {
+        "albert", "bert", "camembert", "data2vec-text", "distilbert", "electra", "ernie", "esm", "gte", "jina_embeddings_v3",
+        "mobilebert", "modernbert", "nomic_bert", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
+    }
+)  # fmt: skip
 
 
-def _set(model: PreTrainedModel, name: str, choice: Attention) -> Attention:
+def _set(model: PreTrainedModel, name: str) -> str:
+    """Sets it; returns why it could not be."""
     _register()
     try:
         model.set_attn_implementation(name)
-    except (ValueError, AttributeError) as error:
-        if choice.why == "as configured":
-            raise ConfigError(f"engine.attention={name}: {error}", remedy="set engine.attention=auto") from None
-        return Attention(str(model.config._attn_implementation), f"this model's own: it takes no other ({error})")
-    return choice
+    except (ValueError, AttributeError, ImportError) as error:
+        return " ".join(str(error).split())
+    took = model.config._attn_implementation == name  # where it did not, transformers only logs a warning
+    return "" if took else f"{model.config.model_type} models take no other attention than their own"
 
 
 def _register() -> None:
@@ -129,7 +153,7 @@ def _cpu_attention(  # noqa: PLR0913  # the signature that transformers calls
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **_: Any,
+    **_: Any,  # nothing that the models of _PLAIN mean
 ) -> tuple[torch.Tensor, None]:
     """Attention in the open: torch's fused CPU kernel has a slow backward pass and no dropout.
 

@@ -51,8 +51,11 @@ class Board:
 
     def __init__(self, micro_tokens: int) -> None:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self._notes: Any = ray.remote(num_cpus=0)(Notes).remote(micro_tokens)
+        # On the driver's node: when that is lost so is the run, when another is lost the notes must not be.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._notes: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Notes).remote(micro_tokens)
 
     def begin(self, rank: int) -> Start:
         """See `Notes.begin`."""

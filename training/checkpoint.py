@@ -10,8 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from agent.config import Config
 from training.bookkeeping import RunState
@@ -33,6 +34,13 @@ class CheckpointConfig(Config):
         description="directory or s3://bucket/prefix that all nodes reach; default: a hidden directory beside output",
     )
     every_steps: int = Field(500, ge=1, description="optimizer steps between checkpoints; every epoch ends with one")
+
+    @field_validator("storage")
+    @classmethod
+    def _no_secrets(cls, storage: str | None) -> str | None:
+        if storage and "://" in storage and "@" in urlsplit(storage).netloc:
+            raise ValueError("a URI is printed and saved with the bundle; give keys by AWS_ACCESS_KEY_ID and its kin")
+        return storage
 
 
 @dataclass(frozen=True)
@@ -71,12 +79,16 @@ class Checkpoint:
             load_file(directory / _WEIGHTS),
             OptimizerState(load_file(directory / _MOMENTS), state["counters"]),
             RunState.model_validate(state["run"]),
-            (directory / _JOURNAL).read_text(encoding="utf-8").splitlines(),
+            (directory / _JOURNAL).read_text(encoding="utf-8").split("\n")[:-1],  # splitlines would cut at U+2028 too
         )
 
 
 class CheckpointWriter:
-    """Writes entries of a store one after the other while training goes on. Each replaces the earlier one of its kind."""
+    """Writes entries of a store one after the other while training goes on.
+
+    A complete `last-` entry ends the life of those before it, and of all but the newest `best-` one: not earlier, since the
+    `last-` entry that a killed run goes on from knows only the best of its own time.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -114,6 +126,8 @@ class CheckpointWriter:
             return
         with self._store.draft(name) as directory:
             write(directory)
-        for older in self._store.names(kind):
-            if older < name:
-                self._store.remove(older)
+        for older in self._superseded(name) if kind == LAST else ():
+            self._store.remove(older)
+
+    def _superseded(self, last: str) -> list[str]:
+        return [name for name in self._store.names(LAST) if name < last] + self._store.names(BEST)[:-1]

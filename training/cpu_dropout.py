@@ -22,11 +22,12 @@ def dropout(values: torch.Tensor, probability: float) -> torch.Tensor:
 
 def install(model: nn.Module) -> None:
     """Replaces every `nn.Dropout` of a model; the mode (train, eval) goes on to decide whether it drops."""
-    for name, child in model.named_children():
-        if type(child) is nn.Dropout:
-            setattr(model, name, CpuDropout(child.p).train(child.training))
-        else:
-            install(child)
+    for parent in list(model.modules()):
+        for name, child in list(
+            parent._modules.items()
+        ):  # named_children would leave out a second name of the same one
+            if type(child) is nn.Dropout:
+                setattr(parent, name, CpuDropout(child.p).train(child.training))
 
 
 class CpuDropout(nn.Dropout):
@@ -40,7 +41,11 @@ class CpuDropout(nn.Dropout):
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, values: torch.Tensor, probability: float) -> torch.Tensor:
-        keep = _keep(values.numel(), probability).view(values.shape).to(values.dtype).mul_(1 / (1 - probability))
+        levels = round(probability * _LEVELS)
+        if levels == _LEVELS:
+            keep = torch.zeros_like(values)
+        else:  # scaled by the rounded probability, so that the mean is exactly kept
+            keep = _keep(values.numel(), levels).view(values.shape).to(values.dtype).mul_(_LEVELS / (_LEVELS - levels))
         context.save_for_backward(keep)
         return values * keep
 
@@ -50,6 +55,6 @@ class _Dropout(torch.autograd.Function):
         return gradient * keep, None
 
 
-def _keep(count: int, probability: float) -> torch.Tensor:
+def _keep(count: int, levels: int) -> torch.Tensor:
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None).view(torch.int16)[:count]
-    return bits >= round(probability * _LEVELS) - _LEVELS // 2
+    return bits >= levels - _LEVELS // 2

@@ -35,7 +35,8 @@ class Guard:
             TrainingError: It is not finite, or far above where it began.
         """
         if len(self._start) < _FIRST:
-            self._start.append(loss)
+            ceiling = _FACTOR * max(self._start[0], 1.0) if self._start else loss
+            self._start.append(min(loss, ceiling))  # a loss that runs away at once must not raise its own limit
             self._running = float(np.mean(self._start))
         self._running = _DECAY * self._running + (1 - _DECAY) * loss
         limit = _FACTOR * max(float(np.mean(self._start)), 1.0)

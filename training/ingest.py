@@ -94,7 +94,12 @@ def open_data(
     if streams(config, ingest):
         return _stream(config, task, ingest, make_encoder)
     splits = load_splits(config, task, seed=seed)
-    train = _encode_in_memory(splits, make_encoder(), ingest.cache)
+    return encode_splits(splits, make_encoder(), ingest)
+
+
+def encode_splits(splits: Splits, encoder: Encoder, ingest: IngestConfig) -> TrainingData:
+    """Encodes examples that are in memory."""
+    train = _encode_in_memory(splits, encoder, ingest.cache)
     return TrainingData(
         splits.task, train, splits.dev, splits.test, splits.digest, num_train=len(splits.train), notes=splits.notes
     )

@@ -15,14 +15,14 @@ from pydantic import Field, model_validator
 
 from agent.bundle import Bundle, Evaluation, Manifest, lineage_now, write_bundle
 from agent.config import Config
-from agent.data import DataConfig
+from agent.data import DataConfig, Splits
 from agent.encoding import Encoder
 from agent.errors import AgentError
 from agent.tasks import Task, TokenClassification
-from cluster import ClusterConfig, WorkerPlan, connect, plan_workers
+from cluster import ClusterConfig, WorkerPlan, connect, node_resources, plan_workers
 from training.checkpoint import BEST, CheckpointConfig
 from training.engine import EngineConfig
-from training.ingest import IngestConfig, TrainingData, open_data, streams
+from training.ingest import IngestConfig, TrainingData, encode_splits, open_data, streams
 from training.learning_rate import Schedule
 from training.models import ModelConfig
 from training.objectives import CrossEntropy, Objective
@@ -91,34 +91,98 @@ class TrainingResult:
     outcome: Outcome | None
 
 
-def train(config: TrainingConfig) -> TrainingResult:
+@dataclass(frozen=True)
+class Company:
+    """What a run is given by a command that makes several.
+
+    Attributes:
+        splits: Examples, instead of what `data` names.
+        plan: Workers, instead of all that the cluster has.
+        callbacks: Of Ray Train.
+    """
+
+    splits: Splits | None = None
+    plan: WorkerPlan | None = None
+    callbacks: Sequence[Any] = ()
+
+
+ALONE = Company()
+
+
+def train(config: TrainingConfig, company: Company = ALONE) -> TrainingResult:
     """Fine-tunes an agent and writes its bundle. Goes on with what an earlier, interrupted call has left at the same output.
 
     Raises:
         AgentError: Configuration, data, model, cluster or output are not in order, or training cannot go on. Nothing is lost.
     """
-    output = Path(config.output).expanduser().absolute()
+    output = output_of(config)
     if done := finished(config, output):
         return TrainingResult(done, None)
+    ready = get_ready(config, company)
+    run = begin(config, output, ready.data.digest)
+    print(f"plan: {ready.plan}{'; goes on with an unfinished run' if run.resumes else ''}", flush=True)
+    return carry_out(ready, run.store)
+
+
+def output_of(config: TrainingConfig) -> Path:
+    """Where the bundle of a run goes."""
+    return Path(config.output).expanduser().absolute()
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What is known before a worker starts."""
+
+    config: TrainingConfig
+    data: TrainingData
+    tokenizer: Any
+    encoder: Encoder
+    plan: WorkerPlan
+    callbacks: Sequence[Any] = ()
+
+
+def get_ready(config: TrainingConfig, company: Company = ALONE) -> Ready:
+    """Reads and encodes the data, connects to Ray, plans the workers. Touches no output.
+
+    Raises:
+        AgentError: Configuration, data, model or cluster are not in order.
+    """
     check_trackers(config.tracking)
-    resources = _connect(config) if streams(config.data, config.ingest) else None
-    prepared = _prepare(config)
-    plan = plan_workers(config.num_workers, resources or _connect(config))
-    run = begin(config, output, prepared.data.digest)
-    print(f"plan: {plan}{'; goes on with an unfinished run' if run.resumes else ''}", flush=True)
-    outcome = _fit(prepared, plan, run.store)
-    with write_bundle(output, overwrite=config.overwrite) as draft:
-        with run.store.fetch(run.store.names(BEST)[-1]) as weights:
+    connected = company.splits is None and streams(config.data, config.ingest)
+    if connected:
+        connect_to_ray(config)
+    data, tokenizer, encoder = _prepare(config, company.splits)
+    if not connected:
+        connect_to_ray(config)
+    plan = company.plan or plan_workers(config.num_workers, node_resources())
+    return Ready(config, data, tokenizer, encoder, plan, company.callbacks)
+
+
+def carry_out(ready: Ready, store: Store) -> TrainingResult:
+    """Trains, from the newest checkpoint in the store on, writes the bundle and clears the store.
+
+    Raises:
+        AgentError: Training cannot go on, or its outcome cannot be written.
+    """
+    output = output_of(ready.config)
+    outcome = _fit(ready, store)
+    with write_bundle(output, overwrite=ready.config.overwrite) as draft:
+        with store.fetch(store.names(BEST)[-1]) as weights:
             shutil.copytree(weights, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("complete.json"))
-        prepared.tokenizer.save_pretrained(draft.path)
-        _write_report(draft.path, prepared, outcome)
-        draft.publish(_manifest(prepared, outcome))
-    run.store.clear()
+        ready.tokenizer.save_pretrained(draft.path)
+        _write_report(draft.path, ready, outcome)
+        draft.publish(_manifest(ready, outcome))
+    store.clear()
     return TrainingResult(Bundle.load(output), outcome)
 
 
-def _connect(config: TrainingConfig) -> Mapping[str, float]:
-    return connect(config.cluster, env_vars=_worker_environment())
+def connect_to_ray(config: TrainingConfig) -> None:
+    """Connects this process to the cluster that runs are to use.
+
+    Raises:
+        ClusterError: It cannot be reached.
+    """
+    connect(config.cluster, env_vars=_worker_environment())
 
 
 def _worker_environment() -> dict[str, str]:
@@ -129,17 +193,7 @@ def _worker_environment() -> dict[str, str]:
     return {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000")}
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """What is known before a worker starts."""
-
-    config: TrainingConfig
-    data: TrainingData
-    tokenizer: Any
-    encoder: Encoder
-
-
-def _prepare(config: TrainingConfig) -> _Prepared:
+def _prepare(config: TrainingConfig, splits: Splits | None) -> tuple[TrainingData, Any, Encoder]:
     from training.models import load_tokenizer, make_encoder
 
     made: list[tuple[Any, Encoder]] = []
@@ -149,12 +203,15 @@ def _prepare(config: TrainingConfig) -> _Prepared:
         made.append((tokenizer, make_encoder(tokenizer, config.model)))
         return made[0][1]
 
-    data = open_data(config.data, config.task, ingest=config.ingest, seed=config.seed, make_encoder=encoder)
+    if splits:
+        data = encode_splits(splits, encoder(), config.ingest)
+    else:
+        data = open_data(config.data, config.task, ingest=config.ingest, seed=config.seed, make_encoder=encoder)
     _say_data(config, data)
-    return _Prepared(config, data, *made[0])
+    return data, *made[0]
 
 
-def _fit(prepared: _Prepared, plan: WorkerPlan, store: Store) -> Outcome:
+def _fit(ready: Ready, store: Store) -> Outcome:
     import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -163,13 +220,13 @@ def _fit(prepared: _Prepared, plan: WorkerPlan, store: Store) -> Outcome:
     from training.board import Board
     from training.worker import train_worker
 
-    config = prepared.config
+    config, plan = ready.config, ready.plan
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # or every line of a worker is printed twice
     elastic = (config.num_workers_min, plan.num_workers) if config.num_workers_min else plan.num_workers
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
-            "payload": ray.put(_payload(prepared, store)),
+            "payload": ray.put(_payload(ready, store)),
             "board": Board(config.batch.micro_tokens),
         },
         scaling_config=ScalingConfig(
@@ -181,7 +238,8 @@ def _fit(prepared: _Prepared, plan: WorkerPlan, store: Store) -> Outcome:
         run_config=RunConfig(
             name="ray",
             storage_path=store.beside,
-            failure_config=FailureConfig(max_failures=config.max_failures),
+            failure_config=FailureConfig(max_failures=config.max_failures + _halvings(config.batch)),
+            callbacks=list(ready.callbacks),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
@@ -195,9 +253,14 @@ def _fit(prepared: _Prepared, plan: WorkerPlan, store: Store) -> Outcome:
     return outcome
 
 
-def _payload(prepared: _Prepared, store: Store) -> Payload:
-    data, encoder = prepared.data, prepared.encoder
-    config = prepared.config
+def _halvings(batch: BatchConfig) -> int:
+    """Worker groups that may end for want of memory, beside those that may end otherwise."""
+    return batch.micro_tokens.bit_length() if batch.halve_on_oom else 0
+
+
+def _payload(ready: Ready, store: Store) -> Payload:
+    data, encoder = ready.data, ready.encoder
+    config = ready.config
     return Payload(
         config.model_copy(update={"tracking": config.tracking.absolute()}),
         data.task,
@@ -211,24 +274,24 @@ def _payload(prepared: _Prepared, store: Store) -> Payload:
     )
 
 
-def _write_report(directory: Path, prepared: _Prepared, outcome: Outcome) -> None:
+def _write_report(directory: Path, ready: Ready, outcome: Outcome) -> None:
     from training.report import write_report
 
-    config = prepared.config
+    config = ready.config
     write_report(
         directory,
-        task=prepared.data.task,
+        task=ready.data.task,
         outcome=outcome,
-        test=prepared.data.test,
+        test=ready.data.test,
         model=config.model.name,
-        data=f"{config.data.path} ({_counts(prepared.data)})",
+        data=f"{config.data.path} ({_counts(ready.data)})",
         seed=config.seed,
         settings={
             "epochs": str(config.epochs),
             "optimizer": f"{config.optimizer.kind}, learning rate {config.optimizer.learning_rate:g}, {config.schedule.kind}",
             "batch": f"{config.batch.tokens:,} tokens",
             "objective": config.objective.kind,
-            "data sha256": prepared.data.digest,
+            "data sha256": ready.data.digest,
         },
     )
 
@@ -254,13 +317,13 @@ def _our_cluster_by_name() -> Iterator[None]:
             os.environ["RAY_ADDRESS"] = before
 
 
-def _manifest(prepared: _Prepared, outcome: Outcome) -> Manifest:
-    data, config = prepared.data, prepared.config
+def _manifest(ready: Ready, outcome: Outcome) -> Manifest:
+    data, config = ready.data, ready.config
     reports = {"test": outcome.after, "dev": outcome.dev}
     return Manifest(
         task=data.task,
-        max_tokens=prepared.encoder.max_tokens,
-        stride=prepared.encoder.stride,
+        max_tokens=ready.encoder.max_tokens,
+        stride=ready.encoder.stride,
         lineage=lineage_now(
             base_model=config.model.name,
             data_digest=data.digest,

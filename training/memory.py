@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from agent.errors import TrainingError
 
-_SIGNS = ("DefaultCPUAllocator", "can't allocate memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_SIGNS = (
+    "DefaultCPUAllocator", "can't allocate memory", "CUDA out of memory", "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 
 
 def is_out_of_memory(error: BaseException) -> bool:

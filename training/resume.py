@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from agent.bundle import MANIFEST, Bundle, check_output
 from agent.errors import CheckpointError, ConfigError
 from training.checkpoint import LAST
-from training.store import Store
+from training.store import Store, below
 
 if TYPE_CHECKING:
     from training.job import TrainingConfig
@@ -41,8 +41,7 @@ def checkpoint_store(config: TrainingConfig, output: Path) -> Store:
     """The place of a run's checkpoints, told by its output alone."""
     if config.checkpoint.storage is None:
         return Store(str(output.parent / f".{output.name}.run"))
-    place, mark, query = config.checkpoint.storage.partition("?")
-    return Store(f"{place.rstrip('/')}/{output.name}{mark}{query}")
+    return Store(below(config.checkpoint.storage, f"{output.name}.run"))  # storage may well be where output itself goes
 
 
 def finished(config: TrainingConfig, output: Path) -> Bundle | None:
@@ -67,19 +66,31 @@ def begin(config: TrainingConfig, output: Path, data_digest: str) -> Begun:
         ConfigError: There is one, and it was begun with other settings or other data.
         CheckpointError: The storage cannot be used.
     """
+    if found := unfinished(config, output, data_digest):
+        return found
     store = checkpoint_store(config, output)
-    wanted = {"config": config.model_dump(mode="json"), "data_digest": data_digest}
-    earlier = store.names()
-    if earlier and not config.resume:
+    if store.names():
         print(f"resume=false: starting afresh, the unfinished run in {store.place} is removed", flush=True)
         store.clear()
-        earlier = []
-    if _RUN in earlier:
-        _compare(store, wanted)
-        return Begun(store, resumes=bool(store.names(LAST)))
     with store.draft(_RUN) as directory:
-        (directory / "run.json").write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+        (directory / "run.json").write_text(json.dumps(_wanted(config, data_digest), indent=1), encoding="utf-8")
     return Begun(store, resumes=False)
+
+
+def unfinished(config: TrainingConfig, output: Path, data_digest: str) -> Begun | None:
+    """The run that this one would go on with, if there is one and it may be gone on with. Changes nothing.
+
+    Raises:
+        ConfigError: There is one, and it was begun with other settings or other data.
+        CheckpointError: The storage cannot be read.
+    """
+    store = checkpoint_store(config, output)
+    if not config.resume or not store.names():
+        return None
+    _compare(
+        store, _wanted(config, data_digest)
+    )  # without a `run` entry nobody knows what the others are of: refused there
+    return Begun(store, resumes=bool(store.names(LAST)))
 
 
 def differences(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -87,6 +98,10 @@ def differences(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     before, now = _flat(begun), _flat(wanted)
     keys = sorted(before.keys() | now.keys())
     return [f"{key}={now.get(key)!r} (was {before.get(key)!r})" for key in keys if before.get(key) != now.get(key)]
+
+
+def _wanted(config: TrainingConfig, data_digest: str) -> dict[str, Any]:
+    return {"config": config.model_dump(mode="json"), "data_digest": data_digest}
 
 
 def _compare(store: Store, wanted: Mapping[str, Any]) -> None:

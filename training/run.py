@@ -10,10 +10,11 @@ sys.path[0] = str(
 from agent.command import run  # noqa: E402
 from training.job import TrainingConfig, TrainingResult, train  # noqa: E402
 
-USAGE = """usage: python training/run.py [config.yaml ...] [key.path=value ...] [--print-config] [--help]
+USAGE = """usage: python training/run.py [config.yaml ...] [key.path=value ...] [--dry-run] [--print-config] [--help]
 
 Fine-tunes a pre-trained encoder on labelled data and writes a bundle. Uses the Ray cluster that RAY_ADDRESS names,
-or starts a local Ray. Without arguments: the embedded model on the embedded data.
+or starts a local Ray. Without arguments: the embedded model on the embedded data. --dry-run reads and checks all data, then
+makes one step on two examples and a bundle that is removed again.
 
   python training/run.py data.path=data/ner model.name=minilm output=runs/ner epochs=3
   ray job submit --working-dir . -- python training/run.py data.path=/shared/ner output=/shared/runs/ner"""
@@ -45,5 +46,12 @@ def render(result: TrainingResult) -> str:
     ])  # fmt: skip
 
 
+def dry_run(config: TrainingConfig) -> None:
+    """Checks everything that a run needs."""
+    from training.rehearsal import rehearse
+
+    rehearse(config)
+
+
 if __name__ == "__main__":
-    sys.exit(run(TrainingConfig, main, usage=USAGE))
+    sys.exit(run(TrainingConfig, main, usage=USAGE, dry_run=dry_run))

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
-from agent.errors import CheckpointError
+from agent.errors import AgentError, CheckpointError
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -31,7 +32,7 @@ class Store:
     """
 
     def __init__(self, place: str) -> None:
-        self.place = place
+        self.place = _absolute(place)
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return Store, (self.place,)
@@ -83,8 +84,7 @@ class Store:
     @property
     def beside(self) -> str:
         """A place on the same storage for files of Ray Train, which it wants all workers to reach."""
-        place, mark, query = self.place.partition("?")
-        return f"{place}/{_FOREIGN}{mark}{query}"
+        return below(self.place, _FOREIGN)
 
     def remove(self, name: str) -> None:
         """Removes an entry, its marker first."""
@@ -94,10 +94,12 @@ class Store:
             self._filesystem.delete_dir(f"{self._root}/{name}")
 
     def clear(self) -> None:
-        """Removes the place and all that lies there."""
+        """Removes the place and all that lies there, entry by entry first: who is killed meanwhile leaves no broken ones."""
         from pyarrow.fs import FileType
 
         with self._speaking("written"):
+            for name in self.names():
+                self.remove(name)
             if self._filesystem.get_file_info(self._root).type != FileType.NotFound:
                 self._filesystem.delete_dir(self._root)
 
@@ -106,7 +108,7 @@ class Store:
         with self._speaking("written"):
             complete = set(self.names())
             for name in self._listed():
-                if name not in complete and (_PARTIAL in name or not self._local):
+                if name not in complete:
                     self._filesystem.delete_dir(f"{self._root}/{name}")
 
     @cached_property
@@ -114,7 +116,7 @@ class Store:
         from pyarrow.fs import FileSystem, LocalFileSystem
 
         if "://" not in self.place:
-            return LocalFileSystem(), str(Path(self.place).expanduser().absolute())
+            return LocalFileSystem(), self.place
         with self._speaking("opened"):
             filesystem, root = FileSystem.from_uri(self.place)
             return filesystem, root.rstrip("/")
@@ -153,6 +155,7 @@ class Store:
         if self._local:
             _flush(draft)
             draft.rename(Path(self._root) / name)
+            _flush_directory(Path(self._root))
             return
         marker = draft / _MARKER
         content = marker.read_bytes()
@@ -165,7 +168,7 @@ class Store:
         try:
             expected = json.loads((directory / _MARKER).read_text(encoding="utf-8"))
             damaged = [file for file, digest in expected.items() if _digest(directory / file) != digest]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, AttributeError) as error:  # the last one: JSON, but no object
             raise self._damaged(name, str(error)) from None
         if damaged:
             raise self._damaged(name, f"its file {damaged[0]} was altered or cut short")
@@ -178,16 +181,35 @@ class Store:
 
     @contextmanager
     def _speaking(self, verb: str) -> Iterator[None]:
+        from safetensors import SafetensorError
+
         try:
             yield
-        except CheckpointError:
+        except AgentError:
             raise
-        except (OSError, ValueError) as error:
+        except (
+            OSError,
+            ValueError,
+            SafetensorError,
+        ) as error:  # a full disk is a SafetensorError to who writes tensors
             raise CheckpointError(
                 f"{self.place} cannot be {verb} ({' '.join(str(error).split())[:300]})",
                 allowed="a directory with room that may be written, or s3://bucket/prefix",
                 remedy="free space or mend the permissions and give the same command again: it goes on from the last checkpoint",
             ) from error
+
+
+def below(place: str, name: str) -> str:
+    """A place inside another: a path, or a URI whose query stays at its end."""
+    if "://" not in place:
+        return str(Path(place) / name)
+    path, mark, query = place.partition("?")
+    return f"{path.rstrip('/')}/{quote(name)}{mark}{query}"
+
+
+def _absolute(place: str) -> str:
+    """Workers have a working directory of their own, so that a relative path would be another one there."""
+    return place if "://" in place else str(Path(place).expanduser().absolute())
 
 
 def _mark(directory: Path) -> None:
@@ -207,6 +229,15 @@ def _flush(directory: Path) -> None:
         if file.is_file():
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
+    _flush_directory(directory)
+
+
+def _flush_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _copy(source: str, target: str, from_system: FileSystem | None, to_system: FileSystem | None) -> None:

@@ -23,7 +23,21 @@ from cluster import WorkerPlan, plan_workers
     ],
 )
 def test_workers_are_planned(num_workers, resources, plan):
-    assert plan_workers(num_workers, resources) == plan
+    assert plan_workers(num_workers, [resources]) == plan
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "nodes", "plan"),
+    [
+        (None, [{"CPU": 1}, {"CPU": 1}], WorkerPlan(1, False, 1)),  # never more than a node has: it would wait for ever
+        (2, [{"CPU": 1}, {"CPU": 1}], WorkerPlan(2, False, 1)),
+        (3, [{"CPU": 8}, {"CPU": 3}], WorkerPlan(3, False, 3)),
+        (None, [{"CPU": 2}, {"CPU": 8, "GPU": 4}, {"CPU": 8, "GPU": 2}], WorkerPlan(6, True, 2)),
+        (2, [{"CPU": 0}, {"CPU": 4}], WorkerPlan(2, False, 2)),
+    ],
+)
+def test_workers_fit_the_nodes(num_workers, nodes, plan):
+    assert plan_workers(num_workers, nodes) == plan
 
 
 @pytest.mark.parametrize(
@@ -37,10 +51,10 @@ def test_workers_are_planned(num_workers, resources, plan):
 )
 def test_more_than_the_cluster_has_is_refused(num_workers, resources, what):
     with pytest.raises(ClusterError) as caught:
-        plan_workers(num_workers, resources)
+        plan_workers(num_workers, [resources])
     assert what in str(caught.value)
 
 
 def test_a_plan_reads_as_one_clause():
-    assert str(plan_workers(2, {"CPU": 8, "GPU": 2})) == "2 GPU worker(s), 1 GPU each"
-    assert str(plan_workers(2, {"CPU": 8})) == "2 CPU worker(s), 4 CPU thread(s) each"
+    assert str(plan_workers(2, [{"CPU": 8, "GPU": 2}])) == "2 GPU worker(s), 1 GPU each"
+    assert str(plan_workers(2, [{"CPU": 8}])) == "2 CPU worker(s), 4 CPU thread(s) each"

@@ -189,20 +189,6 @@ def test_a_loss_that_explodes_ends_the_run_with_step_rate_and_sentences(places):
         train(config)
 
 
-def test_short_memory_halves_the_micro_batches_and_keeps_the_result(places, undisturbed, capfd):
-    """A worker may map only a little more than it has when it starts, so that a large micro-batch finds no memory."""
-    wide = settings(
-        places, "short", epochs=2, num_workers=1, batch={"tokens": 40_000, "micro_tokens": 40_000},
-        data={"path": str(write_conll(places / "wide", train=6000))},
-    )  # fmt: skip
-    from tests.training import limits
-
-    with limits.workers_memory(350):
-        result = train(wide)
-    assert "going on with 20000" in capfd.readouterr().out
-    assert result.outcome.journal
-
-
 def test_storage_that_cannot_be_written_is_named_before_training(places):
     (places / "file").write_text("")
     config = settings(places, "unwritable", checkpoint={"storage": str(places / "file" / "below")})

@@ -147,3 +147,42 @@ def test_nothing_remains_of_a_run_that_fails(places):
     with pytest.raises(DataError):
         train(settings(places, "failed", task={"kind": "token_classification", "labels": ["PER"]}))
     assert not list(places.glob("*failed*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("lora", {"model": {"lora": {"rank": 4}}, "objective": {"kind": "focal", "class_weights": "sqrt"},
+                  "optimizer": {"kind": "adamw", "learning_rate": 0.02}}),
+        ("sgd", {"optimizer": {"kind": "sgd", "learning_rate": 0.3}, "schedule": {"kind": "cosine"},
+                 "engine": {"zero_stage": 1, "offload_optimizer": True}, "num_workers": 2}),
+        ("adafactor", {"optimizer": {"kind": "adafactor", "learning_rate": 0.05, "layer_decay": 0.9}, "task": {"decoding": "viterbi"},
+                       "engine": {"activation_checkpointing": True, "attention": "sdpa"}}),
+    ],
+)  # fmt: skip
+def test_recipes_train_under_deepspeed_and_leave_plain_models(places, name, changes):
+    base = {"model": {"name": str(places / "model"), "dropout": 0.0, "stride": 8}, "engine": {"precision": "fp32"}}
+    merged = {key: base.get(key, {}) | value if isinstance(value, dict) else value for key, value in changes.items()}
+    if "task" in merged:
+        merged["task"] |= {"kind": "token_classification"}
+    result = train(settings(places, name, epochs=6, **merged))
+    losses = [row["loss"] for row in result.outcome.history]
+    assert losses[-1] < losses[0] / 2
+    from transformers import AutoModelForTokenClassification
+
+    model, info = AutoModelForTokenClassification.from_pretrained(result.bundle.path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert "bert_agent" not in (result.bundle.path / "config.json").read_text()
+
+
+def test_training_ends_when_dev_no_longer_improves(places):
+    result = train(settings(places, "patient", epochs=40, early_stopping={"patience": 2}))
+    assert result.outcome.best_epoch + 2 == len(result.outcome.history) < 40
+
+
+def test_the_bundle_holds_a_report_that_counts_every_test_sentence(reference):
+    report = (reference.bundle.path / "report.md").read_text()
+    assert "seqeval, strict" in report
+    assert (reference.bundle.path / "learning_curve.svg").read_text().startswith("<?xml")
+    assert len(reference.outcome.predictions) == 24

@@ -1,0 +1,256 @@
+"""How fast does training learn, beside the articles' loop and Hugging Face's Trainer? Same model, data and precision options.
+
+    python benchmarks/training_throughput.py [stages=[ceiling,article,trainer,ours,workers,quality]] [repeats=3]
+
+Every measurement is a process of its own, one after the other; contestants take turns. What stands in `workdir` is not measured
+again, so a run can be interrupted, and its stages can run one by one. Writes benchmarks/results/training_throughput.json from all
+that `workdir` holds and prints a table and the aims. Needs `pip install .[bench]` and a quiet machine.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+
+from pydantic import Field  # noqa: E402
+
+from agent import command  # noqa: E402
+from agent.config import Config  # noqa: E402
+from agent.data import DataConfig  # noqa: E402
+from benchmarks.contest import AnyContestant, Article, Ceiling, Contestant, Ours, Trainer  # noqa: E402
+from benchmarks.contest.aims import Aim, find_aims  # noqa: E402
+from benchmarks.contest.quality import Ask, race  # noqa: E402
+from benchmarks.contest.samples import write_samples  # noqa: E402
+from benchmarks.contest.summary import HEAD, ceilings, curve_lines, finite, line, rates, row  # noqa: E402
+from benchmarks.contest.workbench import Workbench  # noqa: E402
+
+CONLL = ROOT / "../shared/data/ner_conll2003"
+Stage = Literal["ceiling", "article", "trainer", "ours", "workers", "quality"]
+ALL: tuple[Stage, ...] = ("ceiling", "article", "trainer", "ours", "workers", "quality")
+# Ways to run Trainer that are tried for every batch size; the fastest one competes.
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {},
+    {"waiting": "briefly"},
+    {"waiting": "briefly", "attention": "eager"},
+    {"waiting": "briefly", "loaders": 1},
+)
+
+
+class ThroughputConfig(Config):
+    """What is measured."""
+
+    data: DataConfig = DataConfig(path=str(CONLL))
+    workdir: str = Field("runs/training_throughput", description="where results are kept; remove it to measure anew")
+    result: str = Field(str(ROOT / "benchmarks/results/training_throughput.json"), description="JSON file to write")
+    stages: tuple[Stage, ...] = Field(ALL, description="what to measure now; quality takes as long as all others")
+    repeats: int = Field(3, ge=1, description="measurements of each contestant's speed")
+    threads: int = Field(2, ge=2, description="CPU threads of every contestant")
+    article_steps: int = Field(23, ge=4, description="steps of the article's loop; the first 3 do not count")
+    trial_sentences: int = Field(
+        3200, ge=256, description="sentences of a trial of Trainer's settings, and of stage workers"
+    )
+    batches: tuple[int, ...] = Field((16, 32, 64), description="Trainer's batch sizes, sentences")
+    tokens: tuple[int, ...] = Field((512, 1024, 2048), description="our batch.tokens")
+    workers_tokens: tuple[int, ...] = Field((1024, 2048), description="batch.tokens of stage workers")
+    quality_batch: int = Field(32, description="Trainer's batch size of stage quality")
+    quality_tokens: int = Field(1024, description="our batch.tokens of stage quality, and in the aims")
+    trainer_rates: tuple[float, ...] = Field((5e-5, 1e-4, 2e-4), description="Trainer's learning rates to choose from")
+    our_rates: tuple[float, ...] = Field((1e-4, 2e-4, 4e-4), description="our learning rates to choose from")
+    epochs: int = Field(3, ge=1, description="of the runs to the end in stage quality")
+    measure: str = Field("", description="for the processes it starts: the file that says what to measure")
+
+
+class Order(Config):
+    """What one process measures."""
+
+    contestant: AnyContestant
+    data: DataConfig
+
+
+class Entry(NamedTuple):
+    """A contestant of a stage, and on what it runs."""
+
+    stage: Stage
+    contestant: Contestant
+    data: DataConfig
+
+
+def main(config: ThroughputConfig) -> None:
+    """Measures what is wanted, then says all that is known."""
+    if config.measure:
+        return measure(Path(config.measure))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is being measured ends too
+    fallen_back = config.data.path == str(CONLL) and not CONLL.is_dir()
+    if fallen_back:
+        print(f"note: {CONLL} does not exist; this runs on the embedded demo corpus, and the aims are for CoNLL-2003")
+        config = config.model_copy(update={"data": config.data.model_copy(update={"path": "demo"})})
+    run = Run(config)
+    run.measure()
+    result = run.result(aims_hold=not fallen_back)
+    Path(config.result).parent.mkdir(parents=True, exist_ok=True)
+    Path(config.result).write_text(json.dumps(finite(result.record), indent=1) + "\n")
+    print("", *result.lines, sep="\n")
+    return None
+
+
+def measure(asked: Path) -> None:
+    """In a process of its own: does what the file says and writes the result."""
+    order = json.loads(asked.read_text())
+    wanted = Order.model_validate(order["order"])
+    Path(order["answer"]).write_text(json.dumps(wanted.contestant.measure(wanted.data)))
+
+
+class Result(NamedTuple):
+    """For the file, and for people."""
+
+    record: dict[str, Any]
+    lines: list[str]
+
+
+class Run:
+    """The benchmark as a whole.
+
+    Args:
+        config: What is wanted.
+    """
+
+    def __init__(self, config: ThroughputConfig) -> None:
+        workdir = Path(config.workdir).absolute()
+        self.config = config
+        self.bench = Workbench(workdir / "measured", Path(__file__))
+        self.whole, self.part = write_samples(config.data, workdir, size=config.trial_sentences)
+
+    def measure(self) -> None:
+        """All stages that are wanted, contestants in turn; quality at the end."""
+        if {"trainer", "quality"} & set(self.config.stages):
+            for trial in self.trials():
+                if "trainer" in self.config.stages or trial.batch == self.config.quality_batch:
+                    self.bench.run(trial, self.whole)
+        for repeat in range(self.config.repeats):
+            for stage, contestant, data in self.entries():
+                if stage in self.config.stages:
+                    self.bench.run(contestant, data, repeat)
+        if "quality" in self.config.stages:
+            self.race(lambda contestant: self.bench.run(contestant, self.config.data))
+
+    def trials(self) -> list[Trainer]:
+        """Trainer in every way, for a part of an epoch."""
+        config = self.config
+        sizes = dict.fromkeys([*config.batches, config.quality_batch])
+        return [
+            Trainer(threads=config.threads, batch=batch, sentences=config.trial_sentences, **settings)
+            for batch in sizes
+            for settings in SETTINGS
+        ]
+
+    def trainer(self, batch: int) -> Trainer | None:
+        """Trainer in the way that was fastest; None before it was tried."""
+        tried = [(trial, self.bench.found(trial, self.whole)) for trial in self.trials() if trial.batch == batch]
+        speeds = [(rates(found["result"]["steps"])["sentences_per_s"], trial) for trial, found in tried if found]
+        if len(speeds) < len(SETTINGS):
+            return None
+        best = max(speeds, key=lambda speed: speed[0])[1]
+        return Trainer(threads=self.config.threads, batch=batch, **best.settings)
+
+    def entries(self) -> Iterator[Entry]:
+        """Who competes for speed, as far as it is known."""
+        config, threads = self.config, self.config.threads
+        for number in (1, threads):
+            yield Entry("ceiling", Ceiling(threads=number), self.whole)
+        for waiting in ("as installed", "briefly"):
+            yield Entry("article", Article(threads=threads, waiting=waiting, steps=config.article_steps), self.whole)
+        yield from (Entry("trainer", found, self.whole) for batch in config.batches if (found := self.trainer(batch)))
+        yield from (Entry("ours", Ours(threads=threads, tokens=tokens), self.whole) for tokens in config.tokens)
+        for tokens in config.workers_tokens:
+            for workers in (1, 2):
+                yield Entry("workers", Ours(threads=workers, workers=workers, tokens=tokens), self.part)
+
+    def race(self, ask: Ask) -> dict[str, Any] | None:
+        """F1 over time of Trainer and of ours; None before it was run."""
+        config = self.config
+        rival = self.trainer(config.quality_batch)
+        if not rival:
+            return None
+        ours = Ours(threads=config.threads, tokens=config.quality_tokens)
+        entrants = (
+            (rival.model_copy(update={"looks_per_epoch": 4}), config.trainer_rates),
+            (ours, config.our_rates),
+        )
+        return race(ask, entrants, config.epochs)
+
+    def result(self, *, aims_hold: bool) -> Result:
+        """All that is known so far."""
+        tops = self.ceilings()
+        rows = [found for entry in self.entries() if (found := self.row(entry, tops))]
+        quality = self.race(lambda contestant: self.bench.found(contestant, self.config.data))
+        measured = find_aims(
+            rows, quality, tokens=self.config.quality_tokens, workers_tokens=self.config.workers_tokens
+        )
+        if not aims_hold:
+            measured = [Aim(aim.name, None, aim.bound, aim.at_least) for aim in measured]
+        record = {
+            "machine": machine(),
+            "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+            "config": self.config.model_dump(mode="json"),
+            "ceilings": tops,
+            "trials": [self.trial_row(trial) for trial in self.trials()],
+            "rows": rows,
+            "quality": quality,
+            "aims": [
+                {"name": aim.name, "measured": aim.measured, "bound": aim.bound, "met": aim.met} for aim in measured
+            ],
+        }
+        return Result(record, [HEAD, *map(line, rows), *(curve_lines(quality) if quality else ()), *map(str, measured)])
+
+    def ceilings(self) -> dict[int, dict[str, Any]]:
+        """By threads, as far as they are known."""
+        runs = {
+            contestant.threads: self.repeats(contestant, data)
+            for stage, contestant, data in self.entries()
+            if stage == "ceiling"
+        }
+        return ceilings({threads: found for threads, found in runs.items() if found})
+
+    def row(self, entry: Entry, tops: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
+        """A contestant's row, with its stage; None before it was measured."""
+        found = self.repeats(entry.contestant, entry.data)
+        if not found or entry.stage == "ceiling":
+            return None
+        top = tops.get(entry.contestant.threads, {})
+        gflops = top["gflops"][found[0]["result"]["precision"]]["square"] if top else None
+        figures = row(entry.contestant.name, found, gflops=gflops, parameters=top.get("parameters"))
+        return {"stage": entry.stage, "contestant": entry.contestant.model_dump(mode="json"), **figures}
+
+    def repeats(self, contestant: Contestant, data: DataConfig) -> list[dict[str, Any]]:
+        """What is known of a contestant."""
+        asked = (self.bench.found(contestant, data, repeat) for repeat in range(self.config.repeats))
+        return [found for found in asked if found]
+
+    def trial_row(self, trial: Trainer) -> dict[str, Any]:
+        """A trial's speed."""
+        found = self.bench.found(trial, self.whole)
+        return {"batch": trial.batch, **trial.settings, **(rates(found["result"]["steps"]) if found else {})}
+
+
+LIBRARIES = ("torch", "transformers", "accelerate", "ray", "deepspeed", "numpy", "tokenizers", "seqeval")
+
+
+def machine() -> str:
+    """Processor, cores that may be used, Python."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    model = next((text.split(":")[1].strip() for text in lines if text.startswith("model name")), platform.processor())
+    return f"{model}, {len(os.sched_getaffinity(0))} cores, {platform.machine()}, Python {platform.python_version()}"
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(ThroughputConfig, main, usage=__doc__ or ""))
