@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from agent.bundle import Bundle, Evaluation, Manifest, lineage_now, write_bundle
 from agent.config import Config
 from agent.data import DataConfig, Splits
+from agent.data.splits import DEMO
 from agent.encoding import Encoder
 from agent.errors import AgentError
 from agent.tasks import Task, TokenClassification
@@ -24,7 +25,7 @@ from training.checkpoint import BEST, CheckpointConfig
 from training.engine import EngineConfig
 from training.ingest import IngestConfig, TrainingData, encode_splits, open_data, streams
 from training.learning_rate import Schedule
-from training.models import ModelConfig
+from training.models import MINILM, ModelConfig
 from training.objectives import CrossEntropy, Objective
 from training.optimizers import AdamW, Optimizer
 from training.payload import Outcome, Payload, evaluation_set
@@ -115,13 +116,23 @@ def train(config: TrainingConfig, company: Company = ALONE) -> TrainingResult:
     Raises:
         AgentError: Configuration, data, model, cluster or output are not in order, or training cannot go on. Nothing is lost.
     """
-    output = output_of(config)
+    config, output = absolute(config), output_of(config)
     if done := finished(config, output):
         return TrainingResult(done, None)
     ready = get_ready(config, company)
     run = begin(config, output, ready.data.digest)
     print(f"plan: {ready.plan}{'; goes on with an unfinished run' if run.resumes else ''}", flush=True)
     return carry_out(ready, run.store)
+
+
+def absolute(config: TrainingConfig) -> TrainingConfig:
+    """Local data and models by paths that workers, and later stations, find from any directory."""
+    changes: dict[str, Config] = {}
+    if config.data.path != DEMO and (data := Path(config.data.path).expanduser()).is_dir():
+        changes["data"] = config.data.model_copy(update={"path": str(data.resolve())})
+    if config.model.name != MINILM and (model := Path(config.model.name).expanduser()).is_dir():
+        changes["model"] = config.model.model_copy(update={"name": str(model.resolve())})
+    return config.model_copy(update=changes)
 
 
 def output_of(config: TrainingConfig) -> Path:
@@ -327,21 +338,13 @@ def _manifest(ready: Ready, outcome: Outcome) -> Manifest:
         lineage=lineage_now(
             base_model=config.model.name,
             data_digest=data.digest,
-            config=_absolute(config).model_dump(mode="json"),
+            config=config.model_dump(mode="json"),
         ),
         evaluations=tuple(
             Evaluation(split=name, data_digest=data.digest, model="model.safetensors", report=report)
             for name, report in reports.items()
         ),
     )
-
-
-def _absolute(config: TrainingConfig) -> TrainingConfig:
-    """Paths as later stations can find them from any directory."""
-    directory = Path(config.data.path).expanduser()
-    if not directory.is_dir():
-        return config
-    return config.model_copy(update={"data": config.data.model_copy(update={"path": str(directory.resolve())})})
 
 
 def _resources(plan: WorkerPlan) -> Mapping[str, float]:

@@ -14,7 +14,7 @@ import numpy as np
 from agent.encoding import Int64
 from agent.errors import BundleError
 from training.ingest import TrainingData
-from training.job import Ready, TrainingConfig, TrainingResult, carry_out, get_ready, output_of
+from training.job import Ready, TrainingConfig, TrainingResult, absolute, carry_out, get_ready, output_of
 from training.packing import PackedWindows, Windows
 from training.resume import begin, checkpoint_store, finished, unfinished
 from training.schedule import plan_epoch
@@ -32,7 +32,7 @@ def rehearse(config: TrainingConfig) -> None:
     Raises:
         AgentError: As a run would.
     """
-    output = output_of(config)
+    config, output = absolute(config), output_of(config)
     if done := finished(config, output):
         print(f"this run is finished: {done.path} holds its bundle. Set overwrite=true to train it anew")
         return

@@ -31,17 +31,18 @@ class Workbench:
     Args:
         directory: Where they are kept; what stands there is not measured again.
         program: Takes `measure=FILE`, the file that says what to measure, and writes the result beside it.
+        accept_doubtful: Whether what was measured on a busy machine counts.
     """
 
-    def __init__(self, directory: Path, program: Path) -> None:
-        self._directory, self._program = directory, program
+    def __init__(self, directory: Path, program: Path, *, accept_doubtful: bool) -> None:
+        self._directory, self._program, self._accept_doubtful = directory, program, accept_doubtful
         directory.mkdir(parents=True, exist_ok=True)
 
     def found(self, contestant: Contestant, data: DataConfig, repeat: int = 0) -> Found | None:
-        """What an earlier run of exactly this has left."""
+        """What an earlier run of exactly this has left, if it counts."""
         file = self._file(contestant, data, repeat, "json")
         kept: Found | None = json.loads(file.read_text()) if file.is_file() else None
-        return kept
+        return kept if kept and (self._accept_doubtful or not doubt(kept)) else None
 
     def run(self, contestant: Contestant, data: DataConfig, repeat: int = 0) -> Found:
         """Measures, unless it is known.

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,7 @@ def kept(speed, **result):
         "result": {"steps": steps, "precision": "bf16", **result},
         "memory": {"together": 2, "largest": 1},
         "others_before": 0.0,
+        "others_during": 0.0,
         "process_seconds": 9.0,
     }
 
@@ -141,7 +143,7 @@ def bench(tmp_path, monkeypatch):
         f"pathlib.Path({str(tmp_path / 'starts')!r}).open('a').write('x')\n"
         "pathlib.Path(order['answer']).write_text(json.dumps(dict(os.environ)))\n"
     )
-    return Workbench(tmp_path / "kept", program)
+    return Workbench(tmp_path / "kept", program, accept_doubtful=True)
 
 
 def test_what_was_measured_is_not_measured_again_unless_something_of_it_changes(bench, tmp_path):
@@ -150,7 +152,10 @@ def test_what_was_measured_is_not_measured_again_unless_something_of_it_changes(
     assert (tmp_path / "starts").read_text() == "x"
     assert bench.found(Short(), DATA, 1) is None
     assert bench.found(Short(threads=3), DATA) is None
-    assert bench.found(Short(), DataConfig(path="demo", max_examples=5)) is None
+    other = DataConfig(path="demo", max_examples=5)
+    assert bench.found(Short(), other) is None
+    bench.run(Short(), other)
+    assert bench.found(Short(), DATA) == first
 
 
 def test_no_setting_of_the_caller_decides_how_threads_wait(bench, monkeypatch):
@@ -167,6 +172,35 @@ def test_a_measurement_that_fails_names_itself_and_its_log(bench):
     with pytest.raises(TrainingError, match=r"short ended with status 1 \(no such cores\).*read .*\.log"):
         bench.run(Short(threads=99), DATA)
     assert bench.found(Short(threads=99), DATA) is None
+
+
+def test_a_measurement_beside_busy_neighbours_is_doubted():
+    assert workbench.doubt({"others_before": 0.02, "others_during": 0.09}) == ""
+    said = workbench.doubt({"others_before": 0.02, "others_during": 0.5})
+    assert said == " (DOUBTFUL: others took 2% of this machine before, 50% meanwhile)"
+
+
+def test_what_is_doubtful_counts_only_if_that_is_accepted(bench, tmp_path):
+    bench.run(Short(), DATA)
+    (file,) = (tmp_path / "kept").glob("*.json")
+    strict = Workbench(tmp_path / "kept", tmp_path / "program.py", accept_doubtful=False)
+    for busy, counts in ((0.0, True), (0.9, False)):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"others_before": 0.0, "others_during": busy}))
+        assert bench.found(Short(), DATA)
+        assert bool(strict.found(Short(), DATA)) == counts
+
+
+def test_a_watch_tells_the_memory_and_the_work_of_a_process_from_those_of_others():
+    watch = workbench.Watch()
+    program = "import time; kept = b'x' * 300_000_000; begun = time.time()\nwhile time.time() < begun + 3: pass"
+    watch.wait(subprocess.Popen([sys.executable, "-c", program]))
+    alone = watch.figures()
+    assert 3e8 < alone["memory"]["largest"] <= alone["memory"]["together"] < 4e8
+    watch = workbench.Watch()
+    neighbour = subprocess.Popen([sys.executable, "-c", program])
+    watch.wait(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3)"]))
+    neighbour.wait()
+    assert watch.figures()["others_during"] > 0.6 / os.cpu_count()
 
 
 def test_samples_hold_all_sentences_and_a_part_of_the_same(tmp_path):

@@ -47,12 +47,19 @@ def files_below(places):
     return {path: path.read_bytes() for path in places.rglob("*") if path.is_file()}
 
 
-def test_a_dry_run_tells_what_a_run_would_do_and_leaves_nothing(places, capfd):
+def test_a_dry_run_tells_what_a_run_would_do_and_leaves_nothing(places, capfd, monkeypatch):
+    monkeypatch.chdir(places)
     before = files_below(places)
     storage, events = places / "elsewhere" / "storage", places / "events"
     rehearse(
         settings(
-            places, "agent", num_workers=2, checkpoint={"storage": str(storage)}, tracking={"tensorboard": str(events)}
+            places,
+            "agent",
+            data={"path": "ner"},
+            model={"name": "model"},
+            num_workers=2,
+            checkpoint={"storage": str(storage)},
+            tracking={"tensorboard": str(events)},
         )
     )
     out = capfd.readouterr().out
@@ -107,8 +114,9 @@ def test_an_output_that_holds_another_bundle_is_refused(places, tmp_path):
         rehearse(settings(places, "x", output=str(tmp_path / "full")))
 
 
-def test_a_finished_run_is_told(places, capfd):
-    config = settings(places, "done", epochs=1)
+def test_a_finished_run_is_told_also_where_its_paths_were_relative(places, capfd, monkeypatch):
+    monkeypatch.chdir(places)
+    config = settings(places, "done", epochs=1, data={"path": "ner"}, model={"name": "./model"})
     digest = train(config).bundle.digest
     rehearse(config)
     assert "this run is finished" in capfd.readouterr().out

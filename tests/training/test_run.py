@@ -170,7 +170,7 @@ def test_recipes_train_under_deepspeed_and_leave_plain_models(places, name, chan
     assert losses[-1] < losses[0] / 2
     from transformers import AutoModelForTokenClassification
 
-    model, info = AutoModelForTokenClassification.from_pretrained(result.bundle.path, output_loading_info=True)
+    _, info = AutoModelForTokenClassification.from_pretrained(result.bundle.path, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert "bert_agent" not in (result.bundle.path / "config.json").read_text()

@@ -41,7 +41,7 @@ def settings(places, name, **changes):
     tree = {
         "output": str(places / name / "agent"), "epochs": 4, "data": {"path": str(places / "ner")},
         "model": {"name": str(places / "model"), "dropout": 0.0, "stride": 8}, "batch": {"tokens": 128},
-        "engine": {"precision": "fp32"}, "num_trials": 4, "grace_epochs": 2, "reduction_factor": 2, "seed": 161,
+        "engine": {"precision": "fp32"}, "num_trials": 3, "grace_epochs": 2, "reduction_factor": 2, "seed": 161,
         "space": {"optimizer": {"learning_rate": f"choice({GOOD}, {USELESS}, {EXPLODING})"}},
     }  # fmt: skip
     return from_mapping(SearchConfig, tree | changes)
@@ -55,12 +55,12 @@ def below(place):
 def finished(places):
     config = settings(places, "whole")
     tried = [trial.settings["optimizer.learning_rate"] for trial in config.trials()]
-    assert tried == [GOOD, USELESS, EXPLODING, GOOD]
+    assert tried == [GOOD, USELESS, EXPLODING]
     return search(config)
 
 
 def test_the_best_is_kept_the_hopeless_stopped_and_the_failing_told(finished, places):
-    good, useless, exploding, _ = finished.record.trials
+    good, useless, exploding = finished.record.trials
     assert good.state == "finished"
     assert good.score > 0.9
     assert (useless.state, sorted(useless.epochs)) == ("stopped", [1, 2])
@@ -135,7 +135,7 @@ def test_an_interrupted_search_goes_on_with_what_is_not_over(places, capfd):
 
 
 def test_what_is_wrong_for_every_trial_ends_the_search_before_the_first(places, capfd):
-    with pytest.raises(DataError, match="LOC|ORG"):
+    with pytest.raises(DataError, match=r"LOC|ORG"):
         search(settings(places, "wrong", task={"kind": "token_classification", "labels": ["PER"]}))
     assert "trial 1" not in capfd.readouterr().out
     assert not (places / "wrong").exists()
