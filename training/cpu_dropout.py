@@ -1,7 +1,7 @@
 """Dropout for CPUs: the same distribution as torch's, its random bits drawn 64 at a time.
 
 torch draws one Bernoulli variable after the other on a single thread, 2.5 ms for 1,000 tokens of 384; that is an eighth of
-a training step. Four 16-bit thresholds out of every 64 random bits take a third of that (benchmarks/training_throughput.py).
+a training step. Four 16-bit thresholds out of every 64 random bits take a third of that (measured by hand on two cores, docs/training.md).
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from training.models import MINILM, ModelConfig
 from training.objectives import CrossEntropy, Objective
 from training.optimizers import AdamW, Optimizer
 from training.payload import Outcome, Payload, evaluation_set
-from training.resume import begin, finished
+from training.resume import begin, checkpoint_store, finished
 from training.schedule import BatchConfig
 from training.store import Store
 from training.trackers import TrackingConfig, check_trackers
@@ -118,6 +118,7 @@ def train(config: TrainingConfig, company: Company = ALONE) -> TrainingResult:
     """
     config, output = absolute(config), output_of(config)
     if done := finished(config, output):
+        checkpoint_store(config, output).clear()  # a command killed right after it had published leaves them
         return TrainingResult(done, None)
     ready = get_ready(config, company)
     run = begin(config, output, ready.data.digest)

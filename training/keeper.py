@@ -41,14 +41,31 @@ def load_newest(store: Store, rank: int) -> Checkpoint | None:
     dist.broadcast_object_list(newest)
     if newest[0] is None:
         return None
-    with store.fetch(newest[0]) as directory:
+    checkpoint = _read(store, newest[0])
+    dist.barrier()
+    if rank == 0:
+        _forget_later_models(store, checkpoint.state.best_epoch)
+    return checkpoint
+
+
+def _read(store: Store, name: str) -> Checkpoint:
+    from safetensors import SafetensorError
+
+    with store.fetch(name) as directory:
         try:
             return Checkpoint.read(directory)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise CheckpointError(
-                f"checkpoint {newest[0]} at {store.place} cannot be read ({error})",
+                f"checkpoint {name} at {store.place} cannot be read ({error})",
                 remedy="remove it, or set resume=false to start afresh",
             ) from None
+
+
+def _forget_later_models(store: Store, best_epoch: int) -> None:
+    """A run that was killed between writing a model and the checkpoint that knows of it comes to that epoch again."""
+    for name in store.names(BEST):
+        if int(name.removeprefix(BEST)) > best_epoch:
+            store.remove(name)
 
 
 class Keeper:

@@ -20,7 +20,8 @@ _RUN = "run"  # entry with what the run was begun with
 # What may differ between a run and its continuation: where and how fast it computes, not what comes out.
 _FREE = (
     "output", "overwrite", "resume", "num_workers", "num_workers_min", "max_failures", "resize_check_s", "cluster",
-    "checkpoint", "tracking", "ingest", "engine", "batch.micro_tokens", "batch.halve_on_oom",
+    "checkpoint", "tracking", "ingest", "engine.zero_stage", "engine.offload_optimizer", "engine.activation_checkpointing",
+    "engine.compile", "batch.micro_tokens", "batch.halve_on_oom",
 )  # fmt: skip
 
 
@@ -87,9 +88,8 @@ def unfinished(config: TrainingConfig, output: Path, data_digest: str) -> Begun 
     store = checkpoint_store(config, output)
     if not config.resume or not store.names():
         return None
-    _compare(
-        store, _wanted(config, data_digest)
-    )  # without a `run` entry nobody knows what the others are of: refused there
+    # Without a `run` entry nobody knows what the others are of: refused there.
+    _compare(store, _wanted(config, data_digest))
     return Begun(store, resumes=bool(store.names(LAST)))
 
 

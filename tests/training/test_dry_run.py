@@ -56,7 +56,7 @@ def test_a_dry_run_tells_what_a_run_would_do_and_leaves_nothing(places, capfd, m
             places,
             "agent",
             data={"path": "ner"},
-            model={"name": "model"},
+            model={"name": "model", "stride": 8},
             num_workers=2,
             checkpoint={"storage": str(storage)},
             tracking={"tensorboard": str(events)},
@@ -116,7 +116,7 @@ def test_an_output_that_holds_another_bundle_is_refused(places, tmp_path):
 
 def test_a_finished_run_is_told_also_where_its_paths_were_relative(places, capfd, monkeypatch):
     monkeypatch.chdir(places)
-    config = settings(places, "done", epochs=1, data={"path": "ner"}, model={"name": "./model"})
+    config = settings(places, "done", epochs=1, data={"path": "ner"}, model={"name": "./model", "stride": 8})
     digest = train(config).bundle.digest
     rehearse(config)
     assert "this run is finished" in capfd.readouterr().out
