@@ -18,7 +18,7 @@ pytestmark = pytest.mark.system
 def metrics_url():
     import ray
 
-    ray.init(num_cpus=1, include_dashboard=False, _system_config={"metrics_report_interval_ms": 1000})
+    ray.init(address="local", num_cpus=1, include_dashboard=False, _system_config={"metrics_report_interval_ms": 1000})
     (node,) = ray.nodes()
     yield f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     ray.shutdown()

@@ -32,7 +32,7 @@ def small_workers():
         "worker_process_setup_hook": "tests.training.test_short_memory.limit_memory",
         "env_vars": {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)},
     }
-    ray.init(num_cpus=2, include_dashboard=False, runtime_env=environment)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, runtime_env=environment)
     yield
     ray.shutdown()
 
