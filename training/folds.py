@@ -17,7 +17,9 @@ from agent.config import Config, from_mapping
 from agent.data import Splits, load_splits
 from agent.data.digests import data_digest, split_digest
 from agent.errors import BundleError, CheckpointError, ConfigError, DataError
-from training.job import Company, TrainingConfig, output_of, train
+from training.config import TrainingConfig, output_of
+from training.job import train
+from training.preparation import Company
 from training.report.content import RunReport
 from training.report.markdown import escape, table
 from training.resume import differences

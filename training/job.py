@@ -3,85 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
-from pydantic import Field, model_validator
-
-from agent.bundle import Bundle, Evaluation, Manifest, lineage_now, write_bundle
-from agent.config import Config
-from agent.data import DataConfig, Splits
-from agent.data.splits import DEMO
-from agent.encoding import Encoder
+from agent.bundle import Bundle
 from agent.errors import AgentError
-from agent.tasks import Task, TokenClassification
-from cluster import ClusterConfig, WorkerPlan, connect, node_resources, plan_workers
-from training.checkpoint import BEST, CheckpointConfig
-from training.engine import EngineConfig
-from training.ingest import IngestConfig, TrainingData, encode_splits, open_data, streams
-from training.learning_rate import Schedule
-from training.models import MINILM, ModelConfig
-from training.objectives import CrossEntropy, Objective
-from training.optimizers import AdamW, Optimizer
+from cluster import WorkerPlan
+from training.config import TrainingConfig, absolute, output_of
+from training.handover import publish
 from training.payload import Outcome, Payload, evaluation_set
+from training.preparation import ALONE, Company, Ready, get_ready
 from training.resume import begin, checkpoint_store, finished
 from training.schedule import BatchConfig
 from training.store import Store
-from training.trackers import TrackingConfig, check_trackers
-
-
-class EarlyStopping(Config):
-    """When to stop before the last epoch."""
-
-    patience: int | None = Field(
-        None, ge=1, description="epochs without a better score on dev after which training ends; default: never"
-    )
-    min_delta: float = Field(0.0, ge=0, description="by how much a score must be better to count as better")
-
-
-class TrainingConfig(Config):
-    """A fine-tuning run."""
-
-    output: str = Field("runs/agent", description="directory of the bundle to write")
-    overwrite: bool = Field(False, description="replace a bundle that stands at output")
-    resume: bool = Field(True, description="go on with an unfinished run of the same output; false starts afresh")
-    epochs: int = Field(3, ge=1, description="passes over the training split")
-    num_workers: int | None = Field(
-        None, ge=1, description="data-parallel workers; default: one per GPU, or one CPU worker"
-    )
-    num_workers_min: int | None = Field(
-        None, ge=1, description="go on with as few as these when nodes are lost; default: wait for num_workers"
-    )
-    max_failures: int = Field(3, ge=0, description="how often to go on from the last checkpoint after a worker died")
-    resize_check_s: float = Field(60.0, gt=0, description="seconds between looks for nodes that came back")
-    seed: int = Field(0, ge=0, description="of the new head, the shuffling and dropout")
-    task: Task = Field(
-        TokenClassification(),
-        description="what the agent does",
-    )
-    data: DataConfig = DataConfig()
-    ingest: IngestConfig = IngestConfig()
-    model: ModelConfig = ModelConfig()
-    batch: BatchConfig = BatchConfig()
-    optimizer: Optimizer = AdamW()
-    schedule: Schedule = Schedule()
-    objective: Objective = CrossEntropy()
-    early_stopping: EarlyStopping = EarlyStopping()
-    engine: EngineConfig = EngineConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    tracking: TrackingConfig = TrackingConfig()
-    cluster: ClusterConfig = ClusterConfig()
-
-    @model_validator(mode="after")
-    def _bounds_in_order(self) -> Self:
-        if self.num_workers_min and (self.num_workers is None or self.num_workers_min > self.num_workers):
-            raise ValueError("num_workers_min needs num_workers, and is at most as many")
-        return self
 
 
 @dataclass(frozen=True)
@@ -90,24 +27,6 @@ class TrainingResult:
 
     bundle: Bundle
     outcome: Outcome | None
-
-
-@dataclass(frozen=True)
-class Company:
-    """What a run is given by a command that makes several.
-
-    Attributes:
-        splits: Examples, instead of what `data` names.
-        plan: Workers, instead of all that the cluster has.
-        callbacks: Of Ray Train.
-    """
-
-    splits: Splits | None = None
-    plan: WorkerPlan | None = None
-    callbacks: Sequence[Any] = ()
-
-
-ALONE = Company()
 
 
 def train(config: TrainingConfig, company: Company = ALONE) -> TrainingResult:
@@ -126,101 +45,16 @@ def train(config: TrainingConfig, company: Company = ALONE) -> TrainingResult:
     return carry_out(ready, run.store)
 
 
-def absolute(config: TrainingConfig) -> TrainingConfig:
-    """Local data and models by paths that workers, and later stations, find from any directory."""
-    changes: dict[str, Config] = {}
-    if config.data.path != DEMO and (data := Path(config.data.path).expanduser()).is_dir():
-        changes["data"] = config.data.model_copy(update={"path": str(data.resolve())})
-    if config.model.name != MINILM and (model := Path(config.model.name).expanduser()).is_dir():
-        changes["model"] = config.model.model_copy(update={"name": str(model.resolve())})
-    return config.model_copy(update=changes)
-
-
-def output_of(config: TrainingConfig) -> Path:
-    """Where the bundle of a run goes."""
-    return Path(config.output).expanduser().absolute()
-
-
-@dataclass(frozen=True)
-class Ready:
-    """What is known before a worker starts."""
-
-    config: TrainingConfig
-    data: TrainingData
-    tokenizer: Any
-    encoder: Encoder
-    plan: WorkerPlan
-    callbacks: Sequence[Any] = ()
-
-
-def get_ready(config: TrainingConfig, company: Company = ALONE) -> Ready:
-    """Reads and encodes the data, connects to Ray, plans the workers. Touches no output.
-
-    Raises:
-        AgentError: Configuration, data, model or cluster are not in order.
-    """
-    check_trackers(config.tracking)
-    connected = company.splits is None and streams(config.data, config.ingest)
-    if connected:
-        connect_to_ray(config)
-    data, tokenizer, encoder = _prepare(config, company.splits)
-    if not connected:
-        connect_to_ray(config)
-    plan = company.plan or plan_workers(config.num_workers, node_resources())
-    return Ready(config, data, tokenizer, encoder, plan, company.callbacks)
-
-
 def carry_out(ready: Ready, store: Store) -> TrainingResult:
     """Trains, from the newest checkpoint in the store on, writes the bundle and clears the store.
 
     Raises:
         AgentError: Training cannot go on, or its outcome cannot be written.
     """
-    output = output_of(ready.config)
     outcome = _fit(ready, store)
-    with write_bundle(output, overwrite=ready.config.overwrite) as draft:
-        with store.fetch(store.names(BEST)[-1]) as weights:
-            shutil.copytree(weights, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("complete.json"))
-        ready.tokenizer.save_pretrained(draft.path)
-        _write_report(draft.path, ready, outcome)
-        draft.publish(_manifest(ready, outcome))
+    bundle = publish(ready, outcome, store)
     store.clear()
-    return TrainingResult(Bundle.load(output), outcome)
-
-
-def connect_to_ray(config: TrainingConfig) -> None:
-    """Connects this process to the cluster that runs are to use.
-
-    Raises:
-        ClusterError: It cannot be reached.
-    """
-    connect(config.cluster, env_vars=_worker_environment())
-
-
-def _worker_environment() -> dict[str, str]:
-    """CPU threads that soon sleep while they wait. By default they spin for milliseconds, and a step takes three times as
-    long as soon as anything else (Ray's own processes, a second worker) takes a core from one of them; measured in
-    docs/training.md. The user's own choice stays.
-    """
-    return {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000")}
-
-
-def _prepare(config: TrainingConfig, splits: Splits | None) -> tuple[TrainingData, Any, Encoder]:
-    from training.models import load_tokenizer, make_encoder
-
-    made: list[tuple[Any, Encoder]] = []
-
-    def encoder() -> Encoder:  # made after the data was looked at, whose errors are the common ones
-        tokenizer = load_tokenizer(config.model.name)
-        made.append((tokenizer, make_encoder(tokenizer, config.model)))
-        return made[0][1]
-
-    if splits:
-        data = encode_splits(splits, encoder(), config.ingest)
-    else:
-        data = open_data(config.data, config.task, ingest=config.ingest, seed=config.seed, make_encoder=encoder)
-    _say_data(config, data)
-    return data, *made[0]
+    return TrainingResult(bundle, outcome)
 
 
 def _fit(ready: Ready, store: Store) -> Outcome:
@@ -286,28 +120,6 @@ def _payload(ready: Ready, store: Store) -> Payload:
     )
 
 
-def _write_report(directory: Path, ready: Ready, outcome: Outcome) -> None:
-    from training.report import write_report
-
-    config = ready.config
-    write_report(
-        directory,
-        task=ready.data.task,
-        outcome=outcome,
-        test=ready.data.test,
-        model=config.model.name,
-        data=f"{config.data.path} ({_counts(ready.data)})",
-        seed=config.seed,
-        settings={
-            "epochs": str(config.epochs),
-            "optimizer": f"{config.optimizer.kind}, learning rate {config.optimizer.learning_rate:g}, {config.schedule.kind}",
-            "batch": f"{config.batch.tokens:,} tokens",
-            "objective": config.objective.kind,
-            "data sha256": ready.data.digest,
-        },
-    )
-
-
 @contextmanager
 def _our_cluster_by_name() -> Iterator[None]:
     """Tells Ray Train's helpers which cluster is ours.
@@ -329,25 +141,6 @@ def _our_cluster_by_name() -> Iterator[None]:
             os.environ["RAY_ADDRESS"] = before
 
 
-def _manifest(ready: Ready, outcome: Outcome) -> Manifest:
-    data, config = ready.data, ready.config
-    reports = {"test": outcome.after, "dev": outcome.dev}
-    return Manifest(
-        task=data.task,
-        max_tokens=ready.encoder.max_tokens,
-        stride=ready.encoder.stride,
-        lineage=lineage_now(
-            base_model=config.model.name,
-            data_digest=data.digest,
-            config=config.model_dump(mode="json"),
-        ),
-        evaluations=tuple(
-            Evaluation(split=name, data_digest=data.digest, model="model.safetensors", report=report)
-            for name, report in reports.items()
-        ),
-    )
-
-
 def _resources(plan: WorkerPlan) -> Mapping[str, float]:
     return {"CPU": plan.cpus_per_worker, **({"GPU": 1} if plan.use_gpu else {})}
 
@@ -362,14 +155,3 @@ def _root_cause(error: BaseException) -> BaseException:
                 return cause
             cause = getattr(cause, "cause", None) or cause.__cause__
     return error
-
-
-def _say_data(config: TrainingConfig, data: TrainingData) -> None:
-    for note in data.notes:
-        print(f"note: {note}")
-    print(f"data: {config.data.path} ({_counts(data)} examples; labels {', '.join(data.task.labels)})", flush=True)
-
-
-def _counts(data: TrainingData) -> str:
-    sizes = {"train": data.num_train, "dev": len(data.dev), "test": len(data.test)}
-    return ", ".join(f"{name} {size:,}" for name, size in sizes.items())

@@ -12,7 +12,7 @@ from training.packing import Windows
 from training.store import Store
 
 if TYPE_CHECKING:
-    from training.job import TrainingConfig
+    from training.config import TrainingConfig
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ import numpy as np
 
 from agent.encoding import Int64
 from agent.errors import BundleError
+from training.config import TrainingConfig, absolute, output_of
 from training.ingest import TrainingData
-from training.job import Ready, TrainingConfig, TrainingResult, absolute, carry_out, get_ready, output_of
+from training.job import TrainingResult, carry_out
 from training.packing import PackedWindows, Windows
+from training.preparation import Ready, get_ready
 from training.resume import begin, checkpoint_store, finished, unfinished
 from training.schedule import plan_epoch
 from training.trackers import TrackingConfig

@@ -14,7 +14,7 @@ from training.checkpoint import LAST
 from training.store import Store, below
 
 if TYPE_CHECKING:
-    from training.job import TrainingConfig
+    from training.config import TrainingConfig
 
 _RUN = "run"  # entry with what the run was begun with
 # What may differ between a run and its continuation: where and how fast it computes, not what comes out.

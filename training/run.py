@@ -8,7 +8,8 @@ sys.path[0] = str(
 )  # the repository, not this directory, whose names would shadow others
 
 from agent.command import run  # noqa: E402
-from training.job import TrainingConfig, TrainingResult, train  # noqa: E402
+from training.config import TrainingConfig  # noqa: E402
+from training.job import TrainingResult, train  # noqa: E402
 
 USAGE = """usage: python training/run.py [config.yaml ...] [key.path=value ...] [--dry-run] [--print-config] [--help]
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from agent.bundle import MANIFEST, Bundle, Manifest, check_output, write_bundle
 from agent.errors import CheckpointError, ClusterError, ConfigError, TrainingError
 from cluster import WorkerPlan, node_resources, plan_workers
-from training.job import TrainingConfig, get_ready, output_of
+from training.config import TrainingConfig, output_of
+from training.preparation import get_ready
 from training.resume import checkpoint_store, differences
 from training.search_config import SearchConfig
 from training.trial import Assignment

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from agent.config import from_mapping
 from agent.errors import ConfigError
-from training.job import TrainingConfig
+from training.config import TrainingConfig
 from training.search_space import Range, assign, check_key, corners, draw, flatten, parse_range
 from training.trials import Trial, show
 

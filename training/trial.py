@@ -15,7 +15,9 @@ from typing import Any
 
 from agent.errors import AgentError, CheckpointError
 from cluster import WorkerPlan
-from training.job import Company, TrainingConfig, output_of, train
+from training.config import TrainingConfig, output_of
+from training.job import train
+from training.preparation import Company
 from training.resume import checkpoint_store
 
 NUMBER = "number"  # of the trial, in what Ray Tune gives it

@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.bundle import MANIFEST
 from agent.errors import AgentError, TrainingError
-from training.job import TrainingConfig, output_of
+from training.config import TrainingConfig, output_of
 from training.trial import EPOCH, FAILURE, NUMBER, SCORE, Assignment, trial_class
 from training.trials import SearchRecord, show
 

@@ -31,7 +31,8 @@ class Ours(Contestant):
     def measure(self, data: DataConfig) -> dict[str, Any]:
         """Trains. Points of the curve are the ends of epochs, by the seconds that steps took, as they are in a bundle's metrics."""
         from cluster import ClusterConfig
-        from training.job import TrainingConfig, train
+        from training.config import TrainingConfig
+        from training.job import train
         from training.journal import step_rows
         from training.learning_rate import Schedule
         from training.models import ModelConfig

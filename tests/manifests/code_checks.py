@@ -59,7 +59,7 @@ def _command(item: Object) -> tuple[str, Config]:
 @functools.cache
 def _configs() -> dict[str, type[Config]]:
     from compression.pipeline import CompressionConfig
-    from training.job import TrainingConfig
+    from training.config import TrainingConfig
 
     return {"training/run.py": TrainingConfig, "compression/run.py": CompressionConfig}
 

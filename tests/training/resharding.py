@@ -1,6 +1,6 @@
 """One process of a group that trains a tiny model for a few steps from one checkpoint to the next, once per ZeRO stage.
 
-    RANK=0 WORLD_SIZE=2 ... python tests/training/resharding.py DIR FROM TO STEPS ROTATION
+    RANK=0 WORLD_SIZE=2 ... python -m tests.training.resharding DIR FROM TO STEPS ROTATION RECIPE
 
 Reads DIR/FROM-<stage> if FROM is not `none`, does STEPS steps at stage (stage + ROTATION) % 4, writes DIR/TO-<stage> and adds the
 losses to DIR/losses-<stage>.jsonl. No Ray: what is shown is that a checkpoint does not care who wrote it.
@@ -17,18 +17,26 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from training.adapters import LoraConfig, adapt
 from training.attention import choose_attention
 from training.bookkeeping import RunState
 from training.checkpoint import Checkpoint
 from training.engine import Engine, EngineConfig, Recipe
 from training.learning_rate import Schedule
+from training.models import ModelConfig
 from training.objectives import CrossEntropy
-from training.optimizers import AdamW
+from training.optimizers import SGD, Adafactor, AdamW
 from training.packing import PackedWindows
 from training.schedule import BatchConfig, plan_epoch
 from training.stepping import Feed, Inputs, Stepper
 
 LABELS, VOCABULARY, NUM_STEPS = 7, 61, 20
+OPTIMIZERS = {
+    "adamw": AdamW(learning_rate=0.01),
+    "lora": AdamW(learning_rate=0.01),
+    "sgd": SGD(learning_rate=0.1, momentum=0.9),
+    "adafactor": Adafactor(learning_rate=0.01),
+}
 
 
 def windows() -> PackedWindows:
@@ -41,7 +49,7 @@ def windows() -> PackedWindows:
     )  # fmt: skip
 
 
-def model() -> torch.nn.Module:
+def model(recipe: str) -> torch.nn.Module:
     """Sizes that neither 2 nor 4 divides: what is cut into equal parts must be padded."""
     from transformers import BertConfig, BertForTokenClassification
 
@@ -50,14 +58,16 @@ def model() -> torch.nn.Module:
         vocab_size=VOCABULARY, hidden_size=15, num_attention_heads=3, num_hidden_layers=2, intermediate_size=37,
         max_position_embeddings=33, num_labels=LABELS, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
-    return BertForTokenClassification(config)
+    bare = BertForTokenClassification(config)
+    choose_attention(bare, "sdpa", device=torch.device("cpu"), half=False, per_token=True)
+    return adapt(bare, ModelConfig(lora=LoraConfig(rank=2) if recipe == "lora" else None))
 
 
-def main(directory: Path, source: str, target: str, steps: int, rotation: int) -> None:
-    for stage in range(4):
+def main(directory: Path, source: str, target: str, steps: int, *, rotation: int, recipe: str) -> None:
+    for stage in range(4) if OPTIMIZERS[recipe].shardable else [0]:
         before = Checkpoint.read(directory / f"{source}-{stage}") if source != "none" else None
         state = before.state if before else RunState()
-        stepper, feed, engine = make((stage + rotation) % 4, before, state.step)
+        stepper, feed, engine = make((stage + rotation) % 4, before, state.step, recipe)
         plan = plan_epoch(windows().lengths, config=BatchConfig(tokens=96), seed=0, epoch=0)
         losses = []
         for prepared, _ in feed.steps(plan, state.step):
@@ -74,13 +84,12 @@ def main(directory: Path, source: str, target: str, steps: int, rotation: int) -
                 stream.write(json.dumps(losses) + "\n")
 
 
-def make(stage: int, before: Checkpoint | None, done: int) -> tuple[Stepper, Feed, Engine]:
-    bare = model()
-    choose_attention(bare, "sdpa", device=torch.device("cpu"), half=False, per_token=True)
+def make(stage: int, before: Checkpoint | None, done: int, recipe: str) -> tuple[Stepper, Feed, Engine]:
+    network = model(recipe)
     if before:
-        bare.load_state_dict(before.weights)
-    recipe = Recipe(AdamW(learning_rate=0.01), Schedule(), NUM_STEPS, first_step=done)
-    engine = Engine(bare, recipe, EngineConfig(zero_stage=stage), precision="fp32")
+        network.load_state_dict(before.weights)
+    course = Recipe(OPTIMIZERS[recipe], Schedule(), NUM_STEPS, first_step=done)
+    engine = Engine(network, course, EngineConfig(zero_stage=stage), precision="fp32")
     if before:
         engine.load_optimizer(before.optimizer)
     inputs = Inputs(frozenset({"input_ids", "attention_mask"}), torch.device("cpu"), packed=False)
@@ -95,5 +104,6 @@ if __name__ == "__main__":
     os.environ["DS_ACCELERATOR"] = "cpu"
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+    _, place, source_name, target_name, number, shift, optimizer = sys.argv
+    main(Path(place), source_name, target_name, int(number), rotation=int(shift), recipe=optimizer)
     dist.destroy_process_group()

@@ -12,19 +12,10 @@ from agent.config import from_mapping, load
 from agent.data import DataConfig, load_splits
 from agent.errors import BundleError, ConfigError, DataError
 from agent.tasks import TokenClassification
-from tests.tiny import make_model, write_conll
 from training import cross_validate as command
 from training.folds import RECORD, CrossValidationConfig, cross_validate, cut
 
 NUM_EXAMPLES = 144  # train and dev of write_conll
-
-
-@pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    root = tmp_path_factory.mktemp("folds")
-    make_model(root / "model")
-    write_conll(root / "ner")
-    return root
 
 
 def settings(places, name, **changes):
@@ -73,15 +64,6 @@ def test_an_output_that_holds_something_else_is_refused(places, tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(BundleError, match="is no cross-validation"):
         cross_validate(settings(places, "x", output=str(tmp_path), overwrite=True))
-
-
-@pytest.fixture(scope="module")
-def local_ray():
-    import ray
-
-    ray.init("local", num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -9,29 +9,14 @@ import pytest
 from agent.bundle import Bundle
 from agent.config import from_mapping
 from agent.errors import BundleError, CheckpointError, ClusterError, ConfigError, DataError
-from tests.tiny import make_model, write_conll
-from training.job import TrainingConfig, get_ready, output_of, train
+from tests.tiny import write_conll
+from training.config import TrainingConfig, output_of
+from training.job import train
+from training.preparation import get_ready
 from training.rehearsal import rehearse
 from training.resume import begin
 
-pytestmark = pytest.mark.system
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    import ray
-
-    ray.init("local", num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    root = tmp_path_factory.mktemp("rehearsal")
-    make_model(root / "model")
-    write_conll(root / "ner")
-    return root
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("local_ray")]
 
 
 def settings(places, name, **changes):

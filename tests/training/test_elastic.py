@@ -11,7 +11,8 @@ import pytest
 from agent.config import from_mapping
 from tests.tiny import make_model, write_conll
 from tests.training.test_faults import losses, wait_for_step
-from training.job import TrainingConfig, train
+from training.config import TrainingConfig
+from training.job import train
 from training.journal import step_rows
 from training.store import Store
 

@@ -17,31 +17,14 @@ import pytest
 
 from agent.config import from_mapping
 from agent.errors import CheckpointError, TrainingError
-from tests.tiny import make_model, write_conll
-from training.job import TrainingConfig, train
+from training.config import TrainingConfig
+from training.job import train
 from training.journal import step_rows
 from training.store import Store
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("local_ray")]
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 30
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    import ray
-
-    ray.init(address="local", num_cpus=4, include_dashboard=False, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    root = tmp_path_factory.mktemp("faults")
-    make_model(root / "model")
-    write_conll(root / "ner")
-    return root
 
 
 def tree(places, name, **changes):

@@ -46,10 +46,24 @@ def test_every_zero_stage_goes_on_with_another_number_of_workers_in_mid_epoch(tm
     undisturbed, moved = tmp_path / "undisturbed", tmp_path / "moved"
     undisturbed.mkdir()
     moved.mkdir()
-    launch(1, undisturbed, "none", "a", 9, 0)
-    launch(2, moved, "none", "a", 3, 0)
-    launch(1, moved, "a", "b", 3, 0)
-    launch(2, moved, "b", "c", 3, 1)  # two workers again, and each stage takes up what another one wrote
+    launch(1, undisturbed, "none", "a", 9, 0, "adamw")
+    launch(2, moved, "none", "a", 3, 0, "adamw")
+    launch(1, moved, "a", "b", 3, 0, "adamw")
+    launch(2, moved, "b", "c", 3, 1, "adamw")  # two workers again, and each stage takes up what another one wrote
     for stage in range(4):
         assert len(losses(moved, stage)) == 9
         np.testing.assert_allclose(losses(moved, stage), losses(undisturbed, 0), rtol=2e-5)
+
+
+@pytest.mark.parametrize(("recipe", "stages"), [("sgd", 4), ("adafactor", 1), ("lora", 4)])
+def test_other_recipes_go_on_too(tmp_path, recipe, stages):
+    undisturbed, moved = tmp_path / "undisturbed", tmp_path / "moved"
+    undisturbed.mkdir()
+    moved.mkdir()
+    launch(1, undisturbed, "none", "a", 6, 0, recipe)
+    launch(2, moved, "none", "a", 3, 0, recipe)
+    launch(1, moved, "a", "b", 3, 0, recipe)
+    for stage in range(stages):
+        whole = losses(undisturbed, 0)
+        assert whole[0] - whole[-1] > 0.01
+        np.testing.assert_allclose(losses(moved, stage), whole, rtol=2e-5)

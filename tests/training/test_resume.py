@@ -8,7 +8,7 @@ from agent.bundle import Manifest, lineage_now, write_bundle
 from agent.config import from_mapping
 from agent.errors import BundleError, CheckpointError, ConfigError
 from agent.tasks import TokenClassification
-from training.job import TrainingConfig
+from training.config import TrainingConfig
 from training.resume import begin, checkpoint_store, differences, finished
 from training.store import Store
 

@@ -9,27 +9,10 @@ from agent.bundle import Bundle
 from agent.config import from_mapping
 from agent.errors import BundleError, ClusterError, DataError
 from agent.evaluation import predict
-from tests.tiny import make_model, write_conll
-from training.job import TrainingConfig, train
+from training.config import TrainingConfig
+from training.job import train
 
-pytestmark = pytest.mark.system
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    import ray
-
-    ray.init(address="local", num_cpus=4, include_dashboard=False, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    root = tmp_path_factory.mktemp("run")
-    make_model(root / "model")
-    write_conll(root / "ner")
-    return root
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("local_ray")]
 
 
 def settings(places, name, **changes):

@@ -8,7 +8,7 @@ import pytest
 
 from agent.config import load
 from agent.errors import ClusterError, ConfigError
-from training.job import TrainingConfig
+from training.config import TrainingConfig
 from training.search import plan_trials
 from training.search_config import SearchConfig
 from training.search_space import draw, flatten, parse_range

@@ -9,32 +9,14 @@ import pytest
 from agent.bundle import Bundle
 from agent.config import from_mapping
 from agent.errors import BundleError, ConfigError, DataError
-from tests.tiny import make_model, write_conll
 from training.job import train
 from training.search import RECORD, search
 from training.search_config import SearchConfig
 from training.trials import SearchRecord
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("local_ray")]
 
 GOOD, USELESS, EXPLODING = 0.005, 1e-7, 1e30
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    import ray
-
-    ray.init("local", num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    root = tmp_path_factory.mktemp("search")
-    make_model(root / "model")
-    write_conll(root / "ner")
-    return root
 
 
 def settings(places, name, **changes):
@@ -101,7 +83,7 @@ def test_stopped_trials_free_their_workers(finished):
 
     assert finished
     assert [group["state"] for group in placement_group_table().values() if group["state"] != "REMOVED"] == []
-    assert ray.available_resources()["CPU"] == 2
+    assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
 
 
 def test_an_interrupted_search_goes_on_with_what_is_not_over(places, capfd):

@@ -1,0 +1,87 @@
+"""What a training run is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from agent.config import Config
+from agent.data import DataConfig
+from agent.data.splits import DEMO
+from agent.tasks import Task, TokenClassification
+from cluster import ClusterConfig
+from training.checkpoint import CheckpointConfig
+from training.engine import EngineConfig
+from training.ingest import IngestConfig
+from training.learning_rate import Schedule
+from training.models import MINILM, ModelConfig
+from training.objectives import CrossEntropy, Objective
+from training.optimizers import AdamW, Optimizer
+from training.schedule import BatchConfig
+from training.trackers import TrackingConfig
+
+
+class EarlyStopping(Config):
+    """When to stop before the last epoch."""
+
+    patience: int | None = Field(
+        None, ge=1, description="epochs without a better score on dev after which training ends; default: never"
+    )
+    min_delta: float = Field(0.0, ge=0, description="by how much a score must be better to count as better")
+
+
+class TrainingConfig(Config):
+    """A fine-tuning run."""
+
+    output: str = Field("runs/agent", description="directory of the bundle to write")
+    overwrite: bool = Field(False, description="replace a bundle that stands at output")
+    resume: bool = Field(True, description="go on with an unfinished run of the same output; false starts afresh")
+    epochs: int = Field(3, ge=1, description="passes over the training split")
+    num_workers: int | None = Field(
+        None, ge=1, description="data-parallel workers; default: one per GPU, or one CPU worker"
+    )
+    num_workers_min: int | None = Field(
+        None, ge=1, description="go on with as few as these when nodes are lost; default: wait for num_workers"
+    )
+    max_failures: int = Field(3, ge=0, description="how often to go on from the last checkpoint after a worker died")
+    resize_check_s: float = Field(60.0, gt=0, description="seconds between looks for nodes that came back")
+    seed: int = Field(0, ge=0, description="of the new head, the shuffling and dropout")
+    task: Task = Field(
+        TokenClassification(),
+        description="what the agent does",
+    )
+    data: DataConfig = DataConfig()
+    ingest: IngestConfig = IngestConfig()
+    model: ModelConfig = ModelConfig()
+    batch: BatchConfig = BatchConfig()
+    optimizer: Optimizer = AdamW()
+    schedule: Schedule = Schedule()
+    objective: Objective = CrossEntropy()
+    early_stopping: EarlyStopping = EarlyStopping()
+    engine: EngineConfig = EngineConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.num_workers_min and (self.num_workers is None or self.num_workers_min > self.num_workers):
+            raise ValueError("num_workers_min needs num_workers, and is at most as many")
+        return self
+
+
+def absolute(config: TrainingConfig) -> TrainingConfig:
+    """Local data and models by paths that workers, and later stations, find from any directory."""
+    changes: dict[str, Config] = {}
+    if config.data.path != DEMO and (data := Path(config.data.path).expanduser()).is_dir():
+        changes["data"] = config.data.model_copy(update={"path": str(data.resolve())})
+    if config.model.name != MINILM and (model := Path(config.model.name).expanduser()).is_dir():
+        changes["model"] = config.model.model_copy(update={"name": str(model.resolve())})
+    return config.model_copy(update=changes)
+
+
+def output_of(config: TrainingConfig) -> Path:
+    """Where the bundle of a run goes."""
+    return Path(config.output).expanduser().absolute()
