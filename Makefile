@@ -17,7 +17,7 @@ DEMO := runs/demo
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check test test-optimum bench-training format clean
+.PHONY: help setup demo serve check test test-optimum bench-training bench-compression format clean
 
 help:  ## print these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 22
@@ -71,6 +71,9 @@ $(OPTIMUM_STAMP): pyproject.toml
 bench-training: setup  ## training's speed and F1 beside Hugging Face's Trainer; two hours on a quiet machine, can be interrupted
 	@$(BIN)/python $(PIP) --editable ".[bench]"
 	$(BIN)/python benchmarks/training_throughput.py
+
+bench-compression: setup $(OPTIMUM_STAMP)  ## an agent's size, speed and F1 after compression, beside PyTorch and optimum; an hour
+	$(BIN)/python benchmarks/compression.py
 
 format: setup  ## format and mend what can be mended
 	$(BIN)/ruff format .

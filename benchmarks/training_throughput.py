@@ -27,8 +27,9 @@ from pydantic import Field  # noqa: E402
 from agent import command  # noqa: E402
 from agent.config import Config  # noqa: E402
 from agent.data import DataConfig  # noqa: E402
+from benchmarks.aim import Aim  # noqa: E402
 from benchmarks.contest import AnyContestant, Article, Ceiling, Contestant, Ours, Trainer  # noqa: E402
-from benchmarks.contest.aims import Aim, find_aims  # noqa: E402
+from benchmarks.contest.aims import find_aims  # noqa: E402
 from benchmarks.contest.quality import Ask, race  # noqa: E402
 from benchmarks.contest.samples import write_samples  # noqa: E402
 from benchmarks.contest.summary import HEAD, ceilings, curve_lines, finite, line, rates, row  # noqa: E402

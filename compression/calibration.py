@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agent.batching import cut_by_length
-from agent.encoding import IGNORED, Encoder, Int64, Window, pad
+from agent.encoding import IGNORED, Batch, Encoder, Int64, Window, pad
 from agent.tasks import BaseTask
 from compression.layout import Slot, find_blocks
 from compression.torch_model import to_tensors
@@ -85,15 +85,40 @@ def calibrate(
         [Projection.of(block.attention_output, block.head_size) for block in blocks],
         [Projection.of(block.ffn_output, 1) for block in blocks],
     )
-    items = _windows(task, encoder, examples)
-    done = 0
-    for batch in cut_by_length([len(window.input_ids) for window, _ in items], max_tokens=_MAX_TOKENS):
-        _observe(model, seen, [items[index] for index in batch], encoder.pad_id)
-        done += len(batch)
+    batches = labelled_batches(task, encoder, examples)
+    for done, labelled in enumerate(batches, 1):
+        _observe(model, seen, labelled)
         if progress:
-            progress(done, len(items))
-    model.zero_grad(set_to_none=True)
+            progress(done, len(batches))
     return seen
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """A padded batch with its targets: int64 [rows, tokens], or [rows] for one per window; -100 does not count."""
+
+    batch: Batch
+    targets: Int64
+
+
+def labelled_batches(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> list[LabelledBatch]:
+    """Examples in batches of neighbours in length."""
+    items = _windows(task, encoder, examples)
+    cuts = cut_by_length([len(window.input_ids) for window, _ in items], max_tokens=_MAX_TOKENS)
+    return [_labelled([items[index] for index in cut], encoder.pad_id) for cut in cuts]
+
+
+def total_loss(model: PreTrainedModel, labelled: LabelledBatch) -> Tensor:
+    """Cross-entropy of the targets, summed: float32 []."""
+    import torch
+
+    logits = model(**to_tensors(model, labelled.batch)).logits
+    return torch.nn.functional.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]),
+        torch.from_numpy(labelled.targets).reshape(-1),
+        ignore_index=IGNORED,
+        reduction="sum",
+    )
 
 
 def _windows(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> list[tuple[Window, Int64]]:
@@ -104,17 +129,17 @@ def _windows(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> 
     ]
 
 
-def _observe(model: PreTrainedModel, seen: Calibration, items: Sequence[tuple[Window, Int64]], pad_id: int) -> None:
+def _labelled(items: Sequence[tuple[Window, Int64]], pad_id: int) -> LabelledBatch:
+    batch = pad([window for window, _ in items], pad_id)
+    return LabelledBatch(batch, _pad_targets([target for _, target in items], batch.input_ids.shape))
+
+
+def _observe(model: PreTrainedModel, seen: Calibration, labelled: LabelledBatch) -> None:
     import torch
 
-    batch = pad([window for window, _ in items], pad_id)
-    targets = torch.from_numpy(_pad_targets([target for _, target in items], batch.input_ids.shape))
-    with _watching(seen, torch.from_numpy(batch.attention_mask.astype(bool))), torch.enable_grad():
-        logits = model(**to_tensors(model, batch)).logits
-        loss = torch.nn.functional.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=IGNORED, reduction="sum"
-        )
-        loss.backward()  # type: ignore[no-untyped-call]
+    mask = torch.from_numpy(labelled.batch.attention_mask.astype(bool))
+    with _watching(seen, mask), torch.enable_grad():
+        total_loss(model, labelled).backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
 
 

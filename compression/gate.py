@@ -38,5 +38,5 @@ class Gate(Config):
             f"nothing was published, the report is {report}",
             allowed=f"gate.min_f1_kept={self.min_f1_kept:g}"
             + ("" if self.min_f1 is None else f" and gate.min_f1={self.min_f1:g}"),
-            remedy="lower head_ratio or ffn_ratio, leave out int8 embeddings, or lower the gate",
+            remedy="remove less (shrink, prune), distill for more epochs, leave out int8 embeddings, or lower the gate",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ def find_blocks(model: PreTrainedModel) -> list[Block]:
     Raises:
         ConfigError: The architecture keeps its layers in another way.
     """
-    blocks = [_bert_block(layer) or _distilbert_block(layer) for layer in _layers(model)]
+    blocks = [_bert_block(layer) or _distilbert_block(layer) for layer in layers_of(model)]
     found = [block for block in blocks if block]
     if not blocks or len(found) != len(blocks):
         raise ConfigError(
@@ -100,14 +101,46 @@ def is_prunable(model: PreTrainedModel) -> bool:
         return False
 
 
-def _layers(model: PreTrainedModel) -> list[nn.Module]:
+def keep_layers(model: PreTrainedModel, layers: Sequence[nn.Module]) -> None:
+    """Leaves an encoder that `find_blocks` knows only these of its layers, in this order; its configuration says so too."""
+    from torch import nn
+
+    home = _home(model)
+    assert home is not None
+    home.layer = nn.ModuleList(layers)
+    _set_size(model, _LAYER_COUNTS, len(layers))
+
+
+def set_units(model: PreTrainedModel, units: int) -> None:
+    """Tells the configuration how many feed-forward units every layer has."""
+    _set_size(model, _UNIT_COUNTS, units)
+
+
+_LAYER_COUNTS, _UNIT_COUNTS = (
+    ("num_hidden_layers", "n_layers"),
+    ("intermediate_size", "hidden_dim"),
+)  # DistilBERT's second
+
+
+def _set_size(model: PreTrainedModel, names: tuple[str, ...], value: int) -> None:
+    known = model.config.to_dict()
+    setattr(model.config, next(name for name in reversed(names) if name in known), value)
+
+
+def layers_of(model: PreTrainedModel) -> list[nn.Module]:
+    """The layers as modules; none where the encoder keeps them elsewhere than BERT and DistilBERT."""
+    home = _home(model)
+    return list(home.layer.children()) if home is not None else []  # type: ignore[union-attr]
+
+
+def _home(model: PreTrainedModel) -> nn.Module | None:
+    """The module whose `layer` holds the layers."""
     base = getattr(model, "base_model", model)
-    for path in ("encoder.layer", "transformer.layer"):
-        try:
-            return list(base.get_submodule(path).children())
-        except AttributeError:
-            continue
-    return []
+    for path in ("encoder", "transformer"):
+        found: nn.Module | None = getattr(base, path, None)
+        if found is not None and hasattr(found, "layer"):
+            return found
+    return None
 
 
 def _bert_block(layer: nn.Module) -> Block | None:

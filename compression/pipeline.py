@@ -82,17 +82,18 @@ def compress(config: CompressionConfig) -> CompressionReport:
         GateError: The agent lost too much. Nothing is published; the report lies beside the output.
     """
     bundle = _open(config)
-    splits, notes = _load_data(config, bundle)
+    data, splits, notes = _load_data(config, bundle)
     from compression.torch_model import torch_threads
 
     with torch_threads(config.threads), write_bundle(config.output, overwrite=config.overwrite) as draft:
-        state = _start(config, bundle, splits, draft)
+        state = _start(config, bundle, data, splits, draft)
         for note in notes:
             state.note(note)
         seconds = {str(step.kind): _take(step, state) for step in config.steps}
         report = _report(config, state, seconds)
         _judge(config, report)
         _publish(config, state, draft, report)
+    shutil.rmtree(state.workshop, ignore_errors=True)
     for file in _refusals(config.output):
         file.unlink(missing_ok=True)
     return report
@@ -113,8 +114,8 @@ def _open(config: CompressionConfig) -> Bundle:
     return bundle
 
 
-def _load_data(config: CompressionConfig, bundle: Bundle) -> tuple[Splits, list[str]]:
-    """The splits by the recorded configuration with what was given now on top of it, and what to say of them."""
+def _load_data(config: CompressionConfig, bundle: Bundle) -> tuple[DataConfig, Splits, list[str]]:
+    """The recorded configuration with what was given now on top of it, the splits by it, and what to say of them."""
     recorded = bundle.manifest.lineage.config
     trained_on = recorded.get("data", {})
     known = {key: value for key, value in trained_on.items() if key in DataConfig.model_fields} if trained_on else {}
@@ -127,10 +128,10 @@ def _load_data(config: CompressionConfig, bundle: Bundle) -> tuple[Splits, list[
             f"data: {choice.path} is not the data that the agent was trained on (digest {splits.digest[:12]}, "
             f"trained on {bundle.manifest.lineage.data_digest[:12]}); F1 is measured on what was given"
         )
-    return splits, notes
+    return choice, splits, notes
 
 
-def _start(config: CompressionConfig, bundle: Bundle, splits: Splits, draft: Draft) -> State:
+def _start(config: CompressionConfig, bundle: Bundle, data: DataConfig, splits: Splits, draft: Draft) -> State:
     import copy
 
     import torch
@@ -143,9 +144,15 @@ def _start(config: CompressionConfig, bundle: Bundle, splits: Splits, draft: Dra
         with suppress(FileNotFoundError):
             shutil.copy(bundle.path / name, draft.path / name)
     return State(
-        bundle=bundle, splits=splits, directory=draft.path, original=original, model=copy.deepcopy(original),
+        bundle=bundle, data=data, splits=splits, directory=draft.path, workshop=_workshop(config.output),
+        original=original, model=copy.deepcopy(original),
         steps=config.steps, threads=config.threads, seed=config.seed,
     )  # fmt: skip
+
+
+def _workshop(output: Path) -> Path:
+    place = output.expanduser().absolute()
+    return place.with_name(f".{place.name}.work")
 
 
 def _take(step: Any, state: State) -> float:

@@ -23,7 +23,7 @@ def slim(model: ModelT) -> ModelT:
     if is_prunable(smaller):
         for block in find_blocks(smaller):
             _slim_heads(block)
-            _slim_units(block)
+            keep_units(block, _at_least_one(live_units(block)))
     return smaller
 
 
@@ -56,8 +56,8 @@ def _slim_heads(block: Block) -> None:
     block.set_num_heads(int(keep.sum()))
 
 
-def _slim_units(block: Block) -> None:
-    keep = _at_least_one(live_units(block))
+def keep_units(block: Block, keep: Tensor) -> None:
+    """Takes out feed-forward units: keep is bool [units]."""
     _keep_outputs(block.ffn_input, keep)
     _keep_inputs(block.ffn_output, keep)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.bundle import Bundle, OnnxVariant, Precision
-from agent.data import Splits
+from agent.data import DataConfig, Splits
 from compression.report import Measured
 
 if TYPE_CHECKING:
@@ -46,14 +46,15 @@ class State:
 
     Attributes:
         bundle: The agent to compress.
-        splits: Its data.
+        splits: Its data, read from `data`.
         directory: The draft of the new bundle.
+        workshop: Where a step may leave what an interrupted run goes on with; removed when the bundle is published.
         original: The network as it was trained; never changed.
-        model: The network with zeros where structure was removed.
+        model: The network as it is now, with zeros where pruning removed structure.
         steps: All steps of the run, for a step that must know what follows.
         threads: For PyTorch and ONNX Runtime alike.
         seed: Of everything random.
-        pruned: Whether structure was zeroed.
+        changed: Whether the network differs from the original.
         parameters: Of the slimmed network that the graphs hold.
         exporter: The one that wrote the graphs.
         graphs: What is there, the one to be served last.
@@ -64,14 +65,16 @@ class State:
     """
 
     bundle: Bundle
+    data: DataConfig
     splits: Splits
     directory: Path
+    workshop: Path
     original: PreTrainedModel
     model: PreTrainedModel
     steps: tuple[Any, ...]
     threads: int
     seed: int
-    pruned: bool = False
+    changed: bool = False
     parameters: int = 0
     batch_size: int = 0
     contention: float | None = None

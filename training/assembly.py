@@ -76,7 +76,9 @@ def assemble(
         finds_touched=engine.exchanges_rows,
     )
     counts = payload.train.target_counts(len(payload.task.outputs)).tolist()
-    stepper = Stepper(engine, feed, config.objective.bind(counts, place.device), seed=config.seed)
+    loss = config.objective.bind(counts, place.device)
+    teacher = config.teacher.load(payload.task, place.device) if config.teacher else None
+    stepper = Stepper(engine, feed, loss, seed=config.seed, teacher=teacher)
     return Assembly(model, engine, feed, stepper, _describe(payload, place, model, precision, attention))
 
 

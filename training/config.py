@@ -20,6 +20,7 @@ from training.models import MINILM, ModelConfig
 from training.objectives import CrossEntropy, Objective
 from training.optimizers import AdamW, Optimizer
 from training.schedule import BatchConfig
+from training.teacher import TeacherConfig
 from training.trackers import TrackingConfig
 
 
@@ -59,6 +60,7 @@ class TrainingConfig(Config):
     optimizer: Optimizer = AdamW()
     schedule: Schedule = Schedule()
     objective: Objective = CrossEntropy()
+    teacher: TeacherConfig | None = Field(None, description="an agent to learn from beside the labels (distillation)")
     early_stopping: EarlyStopping = EarlyStopping()
     engine: EngineConfig = EngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -74,7 +76,7 @@ class TrainingConfig(Config):
 
 def absolute(config: TrainingConfig) -> TrainingConfig:
     """Local data and models by paths that workers, and later stations, find from any directory."""
-    changes: dict[str, Config] = {}
+    changes: dict[str, Config] = {"teacher": config.teacher.absolute()} if config.teacher else {}
     if config.data.path != DEMO and (data := Path(config.data.path).expanduser()).is_dir():
         changes["data"] = config.data.model_copy(update={"path": str(data.resolve())})
     if config.model.name != MINILM and (model := Path(config.model.name).expanduser()).is_dir():

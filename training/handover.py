@@ -45,7 +45,7 @@ def _write_report(directory: Path, ready: Ready, outcome: Outcome) -> None:
             "epochs": str(config.epochs),
             "optimizer": f"{config.optimizer.kind}, learning rate {config.optimizer.learning_rate:g}, {config.schedule.kind}",
             "batch": f"{config.batch.tokens:,} tokens",
-            "objective": config.objective.kind,
+            "objective": config.objective.kind + (f", taught by {config.teacher.bundle}" if config.teacher else ""),
             "data sha256": ready.data.digest,
         },
     )
@@ -61,6 +61,7 @@ def _manifest(ready: Ready, outcome: Outcome) -> Manifest:
         lineage=lineage_now(
             base_model=config.model.name,
             data_digest=data.digest,
+            parent_digest=Bundle.load(config.teacher.bundle).digest if config.teacher else None,
             config=config.model_dump(mode="json"),
         ),
         evaluations=tuple(

@@ -56,6 +56,8 @@ def get_ready(config: TrainingConfig, company: Company = ALONE) -> Ready:
     if connected:
         connect_to_ray(config)
     data, tokenizer, encoder = _prepare(config, company.splits)
+    if config.teacher:
+        config.teacher.check(data.task, encoder)
     if not connected:
         connect_to_ray(config)
     plan = company.plan or plan_workers(config.num_workers, node_resources())

@@ -52,7 +52,7 @@ def engine_forward(assembly: Assembly) -> Forward:
     def forward(batch: Batch) -> Float32:
         engine.train(False)
         with torch.inference_mode():
-            logits = inputs.run(engine.forward, inputs.host(batch))
+            logits = inputs.run(engine.forward, inputs.place(inputs.host(batch)))
         return np.asarray(logits.float().cpu().numpy())
 
     return forward

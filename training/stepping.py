@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from training.engine import Engine
     from training.packing import Windows
+    from training.teacher import Teacher
 
 LossFunction = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
@@ -77,10 +78,13 @@ class Inputs:
         tensor = torch.from_numpy(array)
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
-    def run(self, forward: Callable[..., torch.Tensor], host: dict[str, torch.Tensor]) -> torch.Tensor:
+    def place(self, host: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The same tensors where the model computes."""
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in host.items()}
+
+    def run(self, forward: Callable[..., torch.Tensor], placed: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Logits of a batch: float [rows, tokens, outputs] or [rows, outputs]."""
-        inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in host.items()}
-        return run_packed(forward, inputs) if self.packed else forward(**inputs)
+        return run_packed(forward, placed) if self.packed else forward(**placed)
 
 
 @dataclass(frozen=True)
@@ -147,11 +151,15 @@ class Stepper:
         engine: The model.
         feed: Where steps come from.
         loss_function: Logits and targets to a summed loss.
+        teacher: Whose probabilities count beside the targets, if any do.
         seed: Steps are seeded by it, their number and the rank, so that dropout repeats from any checkpoint on.
     """
 
-    def __init__(self, engine: Engine, feed: Feed, loss_function: LossFunction, *, seed: int) -> None:
-        self._engine, self._feed, self._loss, self._seed = engine, feed, loss_function, seed
+    def __init__(
+        self, engine: Engine, feed: Feed, loss_function: LossFunction, *, seed: int, teacher: Teacher | None = None
+    ) -> None:
+        self._engine, self._feed, self._seed = engine, feed, seed
+        self._loss_function, self._teacher = loss_function, teacher
 
     def run(self, step: PreparedStep, number: int) -> torch.Tensor:
         """Does a step; returns its loss, summed over targets and workers: float64 [], on the device."""
@@ -162,8 +170,7 @@ class Stepper:
         torch.manual_seed(_mixed(self._seed, number, self._feed.rank))
         total = torch.zeros((), dtype=torch.float64, device=inputs.device)
         for host, targets in step.micro_batches:
-            logits = inputs.run(self._engine.forward, host)
-            loss = self._loss(logits, targets.to(inputs.device, non_blocking=True))
+            loss = self._loss(inputs.place(host), targets.to(inputs.device, non_blocking=True))
             self._engine.backward(loss / max(1, step.labelled))
             total += loss.detach()
         self._engine.step(None if step.touched is None else step.touched.to(inputs.device))
@@ -179,10 +186,14 @@ class Stepper:
         batch, targets = windows.collate(rows, self._feed.pad_id)
         self._engine.train(False)
         with torch.inference_mode():
-            logits = inputs.run(self._engine.forward, inputs.host(batch))
-            loss = self._loss(logits, torch.from_numpy(targets).to(inputs.device))
+            loss = self._loss(inputs.place(inputs.host(batch)), torch.from_numpy(targets).to(inputs.device))
         self._engine.train(True)
         return float(loss) / max(1, int(windows.labelled[rows].sum()))
+
+    def _loss(self, placed: Mapping[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+        logits = self._feed.inputs.run(self._engine.forward, placed)
+        loss = self._loss_function(logits, targets)
+        return self._teacher.blend(loss, logits, targets, placed) if self._teacher else loss
 
 
 def _mixed(seed: int, number: int, rank: int) -> int:

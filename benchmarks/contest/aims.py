@@ -3,33 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.aim import Aim
+
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Aim:
-    """What was hoped for. `measured` is None where it was not measured."""
-
-    name: str
-    measured: float | None
-    bound: float
-    at_least: bool = True
-
-    @property
-    def met(self) -> bool | None:
-        """Whether it was reached; None if that is not known."""
-        if self.measured is None:
-            return None
-        return self.measured >= self.bound if self.at_least else self.measured <= self.bound
-
-    def __str__(self) -> str:
-        bound = f"(aim {'at least' if self.at_least else 'at most'} {self.bound:g})"
-        if self.met is None:
-            return f"aim {self.name}: not measured {bound}"
-        return f"aim {self.name}: {self.measured:.3f} {bound} {'met' if self.met else 'missed'}"
 
 
 def find_aims(rows: Sequence[Row], race: Row | None, *, tokens: int, workers_tokens: Sequence[int]) -> list[Aim]:

@@ -5,13 +5,17 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from compression.steps.base import BaseStep
+from compression.steps.distill import DistillStep
 from compression.steps.export import ExportStep
 from compression.steps.prune import PruneStep
 from compression.steps.quantize import QuantizeStep
+from compression.steps.shrink import ShrinkStep
 from compression.steps.verify import VerifyStep
 
 Step = Annotated[
-    PruneStep
+    ShrinkStep
+    | DistillStep
+    | PruneStep
     | ExportStep
     | QuantizeStep
     | VerifyStep,
@@ -23,4 +27,6 @@ ORDER = tuple(
 )
 """The kinds of all steps in the order in which they can be taken."""
 
-__all__ = ["ORDER", "BaseStep", "ExportStep", "PruneStep", "QuantizeStep", "Step", "VerifyStep"]
+__all__ = [
+    "ORDER", "BaseStep", "DistillStep", "ExportStep", "PruneStep", "QuantizeStep", "ShrinkStep", "Step", "VerifyStep",
+]  # fmt: skip

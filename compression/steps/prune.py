@@ -53,7 +53,7 @@ class PruneStep(BaseStep):
         units = self._remove(seen.units, self.ffn_ratio, least=LEAST_UNITS)
         for block, kept_heads, kept_units in zip(blocks, heads, units, strict=True):
             _zero(block, kept_heads, kept_units)
-        state.pruned = True
+        state.changed = True
         state.note(f"prune: {_counts('heads', heads, self.head_ratio)}; {_counts('units', units, self.ffn_ratio)}")
 
     def _remove(self, projections: Sequence[Projection], ratio: float, *, least: int) -> list[Tensor]:

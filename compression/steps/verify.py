@@ -80,14 +80,13 @@ def _candidates(state: State) -> list[_Candidate]:
     save_model(state.model, state.directory)
     whole = num_parameters(state.original)
     original = _Candidate(
-        ORIGINAL, state.bundle.path / WEIGHTS, "fp32", whole, torch_forward(state.original), published=not state.pruned
+        ORIGINAL, state.bundle.path / WEIGHTS, "fp32", whole, torch_forward(state.original), published=not state.changed
     )
     found = [original]
-    if state.pruned:
-        zeros = state.directory / WEIGHTS
-        found.append(
-            _Candidate("pruned (zeros), PyTorch", zeros, "fp32", whole, torch_forward(state.model), True, timed=False)
-        )
+    if state.changed:
+        size = num_parameters(state.model)
+        weights, forward = state.directory / WEIGHTS, torch_forward(state.model)
+        found.append(_Candidate("compressed, PyTorch", weights, "fp32", size, forward, True, timed=size < whole))
     for graph in state.graphs:
         forward = graph_forward(open_session(graph.path, state.threads))
         name = f"ONNX {graph.precision}"

@@ -12,8 +12,9 @@ import pytest
 
 from agent.data import DataConfig
 from agent.errors import DataError, TrainingError
+from benchmarks.aim import Aim
 from benchmarks.contest import workbench
-from benchmarks.contest.aims import Aim, find_aims
+from benchmarks.contest.aims import find_aims
 from benchmarks.contest.base import Contestant
 from benchmarks.contest.ours import Ours
 from benchmarks.contest.quality import f1_at, race, ratio, time_to

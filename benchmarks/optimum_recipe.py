@@ -1,0 +1,25 @@
+"""optimum's own way from a model directory to int8, for benchmarks/compression.py: run in the environment of `make test-optimum`.
+
+python benchmarks/optimum_recipe.py MODEL OUTPUT
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main(model: str, output: str) -> None:
+    """Export with optimisation O2, then dynamic int8 for AVX-512 VNNI, all else as optimum's command line has it."""
+    cli = str(Path(sys.executable).with_name("optimum-cli"))
+    exported = f"{output}/exported"
+    subprocess.run(
+        [cli, "export", "onnx", "--model", model, "--task", "token-classification", "--optimize", "O2", exported],
+        check=True,
+    )
+    subprocess.run(
+        [cli, "onnxruntime", "quantize", "--onnx_model", exported, "--avx512_vnni", "-o", f"{output}/int8"], check=True
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,118 @@
+"""A smaller network of the same kind: whole layers and the same number of feed-forward units go in every layer."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from agent.errors import ConfigError
+from compression.bars import bar
+from compression.state import State
+from compression.steps.base import BaseStep
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedModel
+
+    from compression.calibration import LabelledBatch
+
+
+class ShrinkStep(BaseStep):
+    """Removes layers and units until the sizes given remain. Any program that knows the architecture loads what remains.
+
+    It costs more quality than pruning by single units, and training wins it back: let a step distill follow.
+    """
+
+    place: ClassVar[int] = 4
+    kind: Literal["shrink"] = "shrink"
+    layers: int | None = Field(None, ge=1, description="layers that stay; default: all")
+    ffn_units: int | None = Field(None, ge=8, description="feed-forward units that stay in every layer; default: all")
+    num_calibration: int = Field(512, ge=1, description="training examples by which layers and units are judged")
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if self.layers is None and self.ffn_units is None:
+            raise ValueError("give layers, ffn_units, or both: {kind: shrink, layers: 4, ffn_units: 768}")
+        return self
+
+    def run(self, state: State) -> None:
+        """Takes layers out one by one, each time the one without which the loss is least; then units by their importance.
+
+        Raises:
+            ConfigError: The network has fewer layers or units than are to stay, or keeps them in a way that we do not know.
+        """
+        from compression.calibration import labelled_batches
+        from compression.layout import find_blocks
+
+        blocks = find_blocks(state.model)
+        units = min(block.num_units for block in blocks)
+        for name, wanted, found in (("layers", self.layers, len(blocks)), ("ffn_units", self.ffn_units, units)):
+            if wanted is not None and wanted > found:
+                raise ConfigError(
+                    f"shrink.{name}={wanted}, but the agent has {found}",
+                    allowed=f"at most {found}",
+                    remedy=f"lower {name} or leave it out",
+                )
+        train, task, encoder = state.splits.train, state.bundle.task, state.bundle.encoder
+        sample = random.Random(state.seed).sample(train, min(self.num_calibration, len(train)))
+        removed: list[int] = []
+        if self.layers is not None:
+            removed = _drop_layers(state.model, labelled_batches(task, encoder, sample), self.layers)
+        if self.ffn_units is not None:
+            _drop_units(state, sample, self.ffn_units)
+        state.changed = True
+        said = f"layers {', '.join(map(str, sorted(removed)))} removed" if removed else "all layers stay"
+        state.note(f"shrink: {said} (counted from 0), {self.ffn_units or units} units in each of the others")
+
+
+def _drop_layers(model: PreTrainedModel, batches: Sequence[LabelledBatch], stay: int) -> list[int]:
+    """Greedy: after every removal all that remain are judged anew. Returns which went, by their first numbers."""
+    from compression.layout import keep_layers, layers_of
+
+    left = dict(enumerate(layers_of(model)))
+    removed: list[int] = []
+    rounds = len(left) - stay
+    tries = sum(len(left) - number for number in range(rounds))
+    with bar("shrink: which layers") as progress:
+        done = 0
+        for _ in range(rounds):
+            losses = {}
+            for number in left:
+                keep_layers(model, [layer for other, layer in left.items() if other != number])
+                losses[number] = _loss(model, batches)
+                done += 1
+                progress(done, tries)
+            removed.append(min(losses, key=losses.__getitem__))
+            del left[removed[-1]]
+    keep_layers(model, list(left.values()))
+    return removed
+
+
+def _loss(model: PreTrainedModel, batches: Sequence[LabelledBatch]) -> float:
+    import torch
+
+    from compression.calibration import total_loss
+
+    with torch.inference_mode():
+        return sum(float(total_loss(model, labelled)) for labelled in batches)
+
+
+def _drop_units(state: State, sample: Sequence[Any], stay: int) -> None:
+    import torch
+
+    from compression.calibration import calibrate
+    from compression.layout import find_blocks, set_units
+    from compression.repair import refit
+    from compression.slimming import keep_units
+
+    with bar("shrink: importance of units") as progress:
+        seen = calibrate(state.model, state.bundle.task, state.bundle.encoder, sample, progress)
+    for block, projection in zip(find_blocks(state.model), seen.units, strict=True):
+        keep = torch.zeros(block.num_units, dtype=torch.bool)
+        keep[projection.scores.topk(stay).indices] = True
+        refit(block.ffn_output.linear, keep, projection.gram)
+        keep_units(block, keep)
+    set_units(state.model, stay)
