@@ -36,7 +36,7 @@ from compression.measure import Effort, Neighbours, latencies, machine, seconds_
 
 RESULT = ROOT / "benchmarks/results/compression.json"
 OPTIMUM = ROOT / ".venv-optimum/bin/python"
-ORIGINAL, RIVAL = "PyTorch fp32, eager", "optimum, O2, dynamic int8"
+ORIGINAL, RIVAL = "PyTorch fp32, eager", "optimum, dynamic int8"
 TAIL = ("prune", "export", "quantize", "verify")
 RECIPES: dict[str, list[Any]] = {
     "default": list(TAIL),
@@ -87,7 +87,8 @@ def main(config: CompressionBenchmark) -> None:
     aims = find_aims(rows, config.min_kept)
     result = {
         "machine": machine(),
-        "config": config.model_dump(mode="json"),
+        "data": Path(config.data.path).name,
+        "config": config.model_dump(mode="json", exclude={"data", "workdir"}),
         "contention_cores": contention,
         "reports": {name: json.loads((path / "report.json").read_text())["notes"] for name, path in bundles.items()},
         "rows": rows,

@@ -205,7 +205,8 @@ class Run:
         record = {
             "machine": machine(),
             "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
-            "config": self.config.model_dump(mode="json"),
+            "data": Path(self.config.data.path).name,
+            "config": self.config.model_dump(mode="json", exclude={"data", "workdir", "result", "measure"}),
             "ceilings": tops,
             "trials": [self.trial_row(trial) for trial in self.trials()],
             "rows": rows,
