@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from training.adapters import adapt, plain
 from training.attention import Attention, choose_attention
 from training.checkpoint import Checkpoint
-from training.engine import Engine, Precision, Recipe, choose_precision
+from training.engine import Engine, Precision, Recipe, choose_lanes, choose_precision
 from training.models import build_model
 from training.payload import Payload
 from training.stepping import Feed, Inputs, Stepper
@@ -61,8 +61,13 @@ def assemble(
     if checkpoint:
         model.load_state_dict(checkpoint.weights)
     done = checkpoint.state.step if checkpoint else 0
+    lanes, why_none = choose_lanes(config.engine, attention, place.device, config.batch.tokens // place.num_workers)
     engine = Engine(
-        model, Recipe(config.optimizer, config.schedule, num_steps, first_step=done), config.engine, precision=precision
+        model,
+        Recipe(config.optimizer, config.schedule, num_steps, first_step=done),
+        config.engine,
+        precision=precision,
+        lanes=lanes,
     )
     if checkpoint:
         engine.load_optimizer(checkpoint.optimizer)
@@ -73,13 +78,15 @@ def assemble(
         payload.pad_id,
         place.rank,
         place.num_workers,
+        lanes=engine.lanes,
         finds_touched=engine.exchanges_rows,
     )
     counts = payload.train.target_counts(len(payload.task.outputs)).tolist()
     loss = config.objective.bind(counts, place.device)
     teacher = config.teacher.load(payload.task, place.device) if config.teacher else None
     stepper = Stepper(engine, feed, loss, seed=config.seed, teacher=teacher)
-    return Assembly(model, engine, feed, stepper, _describe(payload, place, model, precision, attention))
+    how = precision, attention, f"{lanes} lane(s)" if lanes else f"no lanes ({why_none})"
+    return Assembly(model, engine, feed, stepper, _describe(payload, place, model, how))
 
 
 def _build(payload: Payload, place: Place, precision: Precision) -> tuple[torch.nn.Module, Attention]:
@@ -92,24 +99,24 @@ def _build(payload: Payload, place: Place, precision: Precision) -> tuple[torch.
         half=precision == "bf16",
         per_token=payload.train.per_token,
     )
+    adapted = adapt(model, config.model)
     if place.device.type == "cpu" and not config.engine.compile:
         from training.cpu_dropout import install
 
-        install(model)
-    return adapt(model, config.model).to(place.device), attention
+        install(adapted)
+    return adapted.to(place.device), attention
 
 
 def _accepted_inputs(model: torch.nn.Module) -> frozenset[str]:
     return frozenset(inspect.signature(plain(model).forward).parameters)
 
 
-def _describe(
-    payload: Payload, place: Place, model: torch.nn.Module, precision: Precision, attention: Attention
-) -> str:
+def _describe(payload: Payload, place: Place, model: torch.nn.Module, how: tuple[Precision, Attention, str]) -> str:
     import torch
 
     on_gpu = place.device.type == "cuda"
-    name = torch.cuda.get_device_name(place.device) if on_gpu else f"CPU, {torch.get_num_threads()} thread(s)"
+    precision, attention, lanes = how
+    name = torch.cuda.get_device_name(place.device) if on_gpu else f"CPU, {torch.get_num_threads()} thread(s), {lanes}"
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return (
         f"{place.num_workers} worker(s) on {name}; {precision}, ZeRO {payload.config.engine.zero_stage}, "

@@ -6,18 +6,25 @@ a training step. Four 16-bit thresholds out of every 64 random bits take a third
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
 from torch import nn
 
 _LEVELS = 1 << 16  # a probability is rounded to the nearest 1/65536
+_own = threading.local()
 
 
 def dropout(values: torch.Tensor, probability: float) -> torch.Tensor:
-    """Sets each element to zero with a probability and scales the rest up; uses torch's default generator."""
+    """Sets each element to zero with a probability and scales the rest up; uses this thread's generator, or torch's default one."""
     dropped: torch.Tensor = _Dropout.apply(values, probability)  # type: ignore[no-untyped-call]
     return dropped
+
+
+def seed_thread(seed: int) -> None:
+    """Gives this thread a generator of its own: threads that shared one would draw in an order of chance."""
+    _own.generator = torch.Generator().manual_seed(seed)
 
 
 def install(model: nn.Module) -> None:
@@ -56,5 +63,10 @@ class _Dropout(torch.autograd.Function):
 
 
 def _keep(count: int, levels: int) -> torch.Tensor:
-    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None).view(torch.int16)[:count]
+    generator = getattr(_own, "generator", None)
+    bits = (
+        torch.empty(-(-count // 4), dtype=torch.int64)
+        .random_(-(1 << 63), None, generator=generator)
+        .view(torch.int16)[:count]
+    )
     return bits >= levels - _LEVELS // 2

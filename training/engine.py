@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from agent.config import Config
 from agent.errors import ConfigError
-from training.attention import Wanted
+from training.attention import Attention, Wanted
 from training.exchange import GradientExchange
 
 if TYPE_CHECKING:
     import torch
 
+    from training.lanes import Lanes
     from training.learning_rate import Schedule
     from training.optimizers import Optimizer
 
@@ -40,6 +41,9 @@ class EngineConfig(Config):
     activation_checkpointing: bool = Field(
         False, description="compute activations again in the backward pass: less memory, a third more time"
     )
+    lanes: Literal["auto"] | PositiveInt = Field(
+        "auto", description="on CPUs: into how many parts, computed side by side, a worker divides its threads and its part of a step"
+    )  # fmt: skip
     compile: bool = Field(False, description="torch.compile: a minute or two at the start, then faster steps")
 
     @model_validator(mode="after")
@@ -83,6 +87,46 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
     return "bf16" if wanted == "bf16" or (wanted == "auto" and able) else "fp32"
 
 
+def choose_lanes(
+    config: EngineConfig, attention: Attention, device: torch.device, tokens: int
+) -> tuple[int | None, str]:
+    """Into how many lanes a worker divides its threads, and why none where DeepSpeed does all.
+
+    Args:
+        config: What is wanted.
+        attention: What was chosen for the model.
+        device: Where it computes.
+        tokens: Of this worker in a step.
+
+    Raises:
+        ConfigError: That many lanes cannot be had here.
+    """
+    import torch
+
+    from training.lanes import count_lanes
+
+    hindrances = {
+        "lanes are for CPUs": device.type != "cpu",
+        f"engine.zero_stage={config.zero_stage} shards what lanes share": config.zero_stage,
+        f"with {attention.name} attention dropout is torch's, which all threads draw from": attention.name != "cpu",
+        "engine.compile=true compiles one pass": config.compile,
+        "engine.activation_checkpointing=true repeats the random numbers of one thread": config.activation_checkpointing,
+    }
+    hindrance = next((why for why, hinders in hindrances.items() if hinders), "")
+    threads = torch.get_num_threads()
+    if config.lanes == "auto":
+        return (None, hindrance) if hindrance else (count_lanes(threads, tokens), "")
+    if not hindrance and threads % config.lanes:
+        hindrance = f"a worker has {threads} thread(s), which they must divide"
+    if config.lanes > 1 and hindrance:
+        raise ConfigError(
+            f"engine.lanes={config.lanes}, but {hindrance}",
+            allowed="auto, 1" + ("" if threads % config.lanes == 0 else ", or a divisor of the worker's threads"),
+            remedy="set engine.lanes=auto",
+        )
+    return (None, hindrance) if hindrance else (config.lanes, "")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How weights move.
@@ -110,9 +154,18 @@ class Engine:
         recipe: Optimizer and schedule.
         config: ZeRO stage and its kin.
         precision: What products are computed in; weights and optimizer states stay fp32.
+        lanes: How many batches are computed at once, see `choose_lanes`; None leaves all to DeepSpeed.
     """
 
-    def __init__(self, model: torch.nn.Module, recipe: Recipe, config: EngineConfig, *, precision: Precision) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        recipe: Recipe,
+        config: EngineConfig,
+        *,
+        precision: Precision,
+        lanes: int | None = None,
+    ) -> None:
         import deepspeed
         from torch.optim.lr_scheduler import LambdaLR
 
@@ -123,7 +176,8 @@ class Engine:
         self.zero_stage = config.zero_stage
         if config.activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-        self._exchange = _exchange(model) if not self.zero_stage and self.num_workers > 1 else None
+        table = _lookup_table(model)
+        self._exchange = _exchange(model, table) if not self.zero_stage and self.num_workers > 1 else None
         self._engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=recipe.optimizer.build(model),
@@ -135,6 +189,7 @@ class Engine:
             self._engine.enable_backward_allreduce = False  # GradientExchange does it, with fewer bytes
         if config.compile:
             model.compile(dynamic=True)
+        self._lanes = _lanes(model, table, precision, lanes) if lanes else None
 
     @property
     def learning_rate(self) -> float:
@@ -150,10 +205,25 @@ class Engine:
         """Switches dropout on or off."""
         self._engine.train(training)
 
+    @property
+    def lanes(self) -> int:
+        """How many batches `forward_all` takes."""
+        return self._lanes.count if self._lanes else 1
+
+    def seed(self, seed: int) -> None:
+        """Seeds dropout."""
+        import torch
+
+        (self._lanes.seed if self._lanes else torch.manual_seed)(seed)
+
     def forward(self, **inputs: Any) -> torch.Tensor:
         """Runs the model; returns its logits."""
         logits: torch.Tensor = self._engine(**inputs).logits
         return logits
+
+    def forward_all(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> list[torch.Tensor]:
+        """Runs the model on as many batches as there are lanes; returns the logits of each."""
+        return self._lanes.forward(batches) if self._lanes else [self.forward(**inputs) for inputs in batches]
 
     def backward(self, loss: torch.Tensor) -> None:
         """Adds gradients. `loss` is this worker's part of the step's mean; where DeepSpeed averages over workers, it is undone."""
@@ -168,6 +238,8 @@ class Engine:
         if self._exchange:
             self._exchange.run(touched)
         self._engine.step()
+        if self._lanes:
+            self._lanes.forget(touched)
 
     def gather_weights(self) -> dict[str, torch.Tensor] | None:
         """The whole model's weights in fp32 on the CPU: on worker 0, None elsewhere. All workers must call it."""
@@ -259,11 +331,32 @@ def _check_shardable(optimizer: Optimizer, config: EngineConfig) -> None:
         )
 
 
-def _exchange(model: torch.nn.Module) -> GradientExchange:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    table = model.get_input_embeddings().weight if hasattr(model, "get_input_embeddings") else None  # type: ignore[operator]
+def _lookup_table(model: torch.nn.Module) -> torch.nn.Embedding | None:
+    """The input embedding, if it is trained and used for nothing else."""
+    import torch
+
+    table = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None  # type: ignore[operator]
     shared = getattr(getattr(model, "config", None), "tie_word_embeddings", False) and hasattr(model, "lm_head")
-    return GradientExchange(trained, table if table is not None and table.requires_grad and not shared else None)
+    return table if isinstance(table, torch.nn.Embedding) and table.weight.requires_grad and not shared else None
+
+
+def _exchange(model: torch.nn.Module, table: torch.nn.Embedding | None) -> GradientExchange:
+    weight: torch.nn.Parameter | None = getattr(table, "weight", None)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return GradientExchange(trained, weight)
+
+
+def _lanes(model: torch.nn.Module, table: torch.nn.Embedding | None, precision: Precision, count: int) -> Lanes:
+    import torch
+
+    from training.lanes import Lanes
+
+    return Lanes(
+        model,
+        table,
+        count=count,
+        context=lambda: torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"),
+    )
 
 
 def _split_keys(state: Mapping[str, Any]) -> tuple[list[str], dict[str, float]]:

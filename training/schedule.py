@@ -97,15 +97,24 @@ def plan_epoch(lengths: Int64, *, config: BatchConfig, seed: int, epoch: int) ->
     return EpochPlan(order, starts, rng.permutation(np.arange(len(starts) - 1, dtype=np.int32)))
 
 
-def share(rows: Int64, lengths: Int64, *, config: BatchConfig, rank: int, num_workers: int) -> Step:
-    """Gives one worker its part of a step: every `num_workers`-th window by length, so that all get like amounts."""
+def share(  # noqa: PLR0913
+    rows: Int64, lengths: Int64, *, config: BatchConfig, rank: int, num_workers: int, lanes: int = 1
+) -> Step:
+    """Gives one worker its part of a step: windows are dealt by length, so that all workers, and all lanes of one, get like amounts.
+
+    With lanes, as many micro-batches as there are lanes follow each other, which are computed at once and have no more than
+    `micro_tokens` together.
+    """
     ordered = rows[np.argsort(lengths[rows], kind="stable")]
-    cuts = [_cut(ordered[worker::num_workers], lengths, config) for worker in range(num_workers)]
+    hands = num_workers * lanes
+    budget = config.micro_tokens // lanes
+    cuts = [_cut(ordered[hand::hands], lengths, budget) for hand in range(hands)]
     count = max(map(len, cuts))
-    mine = [*cuts[rank], *[np.empty(0, dtype=np.int64)] * (count - len(cuts[rank]))]
-    padded = sum(int(lengths[batch].max()) * len(batch) for worker in cuts for batch in worker)
-    return Step(tuple(mine), rows, padded)
+    empty = np.empty(0, dtype=np.int64)
+    filled = [[*cuts[lane * num_workers + rank], *[empty] * count][:count] for lane in range(lanes)]
+    padded = sum(int(lengths[batch].max()) * len(batch) for hand in cuts for batch in hand)
+    return Step(tuple(batch for together in zip(*filled, strict=True) for batch in together), rows, padded)
 
 
-def _cut(rows: Int64, lengths: Int64, config: BatchConfig) -> Sequence[Int64]:
-    return [rows[batch] for batch in cut_by_length(lengths[rows].tolist(), max_tokens=config.micro_tokens)]
+def _cut(rows: Int64, lengths: Int64, budget: int) -> Sequence[Int64]:
+    return [rows[batch] for batch in cut_by_length(lengths[rows].tolist(), max_tokens=budget)]

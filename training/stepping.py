@@ -30,7 +30,7 @@ class PreparedStep:
     """A step's tensors on the host.
 
     Attributes:
-        micro_batches: Inputs and targets of each forward pass of this worker.
+        micro_batches: Inputs and targets of each forward pass of this worker; those computed at once follow each other.
         rows: int64 [windows], all windows of the step, over all workers; as are the counts below.
         touched: int64, distinct tokens of the step, for the exchange of the embedding's gradient; None if it is not needed.
     """
@@ -97,6 +97,7 @@ class Feed:
         batch: Budgets.
         pad_id: Of the tokenizer.
         rank, num_workers: Which part is this worker's.
+        lanes: How many micro-batches it computes at once.
         finds_touched: Whether steps say which tokens they have.
     """
 
@@ -106,6 +107,7 @@ class Feed:
     pad_id: int
     rank: int
     num_workers: int
+    lanes: int
     finds_touched: bool
 
     @cached_property
@@ -128,7 +130,7 @@ class Feed:
         import torch
 
         windows, lengths = self.windows, self._lengths
-        part = share(rows, lengths, config=self.batch, rank=self.rank, num_workers=self.num_workers)
+        part = share(rows, lengths, config=self.batch, rank=self.rank, num_workers=self.num_workers, lanes=self.lanes)
         collated = [windows.collate(mine, self.pad_id) for mine in part.micro_batches]
         touched = None
         if self.finds_touched:
@@ -166,14 +168,14 @@ class Stepper:
         import torch
         import torch.distributed as dist
 
-        inputs = self._feed.inputs
-        torch.manual_seed(_mixed(self._seed, number, self._feed.rank))
-        total = torch.zeros((), dtype=torch.float64, device=inputs.device)
-        for host, targets in step.micro_batches:
-            loss = self._loss(inputs.place(host), targets.to(inputs.device, non_blocking=True))
+        self._engine.seed(_mixed(self._seed, number, self._feed.rank))
+        total = torch.zeros((), dtype=torch.float64, device=self._feed.inputs.device)
+        lanes = self._feed.lanes
+        for first in range(0, len(step.micro_batches), lanes):
+            loss = self._loss(step.micro_batches[first : first + lanes])
             self._engine.backward(loss / max(1, step.labelled))
             total += loss.detach()
-        self._engine.step(None if step.touched is None else step.touched.to(inputs.device))
+        self._engine.step(None if step.touched is None else step.touched.to(total.device))
         if self._feed.num_workers > 1:
             dist.all_reduce(total)
         return total
@@ -184,14 +186,32 @@ class Stepper:
 
         windows, inputs = self._feed.windows, self._feed.inputs
         batch, targets = windows.collate(rows, self._feed.pad_id)
+        placed = inputs.place(inputs.host(batch))
         self._engine.train(False)
         with torch.inference_mode():
-            loss = self._loss(inputs.place(inputs.host(batch)), torch.from_numpy(targets).to(inputs.device))
+            logits = inputs.run(self._engine.forward, placed)
+            loss = self._compare(placed, logits, torch.from_numpy(targets).to(inputs.device))
         self._engine.train(True)
         return float(loss) / max(1, int(windows.labelled[rows].sum()))
 
-    def _loss(self, placed: Mapping[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
-        logits = self._feed.inputs.run(self._engine.forward, placed)
+    def _loss(self, micro_batches: Sequence[tuple[dict[str, torch.Tensor], torch.Tensor]]) -> torch.Tensor:
+        """Of micro-batches computed at once, summed over targets."""
+        import torch
+
+        inputs = self._feed.inputs
+        placed = [inputs.place(host) for host, _ in micro_batches]
+        losses = [
+            self._compare(batch, logits, targets.to(inputs.device, non_blocking=True))
+            for batch, logits, (_, targets) in zip(placed, self._logits(placed), micro_batches, strict=True)
+        ]
+        return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
+
+    def _logits(self, placed: Sequence[Mapping[str, torch.Tensor]]) -> list[torch.Tensor]:
+        if self._feed.inputs.packed:
+            return [self._feed.inputs.run(self._engine.forward, batch) for batch in placed]
+        return self._engine.forward_all(placed)
+
+    def _compare(self, placed: Mapping[str, torch.Tensor], logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         loss = self._loss_function(logits, targets)
         return self._teacher.blend(loss, logits, targets, placed) if self._teacher else loss
 

@@ -95,7 +95,9 @@ def make(stage: int, before: Checkpoint | None, done: int, recipe: str) -> tuple
     inputs = Inputs(frozenset({"input_ids", "attention_mask"}), torch.device("cpu"), packed=False)
     loss = CrossEntropy().bind([1] * LABELS, torch.device("cpu"))
     batch = BatchConfig(tokens=96, micro_tokens=32)
-    feed = Feed(windows(), inputs, batch, 0, dist.get_rank(), dist.get_world_size(), engine.exchanges_rows)
+    feed = Feed(
+        windows(), inputs, batch, 0, dist.get_rank(), dist.get_world_size(), engine.lanes, engine.exchanges_rows
+    )
     engine.train(True)
     return Stepper(engine, feed, loss, seed=0), feed, engine
 

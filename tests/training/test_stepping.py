@@ -17,10 +17,10 @@ from training.stepping import Feed, Inputs, _mixed
 NAMES = frozenset({"input_ids", "attention_mask"})
 
 
-def feed(rank=0, num_workers=1, *, source=None, names=NAMES, finds_touched=False, micro_tokens=32):
+def feed(rank=0, num_workers=1, *, lanes=1, source=None, names=NAMES, finds_touched=False, micro_tokens=32):
     inputs = Inputs(names, torch.device("cpu"), packed=False)
     batch = BatchConfig(tokens=96, micro_tokens=micro_tokens)
-    return Feed(source or windows(), inputs, batch, 0, rank, num_workers, finds_touched)
+    return Feed(source or windows(), inputs, batch, 0, rank, num_workers, lanes, finds_touched)
 
 
 def plan(epoch=0):
