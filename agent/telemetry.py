@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 PREFIX = "bert_agent_"
 LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+SCORE_BUCKETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 SIZE_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 TOKEN_BUCKETS = (16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0)
 
@@ -26,6 +27,13 @@ TEXTS = Metric("counter", PREFIX + "texts", "Texts predicted.")
 TOKENS = Metric("counter", PREFIX + "tokens", "Tokens run through the model, without padding.")
 PADDED_TOKENS = Metric("counter", PREFIX + "padded_tokens", "Tokens run through the model, padding included.")
 ENTITIES = Metric("counter", PREFIX + "answer_items", "Entities found or classes answered, by label.", ("label",))
+SCORES = Metric(
+    "histogram",
+    PREFIX + "score",
+    "Scores of entities found and of classes answered, 0 to 1.",
+    ("label",),
+    SCORE_BUCKETS,
+)
 REQUEST_SECONDS = Metric(
     "histogram",
     PREFIX + "request_seconds",
@@ -44,14 +52,28 @@ BATCH_WINDOWS = Metric("histogram", PREFIX + "batch_windows", "Windows in a batc
 BATCH_TOKENS = Metric("histogram", PREFIX + "batch_tokens", "Padded tokens in a batch.", (), TOKEN_BUCKETS)
 QUEUED_WINDOWS = Metric("gauge", PREFIX + "queued_windows", "Windows waiting for the model.")
 QUEUED_TOKENS = Metric("gauge", PREFIX + "queued_tokens", "Tokens waiting for the model.")
+LOOP_LAG_SECONDS = Metric(
+    "histogram",
+    PREFIX + "loop_lag_seconds",
+    "Seconds by which the replica's event loop comes late to a timer: what every request waits for besides the model.",
+    (),
+    LATENCY_BUCKETS_S,
+)
+BUSY_RATIO = Metric(
+    "gauge",
+    PREFIX + "busy_ratio",
+    "Part of the last seconds in which sessions computed, weighted by batch fill, 0 to 1.",
+)
+ROLLOUTS = Metric("counter", PREFIX + "rollouts", "New versions of the bundle tried, by outcome.", ("outcome",))
 WARMUP_SECONDS = Metric("gauge", PREFIX + "warmup_seconds", "Seconds the last warm-up took.")
 INFO = Metric(
     "gauge", PREFIX + "info", "Always 1; its labels say which agent is served.", ("bundle", "task", "precision")
 )
 
 SERVING = (
-    REQUESTS, REJECTED, TEXTS, TOKENS, PADDED_TOKENS, ENTITIES, REQUEST_SECONDS, STAGE_SECONDS,
-    BATCH_WINDOWS, BATCH_TOKENS, QUEUED_WINDOWS, QUEUED_TOKENS, WARMUP_SECONDS, INFO,
+    REQUESTS, REJECTED, TEXTS, TOKENS, PADDED_TOKENS, ENTITIES, SCORES, REQUEST_SECONDS, STAGE_SECONDS,
+    BATCH_WINDOWS, BATCH_TOKENS, QUEUED_WINDOWS, QUEUED_TOKENS, LOOP_LAG_SECONDS, BUSY_RATIO, ROLLOUTS, WARMUP_SECONDS,
+    INFO,
 )  # fmt: skip
 
 # Of a training run; `run` is the name of its output.

@@ -38,19 +38,32 @@ class Agent:
         from serving.engine import Engine
         from serving.metrics import Metrics, RaySink
         from serving.predictor import Predictor
+        from serving.rollout import Rollout
 
         cpus = config.replicas.num_cpus
         assert cpus != "auto"
-        engine = Engine(Bundle.load(config.bundle), config.engine, precision=config.precision, num_cpus=cpus)
-        replica = serve.get_replica_context().replica_id.unique_id
-        self._predictor = Predictor(engine, config.limits, Metrics(replica, sinks=(RaySink(),)))
+
+        def open_engine(bundle: Bundle) -> Engine:
+            return Engine(bundle, config.engine, precision=config.precision, num_cpus=cpus)
+
+        metrics = Metrics(serve.get_replica_context().replica_id.unique_id, sinks=(RaySink(),))
+        samples = config.rollout.samples if config.rollout.watch else 0
+        engine = open_engine(Bundle.load(config.bundle))
+        self._predictor = Predictor(engine, config.limits, metrics, num_samples=samples)
         self._predictor.warm_up()
+        self._duties = [self._predictor.watch_loop]
+        if config.rollout.watch:
+            self._duties.append(Rollout(self._predictor, open_engine, config.rollout).watch)
 
     def __serve_build_asgi_app__(self) -> Any:
         """The HTTP surface, built in the replica because its models depend on the bundle's task."""
         from serving.surface import create_app
 
-        return create_app(self._predictor)
+        return create_app(self._predictor, self._duties)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Asked by Ray Serve: what `serving.scaling` looks at."""
+        return self._predictor.load()
 
     async def check_health(self) -> None:
         """Asked by Ray Serve: a replica whose engine fails again and again is replaced."""
@@ -70,8 +83,12 @@ def build(args: Mapping[str, Any]) -> serve.Application:
     return application(load(AppConfig, assignments))
 
 
-def application(config: AppConfig) -> serve.Application:
+def application(config: AppConfig, *, neighbours: int = 0) -> serve.Application:
     """Builds the application from a configuration; checks the bundle first.
+
+    Args:
+        config: What to serve.
+        neighbours: Other applications that need cores of this cluster as well, as far as those are dealt out by `auto`.
 
     Raises:
         BundleError: The bundle is wrong; nothing was deployed.
@@ -83,7 +100,7 @@ def application(config: AppConfig) -> serve.Application:
             "HAProxy is off, which costs most of the throughput: set RAY_SERVE_ENABLE_HA_PROXY=1 and "
             "RAY_SERVE_THROUGHPUT_OPTIMIZED=1 before Ray starts, on every node"
         )
-    replicas = _resolve(config.replicas, _cluster_cpus())
+    replicas = _resolve(config.replicas, max(1, _cluster_cpus() // (1 + neighbours)))
     resolved = config.model_copy(update={"bundle": str(bundle.path), "replicas": replicas})
     return serve.deployment(Agent, **_options(resolved)).bind(resolved)
 
@@ -97,7 +114,10 @@ def _options(config: AppConfig) -> dict[str, Any]:
         "autoscaling_config": {
             "min_replicas": replicas.min_replicas,
             "max_replicas": replicas.max_replicas,
-            "target_ongoing_requests": replicas.target_ongoing_requests,
+            "policy": {
+                "policy_function": "serving.scaling:TokenLoadPolicy",
+                "policy_kwargs": {"target_load": replicas.target_load, "target_queued_s": replicas.target_queued_s},
+            },
             "upscale_delay_s": replicas.upscale_delay_s,
             "downscale_delay_s": replicas.downscale_delay_s,
         },

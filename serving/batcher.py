@@ -18,7 +18,7 @@ import bisect
 import itertools
 import math
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -89,12 +89,14 @@ class Bounds:
         max_batch_tokens: Budget of a batch: longest window times windows. A longer window gets a batch of its own.
         max_wait_s: The oldest request that waited this long gets every second batch until it is answered.
         max_queued_tokens: What may wait.
+        max_queued_s: Seconds for which a new request may have to wait for those that are served before it.
     """
 
     num_workers: int = 1
     max_batch_tokens: int = 128
     max_wait_s: float = 0.5
     max_queued_tokens: int = 65_536
+    max_queued_s: float = math.inf
 
 
 class TokenBatcher:
@@ -118,7 +120,9 @@ class TokenBatcher:
         self._favoured = False  # whether the last batch was built around an overdue request
         self._rate = _FIRST_GUESS_TOKENS_PER_S
         self._measured = False
+        self._work, self._work_since = 0.0, time.monotonic()
         self.queued_tokens = 0
+        self._tokens_of_length: defaultdict[int, int] = defaultdict(int)
         self.failures_in_a_row = 0
 
     async def run(self, windows: Sequence[Window]) -> list[Float32]:
@@ -145,7 +149,24 @@ class TokenBatcher:
 
     def retry_after_s(self) -> int:
         """Whole seconds until the queue should be empty, by the measured rate; at least 1."""
-        return max(1, math.ceil(self.queued_tokens / self._rate))
+        return max(1, math.ceil(self.queued_s))
+
+    @property
+    def queued_s(self) -> float:
+        """Seconds that the waiting tokens will take, by the measured rate."""
+        return self.queued_tokens / self._rate
+
+    def take_load(self) -> float:
+        """How much of what the workers can do they did since the last call, 0 to 1.
+
+        The time they computed, weighted by how full their batches were: a worker that always computes, but half-empty
+        batches, could take on as much again.
+        """
+        now = time.monotonic()
+        room = self._bounds.num_workers * (now - self._work_since)
+        load = min(1.0, self._work / room) if room else 0.0
+        self._work, self._work_since = 0.0, now
+        return load
 
     def close(self) -> None:
         """Lets running batches finish and takes no more."""
@@ -163,13 +184,24 @@ class TokenBatcher:
             )
         if self.queued_tokens + tokens > self._bounds.max_queued_tokens:
             raise OverloadError("the server is busy: its queue is full", retry_after_s=self.retry_after_s())
+        ahead_s = self._ahead(max(len(window.input_ids) for window in windows)) / self._rate
+        if ahead_s > self._bounds.max_queued_s:
+            raise OverloadError(
+                f"the server is busy: the request would wait for {ahead_s:.1f} s", retry_after_s=self.retry_after_s()
+            )
         done = asyncio.get_running_loop().create_future()
         request = _Request(next(self._numbers), time.monotonic(), done, {}, len(windows), len(windows))
         for place, window in enumerate(windows):
-            bisect.insort(self._waiting, _Item(len(window.input_ids), next(self._numbers), window, request, place))
+            length = len(window.input_ids)
+            bisect.insort(self._waiting, _Item(length, next(self._numbers), window, request, place))
+            self._tokens_of_length[length] += length
         self._requests[request.number] = request
         self._count_queue(tokens)
         return request
+
+    def _ahead(self, length: int) -> int:
+        """Tokens of waiting windows that are served before a new one of that length."""
+        return sum(tokens for other, tokens in self._tokens_of_length.items() if other <= length)
 
     def _dispatch(self) -> None:
         while self._free and self._waiting:
@@ -212,6 +244,7 @@ class TokenBatcher:
     def _account(self, items: list[_Item]) -> None:
         """Takes items that no longer wait off the books."""
         for item in items:
+            self._tokens_of_length[item.length] -= item.length
             item.request.waiting -= 1
             if not item.request.waiting:
                 self._requests.pop(item.request.number, None)
@@ -245,6 +278,7 @@ class TokenBatcher:
         rate = self._bounds.num_workers * tokens / max(seconds, 1e-6)
         self._rate += (rate - self._rate) * (_SMOOTHING if self._measured else 1.0)
         self._measured = True
+        self._work += seconds * min(1.0, padded / self._bounds.max_batch_tokens)
         self._metrics.observe(telemetry.STAGE_SECONDS, seconds, stage="infer")
         self._metrics.observe(telemetry.BATCH_WINDOWS, len(batch))
         self._metrics.observe(telemetry.BATCH_TOKENS, padded)

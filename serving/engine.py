@@ -89,9 +89,13 @@ class Engine:
             RequestError: A text is no Unicode text.
         """
         documents = self.encode(texts)
-        encoder, budget = self.bundle.encoder, self.config.max_batch_tokens
-        outputs = run_documents(documents, self.forward, pad_id=encoder.pad_id, max_tokens=budget)
-        return self.answer(texts, documents, outputs, parameters)
+        return self.answer(texts, documents, self._run(documents), parameters)
+
+    def labels(self, texts: Sequence[str]) -> list[Any]:
+        """What the agent sees in each text, in the form that its task scores: without scores or positions."""
+        documents = self.encode(texts)
+        outputs = self._run(documents)
+        return [self.bundle.task.predict(document, logits) for document, logits in zip(documents, outputs, strict=True)]
 
     def answer(
         self,
@@ -108,11 +112,21 @@ class Engine:
             for text, document, logits in zip(texts, documents, outputs, strict=True)
         ]
 
+    def prepare(self) -> None:
+        """Makes the first request as fast as all others: reads the tokenizer, and warms up if so configured."""
+        if self.config.warmup:
+            self.warm_up()
+        self.predict(["warm"])
+
     def warm_up(self) -> None:
         """Runs every session over batches of short to longest windows, so that the first caller does not pay for it."""
         for batch in self._warmup_batches():
             for _ in range(self.num_sessions):  # sessions are taken in turn
                 self.forward(batch)
+
+    def _run(self, documents: Sequence[Document]) -> list[list[Float32]]:
+        encoder, budget = self.bundle.encoder, self.config.max_batch_tokens
+        return run_documents(documents, self.forward, pad_id=encoder.pad_id, max_tokens=budget)
 
     def _warmup_batches(self) -> Iterator[Batch]:
         longest, budget = self.bundle.manifest.max_tokens, self.config.max_batch_tokens

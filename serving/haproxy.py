@@ -7,6 +7,7 @@ Ray Serve reads all of this from environment variables when its modules are impo
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -34,6 +35,10 @@ _PLACES = {
 }
 # Ray drains leaving replicas for 30 s so that load balancers of a cloud notice; on one machine HAProxy knows at once.
 _DRAINING = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
+# Clients that send nothing leave room for others: Ray's own 4,096 connections of an hour each are soon taken.
+_IDLE_CLIENT_S = 15
+_MOST_CONNECTIONS = 16_384
+_DESCRIPTORS_PER_CONNECTION = 2.5  # two ends, and pipes for a quarter of them; HAProxy refuses to start with fewer
 
 
 @contextmanager
@@ -47,7 +52,7 @@ def own_haproxy() -> Iterator[None]:
     """
     _switch_on()
     directory = Path(tempfile.mkdtemp(prefix="ba-", dir="/tmp"))  # short: socket paths end at 107 bytes
-    settings = {name: str(directory / file) for name, file in _PLACES.items()} | _DRAINING
+    settings = {name: str(directory / file) for name, file in _PLACES.items()} | _DRAINING | _clients()
     settings |= {name: str(_free_port(port)) for name, port in _PORTS.items() if name not in os.environ}
     added = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(added)
@@ -69,6 +74,15 @@ def is_port_free(host: str, port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def _clients() -> dict[str, str]:
+    room = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    fitting = int((room - 256) / _DESCRIPTORS_PER_CONNECTION) if room != resource.RLIM_INFINITY else _MOST_CONNECTIONS
+    return {
+        "RAY_SERVE_HAPROXY_MAXCONN": str(max(64, min(_MOST_CONNECTIONS, fitting))),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(_IDLE_CLIENT_S),
+    }
 
 
 def _switch_on() -> None:

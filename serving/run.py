@@ -21,6 +21,7 @@ _USAGE = """
 Serves a bundle on this machine, behind HAProxy, until Ctrl-C.
 
   python serving/run.py bundle=DIR [port=8000] [config.yaml] [key.path=value ...]
+  python serving/run.py bundle=DIR agents={tickets: DIR2}       # more agents, at /models/NAME
 
 On a cluster: serve run serving.app:build bundle=DIR [key.path=value ...]
 """
@@ -37,7 +38,8 @@ def running(config: ServingConfig) -> Iterator[str]:
     from agent.bundle import Bundle
     from serving.haproxy import own_haproxy
 
-    Bundle.load(config.bundle).onnx_variant(config.precision)  # before anything is started
+    for app in config.apps.values():  # before anything is started
+        Bundle.load(app.bundle).onnx_variant(app.precision)
     _check_place(config)
     with own_haproxy():
         try:
@@ -87,7 +89,10 @@ def _start(config: ServingConfig) -> str:
     from serving.app import application
 
     serve.start(http_options={"host": config.host, "port": config.port})
-    serve.run(application(config.app), name="bert-agent", route_prefix="/")
+    apps = config.apps
+    for prefix, app in apps.items():
+        name = "bert-agent" + prefix.replace("/", "-").rstrip("-")
+        serve.run(application(app, neighbours=len(apps) - 1), name=name, route_prefix=prefix)
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)  # noqa: S104
     return f"http://{reachable}:{config.port}"
 

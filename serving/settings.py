@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from agent.config import Config
 from cluster import ClusterConfig
@@ -48,12 +50,20 @@ class EngineConfig(Config):
 class ReplicaConfig(Config):
     """How many replicas, and what each holds."""
 
-    min_replicas: int = Field(1, ge=1, description="replicas that always run")
+    min_replicas: int = Field(
+        1, ge=0, description="replicas that always run; 0 lets the first request after a pause wait for a start"
+    )
     max_replicas: int | Auto = Field("auto", description="replicas under load: a number, or auto for what has room")
     num_cpus: int | Auto = Field("auto", description="cores of a replica: a number, or auto for at most 2")
     num_gpus: float = Field(0, ge=0, description="GPUs of a replica; a fraction shares one")
-    target_ongoing_requests: float = Field(
-        32, gt=0, description="requests in flight per replica that autoscaling aims at"
+    target_load: float = Field(
+        0.7,
+        gt=0,
+        le=1,
+        description="part of what a replica can compute (time computing, weighted by batch fill) that autoscaling aims at",
+    )
+    target_queued_s: float = Field(
+        0.25, gt=0, description="seconds of work waiting in a replica that autoscaling aims at; more adds replicas"
     )
     upscale_delay_s: float = Field(10, ge=0, description="seconds of overload before replicas are added")
     downscale_delay_s: float = Field(300, ge=0, description="seconds of idleness before replicas are taken away")
@@ -67,9 +77,25 @@ class ReplicaConfig(Config):
             value = getattr(self, name)
             if value != "auto" and value < 1:
                 raise ValueError(f"{name} is {value}; allowed is 'auto' or a number from 1")
-        if self.max_replicas != "auto" and self.max_replicas < self.min_replicas:
+        if self.max_replicas != "auto" and self.max_replicas < max(1, self.min_replicas):
             raise ValueError(f"max_replicas {self.max_replicas} lies below min_replicas {self.min_replicas}")
         return self
+
+
+class RolloutConfig(Config):
+    """When a new version of the bundle takes over."""
+
+    watch: bool = Field(True, description="bring in what replaces the bundle in its directory, without a restart")
+    poll_s: float = Field(2, gt=0, description="seconds between two looks at the directory")
+    samples: int = Field(
+        256, ge=0, description="latest texts kept in memory to compare a new version on; 0 keeps and compares none"
+    )
+    min_agreement: float = Field(
+        0.8, ge=0, le=1, description="part of those texts that it has to answer as the version before does"
+    )
+    canary_share: float = Field(0.1, ge=0, le=1, description="part of the requests that it answers at first; 0 skips")
+    canary_s: float = Field(30, ge=0, description="seconds for which it answers that part before it takes over")
+    max_failures: int = Field(0, ge=0, description="requests that it may fail meanwhile; one more sends it away")
 
 
 class LimitsConfig(Config):
@@ -80,6 +106,12 @@ class LimitsConfig(Config):
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1, description="bytes of a request's body")
     max_queued_tokens: int = Field(
         65_536, ge=1, description="tokens that may wait in a replica; beyond it requests get 429 at once"
+    )
+    max_queued_s: float = Field(
+        1.0,
+        gt=0,
+        description="seconds that a request may have to wait for those served before it, by the measured rate; "
+        "beyond it requests get 429 at once, so that accepted ones keep their latency",
     )
     max_concurrent_requests: int = Field(
         1_024, ge=1, description="requests in flight in a replica; beyond it they get 429 at once"
@@ -96,16 +128,33 @@ class AppConfig(Config):
     replicas: ReplicaConfig = Field(default_factory=ReplicaConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig)
 
 
 class ServingConfig(AppConfig):
-    """An agent served by one machine: the application and the address it listens at."""
+    """Agents served by one machine: the applications and the address they listen at."""
 
+    agents: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="further agents, {name: directory of the bundle}: each at /models/NAME, scaled by itself",
+    )
     port: int = Field(8000, ge=1, le=65_535, description="port of the server")
     host: str = Field("127.0.0.1", description="address to listen at; 0.0.0.0 lets other machines in")
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
 
+    @field_validator("agents")
+    @classmethod
+    def _named(cls, agents: Mapping[str, str]) -> Mapping[str, str]:
+        for name in agents:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+                raise ValueError(
+                    f"{name!r} is no name for an agent; allowed are up to 64 letters, digits, '.', '_', '-'"
+                )
+        return agents
+
     @property
-    def app(self) -> AppConfig:
-        """The part that Ray Serve deploys."""
-        return AppConfig.model_validate(self.model_dump(include=set(AppConfig.model_fields)))
+    def apps(self) -> dict[str, AppConfig]:
+        """What Ray Serve deploys, by route prefix."""
+        app = AppConfig.model_validate(self.model_dump(include=set(AppConfig.model_fields)))
+        others = {f"/models/{name}": app.model_copy(update={"bundle": path}) for name, path in self.agents.items()}
+        return {"/": app, **others}

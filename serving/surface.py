@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -23,6 +26,8 @@ from serving.predictor import Predictor, reason_of
 from serving.settings import LimitsConfig
 
 _log = logging.getLogger(__name__)
+_TIMEOUT = "x-request-timeout-seconds"
+_BEFORE_RAY = 0.95
 _ROUTES = ("/", "/health", "/ready", "/info", "/metrics", "/docs", "/openapi.json")
 _VERSIONS = ("bert-agent", "ray", "onnxruntime-gpu", "onnxruntime", "tokenizers", "fastapi")
 
@@ -48,7 +53,11 @@ class Info(BaseModel):
     versions: dict[str, str]
 
 
-def create_app(predictor: Predictor) -> FastAPI:
+Duty = Callable[[], Coroutine[Any, Any, None]]
+"""Something that runs beside the requests for as long as the application does."""
+
+
+def create_app(predictor: Predictor, duties: Sequence[Duty] = ()) -> FastAPI:
     """The application over one predictor."""
     reader = PayloadReader(predictor.engine.bundle.task)
     app = FastAPI(
@@ -56,6 +65,7 @@ def create_app(predictor: Predictor) -> FastAPI:
         version=installed_versions(_VERSIONS).get("bert-agent", "unknown"),
         description=f"Serves an agent for {predictor.engine.bundle.task.kind.replace('_', ' ')}.",
         redoc_url=None,
+        lifespan=lambda _: _on_duty(duties),
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
     )
     _add_prediction(app, predictor, reader)
@@ -66,12 +76,24 @@ def create_app(predictor: Predictor) -> FastAPI:
     return app
 
 
+@asynccontextmanager
+async def _on_duty(duties: Sequence[Duty]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(duty()) for duty in duties]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def _add_prediction(app: FastAPI, predictor: Predictor, reader: PayloadReader) -> None:
     task, max_bytes = predictor.engine.bundle.task, predictor.limits.max_body_bytes
 
-    async def read(request: Request) -> Prediction:
+    async def read(request: Request) -> tuple[Prediction, float | None]:
         try:
-            return reader.read(await read_body(request.stream(), request.headers, max_bytes=max_bytes))
+            timeout_s = _timeout(request.headers)
+            return reader.read(await read_body(request.stream(), request.headers, max_bytes=max_bytes)), timeout_s
         except RequestError as error:
             predictor.metrics.count(telemetry.REJECTED, reason=reason_of(error))
             raise
@@ -86,8 +108,8 @@ def _add_prediction(app: FastAPI, predictor: Predictor, reader: PayloadReader) -
     async def predict(request: Request) -> Response:
         """Answers in the shape of Hugging Face's inference API for the agent's task."""
         try:
-            wanted = await read(request)
-            answers = await predictor.predict(wanted.texts, wanted.parameters)
+            wanted, timeout_s = await read(request)
+            answers = await predictor.predict(wanted.texts, wanted.parameters, timeout_s=timeout_s)
             return _json(task.envelope(answers, single=wanted.single))
         except RequestError as error:
             return _refusal(error)
@@ -97,8 +119,6 @@ def _add_prediction(app: FastAPI, predictor: Predictor, reader: PayloadReader) -
 
 
 def _add_state(app: FastAPI, predictor: Predictor) -> None:
-    info = _info(predictor)
-
     @app.get("/health", summary="Is the process alive?")
     async def health() -> Status:
         return Status(status="alive")
@@ -112,11 +132,30 @@ def _add_state(app: FastAPI, predictor: Predictor) -> None:
 
     @app.get("/info", summary="Which agent is this?")
     async def describe() -> Info:
-        return info
+        return _info(predictor)
 
     @app.get("/metrics", summary="Metrics of this replica for Prometheus", response_model=None)
     async def metrics() -> Response:
         return Response(predictor.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _timeout(headers: Mapping[str, str]) -> float | None:
+    """Ray Serve's header for the time that a caller allows; Ray itself cuts off a little later, without JSON."""
+    given = headers.get(_TIMEOUT)
+    if given is None:
+        return None
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise RequestError(
+            f"header {_TIMEOUT} is {given[:80]!r}",
+            allowed="a number of seconds above 0",
+            remedy="leave it out to wait without a limit",
+            field=_TIMEOUT,
+        )
+    return seconds * _BEFORE_RAY
 
 
 def _refusal(error: RequestError) -> Response:

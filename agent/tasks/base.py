@@ -119,8 +119,8 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
         """Turns the logits of a text's windows into what a caller gets."""
 
     @abstractmethod
-    def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[str]:
-        """The labels that an answer speaks for, as metrics count them."""
+    def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
+        """The labels that an answer speaks for, each with its score (0 to 1), as metrics count them."""
 
     def envelope(self, answers: list[list[dict[str, Any]]], *, single: bool) -> list[Any]:
         """Shapes the answers of one request as Hugging Face's inference API does for this task."""

@@ -103,9 +103,9 @@ class TextClassification(BaseTask[LabelledText]):
         order = np.argsort(-scores, kind="stable")[: parameters.top_k]
         return [{"label": self.labels[index], "score": float(scores[index])} for index in order.tolist()]
 
-    def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[str]:
+    def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
         """The best label."""
-        return [item["label"] for item in answer[:1]]
+        return [(item["label"], item["score"]) for item in answer[:1]]
 
     def envelope(self, answers: list[list[dict[str, Any]]], *, single: bool) -> list[Any]:
         """A list of answers even for one text: that is what `InferenceClient.text_classification` reads."""

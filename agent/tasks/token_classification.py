@@ -137,9 +137,9 @@ class TokenClassification(BaseTask[TaggedWords]):
             best = best_path(log_probs, *iob2_rules(self.outputs))
         return self._groups(text, units, best, ignored=parameters.ignore_labels)
 
-    def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[str]:
+    def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
         """The label of every entity; with strategy `none` the tag of every sub-word."""
-        return [item.get("entity_group") or item["entity"] for item in answer]
+        return [(item.get("entity_group") or item["entity"], item["score"]) for item in answer]
 
     def _subwords(
         self, text: str, document: Document, scores: Float32, ignored: tuple[str, ...]

@@ -41,7 +41,7 @@ def listening(predictor: Predictor, *, warm: bool = True) -> Iterator[str]:
     if warm:
         predictor.warm_up()
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(predictor), log_config=None, lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(create_app(predictor), log_config=None))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

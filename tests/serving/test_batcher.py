@@ -263,3 +263,26 @@ def test_a_failing_batch_fails_its_callers_only_and_the_batcher_lives_on() -> No
         return batcher.queued_tokens
 
     assert drive(forward, scenario) == 0
+
+
+def test_a_request_that_would_wait_too_long_is_refused_and_a_shorter_one_is_not() -> None:
+    model = Model(seconds=0.1)
+
+    async def scenario(batcher: TokenBatcher) -> list[float]:
+        await batcher.run([window(BUDGET)])  # measured: about 10 x BUDGET tokens a second
+        long = [asyncio.create_task(batcher.run([window(BUDGET)])) for _ in range(20)]
+        await asyncio.sleep(0)
+        assert batcher.queued_s > 1
+        with pytest.raises(OverloadError, match=r"the request would wait for \d\.\d s") as refused:
+            await batcher.run([window(BUDGET)])
+        started = time.monotonic()
+        await batcher.run([window(4)])
+        seconds = time.monotonic() - started
+        for task in long:
+            task.cancel()
+        await asyncio.gather(*long, return_exceptions=True)
+        return [refused.value.retry_after_s, seconds]
+
+    retry_after_s, seconds = drive(model, scenario, max_queued_s=1)
+    assert 1 <= retry_after_s <= 3
+    assert seconds < 1

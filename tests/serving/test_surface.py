@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,29 @@ def test_too_many_requests_in_flight_get_429(serve_with: Callable[..., str], tag
         slow.gate.set()
     assert sorted(answer.result().status_code for answer in answers) == [200, 200, 429, 429]
     assert len(done) == 2
+
+
+def test_a_request_that_allows_too_little_time_gets_408_and_is_not_computed(
+    serve_with: Callable[..., str], tagger_path: Path
+) -> None:
+    slow = _gated(tagger_path)
+    url = serve_with(warm=False, engine=slow)
+    with concurrent.futures.ThreadPoolExecutor(4) as callers:
+        patient = [callers.submit(post, url, {"inputs": TEXTS[0]}) for _ in range(slow.num_sessions)]
+        time.sleep(0.5)  # they hold every session
+        answer = post(url, {"inputs": TEXTS[0]}, **{"x-request-timeout-seconds": "0.2"})
+        waiting = _samples(url)["bert_agent_queued_windows",]
+        slow.gate.set()
+    assert (answer.status_code, answer.json()["error"]) == (408, "no answer within the 0.19 s that the request allowed")
+    assert waiting == 0
+    assert {done.result().status_code for done in patient} == {200}
+    assert _samples(url)["bert_agent_rejected_requests_total", "timeout"] == 1
+
+
+@pytest.mark.parametrize("seconds", ["soon", "0", "-1", "nan", "inf", ""])
+def test_a_time_that_is_none_is_refused(tagger_url: str, seconds: str) -> None:
+    answer = post(tagger_url, {"inputs": "a"}, **{"x-request-timeout-seconds": seconds})
+    assert (answer.status_code, answer.json()["field"]) == (422, "x-request-timeout-seconds")
 
 
 def test_a_request_of_more_tokens_than_the_queue_holds_is_too_large(serve_with: Callable[..., str]) -> None:

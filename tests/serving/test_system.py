@@ -6,10 +6,12 @@ import concurrent.futures
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,8 +22,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.bundle import Bundle, write_bundle
 from serving.engine import Engine
-from tests.serving.tiny import TEXTS
+from tests.serving.tiny import TAGGER, TEXTS, make_bundle
 
 pytestmark = pytest.mark.system
 ROOT = Path(__file__).parents[2]
@@ -36,6 +39,7 @@ class Server:
     url: str
     mark: str
     log: Path
+    bundle: Path
 
     def processes(self) -> dict[int, list[str]]:
         """Arguments of every living process of this server."""
@@ -53,17 +57,21 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tagger_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tagger_path: Path, classifier_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    bundle = shutil.copytree(tagger_path, tmp_path_factory.mktemp("served") / "bundle")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     mark, log = f"bert-agent-{uuid.uuid4()}", tmp_path_factory.mktemp("run") / "log"
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "serving/run.py", f"bundle={tagger_path}", f"port={port}", "replicas.num_cpus=1", "cluster.num_cpus=2"],
+            [
+                sys.executable, "serving/run.py", f"bundle={bundle}", f"agents={{classes: {classifier_path}}}", f"port={port}",
+                "replicas.num_cpus=1", "cluster.num_cpus=3", "rollout.poll_s=0.2", "rollout.canary_s=1", "rollout.min_agreement=0",
+            ],
             cwd=ROOT, env=environment | {"BERT_AGENT_TEST": mark}, stdout=stream, stderr=stream, start_new_session=True,
         )  # fmt: skip
-    server = Server(process, f"http://127.0.0.1:{port}", mark, log)
+    server = Server(process, f"http://127.0.0.1:{port}", mark, log, bundle)
     try:
         _wait(lambda: "serving at" in log.read_text() or process.poll() is not None)
         assert process.poll() is None, log.read_text()
@@ -122,6 +130,42 @@ def test_the_work_of_a_caller_who_hangs_up_is_dropped(server: Server) -> None:
         time.sleep(0.2)
     _wait(lambda: _sample(server, "bert_agent_rejected_requests_total", reason="cancelled") == before + 1, 20)
     assert _sample(server, "bert_agent_queued_tokens") == 0
+
+
+def test_further_agents_stand_beside_the_first(server: Server, classifier_path: Path) -> None:
+    answer = httpx.post(f"{server.url}/models/classes", json={"inputs": TEXTS[0]}, follow_redirects=True, timeout=20)
+    assert answer.json() == Engine(Bundle.load(classifier_path)).predict(TEXTS[:1])
+    assert httpx.get(f"{server.url}/models/classes/info").json()["task"] == "text_classification"
+
+
+def test_a_new_version_takes_over_under_load_without_a_lost_request(
+    server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    new = make_bundle(tmp_path_factory.mktemp("new") / "bundle", TAGGER, seed=1)
+    before, digest = httpx.get(server.url + "/info").json()["bundle"], Bundle.load(new).digest
+    assert before != digest
+    over, statuses = threading.Event(), []
+
+    def ask() -> None:
+        with httpx.Client(timeout=60) as client:
+            while not over.is_set():
+                statuses.append(client.post(server.url, json={"inputs": TEXTS[0]}).status_code)
+
+    callers = [threading.Thread(target=ask) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    try:
+        with write_bundle(server.bundle, overwrite=True) as draft:
+            shutil.copytree(new, draft.path, dirs_exist_ok=True)
+        _wait(lambda: httpx.get(server.url + "/info").json()["bundle"] == digest, 30)
+    finally:
+        over.set()
+        for caller in callers:
+            caller.join()
+    assert set(statuses) == {200}
+    answer = httpx.post(server.url, json={"inputs": TEXTS}, timeout=20).json()
+    assert answer == Engine(Bundle.load(new)).predict(TEXTS)
+    assert _sample(server, "bert_agent_rollouts_total", outcome="promoted") == 1
 
 
 def test_metrics_come_with_the_replica_that_counted(server: Server) -> None:
