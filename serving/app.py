@@ -36,7 +36,7 @@ class Agent:
     def __init__(self, config: AppConfig) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # requests are parallel already
         from serving.engine import Engine
-        from serving.metrics import Metrics, RaySink
+        from serving.metrics import Metrics, RayCopy
         from serving.predictor import Predictor
         from serving.rollout import Rollout
 
@@ -46,12 +46,12 @@ class Agent:
         def open_engine(bundle: Bundle) -> Engine:
             return Engine(bundle, config.engine, precision=config.precision, num_cpus=cpus)
 
-        metrics = Metrics(serve.get_replica_context().replica_id.unique_id, sinks=(RaySink(),))
+        metrics = Metrics(serve.get_replica_context().replica_id.unique_id)
         samples = config.rollout.samples if config.rollout.watch else 0
         engine = open_engine(Bundle.load(config.bundle))
         self._predictor = Predictor(engine, config.limits, metrics, num_samples=samples)
         self._predictor.warm_up()
-        self._duties = [self._predictor.watch_loop]
+        self._duties = [self._predictor.watch_loop, RayCopy(metrics).keep]
         if config.rollout.watch:
             self._duties.append(Rollout(self._predictor, open_engine, config.rollout).watch)
 

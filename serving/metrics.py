@@ -1,65 +1,32 @@
-"""Observes the metrics named in agent.telemetry: exactly, through prometheus-client, and in Ray's own metrics too.
+"""Observes the metrics named in agent.telemetry: exactly, through prometheus-client, and from there in Ray's own metrics.
 
 prometheus-client is what `/metrics` renders: one registry per replica, each series with the label `replica`. Inside Ray
-Serve the same observations also go to `ray.serve.metrics`, which the nodes' own Prometheus endpoints export.
+Serve the registry is copied to `ray.serve.metrics` every few seconds, which the nodes' own Prometheus endpoints export.
+Ray's own histograms would cost ten times as much per observation and lose the exact sum (its agent replays every
+observation as the middle of its bucket); as cumulative series they arrive under the usual names: `_bucket`, `_sum`, `_count`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+import asyncio
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from agent import telemetry
 from agent.telemetry import Metric
 
-
-class Sink(Protocol):
-    """Something that takes observations."""
-
-    def record(self, metric: Metric, value: float, labels: Mapping[str, str]) -> None:
-        """Adds to a counter, sets a gauge or observes in a histogram."""
+_COPY_S = 5.0
 
 
 class Metrics:
-    """Counts, sets and observes in every sink.
+    """Counts, sets and observes; several of them fit into one process.
 
     Args:
         replica: Names the process that observes.
-        sinks: Where observations go beside the registry.
     """
 
-    def __init__(self, replica: str = "local", *, sinks: tuple[Sink, ...] = ()) -> None:
-        self._registry = _PrometheusSink(replica)
-        self._sinks: tuple[Sink, ...] = (self._registry, *sinks)
-
-    def count(self, metric: Metric, value: float = 1, **labels: str) -> None:
-        """Adds to a counter; adding nothing is nothing."""
-        if value:
-            self._record(metric, value, labels)
-
-    def observe(self, metric: Metric, value: float, **labels: str) -> None:
-        """Observes a value in a histogram."""
-        self._record(metric, value, labels)
-
-    def set(self, metric: Metric, value: float, **labels: str) -> None:
-        """Sets a gauge."""
-        self._record(metric, value, labels)
-
-    def render(self) -> bytes:
-        """The registry in Prometheus' text format."""
-        return generate_latest(self._registry.registry)
-
-    def _record(self, metric: Metric, value: float, labels: Mapping[str, str]) -> None:
-        for sink in self._sinks:
-            sink.record(metric, value, labels)
-
-
-class _PrometheusSink:
-    """A registry of its own, so that several servers fit into one process."""
-
-    def __init__(self, replica: str) -> None:
+    def __init__(self, replica: str = "local") -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which no query reads
         self.registry = CollectorRegistry()
         self._replica = replica
@@ -69,17 +36,24 @@ class _PrometheusSink:
             if not metric.labels:
                 self._child(metric, {})  # series without labels exist from the start, at zero
 
-    def record(self, metric: Metric, value: float, labels: Mapping[str, str]) -> None:
-        child = self._child(metric, labels)
-        if metric.kind == "counter":
-            child.inc(value)
-        elif metric.kind == "gauge":
-            child.set(value)
-        else:
-            child.observe(value)
+    def count(self, metric: Metric, value: float = 1, **labels: str) -> None:
+        """Adds to a counter."""
+        self._child(metric, labels).inc(value)
 
-    def _child(self, metric: Metric, labels: Mapping[str, str]) -> Any:
-        key = (metric.name, *(labels[name] for name in metric.labels))
+    def observe(self, metric: Metric, value: float, **labels: str) -> None:
+        """Observes a value in a histogram."""
+        self._child(metric, labels).observe(value)
+
+    def set(self, metric: Metric, value: float, **labels: str) -> None:
+        """Sets a gauge."""
+        self._child(metric, labels).set(value)
+
+    def render(self) -> bytes:
+        """The registry in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _child(self, metric: Metric, labels: dict[str, str]) -> Any:
+        key = (metric.name, *(labels[name] for name in metric.labels)) if labels else (metric.name,)
         child = self._children.get(key)
         if child is None:
             child = self._children[key] = self._metrics[metric.name].labels(*key[1:], self._replica)
@@ -95,29 +69,47 @@ def _prometheus(metric: Metric, registry: CollectorRegistry) -> Counter | Gauge 
     return Histogram(metric.name, metric.help, names, buckets=metric.buckets, registry=registry)
 
 
-class RaySink:
-    """Ray Serve's metrics, which add application, deployment and replica themselves."""
+class RayCopy:
+    """Ray Serve's metrics, kept equal to a registry; Ray adds application, deployment and replica itself.
 
-    def __init__(self) -> None:
-        self._metrics = {metric.name: _ray(metric) for metric in telemetry.SERVING}
+    Args:
+        metrics: What is copied.
+    """
 
-    def record(self, metric: Metric, value: float, labels: Mapping[str, str]) -> None:
-        """Passes an observation on to Ray."""
-        target, tags = self._metrics[metric.name], dict(labels)
-        if metric.kind == "counter":
-            target.inc(value, tags=tags)
-        elif metric.kind == "gauge":
-            target.set(value, tags=tags)
-        else:
-            target.observe(value, tags=tags)
+    def __init__(self, metrics: Metrics) -> None:
+        self._registry = metrics.registry
+        self._targets: dict[str, Any] = {}
+        self._counted: dict[tuple[str, ...], float] = {}
 
+    async def keep(self) -> None:
+        """Copies every few seconds for as long as it runs, and once more at its end."""
+        try:
+            while True:
+                await asyncio.sleep(_COPY_S)
+                self.copy()
+        finally:
+            self.copy()
 
-def _ray(metric: Metric) -> Any:
-    from ray.serve import metrics
+    def copy(self) -> None:
+        """Copies once."""
+        for family in self._registry.collect():
+            for sample in family.samples:
+                tags = {name: value for name, value in sample.labels.items() if name != "replica"}
+                if family.type == "counter":
+                    self._add(family.name, family.documentation, tags, sample.value)
+                else:
+                    self._target("Gauge", sample.name, family.documentation, tags).set(sample.value, tags=tags)
 
-    if metric.kind == "histogram":
-        return metrics.Histogram(
-            metric.name, description=metric.help, boundaries=list(metric.buckets), tag_keys=metric.labels
-        )
-    kind = metrics.Counter if metric.kind == "counter" else metrics.Gauge
-    return kind(metric.name, description=metric.help, tag_keys=metric.labels)
+    def _add(self, name: str, help_text: str, tags: dict[str, str], value: float) -> None:
+        key = (name, *tags.values())
+        more = value - self._counted.get(key, 0.0)
+        if more > 0:
+            self._target("Counter", name, help_text, tags).inc(more, tags=tags)
+            self._counted[key] = value
+
+    def _target(self, kind: str, name: str, help_text: str, tags: dict[str, str]) -> Any:
+        from ray.serve import metrics
+
+        if name not in self._targets:
+            self._targets[name] = getattr(metrics, kind)(name, description=help_text, tag_keys=tuple(tags))
+        return self._targets[name]
