@@ -156,6 +156,21 @@ class TokenBatcher:
         """Seconds that the waiting tokens will take, by the measured rate."""
         return self.queued_tokens / self._rate
 
+    def check_wait(self, length: int) -> None:
+        """Refuses what would wait too long, to be asked before work is spent on it.
+
+        Args:
+            length: Tokens of the longest window, or a guess at them.
+
+        Raises:
+            OverloadError: It would wait longer than `max_queued_s`.
+        """
+        ahead_s = sum(tokens for other, tokens in self._tokens_of_length.items() if other <= length) / self._rate
+        if ahead_s > self._bounds.max_queued_s:
+            raise OverloadError(
+                f"the server is busy: the request would wait for {ahead_s:.1f} s", retry_after_s=self.retry_after_s()
+            )
+
     def take_load(self) -> float:
         """How much of what the workers can do they did since the last call, 0 to 1.
 
@@ -184,11 +199,7 @@ class TokenBatcher:
             )
         if self.queued_tokens + tokens > self._bounds.max_queued_tokens:
             raise OverloadError("the server is busy: its queue is full", retry_after_s=self.retry_after_s())
-        ahead_s = self._ahead(max(len(window.input_ids) for window in windows)) / self._rate
-        if ahead_s > self._bounds.max_queued_s:
-            raise OverloadError(
-                f"the server is busy: the request would wait for {ahead_s:.1f} s", retry_after_s=self.retry_after_s()
-            )
+        self.check_wait(max(len(window.input_ids) for window in windows))
         done = asyncio.get_running_loop().create_future()
         request = _Request(next(self._numbers), time.monotonic(), done, {}, len(windows), len(windows))
         for place, window in enumerate(windows):
@@ -198,10 +209,6 @@ class TokenBatcher:
         self._requests[request.number] = request
         self._count_queue(tokens)
         return request
-
-    def _ahead(self, length: int) -> int:
-        """Tokens of waiting windows that are served before a new one of that length."""
-        return sum(tokens for other, tokens in self._tokens_of_length.items() if other <= length)
 
     def _dispatch(self) -> None:
         while self._free and self._waiting:

@@ -35,6 +35,9 @@ _PLACES = {
 }
 # Ray drains leaving replicas for 30 s so that load balancers of a cloud notice; on one machine HAProxy knows at once.
 _DRAINING = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
+# A replica that dies takes the requests with it that it had begun. To predict twice does no harm, so they go to another one;
+# twice at most, lest a request that kills its replica kills them all.
+_RETRIES = {"RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response", "RAY_SERVE_HAPROXY_RETRIES": "2"}
 # Clients that send nothing leave room for others: Ray's own 4,096 connections of an hour each are soon taken.
 _IDLE_CLIENT_S = 15
 _MOST_CONNECTIONS = 16_384
@@ -52,7 +55,7 @@ def own_haproxy() -> Iterator[None]:
     """
     _switch_on()
     directory = Path(tempfile.mkdtemp(prefix="ba-", dir="/tmp"))  # short: socket paths end at 107 bytes
-    settings = {name: str(directory / file) for name, file in _PLACES.items()} | _DRAINING | _clients()
+    settings = {name: str(directory / file) for name, file in _PLACES.items()} | _DRAINING | _RETRIES | _clients()
     settings |= {name: str(_free_port(port)) for name, port in _PORTS.items() if name not in os.environ}
     added = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(added)

@@ -31,6 +31,7 @@ Answers = list[list[dict[str, Any]]]
 
 # Below it, tokenising or decoding (some 20 microseconds per 100 characters) costs less than changing threads.
 _INLINE_CHARACTERS = 500
+_CHARACTERS_PER_TOKEN = 6  # a guess on the high side: nothing is refused for it that need not be
 _LAG_PERIOD_S = 0.1
 _LONGEST_SAMPLE = 2_000  # characters; a sample is there to be compared quickly
 
@@ -235,6 +236,7 @@ class Predictor:
             raise OverloadError(
                 "the server is busy: too many requests in flight", retry_after_s=served.batcher.retry_after_s()
             )
+        served.batcher.check_wait(max(map(len, texts), default=0) // _CHARACTERS_PER_TOKEN)
         served.enter()
         try:
             return await self._answer(served, texts, parameters)
