@@ -9,9 +9,10 @@ benchmarks/results/soak.json and a line for each aim. Needs a quiet machine for 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
-import random
+import resource
 import shutil
 import signal
 import socket
@@ -22,21 +23,22 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
-import aiohttp  # noqa: E402
+import uvloop  # noqa: E402
 from pydantic import Field  # noqa: E402
 
 from agent import command, corpus  # noqa: E402
 from agent.bundle import Bundle, write_bundle  # noqa: E402
 from agent.config import Config  # noqa: E402
 from benchmarks.aim import Aim  # noqa: E402
+from benchmarks.callers import Answer, Callers  # noqa: E402
 
 Stage = Literal["overload", "killed", "rollout", "idle", "mixed", "drained"]
 ALL: tuple[Stage, ...] = ("overload", "killed", "rollout", "idle", "mixed", "drained")
@@ -59,76 +61,13 @@ class SoakConfig(Config):
     in_flight: int = Field(32, ge=1, description="callers of a closed loop")
 
 
-class Answer(NamedTuple):
-    """How one request ended: its status, or what broke; seconds, and when it began."""
-
-    status: int | str
-    seconds: float
-    began: float
-
-
-class Load:
-    """Callers of one server.
-
-    Args:
-        url: Where it listens.
-        texts: What they send, at random.
-    """
-
-    def __init__(self, url: str, texts: list[str]) -> None:
-        self._url, self._texts, self._random = url, texts, random.Random(0)
-        self.answers: list[Answer] = []
-
-    async def closed(self, seconds: float, callers: int) -> list[Answer]:
-        """A number of callers, each with its next request as soon as the last is answered."""
-        first, end = len(self.answers), time.monotonic() + seconds
-
-        async def call(session: aiohttp.ClientSession) -> None:
-            while time.monotonic() < end:
-                await self.ask(session)
-
-        async with self._session() as session:
-            await asyncio.gather(*(call(session) for _ in range(callers)))
-        return self.answers[first:]
-
-    async def open(self, seconds: float, rate: float) -> list[Answer]:
-        """Requests at a rate of their own, whether answered or not."""
-        first, start, tasks = len(self.answers), time.monotonic(), set()
-        async with self._session() as session:
-            for number in range(int(seconds * rate)):
-                await asyncio.sleep(max(0.0, start + number / rate - time.monotonic()))
-                task = asyncio.create_task(self.ask(session))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-            await asyncio.gather(*tasks)
-        return self.answers[first:]
-
-    async def ask(self, session: aiohttp.ClientSession, size: int = 0) -> None:
-        """One request: a text, or `size` of them."""
-        inputs = self._random.choices(self._texts, k=size) if size else self._random.choice(self._texts)
-        began, status = time.monotonic(), "none"
-        try:
-            async with session.post(self._url, json={"inputs": inputs}) as answer:
-                await answer.read()
-                status = answer.status
-        except (aiohttp.ClientError, TimeoutError) as error:
-            status = type(error).__name__
-        self.answers.append(Answer(status, time.monotonic() - began, began))
-
-    @asynccontextmanager
-    async def _session(self) -> AsyncIterator[aiohttp.ClientSession]:
-        connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(60)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-            yield session
-
-
 class Server:
     """`serving/run.py` as a process; all that descends from it carries a mark in its environment."""
 
     def __init__(self, bundle: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
-        self.url, self.bundle, self._mark = f"http://127.0.0.1:{port}", bundle, f"soak-{uuid.uuid4()}"
+        self.port, self.url, self.bundle, self._mark = port, f"http://127.0.0.1:{port}", bundle, f"soak-{uuid.uuid4()}"
         self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 - lives as long as the server
         self.process = subprocess.Popen(
             [
@@ -180,7 +119,9 @@ def main(config: SoakConfig) -> None:
     """Provokes all that is asked for, one after the other, on one server."""
     texts = [sentence.text for sentence in corpus.generate(sizes={"test": 500})["test"]]
     with _served(Path(config.bundle)) as server:
-        result = asyncio.run(Soak(config, server, Load(server.url, texts)).run())
+        soak = Soak(config, server, Callers(server.port, texts), texts)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            result = runner.run(soak.run())
     Path(config.result).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for aim in aims(result):
         print(aim)
@@ -193,10 +134,11 @@ class Soak:
         config: What to provoke.
         server: A server that serves.
         load: Callers of it.
+        texts: What they send.
     """
 
-    def __init__(self, config: SoakConfig, server: Server, load: Load) -> None:
-        self._config, self._server, self._load = config, server, load
+    def __init__(self, config: SoakConfig, server: Server, load: Callers, texts: list[str]) -> None:
+        self._config, self._server, self._load, self._texts = config, server, load, texts
         self._peak = 0.0
 
     async def run(self) -> Figures:
@@ -211,8 +153,10 @@ class Soak:
         return result
 
     async def _overload(self) -> Figures:
-        before = self._server.use()
-        calm = await self._load.open(self._config.fault_s, 0.7 * self._peak)
+        await self._load.open(
+            self._config.fault_s, 2 * self._peak
+        )  # memory that a first overload takes is kept for the next
+        before, calm = self._server.use(), await self._load.open(self._config.fault_s, 0.7 * self._peak)
         answers = await self._load.open(self._config.overload_s, 2 * self._peak)
         return {"calm": _summary(calm), **_summary(answers), "before": before, "after": self._server.use()}
 
@@ -258,11 +202,11 @@ class Soak:
     async def _idle(self) -> Figures:
         """Connections that send nothing or a byte now and then, beside the load."""
         calm = await self._load.open(self._config.fault_s, 0.3 * self._peak)
-        place = self._server.url.removeprefix("http://").split(":")
+        room = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         writers = []
-        for _ in range(self._config.idle_connections):
+        for _ in range(min(self._config.idle_connections, room // 4)):  # HAProxy needs 2.5 descriptors for each
             with suppress(OSError):
-                writers.append((await asyncio.open_connection(*place))[1])
+                writers.append((await asyncio.open_connection("127.0.0.1", self._server.port))[1])
         for number, writer in enumerate(writers[: len(writers) // 10]):
             writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n" + b"\r\n" * (number % 2) + b"{")
         answers = await self._load.open(self._config.fault_s, 0.3 * self._peak)
@@ -282,13 +226,17 @@ class Soak:
         return {"points": points, **_summary(answers)}
 
     async def _batches(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        async with aiohttp.ClientSession() as session:
-            while time.monotonic() < end:
-                with suppress(TimeoutError):  # a caller who hangs up after 50 ms, every second time
-                    async with asyncio.timeout(random.choice((0.05, 30))):
-                        await self._load.ask(session, size=64)
-                await asyncio.sleep(1)
+        """Requests of 64 texts, one a second; every second caller hangs up after 50 ms."""
+        end, patient, hasty = (
+            time.monotonic() + seconds,
+            self._load,
+            Callers(self._server.port, self._texts, timeout_s=0.05),
+        )
+        for callers in itertools.cycle((patient, hasty)):
+            if time.monotonic() > end:
+                return
+            await callers.ask(64)
+            await asyncio.sleep(1)
 
     async def _drained(self) -> Figures:
         """SIGTERM under load: what was accepted is answered; what comes later is refused at the door."""
@@ -302,7 +250,14 @@ class Soak:
         answers, _ = await asyncio.gather(self._load.open(self._config.fault_s / 2, 0.3 * self._peak), stop())
         code = await asyncio.to_thread(self._server.process.wait, 120)
         accepted = [answer for answer in answers if answer.began < stopped[0]]
-        return {"accepted": _summary(accepted), "exit_status": code, "left_running": len(self._server.processes())}
+        deadline = time.monotonic() + 10
+        while self._server.processes() and time.monotonic() < deadline:
+            await asyncio.sleep(0.2)
+        return {
+            "accepted": _summary(accepted),
+            "exit_status": code,
+            "left_running": sorted(self._server.processes().values()),
+        }
 
 
 def aims(result: Figures) -> list[Aim]:
@@ -333,7 +288,7 @@ def aims(result: Figures) -> list[Aim]:
     add("mixed", "descriptors, last tenth over third", lambda x: _grown(x["points"], "descriptors"), 1.1)
     add("mixed", "p50, last tenths over first", lambda x: _later(x["points"]), 1.25)
     add("drained", "accepted requests lost", lambda x: x["accepted"]["failed"], 0)
-    add("drained", "processes left", lambda x: x["left_running"], 0)
+    add("drained", "processes left", lambda x: len(x["left_running"]), 0)
     return found
 
 
