@@ -15,15 +15,6 @@ _JSON_REMEDY = 'send one JSON object in UTF-8, such as {"inputs": "a text"}'
 _LONGEST_SHOWN = 80
 
 
-class ErrorBody(BaseModel):
-    """What every refusal says."""
-
-    error: str = Field(description="What is wrong.")
-    field: str | None = Field(None, description="Which part of the request, as a path such as `inputs[3]`.")
-    allowed: str | None = Field(None, description="What would have been accepted.")
-    remedy: str | None = Field(None, description="What to do now.")
-
-
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """A request that was read: its texts, whether they came as one string, and its parameters."""
