@@ -42,13 +42,15 @@ class Agent:
 
         cpus = config.replicas.num_cpus
         assert cpus != "auto"
+        engine = Engine(Bundle.load(config.bundle), config.engine, precision=config.precision, num_cpus=cpus)
+        plan = engine.best_plan()
+        engine.use(plan)
 
         def open_engine(bundle: Bundle) -> Engine:
-            return Engine(bundle, config.engine, precision=config.precision, num_cpus=cpus)
+            return Engine(bundle, config.engine, precision=config.precision, num_cpus=cpus, plan=plan)
 
         metrics = Metrics(serve.get_replica_context().replica_id.unique_id)
         samples = config.rollout.samples if config.rollout.watch else 0
-        engine = open_engine(Bundle.load(config.bundle))
         self._predictor = Predictor(engine, config.limits, metrics, num_samples=samples)
         self._predictor.warm_up()
         self._duties = [self._predictor.watch_loop, RayCopy(metrics).keep]
@@ -57,9 +59,20 @@ class Agent:
 
     def __serve_build_asgi_app__(self) -> Any:
         """The HTTP surface, built in the replica because its models depend on the bundle's task."""
+        from serving.fleet import Fleet
         from serving.surface import create_app
 
-        return create_app(self._predictor, self._duties)
+        fleet = Fleet(self._predictor.metrics, Agent.own_metrics.__name__)
+        return create_app(self._predictor, self._duties, fleet.render)
+
+    async def own_metrics(self, asking: str) -> list[Any]:
+        """What this replica counted, for the one that is scraped, which has its own already.
+
+        Args:
+            asking: The replica that asks.
+        """
+        metrics = self._predictor.metrics
+        return [] if asking == metrics.replica else metrics.families()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Asked by Ray Serve: what `serving.scaling` looks at."""

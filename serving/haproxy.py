@@ -36,8 +36,15 @@ _PLACES = {
 # Ray drains leaving replicas for 30 s so that load balancers of a cloud notice; on one machine HAProxy knows at once.
 _DRAINING = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
 # A replica that dies takes the requests with it that it had begun. To predict twice does no harm, so they go to another one;
-# twice at most, lest a request that kills its replica kills them all.
-_RETRIES = {"RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response", "RAY_SERVE_HAPROXY_RETRIES": "2"}
+# a few times at most, lest a request that kills its replica kills them all: a try is spent for each idle connection to the
+# dead replica that HAProxy takes for a living one. It can repeat only what it has whole before it sends the first byte on
+# (src/stconn.c clears TX_L7_RETRY otherwise), and most clients send headers and body apart: so it waits for the body, which
+# keeps slow senders away from the replicas as well. Ray's template has no place for that option but behind its last default.
+_RETRIES = {
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    "RAY_SERVE_HAPROXY_RETRIES": "8",
+    "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "leastconn\n    option http-buffer-request",
+}
 # Clients that send nothing leave room for others: Ray's own 4,096 connections of an hour each are soon taken.
 _IDLE_CLIENT_S = 15
 _MOST_CONNECTIONS = 16_384

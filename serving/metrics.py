@@ -9,6 +9,8 @@ observation as the middle of its bucket); as cumulative series they arrive under
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -29,7 +31,7 @@ class Metrics:
     def __init__(self, replica: str = "local") -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which no query reads
         self.registry = CollectorRegistry()
-        self._replica = replica
+        self.replica = replica
         self._metrics = {metric.name: _prometheus(metric, self.registry) for metric in telemetry.SERVING}
         self._children: dict[tuple[str, ...], Any] = {}
         for metric in telemetry.SERVING:
@@ -48,6 +50,10 @@ class Metrics:
         """Sets a gauge."""
         self._child(metric, labels).set(value)
 
+    def families(self) -> list[Any]:
+        """Everything observed so far, as prometheus-client's own families of samples; they can be sent elsewhere."""
+        return list(self.registry.collect())
+
     def render(self) -> bytes:
         """The registry in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -56,7 +62,7 @@ class Metrics:
         key = (metric.name, *(labels[name] for name in metric.labels)) if labels else (metric.name,)
         child = self._children.get(key)
         if child is None:
-            child = self._children[key] = self._metrics[metric.name].labels(*key[1:], self._replica)
+            child = self._children[key] = self._metrics[metric.name].labels(*key[1:], self.replica)
         return child
 
 
@@ -67,6 +73,28 @@ def _prometheus(metric: Metric, registry: CollectorRegistry) -> Counter | Gauge 
     if metric.kind == "gauge":
         return Gauge(metric.name, metric.help, names, registry=registry)
     return Histogram(metric.name, metric.help, names, buckets=metric.buckets, registry=registry)
+
+
+def rendered(several: Iterable[Sequence[Any]]) -> bytes:
+    """The families of several registries in Prometheus' text format, each family once with the samples of all."""
+    merged: dict[str, Any] = {}
+    for family in itertools.chain.from_iterable(several):
+        if family.name in merged:
+            merged[family.name].samples.extend(family.samples)
+        else:
+            merged[family.name] = family
+    return generate_latest(_Families(merged.values()))
+
+
+class _Families(CollectorRegistry):
+    """A registry of families that were collected elsewhere."""
+
+    def __init__(self, families: Iterable[Any]) -> None:
+        super().__init__()
+        self._collected = list(families)
+
+    def collect(self) -> Iterator[Any]:
+        yield from self._collected
 
 
 class RayCopy:

@@ -61,7 +61,7 @@ class Served:
         self.batcher = TokenBatcher(
             engine.forward_windows,
             Bounds(
-                num_workers=engine.num_sessions,
+                num_workers=engine.plan.sessions,
                 max_batch_tokens=engine.config.max_batch_tokens,
                 max_wait_s=engine.config.max_wait_s,
                 max_queued_tokens=limits.max_queued_tokens,

@@ -17,14 +17,21 @@ Auto = Literal["auto"]
 class EngineConfig(Config):
     """How one replica computes."""
 
-    provider: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where ONNX Runtime computes: cpu, cuda, or auto for cuda where the replica has a GPU"
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
+        "auto", description="where ONNX Runtime computes: cpu, cuda, tensorrt, or auto for cuda where there is a GPU"
     )
     sessions: int | Auto = Field(
-        "auto", description="batches computed at once: a number, or auto for one per core (one on a GPU)"
+        "auto",
+        description="batches computed at once: a number, or auto for what is fastest when measured (one on a GPU)",
     )
     threads_per_session: int | Auto = Field(
         "auto", description="threads of one batch: a number, or auto for the cores divided by the sessions"
+    )
+    spinning: bool | Auto = Field(
+        "auto", description="whether a batch's idle threads spin before they sleep: true, false, or auto as measured"
+    )
+    arena: bool | Auto = Field(
+        "auto", description="whether memory of a batch is kept for the next: true, false, or auto as measured"
     )
     max_batch_tokens: int = Field(
         128,

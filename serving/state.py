@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
@@ -30,13 +32,18 @@ class Info(BaseModel):
     labels: list[str]
     precision: str
     provider: str
+    plan: str
     max_tokens: int
     limits: LimitsConfig
     versions: dict[str, str]
 
 
-def routes(predictor: Predictor) -> APIRouter:
-    """The routes over one predictor."""
+Scrape = Callable[[], Awaitable[bytes]]
+"""Gives metrics in Prometheus' text format."""
+
+
+def routes(predictor: Predictor, scrape: Scrape | None = None) -> APIRouter:
+    """The routes over one predictor; `/metrics` shows what `scrape` gives, or the predictor's own."""
     router = APIRouter()
 
     @router.get("/health", summary="Is the process alive?")
@@ -54,9 +61,10 @@ def routes(predictor: Predictor) -> APIRouter:
     async def describe() -> Info:
         return _info(predictor)
 
-    @router.get("/metrics", summary="Metrics of this replica for Prometheus", response_model=None)
+    @router.get("/metrics", summary="Metrics for Prometheus, by replica", response_model=None)
     async def metrics() -> Response:
-        return Response(predictor.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+        text = await scrape() if scrape else predictor.metrics.render()
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return router
 
@@ -71,6 +79,7 @@ def _info(predictor: Predictor) -> Info:
         labels=list(engine.bundle.task.labels),
         precision=engine.variant.precision,
         provider=engine.provider,
+        plan=str(engine.plan),
         max_tokens=manifest.max_tokens,
         limits=predictor.limits,
         versions=installed_versions(VERSIONS),

@@ -21,8 +21,14 @@ Duty = Callable[[], Coroutine[Any, Any, None]]
 """Something that runs beside the requests for as long as the application does."""
 
 
-def create_app(predictor: Predictor, duties: Sequence[Duty] = ()) -> FastAPI:
-    """The application over one predictor."""
+def create_app(predictor: Predictor, duties: Sequence[Duty] = (), scrape: state.Scrape | None = None) -> FastAPI:
+    """The application over one predictor.
+
+    Args:
+        predictor: What answers.
+        duties: What runs beside it.
+        scrape: What `/metrics` shows; default: what this process counted.
+    """
     reader = PayloadReader(predictor.engine.bundle.task)
     app = FastAPI(
         title="bert-agent",
@@ -33,7 +39,7 @@ def create_app(predictor: Predictor, duties: Sequence[Duty] = ()) -> FastAPI:
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
     )
     app.include_router(hugging_face.routes(predictor, reader))
-    app.include_router(state.routes(predictor))
+    app.include_router(state.routes(predictor, scrape))
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_middleware(Observed, metrics=predictor.metrics)
     _complete_schema(app, reader)

@@ -17,7 +17,9 @@ from agent.bundle import Bundle, write_bundle
 from agent.encoding import pad
 from agent.errors import BundleError, ConfigError, RequestError
 from serving.engine import Engine
+from serving.plan import Plan, candidates
 from serving.predictor import Predictor
+from serving.sessions import run_bound
 from serving.settings import EngineConfig
 from tests.serving.tiny import TAGGER, TEXTS, torch_forward
 
@@ -71,9 +73,9 @@ def test_an_idle_predictor_answers_exactly_as_the_engine_does(engine: Engine, te
 def test_sessions_and_threads_follow_the_cores_unless_they_are_given(tagger_path: Path) -> None:
     bundle = Bundle.load(tagger_path)
     plain = Engine(bundle, num_cpus=2)
-    assert (plain.num_sessions, plain.threads) == (2, 1)
+    assert plain.plan == Plan(sessions=2, threads=1)
     given_ = Engine(bundle, EngineConfig(sessions=1), num_cpus=2)
-    assert (given_.num_sessions, given_.threads) == (1, 2)
+    assert given_.plan == Plan(sessions=1, threads=2)
 
 
 def test_the_answer_does_not_depend_on_the_number_of_sessions(tagger_path: Path) -> None:
@@ -82,16 +84,45 @@ def test_the_answer_does_not_depend_on_the_number_of_sessions(tagger_path: Path)
     assert answers[0] == answers[1]
 
 
+def test_the_answer_does_not_depend_on_the_plan(tagger_path: Path) -> None:
+    bundle = Bundle.load(tagger_path)
+    for precision in ("fp32", "int8"):
+        engine = Engine(bundle, precision=precision, num_cpus=2)
+        before = engine.predict(TEXTS)
+        for plan in candidates(EngineConfig(), num_cpus=2):
+            engine.use(plan)
+            assert engine.predict(TEXTS) == before, plan
+
+
+def test_the_best_plan_is_one_that_the_config_leaves_open(tagger_path: Path) -> None:
+    bundle = Bundle.load(tagger_path)
+    assert Engine(bundle, num_cpus=2).best_plan() in candidates(EngineConfig(), num_cpus=2)
+    given_ = EngineConfig(sessions=3, threads_per_session=1, spinning=True, arena=False)
+    assert Engine(bundle, given_, num_cpus=2).best_plan() == Plan(sessions=3, threads=1, spinning=True, arena=False)
+
+
+def test_a_session_with_bound_buffers_computes_the_same(engine: Engine) -> None:
+    """What CUDA and TensorRT use; here on the CPU provider."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(engine.bundle.path / engine.variant.file, providers=["CPUExecutionProvider"])
+    windows = [window for document in engine.encode(TEXTS) for window in document.windows]
+    batch = pad(windows, engine.bundle.encoder.pad_id)
+    feeds = {name: getattr(batch, name) for name in engine.variant.inputs}
+    assert (run_bound(session, feeds) == engine.forward(batch)).all()
+
+
 def test_lone_surrogates_are_refused(engine: Engine) -> None:
     with pytest.raises(RequestError, match=r"inputs\[1\] holds a lone surrogate"):
         engine.predict(["fine", "a\ud800b"])
 
 
-def test_cuda_is_refused_where_there_is_none(tagger_path: Path) -> None:
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_is_refused_where_there_is_none(tagger_path: Path, provider: str) -> None:
     if Path("/dev/nvidiactl").exists():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(ConfigError, match=r"engine\.provider=cuda, but this"):
-        Engine(Bundle.load(tagger_path), EngineConfig(provider="cuda"))
+    with pytest.raises(ConfigError, match=rf"engine\.provider={provider}, but this"):
+        Engine(Bundle.load(tagger_path), EngineConfig(provider=provider))
 
 
 def test_a_precision_that_the_bundle_lacks_is_refused(tagger_path: Path) -> None:
