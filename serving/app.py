@@ -138,6 +138,7 @@ def _options(config: AppConfig) -> dict[str, Any]:
         "health_check_timeout_s": 30,
         "graceful_shutdown_timeout_s": replicas.graceful_shutdown_timeout_s,
         "graceful_shutdown_wait_loop_s": 1,
+        "logging_config": {"enable_access_log": False},  # Ray writes a line for every request, on the event loop
         "max_surge_percent": 100,  # a new version starts beside the old one, which leaves afterwards
     }
 

@@ -1,6 +1,8 @@
 """Puts waiting windows into batches of like length under a budget of padded tokens. Knows nothing of HTTP or models.
 
-A batch is cut the moment a worker is free, so a lone request never waits for a timer. Order of service: shortest first
+A batch is cut the moment a worker is free, so a lone request never waits for a timer. A worker that is done cuts its next
+batch itself, without asking the event loop, which may be busy for milliseconds with other requests while cores stand
+still. Order of service: shortest first
 (least padding, and short texts do not wait for long ones) until a request has waited longer than a bound; then every
 second batch is built around the oldest request, so that neither long texts nor large requests starve, nor starve others.
 
@@ -17,10 +19,12 @@ import asyncio
 import bisect
 import itertools
 import math
+import threading
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,7 +120,8 @@ class TokenBatcher:
         self._waiting: list[_Item] = []  # sorted
         self._requests: OrderedDict[int, _Request] = OrderedDict()  # those with waiting windows, oldest first
         self._numbers = itertools.count()
-        self._running: set[asyncio.Task[None]] = set()
+        self._lock = threading.Lock()  # of all that workers and the event loop change
+        self._closed = False
         self._favoured = False  # whether the last batch was built around an overdue request
         self._rate = _FIRST_GUESS_TOKENS_PER_S
         self._measured = False
@@ -137,12 +142,15 @@ class TokenBatcher:
         """
         if not windows:
             return []
-        request = self._admit(windows)
-        self._dispatch()
+        with self._lock:
+            request = self._admit(windows)
+            self._dispatch()
         try:
             await request.done
         finally:  # cancelled callers and failed batches leave windows behind
-            self._forget(request)
+            if request.waiting:
+                with self._lock:
+                    self._forget(request)
         if request.started is not None:
             self._metrics.observe(telemetry.STAGE_SECONDS, request.started - request.arrival, stage="queue")
         return [request.outputs[place] for place in range(len(windows))]
@@ -165,6 +173,7 @@ class TokenBatcher:
         Raises:
             OverloadError: It would wait longer than `max_queued_s`.
         """
+        # Workers change the counts of lengths that are there already; only the event loop adds lengths.
         ahead_s = sum(tokens for other, tokens in self._tokens_of_length.items() if other <= length) / self._rate
         if ahead_s > self._bounds.max_queued_s:
             raise OverloadError(
@@ -185,6 +194,7 @@ class TokenBatcher:
 
     def close(self) -> None:
         """Lets running batches finish and takes no more."""
+        self._closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _admit(self, windows: Sequence[Window]) -> _Request:
@@ -213,9 +223,17 @@ class TokenBatcher:
     def _dispatch(self) -> None:
         while self._free and self._waiting:
             self._free -= 1
-            task = asyncio.get_running_loop().create_task(self._compute(self._take()))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._pool.submit(self._work_off, self._take())
+
+    def _work_off(self, batch: list[_Item] | None) -> None:
+        """What a worker does: this batch, then whatever waits."""
+        while batch:
+            self._compute(batch)
+            with self._lock:
+                if self._waiting and not self._closed:
+                    batch = self._take()
+                else:
+                    batch, self._free = None, self._free + 1
 
     def _take(self) -> list[_Item]:
         now = time.monotonic()
@@ -258,34 +276,33 @@ class TokenBatcher:
         self._count_queue(-sum(item.length for item in items))
 
     def _forget(self, request: _Request) -> None:
-        if request.waiting:
-            items = [item for item in self._waiting if item.request is request]
-            self._drop(items)
-            self._account(items)
+        items = [item for item in self._waiting if item.request is request]
+        self._drop(items)
+        self._account(items)
 
-    async def _compute(self, batch: list[_Item]) -> None:
+    def _compute(self, batch: list[_Item]) -> None:
         started = time.monotonic()
         try:
-            windows = [item.window for item in batch]
-            outputs = await asyncio.get_running_loop().run_in_executor(self._pool, self._forward, windows)
+            outputs = self._forward([item.window for item in batch])
         except Exception as error:  # noqa: BLE001 - whatever the model raises belongs to those who wait for it
             self.failures_in_a_row += 1
-            _fail(batch, error)
+            _on_loop(batch, _fail, error)
         else:
             self.failures_in_a_row = 0
-            _deliver(batch, outputs)
-            self._observe(batch, time.monotonic() - started)
-        finally:
-            self._free += 1
-            self._dispatch()
+            seconds = time.monotonic() - started
+            tokens, padded = sum(item.length for item in batch), batch[-1].length * len(batch)
+            self._learn(seconds, tokens, padded)
+            _on_loop(batch, _deliver, outputs)
+            self._observe(batch, seconds, tokens, padded)
 
-    def _observe(self, batch: list[_Item], seconds: float) -> None:
-        padded = batch[-1].length * len(batch)
-        tokens = sum(item.length for item in batch)
+    def _learn(self, seconds: float, tokens: int, padded: int) -> None:
         rate = self._bounds.num_workers * tokens / max(seconds, 1e-6)
-        self._rate += (rate - self._rate) * (_SMOOTHING if self._measured else 1.0)
-        self._measured = True
-        self._work += seconds * min(1.0, padded / self._bounds.max_batch_tokens)
+        with self._lock:
+            self._rate += (rate - self._rate) * (_SMOOTHING if self._measured else 1.0)
+            self._measured = True
+            self._work += seconds * min(1.0, padded / self._bounds.max_batch_tokens)
+
+    def _observe(self, batch: list[_Item], seconds: float, tokens: int, padded: int) -> None:
         self._metrics.observe(telemetry.STAGE_SECONDS, seconds, stage="infer")
         self._metrics.observe(telemetry.BATCH_WINDOWS, len(batch))
         self._metrics.observe(telemetry.BATCH_TOKENS, padded)
@@ -304,6 +321,12 @@ def _front(items: Sequence[_Item], budget: int) -> list[_Item]:
     while end < len(items) and items[end].length * (end + 1) <= budget:
         end += 1
     return list(items[:end])
+
+
+def _on_loop(batch: list[_Item], then: Callable[[list[_Item], Any], None], result: Any) -> None:
+    """Tells the callers of a batch, on their event loop; one that has ended meanwhile has no callers left."""
+    with suppress(RuntimeError):
+        batch[0].request.done.get_loop().call_soon_threadsafe(then, batch, result)
 
 
 def _deliver(batch: list[_Item], outputs: Sequence[Float32]) -> None:
