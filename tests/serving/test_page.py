@@ -42,7 +42,7 @@ def test_a_program_is_told_how_to_predict_instead(tagger_url: str, accept: str) 
         ("", False),
     ],
 )
-def test_html_is_sent_to_those_who_name_it(accept: str, html: bool) -> None:  # noqa: FBT001
+def test_html_is_sent_to_those_who_name_it(accept: str, html: bool) -> None:
     assert accepts_html(accept) is html
 
 
