@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":  # Python puts docs/ there
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from agent import command
 from serving.run import running
@@ -21,12 +22,12 @@ Ingrid Halvorsen flew from Oslo to Rotterdam; Initech will call her before Frida
 
 def main(config: ServingConfig) -> None:
     """Serves, asks, photographs, stops."""
-    with running(config) as url, chromium() as browser:
-        with visiting(browser, url, viewport={"width": 1200, "height": 820}, color_scheme="light") as page:
-            page.get_by_label("Text", exact=True).fill(_TEXT)
-            page.get_by_role("button", name="Analyse").click()
-            page.locator(".marked").wait_for()
-            page.screenshot(path=ROOT / "docs" / "page.png", full_page=True)
+    look: dict[str, Any] = {"viewport": {"width": 1200, "height": 800}, "color_scheme": "light"}
+    with running(config) as url, chromium() as browser, visiting(browser, url, **look) as page:
+        page.get_by_label("Text", exact=True).fill(_TEXT)
+        page.get_by_role("button", name="Analyse").click()
+        page.locator(".marked").wait_for()
+        page.screenshot(path=Path(__file__).with_name("page.png"), full_page=True)
 
 
 if __name__ == "__main__":

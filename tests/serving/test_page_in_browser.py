@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import re
 import socket
 import threading
 import time
@@ -71,7 +72,7 @@ def ask(page: Page, text: str) -> None:
     """Types, presses the button, waits for the end."""
     page.get_by_label("Text", exact=True).fill(text)
     page.get_by_role("button", name="Analyse").click()
-    page.locator("#answer details, #refusal:not([hidden]) .error").first.wait_for()
+    page.get_by_role("button", name="Analyse").wait_for()  # meanwhile it says that it is working
 
 
 def predicted(url: str, text: str, **parameters: Any) -> list[dict[str, Any]]:
@@ -106,7 +107,7 @@ def test_the_status_tells_entities_characters_and_the_time_it_took(page: Page, t
 def test_markup_is_text(page: Page, text: str) -> None:
     title = page.title()
     ask(page, text + " Anna flew to Oslo.")
-    page.get_by_text("As JSON").click()
+    page.get_by_text("As JSON", exact=True).click()
     assert page.evaluate(READ)[0] == text + " Anna flew to Oslo."
     assert page.locator("#answer :is(b, img, a, script, svg)").count() == 0
     time.sleep(0.1)  # what could run would have run
@@ -145,7 +146,7 @@ def test_spans_that_overlap_or_lie_outside_do_not_break_the_text(page: Page) -> 
         }""",
         spans,
     )
-    assert cut == [[["😀bcd", True], ["e", False], ["fg", True], ["hij", False]], 6]
+    assert cut == [[["😀bcd", True], ["e", False], ["fghi", True], ["j", False]], 6]
 
 
 def test_the_strategy_is_sent(page: Page, tagger_url: str) -> None:
@@ -163,7 +164,7 @@ def test_the_table_and_the_json_say_the_same(page: Page, tagger_url: str) -> Non
     page.get_by_text("As a table").click()
     rows = page.locator("tbody tr").all()
     assert [row.locator("td").nth(1).text_content() for row in rows] == [item["word"] for item in expected]
-    page.get_by_text("As JSON").click()
+    page.get_by_text("As JSON", exact=True).click()
     assert json.loads(page.locator("pre").text_content()) == expected
 
 
@@ -282,14 +283,14 @@ def test_a_busy_server_says_when_to_come_back(
         ask(page, TEXTS[0])
         slow.gate.set()
         assert page.get_by_role("alert").locator(".status").text_content() == "429"
-        assert "Come backin 1 second" in page.get_by_role("alert").text_content()
+        assert re.search(r"Come backin \d+ second", page.get_by_role("alert").text_content())
         assert first.result().status_code == 200
 
 
 def test_a_server_that_is_gone_is_said_to_be(browser: Browser, tagger_path: Path) -> None:
     with browser.new_context() as context:
         page = context.new_page()
-        with _on_a_socket(create_app(Predictor(Engine(Bundle.load(tagger_path))))) as url:
+        with _served(tagger_path) as url:
             page.goto(url)
             page.locator("#card dl").first.wait_for()
         ask(page, "Anna")
@@ -297,8 +298,7 @@ def test_a_server_that_is_gone_is_said_to_be(browser: Browser, tagger_path: Path
 
 
 def test_a_key_is_sent_once_it_is_given_and_kept_nowhere(browser: Browser, tagger_path: Path) -> None:
-    app = create_app(Predictor(Engine(Bundle.load(tagger_path))))
-    with _on_a_socket(_Gateway(app, "open sesame".replace(" ", "-"))) as url, visiting(browser, url) as page:
+    with _served(tagger_path, lambda app: _Gateway(app, "open-sesame")) as url, visiting(browser, url) as page:
         assert "401" in page.locator("#card .refusal").text_content()
         for key, status in (("wrong", "403"), ("clé", "cannot be sent")):
             page.get_by_label("Key", exact=True).fill(key)
@@ -316,12 +316,13 @@ def test_a_key_is_sent_once_it_is_given_and_kept_nowhere(browser: Browser, tagge
 
 
 def test_it_works_below_a_prefix(browser: Browser, tagger_path: Path) -> None:
-    app = create_app(Predictor(Engine(Bundle.load(tagger_path))))
-    with _on_a_socket(Starlette(routes=[Mount("/models/tagger", app)])) as url:
-        with visiting(browser, f"{url}/models/tagger") as page:
-            assert page.url == f"{url}/models/tagger/"
-            ask(page, TEXTS[0])
-            assert page.evaluate(READ)[1] == [item["word"] for item in predicted(f"{url}/models/tagger/", TEXTS[0])]
+    def below(app: ASGIApp) -> ASGIApp:
+        return Starlette(routes=[Mount("/models/tagger", app)])
+
+    with _served(tagger_path, below) as url, visiting(browser, f"{url}/models/tagger") as page:
+        assert page.url == f"{url}/models/tagger/"
+        ask(page, TEXTS[0])
+        assert page.evaluate(READ)[1] == [item["word"] for item in predicted(f"{url}/models/tagger/", TEXTS[0])]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -335,8 +336,7 @@ def test_axe_finds_nothing_and_nothing_is_cut_off(
     with visiting(browser, url, color_scheme=scheme, viewport={"width": width, "height": 800}) as page:
         for text in ("", WORLD["Hebrew"], TEXTS[2]):
             ask(page, text)
-            for folded in page.locator("details:not([open]) > summary").all():
-                folded.click()
+            page.evaluate("for (const folded of document.querySelectorAll('details')) folded.open = true")
             assert [f"{rule['id']}: {rule['nodes'][0]['html']}" for rule in axe.run(page).response["violations"]] == []
             assert page.evaluate("document.documentElement.scrollWidth") <= width
 
@@ -365,10 +365,7 @@ class _Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         given = dict(scope.get("headers", ())).get(b"authorization")
-        is_page = (
-            scope["type"] == "http" and scope["method"] == "GET" and scope["path"].rpartition("/")[0] in ("", "/static")
-        )
-        if scope["type"] != "http" or given == self._wanted or (is_page and scope["path"] != "/info"):
+        if scope["type"] != "http" or given == self._wanted or scope["path"] == "/" or "/static/" in scope["path"]:
             await self._app(scope, receive, send)
             return
         refusal = JSONResponse({"error": "no such key", "remedy": "give one"}, 403 if given else 401)
@@ -376,9 +373,11 @@ class _Gateway:
 
 
 @contextmanager
-def _on_a_socket(app: ASGIApp) -> Iterator[str]:
+def _served(bundle: Path, around: Callable[[ASGIApp], ASGIApp] = lambda app: app) -> Iterator[str]:
+    """The surface on a socket, with something around it."""
+    predictor = Predictor(Engine(Bundle.load(bundle)))
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+    server = uvicorn.Server(uvicorn.Config(around(create_app(predictor)), log_config=None))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -388,3 +387,4 @@ def _on_a_socket(app: ASGIApp) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+        predictor.close()
