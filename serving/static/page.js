@@ -12,6 +12,7 @@ let key = ""; // in memory only
 let limits = null;
 let running = null; // the AbortController of the request under way
 
+/** Loads the card; says whether it could. */
 async function loadCard() {
   try {
     const info = await card(key);
@@ -23,8 +24,10 @@ async function loadCard() {
     at("strategies").hidden = info.task !== "token_classification";
     at("card").replaceChildren(...cardOf(info, palette));
     showCount();
+    return true;
   } catch (error) {
     at("card").replaceChildren(element("div", { class: "refusal" }, refusedOrThrow(error)));
+    return false;
   }
 }
 
@@ -97,10 +100,11 @@ for (const example of document.querySelectorAll(".examples button")) {
     ask();
   });
 }
-at("key-form").addEventListener("submit", (event) => {
+at("key-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   key = at("key").value;
-  loadCard();
+  at("key-status").textContent = "Asking ...";
+  at("key-status").textContent = (await loadCard()) ? "In use." : "The card cannot be loaded with it; the reason stands above.";
 });
 
 showCount();

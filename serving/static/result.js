@@ -26,7 +26,7 @@ function marked(text, items, palette) {
   const { pieces, unmarked } = cut(text, items);
   const nodes = pieces.map((piece) => (piece.item ? mark(piece, palette) : piece.text));
   const shown = [element("div", { class: "marked", dir: "auto" }, nodes)];
-  if (unmarked.length) shown.push(element("p", { class: "notice" }, `${counted(unmarked.length, "entity span")} overlap others: see the table.`));
+  if (unmarked.length) shown.push(element("p", { class: "notice" }, `Not marked, because of overlaps: ${unmarked.length}; see the table.`));
   if (items.length) shown.push(table(items, palette));
   return { summary: items.length === 1 ? "1 entity" : `${items.length || "no"} entities`, nodes: shown };
 }

@@ -97,7 +97,7 @@ def test_the_status_tells_entities_characters_and_the_time_it_took(page: Page, t
     ask(page, "😀 " + TEXTS[0])
     count = len(predicted(tagger_url, "😀 " + TEXTS[0]))
     characters = len("😀 " + TEXTS[0])
-    status = page.get_by_role("status")
+    status = page.locator("#status[role=status]")
     assert status.text_content().startswith(f"{count} entities · {characters} characters · ")
     assert status.text_content().endswith(" ms there and back")
     assert page.locator("#count").text_content() == f"{characters} characters (at most 4,000)"
@@ -120,9 +120,9 @@ def test_labels_of_an_agent_are_text(browser: Browser, classifier_url: str) -> N
     with visiting(browser, classifier_url) as page:
         page.evaluate(
             """async (evil) => {
-              const { answered, refused } = await import("./static/result.js");
-              const { cardOf } = await import("./static/card.js");
-              const { Palette } = await import("./static/palette.js");
+              const { answered, refused } = await import(new URL("static/result.js", document.baseURI));
+              const { cardOf } = await import(new URL("static/card.js", document.baseURI));
+              const { Palette } = await import(new URL("static/palette.js", document.baseURI));
               const info = { labels: [evil], agent: evil, task: evil, limits: { [evil]: 1 }, versions: { [evil]: evil } };
               const item = { entity_group: evil, word: evil, score: 0.5, start: 0, end: evil.length };
               document.querySelector("#answer").replaceChildren(
@@ -140,7 +140,7 @@ def test_spans_that_overlap_or_lie_outside_do_not_break_the_text(page: Page) -> 
     spans = [(0, 4), (2, 6), (5, 9), (5, 7), (9, 9), (8, 99), (-1, 2), (99, 100)]
     cut = page.evaluate(
         """async (spans) => {
-          const { cut } = await import("./static/marks.js");
+          const { cut } = await import(new URL("static/marks.js", document.baseURI));
           const { pieces, unmarked } = cut("😀bcdefghij", spans.map(([start, end]) => ({ start, end })));
           return [pieces.map(({ text, item }) => [text, Boolean(item)]), unmarked.length];
         }""",
@@ -261,7 +261,7 @@ def test_a_running_request_says_so_and_can_be_cancelled(
         ):
             page.get_by_role("button", name="Analyse").click()
             page.get_by_role("button", name="Working").wait_for()
-            assert page.get_by_role("status").text_content() == "Working ..."
+            assert page.locator("#status[role=status]").text_content() == "Working ..."
             cancel()
             page.get_by_text("Cancelled.").wait_for()
             assert page.get_by_role("button", name="Cancel").is_hidden()
@@ -306,7 +306,8 @@ def test_a_key_is_sent_once_it_is_given_and_kept_nowhere(browser: Browser, tagge
             page.locator("#card .refusal", has_text=status).wait_for()
         page.get_by_label("Key", exact=True).fill("open-sesame")
         page.get_by_role("button", name="Use").click()
-        page.locator("#card dl", has_text="token classification").wait_for()
+        page.locator("#key-status", has_text="In use.").wait_for()
+        assert "token classification" in page.locator("#card").text_content()
         ask(page, TEXTS[0])
         assert page.locator("mark").count() > 0
         kept = page.evaluate("[localStorage.length, sessionStorage.length, document.cookie, location.href]")
