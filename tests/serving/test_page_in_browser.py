@@ -221,7 +221,7 @@ def test_the_keyboard_alone_is_enough(page: Page, tagger_url: str) -> None:
     assert [name for name in stops if name in wanted] == wanted
     page.get_by_role("button", name="Emoji").focus()
     page.keyboard.press("Enter")
-    page.locator(".marked", has_text="Good news").wait_for()
+    page.locator(".marked", has_text="Amélie").wait_for()
 
 
 @pytest.mark.parametrize(
