@@ -9,13 +9,16 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from agent.bundle import installed_versions
-from serving import hugging_face, state
+from serving import hugging_face, page, state
 from serving.observed import Observed
 from serving.payload import PayloadReader
 from serving.predictor import Predictor
 from serving.replies import ErrorBody, reply
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 Duty = Callable[[], Coroutine[Any, Any, None]]
 """Something that runs beside the requests for as long as the application does."""
@@ -40,6 +43,7 @@ def create_app(predictor: Predictor, duties: Sequence[Duty] = (), scrape: state.
     )
     app.include_router(hugging_face.routes(predictor, reader))
     app.include_router(state.routes(predictor, scrape))
+    app.include_router(page.routes())
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_middleware(Observed, metrics=predictor.metrics)
     _complete_schema(app, reader)
@@ -62,8 +66,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     if error.status_code == 405:
+        headers["Allow"] = _allowed_methods(request)
         body = ErrorBody(
-            error=f"method {request.method} is not allowed here", allowed=headers.get("Allow"), remedy="see /docs"
+            error=f"method {request.method} is not allowed here", allowed=headers["Allow"], remedy="see /docs"
         )
     elif error.status_code == 404:
         paths = ", ".join(sorted(request.app.openapi()["paths"]))
@@ -71,6 +76,15 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     else:
         body = ErrorBody(error=str(error.detail))
     return reply(body, status=error.status_code, headers=headers)
+
+
+def _allowed_methods(request: Request) -> str:
+    """Methods of every route of this path; Starlette names those of the first one only."""
+    scopes = {method: {**request.scope, "method": method} for method in _METHODS}
+    routes = request.app.routes
+    return ", ".join(
+        method for method in _METHODS if any(route.matches(scopes[method])[0] is Match.FULL for route in routes)
+    )
 
 
 def _complete_schema(app: FastAPI, reader: PayloadReader) -> None:

@@ -161,11 +161,11 @@ def test_json_without_a_content_type_or_with_a_charset_is_read(tagger_url: str) 
         assert httpx.post(tagger_url, content=b'{"inputs": "a"}', headers=headers).status_code == 200
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_a_wrong_method_is_refused_with_the_right_one(tagger_url: str, method: str) -> None:
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_a_wrong_method_is_refused_with_the_right_ones(tagger_url: str, method: str) -> None:
     answer = httpx.request(method, tagger_url)
     assert answer.status_code == 405
-    assert answer.headers["allow"] == answer.json()["allowed"] == "POST"
+    assert answer.headers["allow"] == answer.json()["allowed"] == "GET, HEAD, POST"
 
 
 def test_an_unknown_path_is_refused_with_those_that_exist(tagger_url: str) -> None:

@@ -24,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent.bundle import Bundle, write_bundle
 from serving.engine import Engine
+from tests.serving.chromium import chromium, visiting
 from tests.serving.tiny import TAGGER, TEXTS, make_bundle
 
 pytestmark = pytest.mark.system
@@ -108,7 +109,7 @@ def test_bad_requests_keep_their_answers_behind_haproxy(server: Server) -> None:
         for body in (b"{", b'{"inputs": 1}', b'{"inputs": ""}', b"\xff\xfe", b'{"inputs": "' + b"a" * 5_000_000 + b'"}')
     ]
     assert statuses == [400, 422, 422, 400, 413]
-    assert httpx.get(server.url).json()["allowed"] == "POST"
+    assert httpx.get(server.url).status_code == 406
     assert "/ready" in httpx.get(server.url + "/nowhere").json()["allowed"]
 
 
@@ -136,6 +137,16 @@ def test_further_agents_stand_beside_the_first(server: Server, classifier_path: 
     answer = httpx.post(f"{server.url}/models/classes", json={"inputs": TEXTS[0]}, follow_redirects=True, timeout=20)
     assert answer.json() == Engine(Bundle.load(classifier_path)).predict(TEXTS[:1])
     assert httpx.get(f"{server.url}/models/classes/info").json()["task"] == "text_classification"
+
+
+def test_the_page_works_for_each_agent(server: Server) -> None:
+    with chromium() as browser:
+        for path, shown in (("", ".marked"), ("/models/classes", ".ranked")):
+            with visiting(browser, server.url + path) as page:
+                assert page.url == f"{server.url}{path}/"
+                page.get_by_label("Text", exact=True).fill(TEXTS[0])
+                page.keyboard.press("Control+Enter")
+                page.locator(shown).wait_for()
 
 
 def test_a_new_version_takes_over_under_load_without_a_lost_request(

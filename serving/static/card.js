@@ -1,0 +1,38 @@
+// Shows the agent's card, as /info tells it.
+
+import { counted, descriptions, element, numbers } from "./elements.js";
+
+const MOST_LABELS = 8; // in the sentence; the card has all
+const plain = (name) => name.replaceAll("_", " ");
+
+/** One sentence: what the agent does. */
+export function purpose({ task, labels }) {
+  const finds = task === "token_classification";
+  const more = labels.length > MOST_LABELS ? [counted(labels.length - MOST_LABELS, "more label")] : [];
+  const list = new Intl.ListFormat("en-GB", { type: finds ? "conjunction" : "disjunction" });
+  const named = list.format([...labels.slice(0, MOST_LABELS), ...more]);
+  return finds ? `Finds ${named} in a text.` : `Judges a text: ${named}.`;
+}
+
+/** The card's elements. */
+export function cardOf(info, palette) {
+  const labels = info.labels.map((label) => element("span", { class: `chip ${palette.hue(label)}` }, label));
+  return [
+    descriptions([
+      ["Agent", info.agent],
+      ["Task", plain(info.task)],
+      ["Labels", element("span", { class: "chips" }, labels)],
+      ["Base model", info.base_model],
+      ["Precision", info.precision],
+      ["Computed by", info.provider],
+      ["Window", counted(info.max_tokens, "token")],
+      ["Digest", element("code", {}, info.bundle)],
+    ]),
+    folded("Limits of a request", Object.entries(info.limits).map(([name, value]) => [plain(name), numbers.format(value)])),
+    folded("Versions", Object.entries(info.versions)),
+  ];
+}
+
+function folded(title, pairs) {
+  return element("details", {}, element("summary", {}, title), descriptions(pairs));
+}

@@ -1,0 +1,111 @@
+// Wires the page: what is typed, clicked and pressed goes to the agent; what comes back is shown.
+
+import { card, predict, Refusal } from "./agent.js";
+import { cardOf, purpose } from "./card.js";
+import { counted, element, numbers } from "./elements.js";
+import { Palette } from "./palette.js";
+import { answered, refused } from "./result.js";
+
+const at = (id) => document.getElementById(id);
+const palette = new Palette();
+let key = ""; // in memory only
+let limits = null;
+let running = null; // the AbortController of the request under way
+
+/** Loads the card; says whether it could. */
+async function loadCard() {
+  try {
+    const info = await card(key);
+    palette.learn(info.labels);
+    limits = info.limits;
+    at("name").textContent = info.agent;
+    document.title = `${info.agent} · bert-agent`;
+    at("purpose").textContent = purpose(info);
+    at("strategies").hidden = info.task !== "token_classification";
+    at("card").replaceChildren(...cardOf(info, palette));
+    showCount();
+    return true;
+  } catch (error) {
+    at("card").replaceChildren(element("div", { class: "refusal" }, refusedOrThrow(error)));
+    return false;
+  }
+}
+
+async function ask() {
+  running?.abort(); // the latest one counts
+  const text = at("text").value;
+  const parameters = at("strategies").hidden ? null : { aggregation_strategy: at("strategy").value };
+  const mine = begin();
+  try {
+    const { answer, milliseconds } = await predict(text, { parameters, key, signal: mine.signal });
+    const { summary, nodes } = answered(text, answer, palette);
+    if (running === mine) end(`${summary} · ${counted([...text].length, "character")} · ${milliseconds.toFixed(0)} ms there and back`, nodes);
+  } catch (error) {
+    if (running !== mine) return;
+    if (mine.signal.aborted) end("Cancelled.");
+    else end("", [], refusedOrThrow(error));
+  }
+}
+
+function begin() {
+  running = new AbortController();
+  at("submit").textContent = "Working ...";
+  at("submit").setAttribute("aria-disabled", "true"); // not `disabled`, which would take the focus away
+  at("cancel").hidden = false;
+  at("refusal").hidden = true;
+  at("status").textContent = "Working ...";
+  return running;
+}
+
+function end(status, answer = [], refusal = []) {
+  running = null;
+  at("submit").textContent = "Analyse";
+  at("submit").removeAttribute("aria-disabled");
+  if (document.activeElement === at("cancel")) at("submit").focus();
+  at("cancel").hidden = true;
+  at("status").textContent = status;
+  at("answer").replaceChildren(...answer);
+  at("refusal").replaceChildren(...refusal);
+  at("refusal").hidden = !refusal.length;
+}
+
+function refusedOrThrow(error) {
+  if (!(error instanceof Refusal)) {
+    end("The page failed; see the browser's console.");
+    throw error;
+  }
+  if (error.wantsKey) at("access").open = true;
+  return refused(error);
+}
+
+function showCount() {
+  const most = limits ? ` (at most ${numbers.format(limits.max_characters)})` : "";
+  at("count").textContent = counted([...at("text").value].length, "character") + most;
+}
+
+at("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (!running) ask();
+});
+at("cancel").addEventListener("click", () => running?.abort());
+at("text").addEventListener("input", showCount);
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") running?.abort();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target === at("text")) at("ask").requestSubmit();
+});
+for (const example of document.querySelectorAll(".examples button")) {
+  example.addEventListener("click", () => {
+    at("text").value = example.value;
+    showCount();
+    ask();
+  });
+}
+at("key-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  key = at("key").value;
+  at("key-status").textContent = "Asking ...";
+  at("key-status").textContent = (await loadCard()) ? "In use." : "The card cannot be loaded with it; the reason stands above.";
+});
+
+showCount();
+loadCard();

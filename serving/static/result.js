@@ -1,0 +1,68 @@
+// Shows what came back: marks in the text or ranked labels, the same as a table, the same as JSON, or a refusal.
+
+import { counted, descriptions, element } from "./elements.js";
+import { cut } from "./marks.js";
+
+const MOST_ROWS = 500; // of the table: beyond it a browser only gets slow
+
+/** What an answer holds, whatever the agent's task: {summary, nodes}. */
+export function answered(text, answer, palette) {
+  const items = Array.isArray(answer[0]) ? answer[0] : answer;
+  const shown = items.length && !("start" in items[0]) ? ranked(items, palette) : marked(text, items, palette);
+  return { summary: shown.summary, nodes: [...shown.nodes, json(answer)] };
+}
+
+/** A refusal in the server's words. */
+export function refused({ told, status, retryAfter }) {
+  const seconds = /^\d+$/.test(retryAfter ?? "") ? `in ${counted(Number(retryAfter), "second")}` : retryAfter;
+  const said = [["Allowed", told.allowed], ["What to do", told.remedy], ["Come back", seconds]].filter(([, what]) => what);
+  return [element("p", { class: "error" }, status ? element("span", { class: "status" }, `${status}`) : null, told.error), descriptions(said)];
+}
+
+const label = (item) => item.entity_group ?? item.entity;
+const short = (score) => (Math.floor(score * 100) / 100).toFixed(2); // cut, so that only certainty is 1.00
+
+function marked(text, items, palette) {
+  const { pieces, unmarked } = cut(text, items);
+  const nodes = pieces.map((piece) => (piece.item ? mark(piece, palette) : piece.text));
+  const shown = [element("div", { class: "marked", dir: "auto" }, nodes)];
+  if (unmarked.length) shown.push(element("p", { class: "notice" }, `Not marked, because of overlaps: ${unmarked.length}; see the table.`));
+  if (items.length) shown.push(table(items, palette));
+  return { summary: items.length === 1 ? "1 entity" : `${items.length || "no"} entities`, nodes: shown };
+}
+
+function mark({ text, item }, palette) {
+  const tag = element("span", { class: "tag", dir: "ltr" }, ` ${label(item)} `, element("span", { class: "score" }, `${short(item.score)} `));
+  return element("mark", { class: palette.hue(label(item)) }, element("span", { class: "word" }, text), tag);
+}
+
+function table(items, palette) {
+  const rows = items.slice(0, MOST_ROWS).map((item) =>
+    element("tr", {},
+      element("td", {}, element("span", { class: `chip ${palette.hue(label(item))}` }, label(item))),
+      element("td", { dir: "auto", class: "word" }, item.word),
+      element("td", { class: "number" }, item.score.toFixed(4)),
+      element("td", { class: "number" }, `${item.start} to ${item.end}`)));
+  const head = ["Type", "Text", "Score", "Characters"].map((name) => element("th", { scope: "col" }, name));
+  const note = items.length > MOST_ROWS ? `The first ${MOST_ROWS} of ${items.length}; the JSON has all.` : null;
+  return folded("As a table", element("table", {}, element("thead", {}, element("tr", {}, head)), element("tbody", {}, rows)), note);
+}
+
+function ranked(items, palette) {
+  const rows = items.map((item) => {
+    const bar = element("span", { class: "bar", "aria-hidden": "true" }, element("span"));
+    bar.firstChild.style.inlineSize = `${100 * item.score}%`;
+    return element("li", { class: palette.hue(item.label) },
+      element("span", { class: "label", dir: "auto" }, item.label), bar, element("span", { class: "number" }, item.score.toFixed(4)));
+  });
+  return { summary: `${items[0].label} (${short(items[0].score)})`, nodes: [element("ol", { class: "ranked" }, rows)] };
+}
+
+function json(answer) {
+  return folded("As JSON", element("pre", {}, JSON.stringify(answer, null, 2)));
+}
+
+function folded(title, ...children) {
+  const inside = element("div", { class: "scrolling", tabindex: "0", role: "region", "aria-label": title }, children);
+  return element("details", {}, element("summary", {}, title), inside);
+}
