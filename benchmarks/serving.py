@@ -195,7 +195,7 @@ class Contest:
         status = self.status.get(entrant.name, "measured" if rounds else "not measured")
         about = {"name": entrant.name, "label": entrant.label, "ours": entrant.ours, "status": status}
         about |= {"settings": dict(entrant.settings), "packages": list(entrant.packages)}
-        about |= {"same_graph": entrant.same_graph, "rounds": rounds}
+        about |= {"same_graph": entrant.same_graph, "same_code": entrant.same_code, "rounds": rounds}
         return about | ({"median": medians(rounds)} if rounds else {})
 
     def _rounds(self, entrant: Entrant | None) -> list[Figures]:

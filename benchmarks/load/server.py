@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ import psutil
 from benchmarks.rivals.roster import Entrant
 
 ROOT = Path(__file__).resolve().parents[2]
-_START_S = 240
 _STOP_S = 60
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _MARK = "BERT_AGENT_BENCHMARK"
 # Processes of Ray by a part of their title; of any other server all count as "server".
 _PARTS = {
@@ -74,7 +74,8 @@ class Server:
 
     def log_tail(self) -> str:
         """Its last words."""
-        return " | ".join(self._log.read_text(errors="replace").strip().splitlines()[-5:])[-800:]
+        lines = _COLOURS.sub("", self._log.read_text(errors="replace")).strip().splitlines()
+        return " / ".join(lines[-5:])[-500:].replace("|", "/")
 
     def processes(self) -> list[psutil.Process]:
         """All that carry its mark in their environment."""
@@ -125,21 +126,6 @@ def running(entrant: Entrant, python: str, bundle: Path) -> Iterator[Server]:
     finally:
         server.stop()
         shutil.rmtree(place, ignore_errors=True)
-
-
-def wait_for(server: Server) -> float:
-    """Waits until something listens at its port; returns the seconds.
-
-    Raises:
-        ServerError: It ended, or it took too long.
-    """
-    begun = time.monotonic()
-    while time.monotonic() - begun < _START_S:
-        server.check_alive()
-        with suppress(OSError), socket.create_connection(("127.0.0.1", server.port), timeout=1):
-            return time.monotonic() - begun
-        time.sleep(0.1)
-    raise ServerError(f"did not listen within {_START_S} s: {server.log_tail()}")
 
 
 def _part(title: str) -> str:

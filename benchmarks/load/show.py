@@ -22,7 +22,10 @@ def table(result: Result) -> list[str]:
     entrants = result["entrants"].values()
     measured = sorted((entrant for entrant in entrants if entrant["rounds"]), key=_speed, reverse=True)
     absent = [entrant for entrant in entrants if not entrant["rounds"]]
-    rows = [*map(_row, measured), *(f"| {entrant['label']} | {entrant['status']} | | | |" for entrant in absent)]
+    rows = [
+        *map(_row, measured),
+        *(f"| {entrant['label']} | {entrant['status'].replace('|', '/')[:120]} | | | |" for entrant in absent),
+    ]
     return [*_HEAD, *rows, *_ceiling_row(result)]
 
 

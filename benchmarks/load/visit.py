@@ -24,12 +24,12 @@ Entities = list[tuple[str, int, int]]
 IN_FLIGHT = 32
 BATCH_TEXTS, BATCH_IN_FLIGHT = 32, 8
 CURVE = (2, 4, 8, 16, 64, 128)
-_START_S = 120
+_START_S = 180
 _WARM_UP_S = 2.0
 _LEAD = 0.2  # part of a measurement in which the callers get out of step; it does not count
 _LONG_SHARE, _LONG_WORDS = 20, 400  # every 20th text of the tail mix has 400 words
 _LONG_BYTES = 1_200  # more than any sentence has, less than any long text
-_MIN_AGREEMENT = 0.8  # of a server with other weights than our int8 graph
+_MIN_AGREEMENT = 0.8  # of a server with other weights than our int8 graph, or with Hugging Face's decoding
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,10 @@ class Visit:
                 return time.monotonic() - begun
             except (OSError, EOFError, ValueError, TimeoutError) as error:
                 last = f"{type(error).__name__} {error}"
+            if "status 422" in last:
+                break
             await asyncio.sleep(0.2)
-        raise ServerError(f"no answer within {_START_S} s ({last}): {self._server.log_tail()}")
+        raise ServerError(f"no answer after {time.monotonic() - begun:.0f} s ({last}): {self._server.log_tail()}")
 
     async def _check(self) -> Figures:
         """How many texts get the entities that the engine finds in process: alone, and several in a request."""
@@ -115,7 +117,7 @@ class Visit:
         if len(together) != len(texts):
             raise ServerError(f"{len(texts)} texts in requests of {BATCH_TEXTS} got {len(together)} answers")
         equal = _share(alone, expected)
-        needed = 1.0 if self._server.entrant.same_graph else _MIN_AGREEMENT
+        needed = 1.0 if self._server.entrant.same_code else _MIN_AGREEMENT
         if equal < needed:
             raise ServerError(f"only {equal:.0%} of {len(texts)} texts get the entities that the engine finds")
         return {"equal_alone": equal, "equal_in_requests_of_32": _share(together, expected)}

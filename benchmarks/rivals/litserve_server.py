@@ -17,7 +17,7 @@ class Model(litserve.LitAPI):
         """Loads the agent."""
         self._tagger = Tagger()
 
-    def decode_request(self, request):  # noqa: ANN001, ANN201 - LitServe reads annotations
+    def decode_request(self, request):
         """The inputs of a JSON body; LitServe would take a type in the signature for a part of the query."""
         return request["inputs"]
 

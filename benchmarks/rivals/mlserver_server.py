@@ -1,4 +1,8 @@
-"""MLServer with its Hugging Face runtime, which needs no code: only this configuration."""
+"""MLServer with its Hugging Face runtime, which needs no code: only this configuration.
+
+The runtime imports `transformers.pipelines.Conversation`, which 4.42 dropped, and optimum 1.27 a module that torch has moved
+since; neither is used here. The roster pins the former, `_SHIM` gives the latter its old name.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,13 @@ from pathlib import Path
 
 from agent.bundle import Bundle
 from benchmarks.rivals.settings import BUNDLE, PLACE, PORT, SETTINGS
+
+
+_SHIM = """
+import sys, torch.onnx
+from torch.onnx._internal.torchscript_exporter import symbolic_opset14
+sys.modules["torch.onnx.symbolic_opset14"] = symbolic_opset14
+"""
 
 
 def model() -> Path:
@@ -44,5 +55,7 @@ def free_port() -> int:
 
 if __name__ == "__main__":
     write_settings()
+    (PLACE / "sitecustomize.py").write_text(_SHIM)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(PLACE), os.environ["PYTHONPATH"]])
     program = str(Path(sys.executable).with_name("mlserver"))
     os.execv(program, [program, "start", str(PLACE)])

@@ -1,6 +1,7 @@
-"""Ray Serve as its documentation shows it: the default proxy and `@serve.batch`."""
+"""Ray Serve as its documentation shows it: the default proxy and `@serve.batch`.
 
-from __future__ import annotations
+Annotations are not postponed here: Ray pickles the class by value, and FastAPI could not resolve them in the replica.
+"""
 
 import os
 import signal

@@ -32,20 +32,27 @@ def _plain_answers(content: Any, inputs: Inputs) -> Answers:
     return [content] if isinstance(inputs, str) else content
 
 
-def _v2_body(inputs: Inputs) -> bytes:
-    texts = [inputs] if isinstance(inputs, str) else inputs
-    tensor = {"name": "args", "shape": [len(texts)], "datatype": "BYTES", "data": texts}
-    return json.dumps({"inputs": [tensor], "parameters": {"content_type": "str"}}).encode()
+def _mlserver_body(inputs: Inputs) -> bytes:
+    """In the Open Inference Protocol: the pipeline's arguments, a list of texts as `array_inputs`."""
+    name, texts = ("args", [inputs]) if isinstance(inputs, str) else ("array_inputs", inputs)
+    tensors = [_strings(name, texts, "str"), _strings("aggregation_strategy", ["first"], "raw")]
+    return json.dumps({"inputs": tensors}).encode()
 
 
-def _v2_answers(content: Any, inputs: Inputs) -> Answers:
+def _strings(name: str, data: list[str], content_type: str) -> dict[str, Any]:
+    parameters = {"content_type": content_type}
+    return {"name": name, "shape": [len(data)], "datatype": "BYTES", "data": data, "parameters": parameters}
+
+
+def _mlserver_answers(content: Any, inputs: Inputs) -> Answers:
+    """Each item is an entity of the one text, or the entities of one text of several."""
     found = [json.loads(item) for item in content["outputs"][0]["data"]]
-    return [found] if isinstance(inputs, str) and found and isinstance(found[0], dict) else found
+    return [found] if isinstance(inputs, str) else found
 
 
 PLAIN = Protocol("/", plain_body, _plain_answers)
 MOSEC = Protocol("/inference", plain_body, _plain_answers)
-OPEN_INFERENCE = Protocol("/v2/models/agent/infer", _v2_body, _v2_answers)
+MLSERVER = Protocol("/v2/models/agent/infer", _mlserver_body, _mlserver_answers)
 
 
 @dataclass(frozen=True)
@@ -55,11 +62,12 @@ class Entrant:
     Attributes:
         name: In the command line and in files.
         label: In the table.
-        module: What runs it, with Python; `{bundle}` and `{port}` are filled in for ours.
+        command: What Python runs; `{bundle}` and `{port}` are filled in.
         settings: All that was chosen for it; it reads them from there.
         packages: What its own environment needs; empty: it runs in ours.
         first: What has to be installed before, lest pip takes another build.
         same_graph: Whether it computes with our ONNX file; else the torch weights.
+        same_code: Whether it tokenises and decodes with our code, so that every answer has to be ours.
         ours: Whether it is what this project serves with.
     """
 
@@ -71,6 +79,7 @@ class Entrant:
     first: tuple[str, ...] = ()
     protocol: Protocol = PLAIN
     same_graph: bool = True
+    same_code: bool = True
     ours: bool = False
 
 
@@ -123,6 +132,7 @@ def roster() -> tuple[Entrant, ...]:
             _run("fastapi_pipeline"),
             settings={"workers": 2, "torch_threads_of_each": 1, "batch_size": 1},
             same_graph=False,
+            same_code=False,
         ),
         Entrant(
             "ray-serve",
@@ -156,8 +166,9 @@ def roster() -> tuple[Entrant, ...]:
             "MLServer, Hugging Face runtime",
             _run("mlserver_server"),
             settings={"parallel_workers": 2, "optimum_model": True},
-            packages=("mlserver==1.7.1", "mlserver-huggingface==1.7.1"),
+            packages=("mlserver==1.7.1", "mlserver-huggingface==1.7.1", "transformers==4.41.2", "uvloop==0.21.0"),
             first=("torch==2.13.0",),
-            protocol=OPEN_INFERENCE,
+            protocol=MLSERVER,
+            same_code=False,
         ),
     )

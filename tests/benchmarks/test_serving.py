@@ -22,7 +22,7 @@ from benchmarks.load.server import Server, ServerError, running
 from benchmarks.load.show import draw, table
 from benchmarks.load.visit import CURVE, Plan, Visit, entities, percentile, summary, with_tail
 from benchmarks.rivals.environment import NotInstalledError, python_of
-from benchmarks.rivals.roster import OPEN_INFERENCE, Entrant, roster
+from benchmarks.rivals.roster import MLSERVER, Entrant, roster
 from benchmarks.serving import ServingBenchmark, chosen, main
 from serving.engine import Engine
 from tests.serving.tiny import TEXTS, make_bundle
@@ -137,9 +137,7 @@ def test_the_table_shows_the_fastest_first_and_why_a_server_is_absent(result: di
     assert len({line.count("|") for line in lines}) == 1
 
 
-def test_the_picture_names_every_server_that_was_measured_and_is_the_same_again(
-    result: dict[str, Any], tmp_path: Path
-):
+def test_the_picture_names_every_server_that_was_measured_and_is_the_same_again(result: dict[str, Any], tmp_path: Path):
     pytest.importorskip("matplotlib")
     draw(result, tmp_path / "one.svg")
     draw(result, tmp_path / "two.svg")
@@ -155,17 +153,19 @@ def test_every_server_of_the_roster_has_its_module_and_a_name_of_its_own():
     for one in roster():
         if one.command[0] == "-m":
             assert importlib.util.find_spec(one.command[1]) is not None
-    with pytest.raises(ConfigError, match="mosek.*mosec-unbatched"):
+    with pytest.raises(ConfigError, match=r"mosek.*mosec-unbatched"):
         chosen(("mosek",))
 
 
-def test_answers_of_the_open_inference_protocol_are_those_of_each_text():
-    entity = [{"entity_group": "PER", "start": 0, "end": 4}]
-    content = {"outputs": [{"data": [json.dumps(entity), json.dumps([])]}]}
-    assert OPEN_INFERENCE.answers(content, ["Anna", "x"]) == [entity, []]
-    flat = {"outputs": [{"data": [json.dumps(entity[0])]}]}
-    assert OPEN_INFERENCE.answers(flat, "Anna") == [entity]
-    assert json.loads(OPEN_INFERENCE.body("Anna"))["inputs"][0]["data"] == ["Anna"]
+def test_answers_of_mlserver_are_those_of_each_text():
+    one, none = [{"entity_group": "PER", "start": 0, "end": 4}], []
+    several = {"outputs": [{"data": [json.dumps(one), json.dumps(none)]}]}
+    assert MLSERVER.answers(several, ["Anna", "x"]) == [one, none]
+    assert MLSERVER.answers({"outputs": [{"data": [json.dumps(one[0])]}]}, "Anna") == [one]
+    assert MLSERVER.answers({"outputs": [{"data": []}]}, "x") == [none]
+    assert [json.loads(MLSERVER.body(inputs))["inputs"][0]["name"] for inputs in ("Anna", ["Anna"])] == [
+        "args", "array_inputs",
+    ]  # fmt: skip
 
 
 def test_a_rival_that_does_not_install_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -196,7 +196,7 @@ def test_a_rival_is_measured_if_it_answers_as_the_engine_does(served: Server, bu
     assert found["equal_alone"] == found["equal_in_requests_of_32"] == 1
     assert found["single"]["per_s"] > 10
     assert found["single"]["errors"] == {}
-    assert 0.1 < found["single"]["cores"]["server"]
+    assert found["single"]["cores"]["server"] > 0.1
     assert found["memory_bytes"] > 50e6
     assert set(found["curve"]) == set(map(str, CURVE))
 
