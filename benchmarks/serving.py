@@ -36,7 +36,7 @@ from agent.bundle import Bundle  # noqa: E402
 from agent.config import Config  # noqa: E402
 from agent.data import DataConfig, load_splits  # noqa: E402
 from agent.errors import ConfigError  # noqa: E402
-from benchmarks.load.figures import aims, medians  # noqa: E402
+from benchmarks.load.figures import aims, batch, medians, single  # noqa: E402
 from benchmarks.load.server import ServerError, running  # noqa: E402
 from benchmarks.load.show import draw, table  # noqa: E402
 from benchmarks.load.visit import Plan, Visit, entities  # noqa: E402
@@ -56,6 +56,7 @@ LIBRARIES = (
     "transformers",
 )
 CEILING = "ceiling"
+_QUIET_CORES = 0.2  # more than this in other hands spoils a measurement
 
 
 class ServingBenchmark(Config):
@@ -177,7 +178,7 @@ class Contest:
         }
         ended = subprocess.run(
             [sys.executable, "-m", "benchmarks.load.ceiling"],
-            cwd=ROOT, input=json.dumps(order), capture_output=True, text=True, check=True,
+            cwd=ROOT, input=json.dumps(order), stdout=subprocess.PIPE, text=True, check=True,
         )  # fmt: skip
         figures: Figures = json.loads(ended.stdout.splitlines()[-1])
         return figures
@@ -210,6 +211,13 @@ class Contest:
             what += [entrant.command, dict(entrant.settings), entrant.packages]
         digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
         return self._kept / f"{entrant.name if entrant else CEILING}-{digest}-{turn}.json"
+
+
+def describe(figures: Figures) -> str:
+    """A line of progress."""
+    others = max(figures[place]["cores"]["others"] for place in ("lone", "single", "batch"))
+    doubt = f" (DOUBTFUL: others used {others:.1f} cores)" if others > _QUIET_CORES else ""
+    return f"{single(figures):.0f} requests/s, {batch(figures):.0f} texts/s in requests of 32{doubt}"
 
 
 def chosen(names: tuple[str, ...]) -> tuple[Entrant, ...]:

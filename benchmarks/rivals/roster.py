@@ -165,7 +165,7 @@ def roster() -> tuple[Entrant, ...]:
             "mlserver",
             "MLServer, Hugging Face runtime",
             _run("mlserver_server"),
-            settings={"parallel_workers": 2, "optimum_model": True},
+            settings={"parallel_workers": 2, "optimum_model": True, "onnx_threads_of_each": 1},
             packages=("mlserver==1.7.1", "mlserver-huggingface==1.7.1", "transformers==4.41.2", "uvloop==0.21.0"),
             first=("torch==2.13.0",),
             protocol=MLSERVER,
