@@ -6,16 +6,24 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
+
+Inputs = str | list[str]
 
 
 class Answer(NamedTuple):
-    """How one request ended: its status, or what broke; seconds, and when it began."""
+    """How one request ended: its status, or what broke; seconds, when it began, and the bytes of its body."""
 
     status: int | str
     seconds: float
     began: float
+    num_bytes: int = 0
+
+
+def plain_body(inputs: Inputs) -> bytes:
+    """A text or texts in the shape of Hugging Face's inference API."""
+    return json.dumps({"inputs": inputs}).encode()
 
 
 class Callers:
@@ -25,10 +33,21 @@ class Callers:
         port: Where the server listens on this machine.
         texts: What is drawn from.
         timeout_s: Seconds after which a caller gives up.
+        path: Where requests go.
+        body: What is sent for a text, or for several.
     """
 
-    def __init__(self, port: int, texts: Sequence[str], *, timeout_s: float = 60) -> None:
+    def __init__(
+        self,
+        port: int,
+        texts: Sequence[str],
+        *,
+        timeout_s: float = 60,
+        path: str = "/",
+        body: Callable[[Inputs], bytes] = plain_body,
+    ) -> None:
         self._port, self._texts, self._timeout_s, self._random = port, texts, timeout_s, random.Random(0)
+        self._body, self._head = body, _HEAD.replace(b" / ", f" {path} ".encode())
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def closed(self, seconds: float, callers: int, *, size: int = 0) -> list[Answer]:
@@ -62,24 +81,34 @@ class Callers:
 
     async def ask(self, size: int = 0) -> Answer:
         """One request: a text, or `size` of them."""
-        inputs = self._random.choices(self._texts, k=size) if size else self._random.choice(self._texts)
-        body = json.dumps({"inputs": inputs}).encode()
+        body = self._body(self._random.choices(self._texts, k=size) if size else self._random.choice(self._texts))
         began, status = time.monotonic(), "none"
         try:
             async with asyncio.timeout(self._timeout_s):
-                status = await self._send(body)
+                status = (await self._send(body))[0]
         except (OSError, EOFError, TimeoutError, ValueError) as error:
             status = type(error).__name__
-        return Answer(status, time.monotonic() - began, began)
+        return Answer(status, time.monotonic() - began, began, len(body))
 
-    async def _send(self, body: bytes) -> int:
+    async def answer(self, inputs: Inputs) -> Any:
+        """What the server says to these inputs.
+
+        Raises:
+            OSError: It says so with another status than 200.
+        """
+        status, content = await self._send(self._body(inputs))
+        if status != 200:
+            raise OSError(f"status {status}: {content[:300].decode(errors='replace')}")
+        return json.loads(content)
+
+    async def _send(self, body: bytes) -> tuple[int, bytes]:
         connection = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = connection
         try:
-            writer.write(_HEAD % len(body) + body)
+            writer.write(self._head % len(body) + body)
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             start = head.index(b"content-length:") + 15
-            await reader.readexactly(int(head[start : head.index(b"\r\n", start)]))
+            content = await reader.readexactly(int(head[start : head.index(b"\r\n", start)]))
         except BaseException:
             writer.close()
             raise
@@ -87,7 +116,7 @@ class Callers:
             writer.close()
         else:
             self._idle.append(connection)
-        return int(head[9:12])
+        return int(head[9:12]), content
 
     async def _all(self, calls: list[Coroutine[Any, Any, None]]) -> None:
         await asyncio.gather(*calls)

@@ -1,0 +1,174 @@
+"""Who competes, with which settings, packages and protocol. One entry for each server; nothing here imports its library."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.callers import Inputs, plain_body
+
+Answers = list[list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a server is asked, and how its answer is read.
+
+    Attributes:
+        path: Where requests go.
+        body: What is sent for a text, or for several.
+        answers: The entities of each text, from the JSON that came back and what was sent.
+    """
+
+    path: str
+    body: Callable[[Inputs], bytes]
+    answers: Callable[[Any, Inputs], Answers]
+
+
+def _plain_answers(content: Any, inputs: Inputs) -> Answers:
+    return [content] if isinstance(inputs, str) else content
+
+
+def _mlserver_body(inputs: Inputs) -> bytes:
+    """In the Open Inference Protocol: the pipeline's arguments, a list of texts as `array_inputs`."""
+    name, texts = ("args", [inputs]) if isinstance(inputs, str) else ("array_inputs", inputs)
+    tensors = [_strings(name, texts, "str"), _strings("aggregation_strategy", ["first"], "raw")]
+    return json.dumps({"inputs": tensors}).encode()
+
+
+def _strings(name: str, data: list[str], content_type: str) -> dict[str, Any]:
+    parameters = {"content_type": content_type}
+    return {"name": name, "shape": [len(data)], "datatype": "BYTES", "data": data, "parameters": parameters}
+
+
+def _mlserver_answers(content: Any, inputs: Inputs) -> Answers:
+    """Each item is an entity of the one text, or the entities of one text of several."""
+    found = [json.loads(item) for item in content["outputs"][0]["data"]]
+    return [found] if isinstance(inputs, str) else found
+
+
+PLAIN = Protocol("/", plain_body, _plain_answers)
+MOSEC = Protocol("/inference", plain_body, _plain_answers)
+MLSERVER = Protocol("/v2/models/agent/infer", _mlserver_body, _mlserver_answers)
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A server.
+
+    Attributes:
+        name: In the command line and in files.
+        label: In the table.
+        command: What Python runs; `{bundle}` and `{port}` are filled in.
+        settings: All that was chosen for it; it reads them from there.
+        packages: What its own environment needs; empty: it runs in ours.
+        first: What has to be installed before, lest pip takes another build.
+        same_graph: Whether it computes with our ONNX file; else the torch weights.
+        same_code: Whether it tokenises and decodes with our code, so that every answer has to be ours.
+        ours: Whether it is what this project serves with.
+    """
+
+    name: str
+    label: str
+    command: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
+    protocol: Protocol = PLAIN
+    same_graph: bool = True
+    same_code: bool = True
+    ours: bool = False
+
+
+def _run(module: str) -> tuple[str, ...]:
+    return "-m", f"benchmarks.rivals.{module}"
+
+
+def _our_code() -> tuple[str, ...]:
+    """What agent/ and the engine need, the tokenizer and ONNX Runtime in the versions that we run with."""
+    runtime = importlib.metadata.packages_distributions()["onnxruntime"][0]
+    pins = {"onnxruntime": runtime, "tokenizers": "tokenizers", "numpy": "numpy"}
+    return "pydantic>=2.10", "pyyaml", *(f"{name}=={importlib.metadata.version(ours)}" for name, ours in pins.items())
+
+
+_TWO = {"workers": 2, "onnx_threads_of_each": 1, "texts_of_a_request": "one by one"}
+_OURS = ("serving/run.py", "bundle={bundle}", "port={port}")
+
+
+def roster() -> tuple[Entrant, ...]:
+    """All of them; the settings of rivals are the best found on two cores."""
+    return (
+        Entrant("ours", "bert-agent", _OURS, ours=True, settings={"note": "defaults: one replica, two sessions"}),
+        Entrant(
+            "ours-2x1",
+            "bert-agent, a replica per core",
+            (*_OURS, "replicas.num_cpus=1", "replicas.min_replicas=2", "replicas.max_replicas=2"),
+            ours=True,
+            settings={"replicas.num_cpus": 1, "replicas.min_replicas": 2, "replicas.max_replicas": 2},
+        ),
+        Entrant(
+            "mosec",
+            "Mosec, batches of 4",
+            _run("mosec_server"),
+            settings={**_TWO, "max_batch_size": 4, "max_wait_time_ms": 2},
+            packages=("mosec==0.9.8", *_our_code()),
+            protocol=MOSEC,
+        ),
+        Entrant(
+            "mosec-unbatched",
+            "Mosec, unbatched",
+            _run("mosec_server"),
+            settings={**_TWO, "max_batch_size": 1, "max_wait_time_ms": 0},
+            packages=("mosec==0.9.8", *_our_code()),
+            protocol=MOSEC,
+        ),
+        Entrant("fastapi-onnx", "FastAPI + ONNX Runtime, unbatched", _run("fastapi_onnx"), settings=_TWO),
+        Entrant(
+            "fastapi-pipeline",
+            "FastAPI + Hugging Face pipeline, PyTorch fp32",
+            _run("fastapi_pipeline"),
+            settings={"workers": 2, "torch_threads_of_each": 1, "batch_size": 1},
+            same_graph=False,
+            same_code=False,
+        ),
+        Entrant(
+            "ray-serve",
+            "Ray Serve, default proxy, @serve.batch of 4",
+            _run("ray_serve"),
+            settings={
+                "replicas": 2,
+                "onnx_threads_of_each": 1,
+                "texts_of_a_request": "one by one",
+                "max_batch_size": 4,
+                "batch_wait_timeout_s": 0.002,
+                "max_ongoing_requests": 64,
+            },
+        ),
+        Entrant(
+            "litserve",
+            "LitServe, batches of 4",
+            _run("litserve_server"),
+            settings={**_TWO, "max_batch_size": 4, "batch_timeout_s": 0.002, "fast_queue": True},
+            packages=("litserve==0.2.19", *_our_code()),
+        ),
+        Entrant(
+            "bentoml",
+            "BentoML, unbatched",
+            _run("bentoml_server"),
+            settings=_TWO,
+            packages=("bentoml==1.4.40", "uvloop", "httptools", *_our_code()),
+        ),
+        Entrant(
+            "mlserver",
+            "MLServer, Hugging Face runtime",
+            _run("mlserver_server"),
+            settings={"parallel_workers": 2, "optimum_model": True, "onnx_threads_of_each": 1},
+            packages=("mlserver==1.7.1", "mlserver-huggingface==1.7.1", "transformers==4.41.2", "uvloop==0.21.0"),
+            first=("torch==2.13.0",),
+            protocol=MLSERVER,
+            same_code=False,
+        ),
+    )
