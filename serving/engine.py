@@ -89,12 +89,17 @@ class Engine:
             RequestError: A text is no Unicode text.
         """
         documents = self.encode(texts)
-        return self.answer(texts, documents, self._run(documents), parameters)
+        return self.answer(texts, documents, self.run(documents), parameters)
+
+    def run(self, documents: Sequence[Document]) -> list[list[Float32]]:
+        """Computes all windows of documents in batches of like length, one after the other: the logits of each."""
+        encoder, budget = self.bundle.encoder, self.config.max_batch_tokens
+        return run_documents(documents, self.forward, pad_id=encoder.pad_id, max_tokens=budget)
 
     def labels(self, texts: Sequence[str]) -> list[Any]:
         """What the agent sees in each text, in the form that its task scores: without scores or positions."""
         documents = self.encode(texts)
-        outputs = self._run(documents)
+        outputs = self.run(documents)
         return [self.bundle.task.predict(document, logits) for document, logits in zip(documents, outputs, strict=True)]
 
     def answer(
@@ -123,10 +128,6 @@ class Engine:
         for batch in self._warmup_batches():
             for _ in range(self.num_sessions):  # sessions are taken in turn
                 self.forward(batch)
-
-    def _run(self, documents: Sequence[Document]) -> list[list[Float32]]:
-        encoder, budget = self.bundle.encoder, self.config.max_batch_tokens
-        return run_documents(documents, self.forward, pad_id=encoder.pad_id, max_tokens=budget)
 
     def _warmup_batches(self) -> Iterator[Batch]:
         longest, budget = self.bundle.manifest.max_tokens, self.config.max_batch_tokens

@@ -46,6 +46,7 @@ class TokenClassification(BaseTask[TaggedWords]):
     architecture: ClassVar[str] = "AutoModelForTokenClassification"
     parameters: ClassVar[type[Parameters]] = TaggingParameters
     answer_item: ClassVar[type[BaseModel]] = Entity
+    answer_field: ClassVar[str] = "entities"
 
     kind: Literal["token_classification"] = "token_classification"
     decoding: Literal["greedy", "viterbi"] = Field(
