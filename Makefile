@@ -17,7 +17,7 @@ DEMO := runs/demo
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check test test-optimum bench-training bench-compression soak format clean
+.PHONY: help setup demo serve check test test-optimum bench-training bench-compression bench-annotate soak format clean
 
 help:  ## print these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 22
@@ -74,6 +74,11 @@ bench-training: setup  ## training's speed and F1 beside Hugging Face's Trainer;
 
 bench-compression: setup $(OPTIMUM_STAMP)  ## an agent's size, speed and F1 after compression, beside PyTorch and optimum; an hour
 	$(BIN)/python benchmarks/compression.py
+
+bench-annotate: setup  ## offline annotation beside the sorted ceiling, up to a million sentences; an hour on a quiet machine
+	@$(BIN)/python $(PIP) --editable ".[bench]"
+	@test -f $(DEMO)/agent-small/bundle.json || $(MAKE) --no-print-directory demo
+	$(BIN)/python benchmarks/annotate.py
 
 soak: setup  ## overload, killed replicas, new versions, idle clients and ten minutes of mixed load on a served agent
 	@test -f $(DEMO)/agent-small/bundle.json || $(MAKE) --no-print-directory demo
