@@ -21,7 +21,7 @@ from serving.annotation.plan import Shard, choose_format, cut
 from serving.annotation.records import Fields
 from serving.annotation.settings import AnnotateConfig, WorkersConfig
 from serving.annotation.shown import Shown
-from serving.annotation.storage import Place
+from serving.annotation.storage import File, Place
 from serving.annotation.worker import Annotator, Assignment, Outcome
 from serving.settings import EngineConfig
 
@@ -83,6 +83,7 @@ def annotate(config: AnnotateConfig) -> None:
     prepared = prepare(config)
     manifest = _standing(config, prepared) or _begun(config, prepared)
     if manifest.finish:
+        prepared.ledger.tidy()
         print(f"{config.output} is complete: {_described(manifest.finish.tally, config.output)}. {_ANEW}")
         return
     done = prepared.ledger.done(manifest, FORMATS[prepared.order.format].output_suffix)
@@ -145,8 +146,9 @@ def _begun(config: AnnotateConfig, prepared: Prepared) -> Manifest:
 
 
 def _cut(config: AnnotateConfig, prepared: Prepared) -> list[Shard]:
-    place = Place(config.input)
-    return cut(config, prepared.fields, place, place.files(), FORMATS[prepared.order.format])
+    order = prepared.order
+    files = [File(*file) for file in order.files]
+    return cut(config, prepared.fields, Place(order.input), files, FORMATS[order.format])
 
 
 def _run(

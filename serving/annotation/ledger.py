@@ -27,6 +27,7 @@ from serving.annotation.storage import File, Place
 
 MANIFEST = "manifest.json"
 REJECTED, _PROGRESS = "rejected", "progress"
+_DRAFTS = (".part-", f".{MANIFEST}.")  # names that storage gives to files that are being written
 _VERSION = 1
 _READ_AT_ONCE = 16  # small objects of S3
 
@@ -136,7 +137,7 @@ class Ledger:
         """Removes an annotation, and nothing else."""
         names = self.place.names()
         for name in sorted(names, key=lambda name: name != MANIFEST):
-            if name == MANIFEST or name.startswith("part-"):
+            if name == MANIFEST or name.startswith(("part-", *_DRAFTS)):
                 self.place.remove_file(name)
         for directory in (_PROGRESS, REJECTED):
             if directory in names:
@@ -167,11 +168,19 @@ class Ledger:
             shards=dict(sorted(tallies.items())),
         )
         self._write(manifest.model_copy(update={"finish": finish}))
-        self.place.remove(_PROGRESS)
+        self.tidy()
         return finish
 
+    def tidy(self) -> None:
+        """Removes what a finished annotation needs no more, and what writers left unfinished when they were killed."""
+        for directory in ("", f"{REJECTED}/"):
+            for name in self.place.names(directory):
+                if name.startswith(_DRAFTS):
+                    self.place.remove_file(directory + name)
+        self.place.remove(_PROGRESS)
+
     def _check_empty(self) -> None:
-        if names := sorted(self.place.names()):
+        if names := sorted(name for name in self.place.names() if not name.startswith(_DRAFTS)):
             raise ConfigError(
                 f"output {self.place.url} exists and holds other things ({names[0]})",
                 allowed="a new or an empty directory, or one that this command has written",

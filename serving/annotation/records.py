@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
+from agent.errors import DataError
 from serving.annotation.storage import Place
 
 Span = tuple[int, int, int, int]
@@ -147,7 +148,7 @@ class LineFormat(Format):
         start, stop, first, _ = span
         content = LineContent(fields)
         with place.lines(path, start) as stream:
-            for number, (raw, size) in enumerate(_lines(stream, stop - start), start=first):
+            for number, (raw, size) in enumerate(_lines(stream, stop - start, path), start=first):
                 self._add(content, number, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw, size)
         return content
 
@@ -204,12 +205,15 @@ class Text(LineFormat):
         return fields.fault(line) or (line, json.dumps({fields.text: line}, ensure_ascii=False)[:-1])
 
 
-def _lines(stream: Any, size: int) -> Iterator[tuple[bytes, int]]:
+def _lines(stream: Any, size: int, path: str) -> Iterator[tuple[bytes, int]]:
     """Yields (line with its end, its bytes) up to a size; of a line that is too long only the beginning."""
     while size > 0:
         raw = stream.readline(_LONGEST_LINE)
-        if not raw:  # the file has become shorter
-            return
+        if not raw:
+            raise DataError(
+                f"{path} has become shorter since its lines were counted",
+                remedy="begin anew with overwrite=true when nothing writes to it any more",
+            )
         length = len(raw)
         if length == _LONGEST_LINE and not raw.endswith(b"\n"):
             length += _skip_line(stream)

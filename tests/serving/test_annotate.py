@@ -187,6 +187,8 @@ def test_killed_in_the_middle_and_given_again_every_record_is_there_once(tagger_
     }
     assert 3 <= len(done) < len(manifest(output)["shards"])
 
+    (output / ".part-000099.jsonl.0123abc").write_text("what a killed writer leaves")
+
     again = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=START_S, check=False
     )

@@ -106,6 +106,15 @@ def test_of_an_endless_line_only_the_beginning_is_held(tmp_path: Path, monkeypat
     assert "a line of 10000 bytes" in aside.reason
 
 
+def test_a_file_that_has_become_shorter_loses_nothing_silently(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("one\ntwo\n")
+    (span,) = FORMATS["text"].cut(Place(str(file)), str(file), 100, FIELDS)
+    file.write_text("one\n")
+    with pytest.raises(DataError, match=r"a\.txt has become shorter"):
+        FORMATS["text"].read(Place(str(file)), str(file), span, FIELDS)
+
+
 def write_parquet(file: Path, texts: list[str | None], **options: object) -> pa.Table:
     table = pa.table({"id": range(len(texts)), "text": texts, "tags": [["x"] * (n % 3) for n in range(len(texts))]})
     pq.write_table(table.replace_schema_metadata({"who": "me"}), file, **options)
