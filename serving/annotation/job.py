@@ -222,7 +222,7 @@ def _summary(finish: Finish, outcomes: Sequence[Outcome], output: str) -> str:
 
 
 def _described(tally: Tally, output: str) -> str:
-    aside = f", {tally.rejected:,} set aside (why: {output}/{REJECTED})" if tally.rejected else ""
+    aside = f", {tally.rejected:,} set aside (why: {REJECTED}/ of {output})" if tally.rejected else ""
     answers = ", ".join(f"{label} {count:,}" for label, count in tally.answers.items())
     return f"{tally.records:,} records{aside}; {answers or 'no answers'}"
 

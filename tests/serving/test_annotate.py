@@ -100,7 +100,7 @@ def test_a_directory_of_json_lines_is_annotated_in_order(
     labels = Counter(item["entity_group"] for record in found for item in record["entities"])
     assert finish["tally"]["answers"] == dict(labels)
     said = capsys.readouterr().out
-    assert f"annotated 500 records, 2 set aside (why: {output}/rejected)" in said
+    assert f"annotated 500 records, 2 set aside (why: rejected/ of {output})" in said
     assert "records/s" in said
 
 
