@@ -38,9 +38,12 @@ START_S = 150
 def ray_of_two_cores() -> Iterator[None]:
     import ray
 
-    connect(ClusterConfig(num_cpus=2, dashboard=False))
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:  # workers of Ray have the environment in which it was started
+        for name, value in {"ACCESS_KEY_ID": "any", "SECRET_ACCESS_KEY": "any", "DEFAULT_REGION": "us-east-1"}.items():
+            patch.setenv(f"AWS_{name}", value)
+        connect(ClusterConfig(num_cpus=2, dashboard=False))
+        yield
+        ray.shutdown()
 
 
 def config(bundle: Path, source: Path | str, output: Path | str, *more: str) -> AnnotateConfig:
@@ -243,18 +246,15 @@ def s3() -> Iterator[str]:
         pytest.skip("MOTO_SERVER names no S3 server")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"ACCESS_KEY_ID": "any", "SECRET_ACCESS_KEY": "any", "DEFAULT_REGION": "us-east-1"}.items():
-            patch.setenv(f"AWS_{name}", value)
-        server = subprocess.Popen(
-            [command, "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            make_bucket(f"http://127.0.0.1:{port}/bucket", server)
-            yield f"?endpoint_override=127.0.0.1:{port}&scheme=http"
-        finally:
-            server.kill()
-            server.wait()
+    server = subprocess.Popen(
+        [command, "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        make_bucket(f"http://127.0.0.1:{port}/bucket", server)
+        yield f"?endpoint_override=127.0.0.1:{port}&scheme=http"
+    finally:
+        server.kill()
+        server.wait()
 
 
 def make_bucket(url: str, server: subprocess.Popen[bytes]) -> None:
