@@ -17,7 +17,7 @@ DEMO := runs/demo
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check test test-optimum bench-training bench-compression bench-serving soak format clean
+.PHONY: help setup demo serve check test test-optimum bench-training bench-compression bench-serving bench-annotate soak format clean
 
 help:  ## print these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 22
@@ -79,6 +79,11 @@ bench-serving: setup  ## our server's throughput and latency beside those of six
 	@test -f $(DEMO)/agent-small/bundle.json || $(MAKE) --no-print-directory demo
 	@$(BIN)/python $(PIP) --editable ".[bench]"
 	$(BIN)/python benchmarks/serving.py
+
+bench-annotate: setup  ## offline annotation beside the sorted ceiling, up to a million sentences; an hour on a quiet machine
+	@$(BIN)/python $(PIP) --editable ".[bench]"
+	@test -f $(DEMO)/agent-small/bundle.json || $(MAKE) --no-print-directory demo
+	$(BIN)/python benchmarks/annotate.py
 
 soak: setup  ## overload, killed replicas, new versions, idle clients and ten minutes of mixed load on a served agent
 	@test -f $(DEMO)/agent-small/bundle.json || $(MAKE) --no-print-directory demo

@@ -68,8 +68,9 @@ class Document:
     @cached_property
     def first_subwords(self) -> Int64:
         """int64 [words that have any]: the index of each word's first sub-word."""
-        begins = np.diff(self.word_ids, prepend=-1) != 0
-        return np.flatnonzero(begins & (self.word_ids >= 0)).astype(np.int64)
+        begins = self.word_ids >= 0
+        begins[1:] &= self.word_ids[1:] != self.word_ids[:-1]
+        return np.flatnonzero(begins)
 
     @cached_property
     def owners(self) -> Int64:
@@ -156,7 +157,7 @@ class Encoder:
         before = next((i for i, special in enumerate(probe.special_tokens_mask) if not special), len(frame.ids))
         self._before, self._after = np.array(frame.ids[:before], np.int64), np.array(frame.ids[before:], np.int64)
         self._content_type = next(iter(probe.type_ids[before:]), 0)
-        self._types = np.array(frame.type_ids, np.int64)
+        self._types_before, self._types_after = np.split(np.array(frame.type_ids, np.int64), [before])
         self.pad_id = _pad_id(tokenizer)
 
     @classmethod
@@ -211,8 +212,8 @@ class Encoder:
 
     def _window(self, ids: Int64, first: int, last: int) -> Window:
         input_ids = np.concatenate([self._before, ids[first:last], self._after])
-        before, after = np.split(self._types, [len(self._before)])
-        type_ids = np.concatenate([before, np.full(last - first, self._content_type, np.int64), after])
+        content_types = np.full(last - first, self._content_type, np.int64)
+        type_ids = np.concatenate([self._types_before, content_types, self._types_after])
         return Window(input_ids, type_ids, first, last, len(self._before))
 
 

@@ -105,12 +105,17 @@ class Engine:
             RequestError: A text is no Unicode text.
         """
         documents = self.encode(texts)
-        return self.answer(texts, documents, self._run(documents), parameters)
+        return self.answer(texts, documents, self.run(documents), parameters)
+
+    def run(self, documents: Sequence[Document]) -> list[list[Float32]]:
+        """Computes all windows of documents in batches of like length, one after the other: the logits of each."""
+        encoder, budget = self.bundle.encoder, self.config.max_batch_tokens
+        return run_documents(documents, self.forward, pad_id=encoder.pad_id, max_tokens=budget)
 
     def labels(self, texts: Sequence[str]) -> list[Any]:
         """What the agent sees in each text, in the form that its task scores: without scores or positions."""
         documents = self.encode(texts)
-        outputs = self._run(documents)
+        outputs = self.run(documents)
         return [self.bundle.task.predict(document, logits) for document, logits in zip(documents, outputs, strict=True)]
 
     def answer(
@@ -139,10 +144,6 @@ class Engine:
         for batch in self._batches((*_WARMUP_LENGTHS, self.bundle.manifest.max_tokens)):
             for _ in range(self.plan.sessions):  # sessions are taken in turn
                 self.forward(batch)
-
-    def _run(self, documents: Sequence[Document]) -> list[list[Float32]]:
-        encoder, budget = self.bundle.encoder, self.config.max_batch_tokens
-        return run_documents(documents, self.forward, pad_id=encoder.pad_id, max_tokens=budget)
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[Batch]:
         """Full batches of windows of these lengths, as far as the model takes them."""

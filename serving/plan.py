@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from agent.encoding import Batch, Float32
-from serving.settings import EngineConfig
+from serving.settings import ComputeConfig
 
 _log = logging.getLogger(__name__)
 _CLEARLY = 1.05  # two runs of the same candidate differ by less on a quiet machine
@@ -47,7 +47,7 @@ class Plan:
         return f"{sessions}, {'spinning' if self.spinning else 'no spinning'}, {'arena' if self.arena else 'no arena'}"
 
 
-def everyday(config: EngineConfig, *, num_cpus: int, gpu: bool) -> Plan:
+def everyday(config: ComputeConfig, *, num_cpus: int, gpu: bool) -> Plan:
     """The plan where nothing is measured: one thread for each session, one session per core, or one for a GPU."""
     sessions = config.sessions if config.sessions != "auto" else (1 if gpu else num_cpus)
     threads = config.threads_per_session if config.threads_per_session != "auto" else max(1, num_cpus // sessions)
@@ -55,7 +55,7 @@ def everyday(config: EngineConfig, *, num_cpus: int, gpu: bool) -> Plan:
     return Plan(sessions, threads, spinning, config.arena if config.arena != "auto" else True)
 
 
-def candidates(config: EngineConfig, *, num_cpus: int) -> list[Plan]:
+def candidates(config: ComputeConfig, *, num_cpus: int) -> list[Plan]:
     """All plans for CPU cores that the config leaves open, the everyday one first."""
     first = everyday(config, num_cpus=num_cpus, gpu=False)
     shapes = [(first.sessions, first.threads)]

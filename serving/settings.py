@@ -14,11 +14,12 @@ from cluster import ClusterConfig
 Auto = Literal["auto"]
 
 
-class EngineConfig(Config):
-    """How one replica computes."""
+class ComputeConfig(Config):
+    """How an engine computes, whoever feeds it."""
 
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
-        "auto", description="where ONNX Runtime computes: cpu, cuda, tensorrt, or auto for cuda where there is a GPU"
+        "auto",
+        description="where ONNX Runtime computes: cpu, cuda, tensorrt, or auto for cuda where the process has a GPU",
     )
     sessions: int | Auto = Field(
         "auto",
@@ -38,12 +39,6 @@ class EngineConfig(Config):
         ge=16,
         description="padded tokens in a batch; 128 was fastest of 64 to 512 on CPU cores with short texts, a GPU wants thousands",
     )
-    max_wait_s: float = Field(
-        0.5,
-        gt=0,
-        description="seconds of waiting after which the oldest request gets every second batch, however long its texts",
-    )
-    warmup: bool = Field(True, description="run batches of several lengths before the replica says that it is ready")
 
     @model_validator(mode="after")
     def _positive(self) -> Self:
@@ -52,6 +47,17 @@ class EngineConfig(Config):
             if value != "auto" and value < 1:
                 raise ValueError(f"{name} is {value}; allowed is 'auto' or a number from 1")
         return self
+
+
+class EngineConfig(ComputeConfig):
+    """How one replica computes."""
+
+    max_wait_s: float = Field(
+        0.5,
+        gt=0,
+        description="seconds of waiting after which the oldest request gets every second batch, however long its texts",
+    )
+    warmup: bool = Field(True, description="run batches of several lengths before the replica says that it is ready")
 
 
 class ReplicaConfig(Config):

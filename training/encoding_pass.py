@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import platform
@@ -10,7 +9,6 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from agent.data.splits import FORMATS
 from agent.encoding import IGNORED, Encoder
 from agent.errors import AgentError, DataError
 from agent.tasks import BaseTask
+from cluster.streaming import quiet
 from training.packing import Int32, PackedWindows, pack
 
 _LINE_EVERY_S = 10.0
@@ -101,7 +100,7 @@ class EncodingPass:
         """Parts as they are done. An error comes back as a value: raised in a task, Ray would print its trace and try again."""
         import ray.data
 
-        with _quiet(), _Shown(self.parts) as shown:
+        with quiet(), _Shown(self.parts) as shown:
             numbers = ray.data.range(len(self.parts), override_num_blocks=len(self.parts))
             for row in numbers.map(self._encode_row, num_cpus=1).iter_rows():
                 outcome = pickle.loads(row["outcome"])  # noqa: S301  # written by a task of this program
@@ -135,18 +134,6 @@ class EncodingPass:
 
     def _file(self, number: int) -> Path:
         return self.directory / f"{number:06}.npz"
-
-
-def _quiet() -> AbstractContextManager[None]:
-    """Keeps Ray Data from showing bars of its own beside ours, and from telling about it."""
-    from ray.data import DataContext
-
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    silenced: AbstractContextManager[None] = DataContext.current(context)
-    return silenced
 
 
 def with_labels(task: BaseTask[Any], labels: tuple[str, ...]) -> BaseTask[Any]:

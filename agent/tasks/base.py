@@ -60,6 +60,7 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     architecture: ClassVar[str]  # the class of transformers that has the right head
     parameters: ClassVar[type[Parameters]]
     answer_item: ClassVar[type[BaseModel]]
+    answer_field: ClassVar[str]  # what holds the answer in an annotated record
 
     kind: str
     labels: tuple[str, ...] = Field((), description="labels of the agent; empty takes them from the training data")

@@ -42,6 +42,7 @@ class TextClassification(BaseTask[LabelledText]):
     architecture: ClassVar[str] = "AutoModelForSequenceClassification"
     parameters: ClassVar[type[Parameters]] = ClassificationParameters
     answer_item: ClassVar[type[BaseModel]] = LabelScore
+    answer_field: ClassVar[str] = "labels"
 
     kind: Literal["text_classification"] = "text_classification"
 

@@ -46,6 +46,7 @@ class TokenClassification(BaseTask[TaggedWords]):
     architecture: ClassVar[str] = "AutoModelForTokenClassification"
     parameters: ClassVar[type[Parameters]] = TaggingParameters
     answer_item: ClassVar[type[BaseModel]] = Entity
+    answer_field: ClassVar[str] = "entities"
 
     kind: Literal["token_classification"] = "token_classification"
     decoding: Literal["greedy", "viterbi"] = Field(
@@ -161,11 +162,12 @@ class TokenClassification(BaseTask[TaggedWords]):
         ]
 
     def _groups(self, text: str, units: _Units, best: Int64, *, ignored: tuple[str, ...]) -> list[dict[str, Any]]:
-        names, top = self.outputs, units.scores[np.arange(len(best)), best]
-        kept = range(len(best)) if OUTSIDE not in ignored else np.flatnonzero(best != 0).tolist()
+        names, outputs = self.outputs, best.tolist()
+        kept = range(len(best)) if OUTSIDE not in ignored else np.flatnonzero(best).tolist()
         groups: list[tuple[str, list[int]]] = []
         for unit in kept:
-            begins, label = names[best[unit]].startswith("B-"), names[best[unit]].split("-", 1)[-1]
+            name = names[outputs[unit]]
+            begins, label = name.startswith("B-"), name.split("-", 1)[-1]
             if groups and groups[-1][0] == label and groups[-1][1][-1] == unit - 1 and not begins:
                 groups[-1][1].append(unit)
             else:
@@ -177,7 +179,7 @@ class TokenClassification(BaseTask[TaggedWords]):
                 found.append(
                     {
                         "entity_group": label,
-                        "score": float(top[members].mean()),
+                        "score": float(units.scores[members, best[members]].mean()),
                         "word": text[start:end],
                         "start": start,
                         "end": end,
@@ -198,8 +200,8 @@ def _units(document: Document, scores: Float32, strategy: Strategy) -> _Units:
     if strategy == "simple" or not len(scores):
         return _Units(scores, document.starts, document.ends)
     firsts = document.first_subwords
-    ends = document.ends[np.append(firsts[1:], len(document.ends)) - 1]
-    starts = document.starts[firsts]
+    lasts = np.concatenate([firsts[1:], [len(document.ends)]]) - 1
+    starts, ends = document.starts[firsts], document.ends[lasts]
     if strategy == "first":
         return _Units(scores[firsts], starts, ends)
     if strategy == "average":

@@ -1,0 +1,39 @@
+"""Annotates a corpus offline: `python serving/annotate.py bundle=DIR input=PATH output=DIR`. Thin: keys in, exit status out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # Python puts serving/ there, where our file names would shadow libraries
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from agent import command
+from serving.annotation.settings import AnnotateConfig
+
+_USAGE = """
+Annotates every record of a corpus once, on all cores, without a server. The same command again goes on where it was.
+
+  python serving/annotate.py bundle=DIR input=corpus.jsonl output=annotated [config.yaml] [key.path=value ...]
+  python serving/annotate.py bundle=DIR input=s3://bucket/texts output=s3://bucket/annotated parameters.aggregation_strategy=simple
+
+On a cluster: ray job submit --working-dir . -- python serving/annotate.py bundle=DIR input=... output=...
+"""
+
+
+def main(config: AnnotateConfig) -> None:
+    """Annotates, or goes on with it."""
+    from serving.annotation.job import annotate
+
+    annotate(config)
+
+
+def rehearse(config: AnnotateConfig) -> None:
+    """Checks everything and says what would be done."""
+    from serving.annotation.job import rehearse
+
+    rehearse(config)
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(AnnotateConfig, main, usage=_USAGE, dry_run=rehearse))
