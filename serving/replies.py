@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from fastapi import Response
@@ -11,6 +12,8 @@ from pydantic_core import to_json
 
 from agent.errors import RequestError
 from serving.batcher import OverloadError
+
+_log = logging.getLogger(__name__)
 
 
 class ErrorBody(BaseModel):
@@ -25,6 +28,17 @@ class ErrorBody(BaseModel):
 def reply(content: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Anything that pydantic can write, as JSON."""
     return Response(to_json(content), status, headers=headers, media_type="application/json")
+
+
+async def answered(work: Awaitable[Response]) -> Response:
+    """The response that is being made, or what a caller gets instead."""
+    try:
+        return await work
+    except RequestError as error:
+        return refusal(error)
+    except Exception:  # noqa: BLE001 - the caller gets no internals; the log gets the trace
+        _log.exception("a prediction failed")
+        return failure()
 
 
 def refusal(error: RequestError) -> Response:

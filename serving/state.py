@@ -35,8 +35,8 @@ class Info(BaseModel):
     versions: dict[str, str]
 
 
-def routes(predictor: Predictor) -> APIRouter:
-    """The routes over one predictor."""
+def routes(predictor: Predictor, name: str) -> APIRouter:
+    """The routes over one predictor, whose agent has a name."""
     router = APIRouter()
 
     @router.get("/health", summary="Is the process alive?")
@@ -52,7 +52,7 @@ def routes(predictor: Predictor) -> APIRouter:
 
     @router.get("/info", summary="Which agent is this?")
     async def describe() -> Info:
-        return _info(predictor)
+        return _info(predictor, name)
 
     @router.get("/metrics", summary="Metrics of this replica for Prometheus", response_model=None)
     async def metrics() -> Response:
@@ -61,10 +61,10 @@ def routes(predictor: Predictor) -> APIRouter:
     return router
 
 
-def _info(predictor: Predictor) -> Info:
+def _info(predictor: Predictor, name: str) -> Info:
     engine, manifest = predictor.engine, predictor.engine.bundle.manifest
     return Info(
-        agent=engine.bundle.path.name,
+        agent=name,
         bundle=engine.bundle.digest,
         base_model=manifest.lineage.base_model,
         task=engine.bundle.task.kind,
