@@ -9,10 +9,12 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from agent.errors import RequestError
+from serving import streaming
 from serving.open_inference import check_name
 from serving.payload import PayloadReader, body_schema, read_body, refusals_counted
 from serving.predictor import Predictor
 from serving.replies import answered, reply
+from serving.streaming import NDJSON, Streams
 
 _TIMEOUT = "x-request-timeout-seconds"
 _BEFORE_RAY = 0.95
@@ -24,13 +26,14 @@ def routes(predictor: Predictor, reader: PayloadReader, name: str) -> APIRouter:
     task, max_bytes = predictor.engine.bundle.task, predictor.limits.max_body_bytes
     described: dict[str, Any] = {
         "response_model": None,
-        "responses": {200: {"model": reader.answer_model}},
-        "openapi_extra": body_schema(reader.model),
+        "responses": {200: {"model": reader.answer_model, "content": {NDJSON: {}}}},
+        "openapi_extra": body_schema(reader.model, NDJSON),
     }
+    streams = Streams(predictor, reader)
 
     @router.post("/", summary="Predict one text or several", **described)
     async def predict(request: Request) -> Response:
-        """Answers in the shape of Hugging Face's inference API for the agent's task."""
+        """Answers in the shape of Hugging Face's inference API for the agent's task; `Accept: application/x-ndjson` streams."""
         return await answered(answer(request))
 
     @router.post("/models/{name}", summary="Predict with the agent of that name", **described)
@@ -42,6 +45,8 @@ def routes(predictor: Predictor, reader: PayloadReader, name: str) -> APIRouter:
         with refusals_counted(predictor.metrics):
             check_name(asked, name)
             timeout_s = allowed_time(request.headers)
+            if streaming.wanted(request.headers.get("accept", ""), request.headers.get("content-type", "")):
+                return await streams.answer(request, timeout_s)
             body = await read_body(request.stream(), request.headers, max_bytes=max_bytes)
             wanted = reader.read(body)
         answers = await predictor.predict(wanted.texts, wanted.parameters, timeout_s=timeout_s)

@@ -43,14 +43,22 @@ async def answered(work: Awaitable[Response]) -> Response:
 
 def refusal(error: RequestError) -> Response:
     """What a caller whose request was refused gets."""
-    body = ErrorBody(
+    headers = {"retry-after": str(error.retry_after_s)} if isinstance(error, OverloadError) else None
+    return reply(refused(error), status=error.status, headers=headers)
+
+
+def refused(error: RequestError) -> ErrorBody:
+    """What is said of a refusal."""
+    return ErrorBody(
         error=error.what, field=error.field or None, allowed=error.allowed or None, remedy=error.remedy or None
     )
-    headers = {"retry-after": str(error.retry_after_s)} if isinstance(error, OverloadError) else None
-    return reply(body, status=error.status, headers=headers)
 
 
 def failure() -> Response:
     """What a caller gets when the fault is ours; the log has the trace."""
-    body = ErrorBody(error="the server failed; this is not the request's fault", remedy="try again; tell its operator")
-    return reply(body, status=500)
+    return reply(failed(), status=500)
+
+
+def failed() -> ErrorBody:
+    """What is said of a fault of ours."""
+    return ErrorBody(error="the server failed; this is not the request's fault", remedy="try again; tell its operator")

@@ -105,6 +105,12 @@ class LimitsConfig(Config):
     max_texts: int = Field(1_000, ge=1, description="texts in a request")
     max_characters: int = Field(250_000, ge=1, description="characters of all texts of a request together")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1, description="bytes of a request's body")
+    max_stream_bytes: int = Field(
+        32 * 1024 * 1024,
+        ge=1,
+        description="bytes of the body of a stream (application/x-ndjson), of any number of texts",
+    )
+    max_streams: int = Field(4, ge=1, description="streams that a replica answers at once; beyond it they get 429")
     max_queued_tokens: int = Field(
         65_536, ge=1, description="tokens that may wait in a replica; beyond it requests get 429 at once"
     )
