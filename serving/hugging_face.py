@@ -11,12 +11,11 @@ from fastapi import APIRouter, Request, Response
 from agent.errors import RequestError
 from serving import streaming
 from serving.open_inference import check_name
-from serving.payload import PayloadReader, body_schema, read_body, refusals_counted
+from serving.payload import BYTES, TIMEOUT, PayloadReader, body_schema, read_body, refusals_counted
 from serving.predictor import Predictor
 from serving.replies import answered, reply
 from serving.streaming import NDJSON, Streams
 
-_TIMEOUT = "x-request-timeout-seconds"
 _BEFORE_RAY = 0.95
 
 
@@ -26,7 +25,7 @@ def routes(predictor: Predictor, reader: PayloadReader, name: str) -> APIRouter:
     task, max_bytes = predictor.engine.bundle.task, predictor.limits.max_body_bytes
     described: dict[str, Any] = {
         "response_model": None,
-        "responses": {200: {"model": reader.answer_model, "content": {NDJSON: {}}}},
+        "responses": {200: {"model": reader.answer_model, "content": {NDJSON: BYTES}}},
         "openapi_extra": body_schema(reader.model, NDJSON),
     }
     streams = Streams(predictor, reader)
@@ -61,7 +60,7 @@ def allowed_time(headers: Mapping[str, str]) -> float | None:
     Raises:
         RequestError: It is no number of seconds.
     """
-    given = headers.get(_TIMEOUT)
+    given = headers.get(TIMEOUT)
     if given is None:
         return None
     try:
@@ -70,9 +69,9 @@ def allowed_time(headers: Mapping[str, str]) -> float | None:
         seconds = math.nan
     if not 0 < seconds < math.inf:
         raise RequestError(
-            f"header {_TIMEOUT} is {given[:80]!r}",
+            f"header {TIMEOUT} is {given[:80]!r}",
             allowed="a number of seconds above 0",
             remedy="leave it out to wait without a limit",
-            field=_TIMEOUT,
+            field=TIMEOUT,
         )
     return seconds * _BEFORE_RAY

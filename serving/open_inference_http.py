@@ -26,7 +26,17 @@ from serving.open_inference import (
     server_version,
     unpack,
 )
-from serving.payload import JSON, OneOrSeveral, body_schema, explain, read_body, refusals_counted, refuse_empty
+from serving.payload import (
+    BYTES,
+    JSON,
+    OneOrSeveral,
+    body_schema,
+    explain,
+    header,
+    read_body,
+    refusals_counted,
+    refuse_empty,
+)
 from serving.replies import ErrorBody, answered, reply
 
 _HEADER_LENGTH = "inference-header-content-length"
@@ -222,19 +232,12 @@ def routes(agent: OpenInference, reader: InferenceReader) -> APIRouter:
         described: dict[str, Any] = {"response_model": None}
         router.get(path, summary="Its tensors", responses=_said(ModelMetadata), **described)(metadata)
         router.get(path + "/ready", summary="Is it ready?", responses=_said(ModelReady), **described)(model_ready)
-        said = _said(InferenceAnswer) | {200: {"model": InferenceAnswer, "content": {_BINARY: {}}}}
-        extra = body_schema(reader.model, _BINARY) | {"parameters": [_HEADER_PARAMETER]}
+        said = _said(InferenceAnswer) | {200: {"model": InferenceAnswer, "content": {_BINARY: BYTES}}}
+        extra = body_schema(reader.model, _BINARY)
+        length = {"type": "integer", "minimum": 0}
+        extra["parameters"].append(header(_HEADER_LENGTH, length, "Bytes of the JSON where tensors follow in binary."))
         router.post(path + "/infer", summary="Predict", responses=said, openapi_extra=extra, **described)(infer)
     return router
-
-
-_HEADER_PARAMETER = {
-    "name": _HEADER_LENGTH,
-    "in": "header",
-    "required": False,
-    "schema": {"type": "integer", "minimum": 0},
-    "description": "Bytes of the JSON where tensors follow it in binary.",
-}
 
 
 def _said(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:

@@ -16,6 +16,8 @@ from serving.metrics import Metrics
 from serving.predictor import reason_of
 
 JSON = "application/json"
+BYTES = {"schema": {"type": "string", "format": "binary"}}
+TIMEOUT = "x-request-timeout-seconds"
 REF = "#/components/schemas/{model}"
 _JSON_REMEDY = 'send one JSON object in UTF-8, such as {"inputs": "a text"}'
 _LONGEST_SHOWN = 80
@@ -166,10 +168,24 @@ def content_type(headers: Mapping[str, str], types: Sequence[str]) -> str:
 
 
 def body_schema(model: type[BaseModel], *others: str) -> dict[str, Any]:
-    """What OpenAPI says of a body that is read by hand; `others` are further content types, which it does not describe."""
+    """What OpenAPI says of a prediction, whose body and headers are read by hand.
+
+    Args:
+        model: Of the body as JSON.
+        others: Further content types, of which OpenAPI can only say that they are bytes.
+    """
     content: dict[str, Any] = {JSON: {"schema": {"$ref": REF.format(model=model.__name__)}}}
-    content |= {name: {"schema": {"type": "string", "format": "binary"}} for name in others}
-    return {"requestBody": {"required": True, "content": content}}
+    content |= dict.fromkeys(others, BYTES)
+    timeout = {"type": "number", "exclusiveMinimum": 0}
+    return {
+        "requestBody": {"required": True, "content": content},
+        "parameters": [header(TIMEOUT, timeout, "Seconds after which the caller no longer wants the answer.")],
+    }
+
+
+def header(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    """What OpenAPI says of a header that is read by hand."""
+    return {"name": name, "in": "header", "required": False, "schema": schema, "description": description}
 
 
 def refuse_empty(texts: Sequence[str], place: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
@@ -54,7 +55,7 @@ def routes(predictor: Predictor, name: str) -> APIRouter:
     async def describe() -> Info:
         return _info(predictor, name)
 
-    @router.get("/metrics", summary="Metrics of this replica for Prometheus", response_model=None)
+    @router.get("/metrics", summary="Metrics of this replica for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(predictor.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
