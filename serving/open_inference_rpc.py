@@ -16,7 +16,6 @@ from google.protobuf.message import Message
 
 from agent import telemetry
 from agent.errors import RequestError
-from serving.batcher import OverloadError
 from serving.hugging_face import allowed_time
 from serving.inference_pb2 import (
     ModelInferRequest,
@@ -46,6 +45,7 @@ from serving.open_inference import (
     unpack,
 )
 from serving.payload import refusals_counted
+from serving.replies import retry_after_s
 
 _log = logging.getLogger(__name__)
 ReplyT = TypeVar("ReplyT", bound=Message)
@@ -202,8 +202,8 @@ def _refuse(context: Any, error: RequestError) -> grpc.StatusCode:
     code = _CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT)
     context.set_code(code)
     context.set_details(str(error))
-    if isinstance(error, OverloadError):
-        context.set_trailing_metadata([("retry-after", str(error.retry_after_s))])
+    if (seconds := retry_after_s(error)) is not None:
+        context.set_trailing_metadata([("retry-after", str(seconds))])
     return code
 
 

@@ -11,7 +11,6 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from agent.errors import RequestError
-from serving.batcher import OverloadError
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +42,14 @@ async def answered(work: Awaitable[Response]) -> Response:
 
 def refusal(error: RequestError) -> Response:
     """What a caller whose request was refused gets."""
-    headers = {"retry-after": str(error.retry_after_s)} if isinstance(error, OverloadError) else None
+    seconds = retry_after_s(error)
+    headers = None if seconds is None else {"retry-after": str(seconds)}
     return reply(refused(error), status=error.status, headers=headers)
+
+
+def retry_after_s(error: RequestError) -> int | None:
+    """Seconds until the request may come again, where that is all that is wrong with it."""
+    return getattr(error, "retry_after_s", None)
 
 
 def refused(error: RequestError) -> ErrorBody:

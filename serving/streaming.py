@@ -26,7 +26,7 @@ from agent.tasks import Parameters
 from serving.batcher import OverloadError
 from serving.payload import JSON, PayloadReader, content_type, read_body
 from serving.predictor import Answers, DeadlineError, Predictor
-from serving.replies import failed, refused
+from serving.replies import failed, refused, retry_after_s
 
 _log = logging.getLogger(__name__)
 NDJSON = "application/x-ndjson"
@@ -156,10 +156,11 @@ class Streams:
             except DeadlineError:
                 assert timeout_s is not None
                 raise DeadlineError(timeout_s) from None
-            except OverloadError as error:
-                if not patient or time.monotonic() + error.retry_after_s > give_up:
+            except RequestError as error:
+                seconds = retry_after_s(error)
+                if seconds is None or not patient or time.monotonic() + seconds > give_up:
                     raise
-                await asyncio.sleep(error.retry_after_s)
+                await asyncio.sleep(seconds)
 
 
 class _Stream(StreamingResponse):
