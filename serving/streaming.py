@@ -27,6 +27,7 @@ from serving.batcher import OverloadError
 from serving.payload import JSON, PayloadReader, content_type, read_body
 from serving.predictor import Answers, DeadlineError, Predictor
 from serving.replies import failed, refused, retry_after_s
+from serving.settings import LimitsConfig
 
 _log = logging.getLogger(__name__)
 NDJSON = "application/x-ndjson"
@@ -67,7 +68,7 @@ class Streams:
             )
         self._open += 1
         try:
-            answers = self._answers(_grouped(await self._read(request), self._limits.max_texts), timeout_s)
+            answers = self._answers(_grouped(await self._read(request), self._limits), timeout_s)
             first = await anext(answers)
         except BaseException:
             self._close()
@@ -210,12 +211,18 @@ def _as_object(line: bytes) -> bytes:
         return line  # the reader says what is wrong with it
 
 
-def _grouped(items: Iterator[tuple[str, Parameters]], max_texts: int) -> Iterator[_Group | RequestError]:
+def _grouped(items: Iterator[tuple[str, Parameters]], limits: LimitsConfig) -> Iterator[_Group | RequestError]:
     """Neighbours with the same parameters; the first mistake comes in its place, and last."""
+    max_texts = min(_GROUP_TEXTS, limits.max_texts)
+    max_characters = min(_GROUP_CHARACTERS, limits.max_characters)
     group: _Group | None = None
     try:
         for text, parameters in items:
-            if group is not None and (len(group.texts) == max_texts or not _fits(group, text, parameters)):
+            if group is not None and (
+                len(group.texts) == max_texts
+                or sum(map(len, group.texts)) + len(text) > max_characters
+                or parameters != group.parameters
+            ):
                 yield group
                 group = None
             group = group or _Group([], parameters)
@@ -225,8 +232,3 @@ def _grouped(items: Iterator[tuple[str, Parameters]], max_texts: int) -> Iterato
         yield error
         return
     yield from [group] if group else []
-
-
-def _fits(group: _Group, text: str, parameters: Parameters) -> bool:
-    room = len(group.texts) < _GROUP_TEXTS and sum(map(len, group.texts)) + len(text) <= _GROUP_CHARACTERS
-    return room and parameters == group.parameters
