@@ -134,7 +134,7 @@ def test_the_work_of_a_caller_who_hangs_up_is_dropped(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as client:
         head = f"POST / HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         client.sendall(head.encode() + body)
-        time.sleep(0.2)
+        _wait(lambda: _sample(server, "bert_agent_queued_tokens"), 20, pause_s=0.005)
     _wait(lambda: _sample(server, "bert_agent_rejected_requests_total", reason="cancelled") == before + 1, 20)
     assert _sample(server, "bert_agent_queued_tokens") == 0
 
@@ -211,7 +211,7 @@ def test_a_generated_stub_is_refused_as_over_http_and_its_hang_ups_drop_the_work
         refused(stub.ModelInfer, inference([TEXTS[3] * 3] * 500), grpc.StatusCode.DEADLINE_EXCEEDED, metadata=late)
         before = _sample(server, "bert_agent_rejected_requests_total", reason="cancelled")
         abandoned = stub.ModelInfer.future(inference([TEXTS[3] * 3] * 500), metadata=here)
-        time.sleep(0.2)
+        _wait(lambda: _sample(server, "bert_agent_queued_tokens"), 20, pause_s=0.005)
         abandoned.cancel()
         _wait(lambda: _sample(server, "bert_agent_rejected_requests_total", reason="cancelled") == before + 1, 20)
         assert _sample(server, "bert_agent_queued_tokens") == 0
@@ -315,11 +315,11 @@ def test_ctrl_c_stops_everything_that_was_started(server: Server) -> None:
     assert "stopped" in server.log.read_text()
 
 
-def _wait(condition: Callable[[], object], seconds: float = START_S) -> None:
+def _wait(condition: Callable[[], object], seconds: float = START_S, *, pause_s: float = 0.2) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.2)
+        time.sleep(pause_s)
 
 
 def _sample(server: Server, name: str, **labels: str) -> float:
