@@ -184,30 +184,47 @@ class Encoder:
         )
         return [self._document(encoding, len(words)) for encoding, words in zip(encodings, documents, strict=True)]
 
-    def encode_texts(self, texts: Sequence[str]) -> list[Document]:
+    def encode_texts(self, texts: Sequence[str], *, stride: int | None = None) -> list[Document]:
         """Encodes raw texts; words are what the tokenizer's own pre-tokenizer makes of them.
 
+        Args:
+            texts: The texts.
+            stride: Sub-words by which neighbouring windows overlap, for these texts; by default the encoder's own.
+
         Raises:
-            RequestError: A text holds lone surrogates, which are no Unicode text.
+            RequestError: A text holds lone surrogates, which are no Unicode text, or the stride does not fit.
         """
+        self._check_stride(stride)
         for index, text in enumerate(texts):
             _check_unicode(text, index)
         return [
-            self._document(encoding, None)
+            self._document(encoding, None, stride)
             for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
         ]
 
-    def _document(self, encoding: Encoding, num_words: int | None) -> Document:
+    def _check_stride(self, stride: int | None) -> None:
+        """A wider overlap would let a short request cost any number of windows."""
+        most = max(self.stride, self._room // 2)
+        if stride is not None and not 0 <= stride <= most:
+            raise RequestError(
+                f"parameters.stride is {stride} in windows of {self.max_tokens} tokens",
+                allowed=f"0 to {most}",
+                remedy=f"lower it, or leave it out for {self.stride}",
+                field="parameters.stride",
+            )
+
+    def _document(self, encoding: Encoding, num_words: int | None, stride: int | None = None) -> Document:
         word_ids = np.array([-1 if word is None else word for word in encoding.word_ids], np.int64)
         starts, ends = _characters(np.array(encoding.offsets, np.int64).reshape(-1, 2), word_ids)
         ids = np.array(encoding.ids, np.int64)
         if num_words is None:
             num_words = int(word_ids.max(initial=-1)) + 1
-        return Document(self._windows(ids), word_ids, ids, starts, ends, num_words)
+        windows = self._windows(ids, self.stride if stride is None else stride)
+        return Document(windows, word_ids, ids, starts, ends, num_words)
 
-    def _windows(self, ids: Int64) -> tuple[Window, ...]:
-        step = self._room - self.stride
-        firsts = range(0, max(len(ids) - self.stride, 1), step)
+    def _windows(self, ids: Int64, stride: int) -> tuple[Window, ...]:
+        step = self._room - stride
+        firsts = range(0, max(len(ids) - stride, 1), step)
         return tuple(self._window(ids, first, min(first + self._room, len(ids))) for first in firsts)
 
     def _window(self, ids: Int64, first: int, last: int) -> Window:

@@ -21,7 +21,12 @@ class Metric(NamedTuple):
     buckets: tuple[float, ...] = ()
 
 
-REQUESTS = Metric("counter", PREFIX + "requests", "HTTP requests answered.", ("route", "status"))
+REQUESTS = Metric(
+    "counter",
+    PREFIX + "requests",
+    "Requests answered, over HTTP by route and status, over gRPC by call and code.",
+    ("route", "status"),
+)
 REJECTED = Metric("counter", PREFIX + "rejected_requests", "Prediction requests not served, by reason.", ("reason",))
 TEXTS = Metric("counter", PREFIX + "texts", "Texts predicted.")
 TOKENS = Metric("counter", PREFIX + "tokens", "Tokens run through the model, without padding.")

@@ -17,6 +17,8 @@ from ray import serve
 
 from agent.bundle import Bundle
 from agent.config import load
+from serving.open_inference import OpenInference
+from serving.open_inference_rpc import InferenceService
 from serving.settings import AppConfig, ReplicaConfig
 
 _log = logging.getLogger(__name__)
@@ -26,8 +28,8 @@ _UNHEALTHY_FAILURES = 5
 
 
 @serve.ingress()
-class Agent:
-    """A replica.
+class Agent(InferenceService):
+    """A replica: HTTP by the application that it builds, gRPC by the methods that it inherits.
 
     Args:
         config: What to serve; everything in it is resolved.
@@ -40,7 +42,7 @@ class Agent:
         from serving.predictor import Predictor
         from serving.rollout import Rollout
 
-        cpus = config.replicas.num_cpus
+        cpus, self._name = config.replicas.num_cpus, config.agent_name
         assert cpus != "auto"
         engine = Engine(Bundle.load(config.bundle), config.engine, precision=config.precision, num_cpus=cpus)
         plan = engine.best_plan()
@@ -53,6 +55,7 @@ class Agent:
         samples = config.rollout.samples if config.rollout.watch else 0
         self._predictor = Predictor(engine, config.limits, metrics, num_samples=samples)
         self._predictor.warm_up()
+        super().__init__(OpenInference(self._predictor, self._name))
         self._duties = [self._predictor.watch_loop, RayCopy(metrics).keep]
         if config.rollout.watch:
             self._duties.append(Rollout(self._predictor, open_engine, config.rollout).watch)
@@ -63,7 +66,7 @@ class Agent:
         from serving.surface import create_app
 
         fleet = Fleet(self._predictor.metrics, Agent.own_metrics.__name__)
-        return create_app(self._predictor, self._duties, fleet.render)
+        return create_app(self._predictor, self._duties, name=self._name, scrape=fleet.render)
 
     async def own_metrics(self, asking: str) -> list[Any]:
         """What this replica counted, for the one that is scraped, which has its own already.

@@ -25,6 +25,7 @@ _PORTS = {
     "RAY_SERVE_HAPROXY_METRICS_PORT": 9101,
     "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
     "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500,
+    "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": 9500,
 }
 _PLACES = {
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
@@ -52,10 +53,13 @@ _DESCRIPTORS_PER_CONNECTION = 2.5  # two ends, and pipes for a quarter of them; 
 
 
 @contextmanager
-def own_haproxy() -> Iterator[None]:
+def own_haproxy(*, max_message_bytes: int) -> Iterator[None]:
     """Sets the environment for a Ray to be started inside the block; afterwards no HAProxy of it is left.
 
     What the user set stays as it is. The two switches outlive the block, because imported modules have read them.
+
+    Args:
+        max_message_bytes: Of a message of gRPC, in either direction; Ray's own limit is 2 GiB.
 
     Raises:
         ClusterError: Ray Serve was imported before it could be switched.
@@ -63,6 +67,7 @@ def own_haproxy() -> Iterator[None]:
     _switch_on()
     directory = Path(tempfile.mkdtemp(prefix="ba-", dir="/tmp"))  # short: socket paths end at 107 bytes
     settings = {name: str(directory / file) for name, file in _PLACES.items()} | _DRAINING | _RETRIES | _clients()
+    settings["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] = str(max_message_bytes)
     settings |= {name: str(_free_port(port)) for name, port in _PORTS.items() if name not in os.environ}
     added = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(added)

@@ -1,57 +1,55 @@
-"""The route that predicts in the shape of Hugging Face's inference API, whatever the task."""
+"""The routes that predict in the shape of Hugging Face's inference API, whatever the task."""
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from agent import telemetry
 from agent.errors import RequestError
-from serving.payload import PayloadReader, Prediction, read_body
-from serving.predictor import Predictor, reason_of
-from serving.replies import failure, refusal, reply
+from serving import streaming
+from serving.open_inference import check_name
+from serving.payload import BYTES, TIMEOUT, PayloadReader, body_schema, read_body, refusals_counted
+from serving.predictor import Predictor
+from serving.replies import answered, reply
+from serving.streaming import NDJSON, Streams
 
-_log = logging.getLogger(__name__)
-_TIMEOUT = "x-request-timeout-seconds"
 _BEFORE_RAY = 0.95
-REF = "#/components/schemas/{model}"
 
 
-def routes(predictor: Predictor, reader: PayloadReader) -> APIRouter:
-    """The routes over one predictor."""
+def routes(predictor: Predictor, reader: PayloadReader, name: str) -> APIRouter:
+    """The routes over one predictor, whose agent has a name."""
     router = APIRouter()
     task, max_bytes = predictor.engine.bundle.task, predictor.limits.max_body_bytes
+    described: dict[str, Any] = {
+        "response_model": None,
+        "responses": {200: {"model": reader.answer_model, "content": {NDJSON: BYTES}}},
+        "openapi_extra": body_schema(reader.model, NDJSON),
+    }
+    streams = Streams(predictor, reader)
 
-    async def read(request: Request) -> tuple[Prediction, float | None]:
-        try:
-            timeout_s = allowed_time(request.headers)
-            return reader.read(await read_body(request.stream(), request.headers, max_bytes=max_bytes)), timeout_s
-        except RequestError as error:
-            predictor.metrics.count(telemetry.REJECTED, reason=reason_of(error))
-            raise
-
-    @router.post(
-        "/",
-        summary="Predict one text or several",
-        response_model=None,
-        responses={200: {"model": reader.answer_model}},
-        openapi_extra=_body_schema(reader),
-    )
+    @router.post("/", summary="Predict one text or several", **described)
     async def predict(request: Request) -> Response:
-        """Answers in the shape of Hugging Face's inference API for the agent's task."""
-        try:
-            wanted, timeout_s = await read(request)
-            answers = await predictor.predict(wanted.texts, wanted.parameters, timeout_s=timeout_s)
-            return reply(task.envelope(answers, single=wanted.single))
-        except RequestError as error:
-            return refusal(error)
-        except Exception:  # noqa: BLE001 - the caller gets no internals; the log gets the trace
-            _log.exception("a prediction failed")
-            return failure()
+        """Answers in the shape of Hugging Face's inference API for the agent's task; `Accept: application/x-ndjson` streams."""
+        return await answered(answer(request))
+
+    @router.post("/models/{name}", summary="Predict with the agent of that name", **described)
+    async def predict_by_name(request: Request, name: str) -> Response:
+        """The same, for callers who say which agent they mean."""
+        return await answered(answer(request, name))
+
+    async def answer(request: Request, asked: str = name) -> Response:
+        with refusals_counted(predictor.metrics):
+            check_name(asked, name)
+            timeout_s = allowed_time(request.headers)
+            if streaming.wanted(request.headers.get("accept", ""), request.headers.get("content-type", "")):
+                return await streams.answer(request, timeout_s)
+            body = await read_body(request.stream(), request.headers, max_bytes=max_bytes)
+            wanted = reader.read(body)
+        answers = await predictor.predict(wanted.texts, wanted.parameters, timeout_s=timeout_s)
+        return reply(task.envelope(answers, single=wanted.single))
 
     return router
 
@@ -62,7 +60,7 @@ def allowed_time(headers: Mapping[str, str]) -> float | None:
     Raises:
         RequestError: It is no number of seconds.
     """
-    given = headers.get(_TIMEOUT)
+    given = headers.get(TIMEOUT)
     if given is None:
         return None
     try:
@@ -71,14 +69,9 @@ def allowed_time(headers: Mapping[str, str]) -> float | None:
         seconds = math.nan
     if not 0 < seconds < math.inf:
         raise RequestError(
-            f"header {_TIMEOUT} is {given[:80]!r}",
+            f"header {TIMEOUT} is {given[:80]!r}",
             allowed="a number of seconds above 0",
             remedy="leave it out to wait without a limit",
-            field=_TIMEOUT,
+            field=TIMEOUT,
         )
     return seconds * _BEFORE_RAY
-
-
-def _body_schema(reader: PayloadReader) -> dict[str, Any]:
-    content = {"application/json": {"schema": {"$ref": REF.format(model=reader.model.__name__)}}}
-    return {"requestBody": {"required": True, "content": content}}

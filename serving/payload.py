@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, ValidationError, create_model
 
+from agent import telemetry
 from agent.errors import RequestError
 from agent.tasks import BaseTask, Parameters
+from serving.metrics import Metrics
+from serving.predictor import reason_of
 
+JSON = "application/json"
+BYTES = {"schema": {"type": "string", "format": "binary"}}
+TIMEOUT = "x-request-timeout-seconds"
+REF = "#/components/schemas/{model}"
 _JSON_REMEDY = 'send one JSON object in UTF-8, such as {"inputs": "a text"}'
 _LONGEST_SHOWN = 80
 
@@ -45,49 +53,83 @@ class PayloadReader:
         inputs = request.inputs
         single = isinstance(inputs, str)
         texts = [inputs] if single else list(inputs)
-        _refuse_empty(texts, single=single)
+        if not texts:
+            raise RequestError(
+                "inputs is an empty list", allowed="at least one text", remedy=_JSON_REMEDY, field="inputs"
+            )
+        refuse_empty(texts, "inputs" if single else "inputs[{}]")
         return Prediction(texts, single, request.parameters or self._parameters())
 
     def _explain(self, error: ValidationError) -> RequestError:
-        item = error.errors(include_url=False, include_context=False)[0]
-        kind, place = item["type"], [part for part in item["loc"] if part not in (_ONE, _SEVERAL)]
-        field = _path(place)
-        if kind == "json_invalid":
-            why = item["msg"].removeprefix("Invalid JSON: ")
-            return RequestError(
-                f"the body is no JSON ({why})", allowed="JSON in UTF-8", remedy=_JSON_REMEDY, status=400
-            )
-        if kind == "missing":
-            return RequestError(f"{field} is missing", allowed=_INPUTS, remedy=_JSON_REMEDY, field=field)
-        if kind == "extra_forbidden":
-            known = self._parameters if place[0] == "parameters" else self.model
-            return RequestError(
-                f"unknown key {field}",
-                allowed=", ".join(known.model_fields) or "no keys",
-                remedy="leave it out",
-                field=field,
-            )
-        if field.startswith("inputs"):
-            return RequestError(f"{field} is {_kind(item['input'])}", allowed=_INPUTS, remedy=_JSON_REMEDY, field=field)
-        return RequestError(
-            f"{field or 'the body'} is {_kind(item['input'])}",
-            allowed=item["msg"].removeprefix("Input should be "),
-            remedy="see the schema at /docs",
-            field=field,
-        )
+        told = explain(error, self.model, {"parameters": self._parameters})
+        if told.field.startswith("inputs") and not told.what.startswith("unknown"):
+            return RequestError(told.what, allowed=_INPUTS, remedy=_JSON_REMEDY, field=told.field)
+        return told
 
 
 _ONE, _SEVERAL = "<one>", "<several>"  # tags of the union; no key of a request can be mistaken for them
 _INPUTS = "a string, or a list of strings"
 
 
-async def read_body(chunks: AsyncIterator[bytes], headers: Mapping[str, str], *, max_bytes: int) -> bytes:
-    """Reads a body that says that it is plain JSON, and stops as soon as it grows too large.
+def _shape(value: Any) -> str | None:
+    if isinstance(value, str):
+        return _ONE
+    return _SEVERAL if isinstance(value, list) else None
+
+
+OneOrSeveral = Annotated[
+    Annotated[str, Strict(), Tag(_ONE)] | Annotated[list[Annotated[str, Strict()]], Tag(_SEVERAL)],
+    Discriminator(_shape),
+]
+
+
+def explain(error: ValidationError, model: type[BaseModel], inner: Mapping[str, type[BaseModel]]) -> RequestError:
+    """Says what the first thing is that is wrong with a body.
+
+    Args:
+        error: Pydantic's.
+        model: What the body was to be.
+        inner: The models below its keys, to name the keys that they know.
+    """
+    item = error.errors(include_url=False, include_context=False)[0]
+    kind, place = item["type"], [part for part in item["loc"] if part not in (_ONE, _SEVERAL)]
+    field = _path(place)
+    if kind == "json_invalid":
+        why = item["msg"].removeprefix("Invalid JSON: ")
+        return RequestError(f"the body is no JSON ({why})", allowed="JSON in UTF-8", remedy=_JSON_REMEDY, status=400)
+    if kind == "missing":
+        return RequestError(f"{field} is missing", allowed="a value", remedy="see the schema at /docs", field=field)
+    if kind == "extra_forbidden":
+        known = inner.get(str(place[0]), model) if len(place) > 1 else model
+        keys = ", ".join(known.model_fields) or "no keys"
+        return RequestError(f"unknown key {field}", allowed=keys, remedy="leave it out", field=field)
+    return RequestError(
+        f"{field or 'the body'} is {_kind(item['input'])}",
+        allowed=_INPUTS if kind == "union_tag_not_found" else item["msg"].removeprefix("Input should be "),
+        remedy="see the schema at /docs",
+        field=field,
+    )
+
+
+@contextmanager
+def refusals_counted(metrics: Metrics) -> Iterator[None]:
+    """Counts requests that are refused before the predictor sees them, which counts its own."""
+    try:
+        yield
+    except RequestError as error:
+        metrics.count(telemetry.REJECTED, reason=reason_of(error))
+        raise
+
+
+async def read_body(
+    chunks: AsyncIterator[bytes], headers: Mapping[str, str], *, max_bytes: int, types: Sequence[str] = (JSON,)
+) -> bytes:
+    """Reads a body that says that it is plain and of one of the types, and stops as soon as it grows too large.
 
     Raises:
         RequestError: 415 for another content type or an encoded body, 413 beyond `max_bytes`.
     """
-    _check_type(headers)
+    content_type(headers, types)
     length = headers.get("content-length", "")
     if length.isdecimal() and int(length[:20]) > max_bytes:
         raise _too_large(max_bytes)
@@ -100,14 +142,19 @@ async def read_body(chunks: AsyncIterator[bytes], headers: Mapping[str, str], *,
     return b"".join(parts)
 
 
-def _check_type(headers: Mapping[str, str]) -> None:
-    name, _, options = headers.get("content-type", "application/json").lower().partition(";")
+def content_type(headers: Mapping[str, str], types: Sequence[str]) -> str:
+    """Which of the types the body has; the first one where nothing is said.
+
+    Raises:
+        RequestError: 415, it is none of them, not in UTF-8, or compressed.
+    """
+    name, _, options = headers.get("content-type", types[0]).lower().partition(";")
     charset = options.partition("charset=")[2].strip(" \"'") or "utf-8"
-    if name.strip() != "application/json" or charset not in ("utf-8", "utf8"):
+    if name.strip() not in types or charset not in ("utf-8", "utf8"):
         raise RequestError(
             f"content type {headers['content-type'][:_LONGEST_SHOWN]!r}",
-            allowed="application/json (UTF-8)",
-            remedy="send the header 'content-type: application/json'",
+            allowed=f"{' or '.join(types)} (UTF-8)",
+            remedy=f"send the header 'content-type: {types[0]}'",
             status=415,
         )
     if headers.get("content-encoding", "identity").lower() != "identity":
@@ -117,6 +164,46 @@ def _check_type(headers: Mapping[str, str]) -> None:
             remedy="leave the header out",
             status=415,
         )
+    return name.strip()
+
+
+def body_schema(model: type[BaseModel], *others: str) -> dict[str, Any]:
+    """What OpenAPI says of a prediction, whose body and headers are read by hand.
+
+    Args:
+        model: Of the body as JSON.
+        others: Further content types, of which OpenAPI can only say that they are bytes.
+    """
+    content: dict[str, Any] = {JSON: {"schema": {"$ref": REF.format(model=model.__name__)}}}
+    content |= dict.fromkeys(others, BYTES)
+    timeout = {"type": "number", "exclusiveMinimum": 0}
+    return {
+        "requestBody": {"required": True, "content": content},
+        "parameters": [header(TIMEOUT, timeout, "Seconds after which the caller no longer wants the answer.")],
+    }
+
+
+def header(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    """What OpenAPI says of a header that is read by hand."""
+    return {"name": name, "in": "header", "required": False, "schema": schema, "description": description}
+
+
+def refuse_empty(texts: Sequence[str], place: str) -> None:
+    """Refuses texts without a character.
+
+    Args:
+        texts: The texts.
+        place: What to call one of them, with `{}` for its index.
+
+    Raises:
+        RequestError: Names the first.
+    """
+    for index, text in enumerate(texts):
+        if not text:
+            field = place.format(index)
+            raise RequestError(
+                f"{field} is empty", allowed="texts of at least one character", remedy="leave it out", field=field
+            )
 
 
 def _too_large(max_bytes: int) -> RequestError:
@@ -128,34 +215,15 @@ def _too_large(max_bytes: int) -> RequestError:
     )
 
 
-def _refuse_empty(texts: list[str], *, single: bool) -> None:
-    for index, text in enumerate(texts):
-        if not text:
-            field = "inputs" if single else f"inputs[{index}]"
-            raise RequestError(
-                f"{field} is empty", allowed="texts of at least one character", remedy="leave it out", field=field
-            )
-    if not texts:
-        raise RequestError("inputs is an empty list", allowed="at least one text", remedy=_JSON_REMEDY, field="inputs")
-
-
 def _request_model(parameters: type[Parameters]) -> type[BaseModel]:
-    one, several = Annotated[str, Strict(), Tag(_ONE)], Annotated[list[Annotated[str, Strict()]], Tag(_SEVERAL)]
-    inputs: Any = Annotated[one | several, Discriminator(_shape)]
     optional: Any = parameters | None
     return create_model(
         "PredictionRequest",
         __config__=ConfigDict(extra="forbid"),
         __doc__="One text or several, and how to answer them.",
-        inputs=(inputs, Field(description="A text, or a list of texts.")),
+        inputs=(OneOrSeveral, Field(description="A text, or a list of texts.")),
         parameters=(optional, Field(None, description="How to answer.")),
     )
-
-
-def _shape(inputs: Any) -> str | None:
-    if isinstance(inputs, str):
-        return _ONE
-    return _SEVERAL if isinstance(inputs, list) else None
 
 
 def _path(parts: list[int | str]) -> str:

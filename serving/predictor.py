@@ -245,7 +245,7 @@ class Predictor:
 
     async def _answer(self, served: Served, texts: Sequence[str], parameters: Parameters) -> Answers:
         engine, small = served.engine, sum(map(len, texts)) <= _INLINE_CHARACTERS
-        documents = await self._stage("tokenize", small, lambda: engine.encode(texts))
+        documents = await self._stage("tokenize", small, lambda: _encode(engine, texts, parameters.stride))
         windows = [window for document in documents for window in document.windows]
         logits = await served.batcher.run(windows)
         outputs = _by_document(documents, logits)
@@ -283,6 +283,10 @@ class Predictor:
         self.metrics.set(
             telemetry.INFO, value, bundle=bundle.digest[:12], task=bundle.task.kind, precision=engine.variant.precision
         )
+
+
+def _encode(engine: Engine, texts: Sequence[str], stride: int | None) -> list[Document]:
+    return engine.encode(texts) if stride is None else engine.bundle.encoder.encode_texts(texts, stride=stride)
 
 
 def _by_document(documents: Sequence[Document], logits: Sequence[Float32]) -> list[Sequence[Float32]]:

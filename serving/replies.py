@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from fastapi import Response
@@ -10,7 +11,8 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from agent.errors import RequestError
-from serving.batcher import OverloadError
+
+_log = logging.getLogger(__name__)
 
 
 class ErrorBody(BaseModel):
@@ -27,16 +29,41 @@ def reply(content: Any, *, status: int = 200, headers: Mapping[str, str] | None 
     return Response(to_json(content), status, headers=headers, media_type="application/json")
 
 
+async def answered(work: Awaitable[Response]) -> Response:
+    """The response that is being made, or what a caller gets instead."""
+    try:
+        return await work
+    except RequestError as error:
+        return refusal(error)
+    except Exception:  # noqa: BLE001 - the caller gets no internals; the log gets the trace
+        _log.exception("a prediction failed")
+        return failure()
+
+
 def refusal(error: RequestError) -> Response:
     """What a caller whose request was refused gets."""
-    body = ErrorBody(
+    seconds = retry_after_s(error)
+    headers = None if seconds is None else {"retry-after": str(seconds)}
+    return reply(refused(error), status=error.status, headers=headers)
+
+
+def retry_after_s(error: RequestError) -> int | None:
+    """Seconds until the request may come again, where that is all that is wrong with it."""
+    return getattr(error, "retry_after_s", None)
+
+
+def refused(error: RequestError) -> ErrorBody:
+    """What is said of a refusal."""
+    return ErrorBody(
         error=error.what, field=error.field or None, allowed=error.allowed or None, remedy=error.remedy or None
     )
-    headers = {"retry-after": str(error.retry_after_s)} if isinstance(error, OverloadError) else None
-    return reply(body, status=error.status, headers=headers)
 
 
 def failure() -> Response:
     """What a caller gets when the fault is ours; the log has the trace."""
-    body = ErrorBody(error="the server failed; this is not the request's fault", remedy="try again; tell its operator")
-    return reply(body, status=500)
+    return reply(failed(), status=500)
+
+
+def failed() -> ErrorBody:
+    """What is said of a fault of ours."""
+    return ErrorBody(error="the server failed; this is not the request's fault", remedy="try again; tell its operator")

@@ -25,6 +25,8 @@ Serves a bundle on this machine, behind HAProxy, until Ctrl-C.
 
 On a cluster: serve run serving.app:build bundle=DIR [key.path=value ...]
 """
+_SERVICE = "serving.inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server"
+_MESSAGE_PER_BODY = 8  # gRPC has one limit for both directions, and answers are longer than texts
 
 
 @contextmanager
@@ -41,7 +43,7 @@ def running(config: ServingConfig) -> Iterator[str]:
     for app in config.apps.values():  # before anything is started
         Bundle.load(app.bundle).onnx_variant(app.precision)
     _check_place(config)
-    with own_haproxy():
+    with own_haproxy(max_message_bytes=_MESSAGE_PER_BODY * config.limits.max_body_bytes):
         try:
             yield _start(config)
         finally:
@@ -73,11 +75,12 @@ def _check_place(config: ServingConfig) -> None:
             f"serving/run.py starts a Ray of its own, but {where} is in use",
             remedy="serve on that cluster with: serve run serving.app:build bundle=DIR; or unset RAY_ADDRESS",
         )
-    if not is_port_free(config.host, config.port):
-        raise ClusterError(
-            f"cannot listen at {config.host}:{config.port}: the port is taken or the address is not this machine's",
-            remedy="choose another with port=... or host=..., or stop what listens there",
-        )
+    for key, port in (("port", config.port), ("grpc_port", config.grpc_port)):
+        if port and not is_port_free(config.host, port):
+            raise ClusterError(
+                f"cannot listen at {config.host}:{port}: the port is taken or the address is not this machine's",
+                remedy=f"choose another with {key}=... or host=..., or stop what listens there",
+            )
 
 
 def _start(config: ServingConfig) -> str:
@@ -88,11 +91,11 @@ def _start(config: ServingConfig) -> str:
 
     from serving.app import application
 
-    serve.start(http_options={"host": config.host, "port": config.port})
+    calls = {"port": config.grpc_port, "grpc_servicer_functions": [_SERVICE]} if config.grpc_port else None
+    serve.start(http_options={"host": config.host, "port": config.port}, grpc_options=calls)
     apps = config.apps
     for prefix, app in apps.items():
-        name = "bert-agent" + prefix.replace("/", "-").rstrip("-")
-        serve.run(application(app, neighbours=len(apps) - 1), name=name, route_prefix=prefix)
+        serve.run(application(app, neighbours=len(apps) - 1), name=app.agent_name, route_prefix=prefix)
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)  # noqa: S104
     return f"http://{reachable}:{config.port}"
 

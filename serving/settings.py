@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -117,6 +118,12 @@ class LimitsConfig(Config):
     max_texts: int = Field(1_000, ge=1, description="texts in a request")
     max_characters: int = Field(250_000, ge=1, description="characters of all texts of a request together")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1, description="bytes of a request's body")
+    max_stream_bytes: int = Field(
+        32 * 1024 * 1024,
+        ge=1,
+        description="bytes of the body of a stream (application/x-ndjson), of any number of texts",
+    )
+    max_streams: int = Field(4, ge=1, description="streams that a replica answers at once; beyond it they get 429")
     max_queued_tokens: int = Field(
         65_536, ge=1, description="tokens that may wait in a replica; beyond it requests get 429 at once"
     )
@@ -131,10 +138,16 @@ class LimitsConfig(Config):
     )
 
 
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+
 class AppConfig(Config):
     """An agent as a Ray Serve application."""
 
     bundle: str = Field(description="directory of the bundle to serve")
+    name: str = Field(
+        "", description="the agent's name in /models/NAME and in the Open Inference Protocol; default: the directory's"
+    )
     precision: str = Field(
         "auto", description="precision of the ONNX graph: fp32, fp16, int8; auto takes the proven one"
     )
@@ -142,6 +155,18 @@ class AppConfig(Config):
     engine: EngineConfig = Field(default_factory=EngineConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
+
+    @field_validator("name")
+    @classmethod
+    def _well_named(cls, name: str) -> str:
+        if name:
+            _check_name(name)
+        return name
+
+    @property
+    def agent_name(self) -> str:
+        """The name, given or taken from the directory."""
+        return self.name or directory_name(Path(self.bundle))
 
 
 class ServingConfig(AppConfig):
@@ -152,6 +177,7 @@ class ServingConfig(AppConfig):
         description="further agents, {name: directory of the bundle}: each at /models/NAME, scaled by itself",
     )
     port: int = Field(8000, ge=1, le=65_535, description="port of the server")
+    grpc_port: int = Field(0, ge=0, le=65_535, description="port for gRPC (Open Inference Protocol v2); 0 has none")
     host: str = Field("127.0.0.1", description="address to listen at; 0.0.0.0 lets other machines in")
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
 
@@ -159,15 +185,33 @@ class ServingConfig(AppConfig):
     @classmethod
     def _named(cls, agents: Mapping[str, str]) -> Mapping[str, str]:
         for name in agents:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-                raise ValueError(
-                    f"{name!r} is no name for an agent; allowed are up to 64 letters, digits, '.', '_', '-'"
-                )
+            _check_name(name)
         return agents
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if self.agent_name in self.agents:
+            raise ValueError(
+                f"two agents are called {self.agent_name!r}; give one another name with name=... or agents=..."
+            )
+        return self
 
     @property
     def apps(self) -> dict[str, AppConfig]:
         """What Ray Serve deploys, by route prefix."""
         app = AppConfig.model_validate(self.model_dump(include=set(AppConfig.model_fields)))
-        others = {f"/models/{name}": app.model_copy(update={"bundle": path}) for name, path in self.agents.items()}
+        others = {
+            f"/models/{name}": app.model_copy(update={"bundle": path, "name": name})
+            for name, path in self.agents.items()
+        }
         return {"/": app, **others}
+
+
+def directory_name(bundle: Path) -> str:
+    """The name of an agent that was given none: that of its directory, other characters than names may have replaced."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", bundle.absolute().name).strip("._-")[:64] or "agent"
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(_NAME, name):
+        raise ValueError(f"{name!r} is no name for an agent; allowed are up to 64 letters, digits, '.', '_', '-'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
@@ -42,8 +43,8 @@ Scrape = Callable[[], Awaitable[bytes]]
 """Gives metrics in Prometheus' text format."""
 
 
-def routes(predictor: Predictor, scrape: Scrape | None = None) -> APIRouter:
-    """The routes over one predictor; `/metrics` shows what `scrape` gives, or the predictor's own."""
+def routes(predictor: Predictor, name: str, scrape: Scrape | None = None) -> APIRouter:
+    """The routes over one predictor, whose agent has a name; `/metrics` shows what `scrape` gives, or the predictor's own."""
     router = APIRouter()
 
     @router.get("/health", summary="Is the process alive?")
@@ -59,9 +60,9 @@ def routes(predictor: Predictor, scrape: Scrape | None = None) -> APIRouter:
 
     @router.get("/info", summary="Which agent is this?")
     async def describe() -> Info:
-        return _info(predictor)
+        return _info(predictor, name)
 
-    @router.get("/metrics", summary="Metrics for Prometheus, by replica", response_model=None)
+    @router.get("/metrics", summary="Metrics for Prometheus, by replica", response_class=PlainTextResponse)
     async def metrics() -> Response:
         text = await scrape() if scrape else predictor.metrics.render()
         return Response(text, media_type=CONTENT_TYPE_LATEST)
@@ -69,10 +70,10 @@ def routes(predictor: Predictor, scrape: Scrape | None = None) -> APIRouter:
     return router
 
 
-def _info(predictor: Predictor) -> Info:
+def _info(predictor: Predictor, name: str) -> Info:
     engine, manifest = predictor.engine, predictor.engine.bundle.manifest
     return Info(
-        agent=engine.bundle.path.name,
+        agent=name,
         bundle=engine.bundle.digest,
         base_model=manifest.lineage.base_model,
         task=engine.bundle.task.kind,

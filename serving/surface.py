@@ -8,15 +8,19 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent.bundle import installed_versions
-from serving import hugging_face, page, state
+from serving import hugging_face, open_inference_http, page, state
 from serving.observed import Observed
-from serving.payload import PayloadReader
+from serving.open_inference import OpenInference
+from serving.payload import REF, PayloadReader
 from serving.predictor import Predictor
 from serving.replies import ErrorBody, reply
+from serving.settings import directory_name
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
@@ -24,30 +28,49 @@ Duty = Callable[[], Coroutine[Any, Any, None]]
 """Something that runs beside the requests for as long as the application does."""
 
 
-def create_app(predictor: Predictor, duties: Sequence[Duty] = (), scrape: state.Scrape | None = None) -> FastAPI:
+def create_app(
+    predictor: Predictor, duties: Sequence[Duty] = (), *, name: str = "", scrape: state.Scrape | None = None
+) -> FastAPI:
     """The application over one predictor.
 
     Args:
         predictor: What answers.
-        duties: What runs beside it.
+        duties: What runs beside the requests.
+        name: The agent's; default: that of the bundle's directory.
         scrape: What `/metrics` shows; default: what this process counted.
     """
-    reader = PayloadReader(predictor.engine.bundle.task)
+    name = name or directory_name(predictor.engine.bundle.path)
+    task = predictor.engine.bundle.task
+    reader, tensor_reader = PayloadReader(task), open_inference_http.InferenceReader(task)
     app = FastAPI(
         title="bert-agent",
         version=installed_versions(state.VERSIONS).get("bert-agent", "unknown"),
-        description=f"Serves an agent for {predictor.engine.bundle.task.kind.replace('_', ' ')}.",
+        description=f"Serves an agent for {task.kind.replace('_', ' ')}.",
         redoc_url=None,
         lifespan=lambda _: _on_duty(duties),
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
     )
-    app.include_router(hugging_face.routes(predictor, reader))
-    app.include_router(state.routes(predictor, scrape))
+    app.include_router(hugging_face.routes(predictor, reader, name))
+    app.include_router(open_inference_http.routes(OpenInference(predictor, name), tensor_reader))
+    app.include_router(state.routes(predictor, name, scrape))
     app.include_router(page.routes())
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_middleware(BelowPrefix)
     app.add_middleware(Observed, metrics=predictor.metrics)
-    _complete_schema(app, reader)
+    _complete_schema(app, [reader.model, tensor_reader.model])
     return app
+
+
+class BelowPrefix:
+    """Lets `/models/NAME` of an application with that prefix be its `/`, which Starlette would answer with a redirect."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
+        if scope["type"] == "http" and scope["path"] == scope.get("root_path"):
+            scope["path"] += "/"
+        await self._app(scope, receive, send)
 
 
 @asynccontextmanager
@@ -87,15 +110,16 @@ def _allowed_methods(request: Request) -> str:
     )
 
 
-def _complete_schema(app: FastAPI, reader: PayloadReader) -> None:
-    """Adds the request's model to the OpenAPI document: FastAPI does not see bodies that are read by hand."""
+def _complete_schema(app: FastAPI, models: Sequence[type[BaseModel]]) -> None:
+    """Adds the requests' models to the OpenAPI document: FastAPI does not see bodies that are read by hand."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generate()
-            model = reader.model.model_json_schema(ref_template=hugging_face.REF)
-            document["components"]["schemas"] |= model.pop("$defs", {}) | {reader.model.__name__: model}
+            for model in models:
+                schema = model.model_json_schema(ref_template=REF)
+                document["components"]["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
         return generate()
 
     app.openapi = openapi  # type: ignore[method-assign]

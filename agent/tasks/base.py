@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import to_json
 
 from agent.config import Config
 from agent.encoding import Document, Encoder, Float32, Int64
@@ -53,6 +54,32 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    stride: int | None = Field(
+        None,
+        ge=0,
+        le=1_000_000,
+        description="Sub-words by which neighbouring windows of a text longer than the model overlap; the agent's own by default.",
+    )
+
+
+class Column(NamedTuple):
+    """One value of each answer, for callers that take tensors instead of objects; a task's last one is the whole answer.
+
+    Attributes:
+        name: Of the tensor.
+        datatype: As the Open Inference Protocol names it; BYTES holds UTF-8 strings.
+        value: Takes it out of an answer.
+    """
+
+    name: str
+    datatype: Literal["BYTES", "FP32"]
+    value: Callable[[Sequence[Mapping[str, Any]]], str | float]
+
+
+def as_json(answer: Sequence[Mapping[str, Any]]) -> str:
+    """The whole answer as JSON."""
+    return to_json(answer).decode()
+
 
 class BaseTask(Config, ABC, Generic[ExampleT]):
     """A task with its labels. Without labels it is a template, completed by `with_labels`."""
@@ -61,6 +88,7 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     parameters: ClassVar[type[Parameters]]
     answer_item: ClassVar[type[BaseModel]]
     answer_field: ClassVar[str]  # what holds the answer in an annotated record
+    columns: ClassVar[tuple[Column, ...]]
 
     kind: str
     labels: tuple[str, ...] = Field((), description="labels of the agent; empty takes them from the training data")

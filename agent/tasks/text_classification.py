@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
 from agent.pairs import Outcome, Pair
-from agent.tasks.base import BaseTask, Example, Parameters, Report, require_text, softmax
+from agent.tasks.base import BaseTask, Column, Example, Parameters, Report, as_json, require_text, softmax
 
 _SHAPE = '{"text": "...", "label": "..."}'
 
@@ -43,6 +43,11 @@ class TextClassification(BaseTask[LabelledText]):
     parameters: ClassVar[type[Parameters]] = ClassificationParameters
     answer_item: ClassVar[type[BaseModel]] = LabelScore
     answer_field: ClassVar[str] = "labels"
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("label", "BYTES", lambda answer: str(answer[0]["label"])),
+        Column("score", "FP32", lambda answer: float(answer[0]["score"])),
+        Column("labels", "BYTES", as_json),
+    )
 
     kind: Literal["text_classification"] = "text_classification"
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, field_validator
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.pairs import Pair, pair_spans
 from agent.spans import OUTSIDE, decode_tags, split_tag, tag_set, to_iob2
-from agent.tasks.base import BaseTask, Parameters, Report, softmax
+from agent.tasks.base import BaseTask, Column, Parameters, Report, as_json, softmax
 from agent.tasks.tagged_words import TaggedWords, read_tagged_words, trim
 from agent.viterbi import best_path, iob2_rules
 
@@ -47,6 +47,7 @@ class TokenClassification(BaseTask[TaggedWords]):
     parameters: ClassVar[type[Parameters]] = TaggingParameters
     answer_item: ClassVar[type[BaseModel]] = Entity
     answer_field: ClassVar[str] = "entities"
+    columns: ClassVar[tuple[Column, ...]] = (Column("entities", "BYTES", as_json),)
 
     kind: Literal["token_classification"] = "token_classification"
     decoding: Literal["greedy", "viterbi"] = Field(

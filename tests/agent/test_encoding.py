@@ -1,5 +1,7 @@
 """Words and texts to windows and back, over the three families of tokenizers."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -187,6 +189,24 @@ def test_the_tokenizers_own_truncation_and_padding_are_switched_off():
 def test_a_stride_that_leaves_no_room_is_refused(stride):
     with pytest.raises(ConfigError, match=r"stride .* Allowed: 0 to 9\. Remedy"):
         Encoder(make("wordpiece"), max_tokens=12, stride=stride)
+
+
+def test_a_request_may_overlap_windows_by_another_stride_and_no_text_is_lost():
+    used, text = Encoder(make("wordpiece"), max_tokens=12, stride=3), " ".join(["Anna met Bruno in Oslo."] * 9)
+    (own,), (same,), (other,) = (used.encode_texts([text], stride=stride) for stride in (None, 3, 5))
+    assert [window.first for window in own.windows] == [window.first for window in same.windows]
+    assert len(other.windows) > len(own.windows)
+    assert {before.last - after.first for before, after in pairwise(other.windows)} == {5}
+    assert other.windows[-1].last == len(other.word_ids) == len(own.word_ids)
+    check_merge(other)
+
+
+@pytest.mark.parametrize("stride", [-1, 6, 10, 500])
+def test_a_stride_that_does_not_fit_a_request_is_refused(stride):
+    """At most half of a window: a request with a wider overlap would cost a multiple of its tokens."""
+    with pytest.raises(RequestError, match=r"parameters.stride is .* Allowed: 0 to 5\. Remedy") as caught:
+        Encoder(make("wordpiece"), max_tokens=12, stride=3).encode_texts(["a"], stride=stride)
+    assert caught.value.field == "parameters.stride"
 
 
 def test_windows_without_room_for_content_are_refused():

@@ -196,6 +196,10 @@ def test_answers_have_the_promised_shape(kind):
         json.dumps(items)
         for item in items:
             kind.answer_item.model_validate(item)
+    for column in kind.columns:
+        values = [column.value(items) for items in answers]
+        assert {type(value) for value in values} == {{"BYTES": str, "FP32": float}[column.datatype]}
+    assert [json.loads(kind.columns[-1].value(items)) for items in answers] == answers
     single, many = task.envelope(answers[:1], single=True), task.envelope(answers, single=False)
     assert many == answers
     assert single in (answers[0], answers[:1])
@@ -352,27 +356,46 @@ def piped():
     return pipeline, said
 
 
+@pytest.mark.parametrize("ignored", [["O"], [], ["PER", "O"], ["B-PER", "I-LOC"]])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_answers_are_those_of_hugging_faces_pipeline(piped, strategy):
+def test_answers_are_those_of_hugging_faces_pipeline(piped, strategy, ignored):
     from transformers.pipelines.token_classification import AggregationStrategy
 
     pipeline, said = piped
     sentences = list(said)
     used = Encoder(make("wordpiece"), max_tokens=256, stride=32)
-    parameters = TAGGER.parameters(aggregation_strategy=strategy)
+    parameters = TAGGER.parameters(aggregation_strategy=strategy, ignore_labels=ignored)
     total = 0
     for text, document in zip(sentences, used.encode_texts(sentences), strict=True):
         (window,) = document.windows
         (output,) = said[text]
         assert output["input_ids"][0].tolist() == window.input_ids.tolist()
         ours = TAGGER.answer(text, document, [output["logits"][0].numpy()], parameters)
-        theirs = pipeline.postprocess(said[text], aggregation_strategy=AggregationStrategy(strategy))
+        theirs = pipeline.postprocess(
+            said[text], aggregation_strategy=AggregationStrategy(strategy), ignore_labels=ignored
+        )
         name = "entity" if strategy == "none" else "entity_group"
         keys = [name, "start", "end", *(["index"] if strategy == "none" else [])]
         assert [[item[key] for key in keys] for item in ours] == [[item[key] for key in keys] for item in theirs], text
         assert [item["score"] for item in ours] == pytest.approx([float(item["score"]) for item in theirs], abs=1e-5)
         total += len(ours)
     assert total > 200
+
+
+@pytest.mark.parametrize("stride", [0, 5, 20])
+def test_windows_overlap_by_the_stride_of_the_request_as_in_hugging_faces_pipeline(piped, stride):
+    pipeline, _ = piped
+    text = " ".join(random_sentences(120))
+    (document,) = Encoder(make("wordpiece"), max_tokens=256, stride=8).encode_texts([text], stride=stride)
+    theirs = list(
+        pipeline.preprocess(
+            text, is_split_into_words=False, delimiter=None,
+            tokenizer_params={"stride": stride, "return_overflowing_tokens": True, "padding": True},
+        )
+    )  # fmt: skip
+    assert len(theirs) == len(document.windows) > 3
+    for window, piece in zip(document.windows, theirs, strict=True):
+        assert window.input_ids.tolist() == piece["input_ids"][0, : len(window.input_ids)].tolist()
 
 
 def paired(gold, predicted):

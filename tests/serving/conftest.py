@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -9,11 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 import uvicorn
 
 from agent.bundle import Bundle
 from serving.engine import Engine
+from serving.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from serving.open_inference import OpenInference
+from serving.open_inference_rpc import Authorize, InferenceService
 from serving.predictor import Predictor
 from serving.settings import EngineConfig, LimitsConfig
 from serving.surface import create_app
@@ -81,3 +86,32 @@ def serve_with(tagger_path: Path) -> Iterator[Callable[..., str]]:
     yield start
     for server in with_exit:
         server.__exit__(None, None, None)
+
+
+@contextmanager
+def calling(predictor: Predictor, authorize: Authorize | None = None) -> Iterator[str]:
+    """The gRPC service on a real socket, in a thread."""
+    predictor.warm_up()
+    service = InferenceService(OpenInference(predictor, "bundle"), authorize)
+    started, stop, place = threading.Event(), [], []
+
+    async def serve() -> None:
+        server, over = grpc.aio.server(), asyncio.Event()
+        add_GRPCInferenceServiceServicer_to_server(service, server)
+        place.append(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+        loop = asyncio.get_running_loop()
+        stop.append(lambda: loop.call_soon_threadsafe(over.set))
+        await server.start()
+        started.set()
+        await over.wait()
+        await server.stop(0)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        assert started.wait(10)
+        yield place[0]
+    finally:
+        stop[0]()
+        thread.join()
+        predictor.close()

@@ -44,6 +44,8 @@ def test_help_lists_every_key_and_imports_nothing_heavy() -> None:
             "max_replicas 2 lies below min_replicas 3",
         ),
         (["bundle=/nowhere"], "/nowhere is no bundle"),
+        (["bundle=x", "name=a b"], "'a b' is no name for an agent"),
+        (["bundle=runs/ner", "agents={ner: x}"], "two agents are called 'ner'"),
     ],
 )
 def test_a_mistake_is_named_before_anything_starts(arguments: list[str], message: str) -> None:
@@ -103,3 +105,21 @@ def test_no_file_of_serving_shadows_a_library() -> None:
     """`python serving/run.py` starts with serving/ first on sys.path."""
     ours = {file.stem for file in (ROOT / "serving").glob("*.py")} - {"__init__"}
     assert not ours & (sys.stdlib_module_names | set(importlib.metadata.packages_distributions()))
+
+
+def test_an_agent_is_called_as_said_or_after_its_directory() -> None:
+    config = ServingConfig(bundle="/runs/my agent (v2)", agents={"tickets": "/runs/x"})
+    assert {prefix: app.agent_name for prefix, app in config.apps.items()} == {
+        "/": "my-agent-v2",
+        "/models/tickets": "tickets",
+    }
+    assert ServingConfig(bundle="/runs/ner", name="news").apps["/"].agent_name == "news"
+
+
+def test_a_taken_port_for_grpc_is_refused(tagger_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+        free.close()
+        config = ServingConfig(bundle=str(tagger_path), port=port, grpc_port=taken.getsockname()[1])
+        with pytest.raises(ClusterError, match=r"port is taken.*grpc_port=\.\.\."), running(config):
+            pass

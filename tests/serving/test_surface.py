@@ -316,6 +316,8 @@ def test_the_openapi_document_describes_requests_and_answers(fixture: str, reque
     check(post(url, {}).json(), operation["responses"]["4XX"]["content"]["application/json"]["schema"])
     with pytest.raises(jsonschema.ValidationError):
         check({"inputs": 5}, operation["requestBody"]["content"]["application/json"]["schema"])
+    assert list(document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == ["text/plain"]
+    assert {"/", "/models/{name}", "/v2", "/info", "/health", "/ready", "/metrics"} <= set(document["paths"])
     assert httpx.get(url + "/docs").status_code == 200
 
 
@@ -329,18 +331,21 @@ def test_many_callers_at_once_all_get_their_own_answer(tagger_url: str) -> None:
 
 
 class _Gated(Engine):
-    """A real engine that computes nothing until its gate opens."""
+    """A real engine that computes a number of batches, and no more until its gate opens."""
 
     gate: threading.Event
+    free: int
 
     def forward(self, batch: Batch) -> Float32:
-        assert self.gate.wait(20)
+        self.free -= 1
+        assert self.free >= 0 or self.gate.wait(20)
         return super().forward(batch)
 
 
-def _gated(path: Path) -> _Gated:
-    engine = _Gated(Bundle.load(path), EngineConfig(sessions=1))
-    engine.gate = threading.Event()
+def _gated(path: Path, *, batches: int = 0) -> _Gated:
+    """An engine whose batches hold 128 tokens, or some texts."""
+    engine = _Gated(Bundle.load(path), EngineConfig(sessions=1, max_batch_tokens=4_096 if batches else 128))
+    engine.gate, engine.free = threading.Event(), batches
     return engine
 
 
