@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agent import telemetry
+from agent.errors import LossError
 from agent.telemetry import Metric
 from training.journal import Joiner, Row
 
@@ -33,7 +34,7 @@ class Gauges:
     """
 
     def __init__(self, *, run: str, restarts: int = 0) -> None:
-        self._metrics = {metric.name: _ray(metric) for metric in telemetry.TRAINING}
+        self._metrics = {metric.name: _ray(metric) for metric in telemetry.TRAINING_PROGRESS}
         self._tags = {"run": run}
         self._joiner = Joiner(_EVERY_S)
         self._record(telemetry.TRAINING_RESTARTS, restarts)
@@ -59,6 +60,12 @@ class Gauges:
             target.set(value, tags=self._tags)
         elif value:  # Ray refuses to count nothing
             target.inc(value, tags=self._tags)
+
+
+def count_failure(run: str, error: BaseException) -> None:
+    """Counts a run that was given up. To be called on the driver: it is the process that hands over its metrics as it ends."""
+    reason = "loss" if isinstance(error, LossError) else "error"
+    _ray(telemetry.TRAINING_FAILURES).inc(tags={"run": run, "reason": reason})
 
 
 def _ray(metric: Metric) -> Any:

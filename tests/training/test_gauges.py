@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent import telemetry
+from agent.errors import LossError
 from tests.training.rows import epoch_row, step_row
 
 pytestmark = pytest.mark.system
@@ -37,7 +38,7 @@ def exported(url, run):
 
 
 def test_rays_own_exporter_has_every_metric_of_a_run(metrics_url):
-    from training.gauges import Gauges
+    from training.gauges import Gauges, count_failure
 
     gauges = Gauges(run="runs/ner", restarts=2)
     rows = [step_row(step) for step in range(1, 2001)]
@@ -46,6 +47,7 @@ def test_rays_own_exporter_has_every_metric_of_a_run(metrics_url):
         gauges.step(row)
     assert (time.perf_counter() - begun) / len(rows) < 500e-6
     gauges.epoch(epoch_row(1))
+    count_failure("runs/ner", LossError("the loss is nan"))
     names = {f"ray_{metric.name}{'_total' * (metric.kind == 'counter')}" for metric in telemetry.TRAINING}
     limit, found = time.monotonic() + 60, {}
     while not names <= found.keys() and time.monotonic() < limit:
@@ -57,4 +59,5 @@ def test_rays_own_exporter_has_every_metric_of_a_run(metrics_url):
     assert ours["tokens_total"] == 200_000
     assert (ours["tokens_per_second"], ours["step_seconds"], ours["epoch"], ours["workers"]) == (800, 0.125, 200, 2)
     assert (ours["dev_f1"], ours["restarts"]) == (0.5, 2)
+    assert ours["failures_total"] == 1
     assert ours["padding_ratio"] == pytest.approx(0.2)
