@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from agent import telemetry as t
 from cluster.monitoring.promql import Clock, exported, risen
 from cluster.monitoring.recordings import recordings
-from cluster.monitoring.rules import Alert, Group, Severity
+from cluster.monitoring.rules import Alert, Group, Recording, Severity
 
 _SERVING, _TRAINING, _FLEET = "bert-agent-serving", "bert-agent-training", "bert-agent-fleet"
 _BY = "sum by (namespace, agent)"
@@ -61,7 +61,7 @@ def _burns(clock: Clock) -> Iterator[Alert]:
             )
 
 
-def _refusals(clock: Clock) -> Iterator[Alert]:
+def _refusals(clock: Clock) -> Iterator[Alert | Recording]:
     window = clock.window("5m")
     asked = f"{_BY} (rate({exported(t.REQUEST_SECONDS, 'count')}[{window}]))"
     refused = f"{_BY} (rate({exported(t.REJECTED)}[{window}]))"
@@ -80,9 +80,10 @@ def _refusals(clock: Clock) -> Iterator[Alert]:
             _SERVING,
         )
     queue, before = "agent:bert_agent_queued_tokens:sum", clock.window("10m")
+    yield Recording(queue, f"{_BY} ({exported(t.QUEUED_TOKENS)})")
     yield Alert(
         "BertAgentQueueGrowing",
-        f"min_over_time({queue}[{before}]) > 0 and avg_over_time({queue}[{before}]) > 1.2 * avg_over_time({queue}[{before}] offset {before})",
+        f"avg_over_time({queue}[{before}]) > 1.2 * avg_over_time({queue}[{before}] offset {before}) and min_over_time({queue}[{before}]) > 0",
         clock.hold("5m"),
         "ticket",
         f"the queue of {_AGENT} never empties and grows: {{{{ $value | humanize }}}} tokens wait",

@@ -38,14 +38,24 @@ _NODES = Row(
             (f"sum by (namespace) ({_UP})", "{{namespace}} answering"),
             (f"count by (namespace) ({_UP})", "{{namespace}} known"),
         ),
-        _panel("CPU of nodes", "How busy each node is.", "percent", (_node("ray_node_cpu_utilization"), "{{ip}}")),
+        _panel(
+            "CPU of nodes",
+            "How busy the cores of each node are.",
+            "percent",
+            (_node("ray_node_cpu_utilization"), "{{ip}}"),
+        ),
         _panel(
             "Memory of nodes",
             "Memory in use of what the node has; Ray kills workers above 95%.",
             "percentunit",
             (f"{_node('ray_node_mem_used')} / {_node('ray_node_mem_total')}", "{{ip}}"),
         ),
-        _panel("Disk of nodes", "Disk in use.", "percent", (_node("ray_node_disk_utilization_percentage"), "{{ip}}")),
+        _panel(
+            "Disk of nodes",
+            "Disk in use where Ray keeps its logs and spills objects.",
+            "percent",
+            (_node("ray_node_disk_utilization_percentage"), "{{ip}}"),
+        ),
         _panel(
             "Network of nodes",
             "Bytes per second received and sent.",

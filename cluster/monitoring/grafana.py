@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import string
 from typing import Any
 
 from grafana_foundation_sdk.builders import common as common_builders
@@ -40,10 +42,11 @@ def grafana(dashboard: Dashboard) -> dict[str, Any]:
     )
     for variable in dashboard.variables:
         builder = builder.with_variable(_variable(variable))
+    number = itertools.count(1)
     for row in dashboard.rows:
-        builder = builder.with_row(builders.Row(row.title))
+        builder = builder.with_row(builders.Row(row.title).id(next(number)))
         for panel in row.panels:
-            builder = builder.with_panel(_panel(panel))
+            builder = builder.with_panel(_panel(panel, next(number)))
     plain: dict[str, Any] = json.loads(JSONEncoder(sort_keys=True).encode(builder.build()))
     return plain
 
@@ -62,7 +65,7 @@ def _variable(variable: Variable) -> builders.QueryVariable:
     )
 
 
-def _panel(panel: Panel) -> TimeSeries:
+def _panel(panel: Panel, number: int) -> TimeSeries:
     legend = (
         common_builders.VizLegendOptions()
         .display_mode(LegendDisplayMode.LIST)
@@ -72,6 +75,7 @@ def _panel(panel: Panel) -> TimeSeries:
     stacking = common_builders.StackingConfig().mode(StackingMode.NORMAL if panel.stacked else StackingMode.NONE)
     builder = (
         TimeSeries()
+        .id(number)
         .title(panel.title)
         .description(panel.description)
         .unit(panel.unit if not panel.unit.startswith(" ") else f"suffix:{panel.unit}")
@@ -83,8 +87,8 @@ def _panel(panel: Panel) -> TimeSeries:
         .stacking(stacking)
         .fill_opacity(30 if panel.stacked else 0)
     )
-    for number, query in enumerate(panel.queries):
-        builder = builder.with_target(_query(query, chr(ord("A") + number)))
+    for letter, query in zip(string.ascii_uppercase, panel.queries, strict=False):
+        builder = builder.with_target(_query(query, letter))
     return builder
 
 

@@ -21,7 +21,7 @@ _HTTP = "ray_serve_num_http_requests_total"
 
 def recordings(clock: Clock) -> Group:
     """All of them."""
-    return Group("bert-agent-recordings", [*_throughput(clock), *_burns(clock), *_queue(), *_drift(clock)])
+    return Group("bert-agent-recordings", [*_throughput(clock), *_burns(clock), *_drift(clock)])
 
 
 def _throughput(clock: Clock) -> Iterator[Recording]:
@@ -49,10 +49,6 @@ def _burns(clock: Clock) -> Iterator[Recording]:
             f"agent:bert_agent_slow:burn{name}",
             f'(1 - {_BY} (rate({bucket}{{le="{SLOW_S}"}}[{window}])) / {_BY} (rate({count}[{window}]))) / {SLOW_BUDGET:g}',
         )
-
-
-def _queue() -> Iterator[Recording]:
-    yield Recording("agent:bert_agent_queued_tokens:sum", f"{_BY} ({exported(t.QUEUED_TOKENS)})")
 
 
 def _drift(clock: Clock) -> Iterator[Recording]:

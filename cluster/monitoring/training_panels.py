@@ -72,7 +72,7 @@ _SPEED = Row(
         _panel("Padding share", "Part of the tokens that is padding.", "percentunit", t.TRAINING_PADDING_RATIO),
         Panel(
             "Steps per second",
-            "Optimizer steps.",
+            "Optimizer steps over the clock; 0 while a run evaluates or saves.",
             " steps/s",
             (Query(f"sum by (run) (rate({_STEPS}{{{TRAINED}}}[$__rate_interval]))", "{{run}}"),),
         ),
