@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import threading
 import time
@@ -104,9 +105,8 @@ class Page:
 
     def fill(self, expr: str, chosen: Mapping[str, str]) -> str:
         """A panel's query with its variables and its interval put in, as Grafana does."""
-        for name, value in chosen.items():
-            expr = expr.replace(f"${name}", value)
-        return expr.replace("$__rate_interval", self._rate_interval)
+        filled = {"__rate_interval": self._rate_interval, **chosen}
+        return re.sub(r"\$(\w+)", lambda match: filled[match[1]], expr)
 
     def _board(self, request: Request) -> Dashboard:
         uid = request.path_params["uid"]
@@ -125,7 +125,7 @@ class Page:
             value = request.query_params.get(variable.name, "")
             if value and value not in (values := self._values(variable)):
                 raise RequestError(f"{variable.name} is {value!r}", allowed=", ".join(values), field=variable.name)
-            chosen[variable.name] = re.escape(value).replace("\\", "\\\\") if value else _ANY
+            chosen[variable.name] = _quoted(value) if value else _ANY
         return chosen
 
 
@@ -149,6 +149,11 @@ def shown(page: Page, port: int) -> Iterator[str]:
 def legend(template: str, labels: Labels) -> str:
     """A legend with its labels put in."""
     return re.sub(r"\{\{(\w+)\}\}", lambda match: labels.get(match[1], ""), template).strip()
+
+
+def _quoted(value: str) -> str:
+    """A value as a regular expression for itself, inside a string of PromQL."""
+    return json.dumps(re.escape(value), ensure_ascii=False)[1:-1]
 
 
 def _minutes(request: Request) -> float:
