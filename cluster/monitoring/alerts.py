@@ -23,6 +23,7 @@ _BURNS: tuple[tuple[float, str, str, str, Severity], ...] = (
     (1, "3d", "6h", "3h", "ticket"),
 )
 _REFUSED_SHARE = 0.05
+_QUEUED_S = 0.1  # of work; what waits for less is no queue
 _DRIFT, _SHIFT = 0.15, 0.2
 _ENOUGH_ANSWERS = 500  # below it, distributions differ by chance: a KS distance of 0.06 at the 5% level
 
@@ -83,7 +84,8 @@ def _refusals(clock: Clock) -> Iterator[Alert | Recording]:
     yield Recording(queue, f"{_BY} ({exported(t.QUEUED_TOKENS)})")
     yield Alert(
         "BertAgentQueueGrowing",
-        f"avg_over_time({queue}[{before}]) > 1.2 * avg_over_time({queue}[{before}] offset {before}) and min_over_time({queue}[{before}]) > 0",
+        f"avg_over_time({queue}[{before}]) > 1.2 * avg_over_time({queue}[{before}] offset {before}) "
+        f"and min_over_time({queue}[{before}]) > 0 and {queue} / agent:bert_agent_tokens:rate5m > {_QUEUED_S:g}",
         clock.hold("5m"),
         "ticket",
         f"the queue of {_AGENT} never empties and grows: {{{{ $value | humanize }}}} tokens wait",

@@ -59,7 +59,7 @@ function table(lines) {
 
 function stacked([times, ...lines]) {
   const sums = new Array(times.length).fill(0);
-  return [times, ...lines.map((values) => values.map((value, index) => (sums[index] += value ?? 0)))];
+  return [times, ...lines.map((values) => values.map((value, index) => (value === null ? null : (sums[index] += value))))];
 }
 
 class Chart {
@@ -99,13 +99,13 @@ class Chart {
     const axis = { stroke: ink, grid, ticks: grid, font: "11px system-ui" };
     const series = lines.map((line, index) => {
       const stroke = COLOURS[index % COLOURS.length];
-      return { label: line.name, stroke, width: 1.5, spanGaps: false, fill: this.panel.stacked ? stroke + "40" : undefined };
+      return { label: line.name, stroke, width: 1.5, spanGaps: false, points: { show: false }, fill: this.panel.stacked ? stroke + "40" : undefined };
     });
     const bands = this.panel.stacked ? lines.slice(1).map((_, index) => ({ series: [index + 2, index + 1] })) : [];
     this.plot = new uPlot({
       width: this.place.clientWidth, height: 150, legend: { show: false }, bands,
       scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.08 : 1] } },
-      axes: [{ ...axis, space: 60 }, { ...axis, size: 62, values: (_, ticks) => ticks.map((tick) => shown(tick, this.panel.unit).split(" ").slice(0, this.panel.unit.startsWith(" ") ? 1 : 2).join(" ")) }],
+      axes: [{ ...axis, space: 60, values: (_, ticks) => ticks.map((tick) => new Date(tick * 1000).toTimeString().slice(0, state.minutes > 5 ? 5 : 8)) }, { ...axis, size: 62, values: (_, ticks) => ticks.map((tick) => shown(tick, this.panel.unit).split(" ").slice(0, this.panel.unit.startsWith(" ") ? 1 : 2).join(" ")) }],
       series: [{}, ...series],
       hooks: { setCursor: [(plot) => this.tell(plot.cursor.idx)] },
     }, data, this.place);

@@ -54,6 +54,13 @@ def _refused(reason: str, refused: int, answered: int = 90) -> dict[str, str]:
     }
 
 
+def _queued(values: str, tokens_per_minute: int = 60_000) -> dict[str, str]:
+    return {
+        served("ray_bert_agent_queued_tokens"): values,
+        served("ray_bert_agent_tokens_total"): f"0+{tokens_per_minute}x60",
+    }
+
+
 def _replicas(wanted: str, *healthy: str) -> dict[str, str]:
     name = "ray_serve_deployment_replica_healthy"
     return {served("ray_serve_autoscaling_target_replicas"): wanted} | {
@@ -123,9 +130,10 @@ SERVING = [
     Case("BertAgentTimeouts", "load is shed", _refused("overload", 10), "15m"),
     Case("BertAgentPredictionsFail", "one in ten fails", _refused("failed", 10), "10m", _page(_SERVED, "a in n fails in itself: 500 for 10% of the requests")),
     Case("BertAgentPredictionsFail", "bad requests", _refused("invalid", 10), "10m"),
-    Case("BertAgentQueueGrowing", "it grows", {served("ray_bert_agent_queued_tokens"): "100+100x60"}, "40m", _ticket(_SERVED, "the queue of a in n never empties and grows: 3.6k tokens wait")),
-    Case("BertAgentQueueGrowing", "it is long and stays", {served("ray_bert_agent_queued_tokens"): "5000x60"}, "40m"),
-    Case("BertAgentQueueGrowing", "it grows and empties", {served("ray_bert_agent_queued_tokens"): "0 100 200 0 300 0 500 900 0 1000 0 2000 0 100 3000 0 4000 0 5000 0 6000 0 7000 0 8000 0 9000 0"}, "27m"),
+    Case("BertAgentQueueGrowing", "it grows", _queued("100+100x60"), "40m", _ticket(_SERVED, "the queue of a in n never empties and grows: 3.6k tokens wait")),
+    Case("BertAgentQueueGrowing", "it is long and stays", _queued("5000x60"), "40m"),
+    Case("BertAgentQueueGrowing", "it grows, but holds little", _queued("100+100x60", 6_000_000), "40m"),
+    Case("BertAgentQueueGrowing", "it grows and empties", _queued("0 100 200 0 300 0 500 900 0 1000 0 2000 0 100 3000 0 4000 0 5000 0 6000 0 7000 0 8000 0 9000 0"), "27m"),
     Case("BertAgentReplicasMissing", "one of three is unhealthy", _replicas("3x30", "1x30", "1x30", "0x30"), "10m", _page(_SERVED, "a in n lacks 1 of the replicas that it should have")),
     Case("BertAgentReplicasMissing", "none is there", _replicas("3x30"), "10m", _page(_SERVED, "a in n lacks 3 of the replicas that it should have")),
     Case("BertAgentReplicasMissing", "one is replaced within minutes", _replicas("2x30", "1x30", "1x5 0x2 1x23"), "9m"),
