@@ -39,13 +39,13 @@ Serves an agent under load, watched by a Prometheus; shows throughput, latency a
   python benchmarks/monitor.py [bundle=DIR] [load_s=60] [page_port=9900] [key=value ...]
 """
 _START_S = 180
-# Metrics every three seconds instead of every ten, so that a minute has something to show. Not oftener: Ray forgets a gauge that
-# was not set again within two exports, and replicas copy theirs every five seconds.
+# Metrics every six seconds instead of every ten, so that a minute has something to show. Not oftener: a gauge that nobody set
+# since the last export is not exported, and replicas copy theirs every five seconds.
 _OFTEN = {
-    "RAY_metrics_report_interval_ms": "3000",
-    "RAY_io_context_event_loop_lag_collection_interval_ms": "3000",
-    "RAY_SERVE_STATUS_GAUGE_REPORT_INTERVAL_S": "3",
-    "RAY_SERVE_HAPROXY_METRICS_REPORT_INTERVAL_S": "3",
+    "RAY_metrics_report_interval_ms": "6000",
+    "RAY_io_context_event_loop_lag_collection_interval_ms": "5000",
+    "RAY_SERVE_STATUS_GAUGE_REPORT_INTERVAL_S": "5",
+    "RAY_SERVE_HAPROXY_METRICS_REPORT_INTERVAL_S": "5",
 }
 
 

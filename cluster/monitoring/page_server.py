@@ -37,11 +37,11 @@ class Page:
 
     Args:
         prometheus: Where the answers are.
-        rate_interval: What `$__rate_interval` stands for: at least two copies of a replica's metrics, 5 s each.
+        rate_interval: What `$__rate_interval` stands for: several exports of Ray's.
         notice: Shown at the top.
     """
 
-    def __init__(self, prometheus: Prometheus, *, rate_interval: str = "15s", notice: str = "") -> None:
+    def __init__(self, prometheus: Prometheus, *, rate_interval: str = "30s", notice: str = "") -> None:
         self._prometheus, self._rate_interval, self._notice = prometheus, rate_interval, notice
         self._boards = {board.uid: board for board in DASHBOARDS}
 

@@ -8,7 +8,9 @@ from agent import telemetry
 from agent.telemetry import Metric
 
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_LEAST_WINDOW_S = 15  # of a clock that runs faster: replicas copy their metrics every 5 s, and a rate needs two samples
+_LEAST_WINDOW_S = (
+    30  # of a clock that runs faster: replicas copy their metrics every 5 s, Ray exports them every 6 to 10
+)
 
 SERVED = 'namespace=~"$namespace",agent=~"$agent"'
 TRAINED = 'namespace=~"$namespace",run=~"$run"'

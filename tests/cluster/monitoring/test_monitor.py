@@ -6,7 +6,6 @@ import asyncio
 import math
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from tests.serving.tiny import TAGGER, TEXTS, make_bundle
 pytestmark = pytest.mark.system
 ROOT = Path(__file__).parents[3]
 START_S = 180
-SPEED = 240  # an hour in 15 s, five minutes too: a rate needs that much
+SPEED = 60  # an hour in a minute; no window is below 30 s
 SERVE = (
     "replicas.num_cpus=1", "cluster.num_cpus=2", "replicas.min_replicas=2", "rollout.poll_s=0.3", "limits.max_queued_s=0.3",
 )  # fmt: skip
@@ -155,12 +154,12 @@ def test_throughput_and_latency_are_those_that_the_callers_see(monitor: Monitor)
         return value
 
     before, began = counted(), time.time()
-    time.sleep(15)
+    time.sleep(18)
     seen = (counted() - before) / (time.time() - began)
-    ((_, told),) = monitor.prometheus.query("sum(rate(ray_bert_agent_texts_total[15s]))")
+    ((_, told),) = monitor.prometheus.query("sum(rate(ray_bert_agent_texts_total[30s]))")
     assert seen > 20
     assert told == pytest.approx(seen, rel=0.5)
-    query = "histogram_quantile({}, sum by (le) (rate(ray_bert_agent_request_seconds_bucket[15s])))"
+    query = "histogram_quantile({}, sum by (le) (rate(ray_bert_agent_request_seconds_bucket[30s])))"
     ((_, median),), ((_, slow),) = (monitor.prometheus.query(query.format(share)) for share in (0.5, 0.99))
     assert 0.0005 < median <= slow < 5
 
@@ -209,14 +208,13 @@ def test_killed_replicas_fire_their_alert_and_reach_the_webhook(monitor: Monitor
         for pid in [pid for pid, title in monitor.processes().items() if "ServeReplica:" in title]:
             os.kill(pid, signal.SIGKILL)
             killed += 1
-        time.sleep(3)
+        time.sleep(7)  # a replica tells of its start when it exports its metrics for the first time
     assert killed >= 4
     (alert, *_) = webhook.fired("BertAgentReplicaFlapping")
     assert alert["labels"]["agent"] == "bert-agent"
 
 
 def test_ctrl_c_stops_everything(monitor: Monitor) -> None:
-    shutil.rmtree(monitor.bundle)
     os.killpg(monitor.process.pid, signal.SIGINT)
     assert monitor.process.wait(120) == 0, monitor.log.read_text()
     assert until(lambda: not monitor.processes(), 30), monitor.processes()

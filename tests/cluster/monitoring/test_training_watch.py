@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -30,7 +31,7 @@ FAILED = "Runs given up"  # has something to show once a run was
 class Watched:
     """A cluster, who watches it, and what is trained on."""
 
-    address: str
+    cluster: dict[str, str]
     prometheus: Prometheus
     places: Path
 
@@ -42,9 +43,7 @@ class Watched:
         ]  # fmt: skip
         log = self.places / f"{name}.log"
         with log.open("wb") as stream:
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=os.environ | {"RAY_ADDRESS": self.address}, stdout=stream, stderr=stream
-            )
+            process = subprocess.Popen(command, cwd=ROOT, env=os.environ | self.cluster, stdout=stream, stderr=stream)
         try:
             yield process
         finally:
@@ -59,22 +58,22 @@ def watched(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Itera
     places = tmp_path_factory.mktemp("places")
     make_model(places / "model")
     write_conll(places / "ner", train=600)
-    with tempfile.TemporaryDirectory(prefix="bt-", dir="/tmp") as session, _head(Path(session)) as address:
+    with tempfile.TemporaryDirectory(prefix="bt-", dir="/tmp") as session, _head(Path(session)) as cluster:
         discovery = Path(session) / "prom_metrics_service_discovery.json"
-        with watching(discovery, clock=Clock(240), webhook=webhook.url) as prometheus:
-            yield Watched(address, prometheus, places)
+        with watching(discovery, clock=Clock(60), webhook=webhook.url) as prometheus:
+            yield Watched(cluster, prometheus, places)
 
 
 @contextmanager
-def _head(session: Path) -> Iterator[str]:
-    """A Ray of its own that outlives the runs."""
-    port = free_port()
+def _head(session: Path) -> Iterator[dict[str, str]]:
+    """A Ray of its own that outlives the runs; yields the environment in which a run finds it."""
+    port, token = free_port(), {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     command = [
         Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=2", "--num-gpus=0", "--disable-usage-stats",
         f"--port={port}", f"--dashboard-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={session}",
     ]  # fmt: skip
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
-        "RAY_metrics_report_interval_ms": "3000", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | token | {
+        "RAY_metrics_report_interval_ms": "6000", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
     }  # fmt: skip
     with subprocess.Popen(
@@ -83,7 +82,7 @@ def _head(session: Path) -> Iterator[str]:
         try:
             assert until(lambda: head.poll() is not None or _listens(port), 90)
             assert head.poll() is None
-            yield f"127.0.0.1:{port}"
+            yield token | {"RAY_ADDRESS": f"127.0.0.1:{port}"}
         finally:
             head.send_signal(signal.SIGTERM)
             try:
