@@ -96,7 +96,9 @@ def _refusals(clock: Clock) -> Iterator[Alert | Recording]:
 def _replicas(clock: Clock) -> Iterator[Alert]:
     target, window = "ray_serve_autoscaling_target_replicas", clock.window("30m")
     healthy = f"{_BY} (ray_serve_deployment_replica_healthy)"
-    starts, growth = (_more(series, window) for series in ("ray_serve_deployment_replica_starts_total", target))
+    # Every replica that the controller knew in the window: one that dies at once never tells of itself.
+    known = f"count by (namespace, agent) (count by (namespace, agent, replica) (count_over_time(ray_serve_deployment_replica_healthy[{window}])))"
+    most = f"max by (namespace, agent) (max_over_time({target}[{window}]))"
     yield Alert(
         "BertAgentReplicasMissing",
         f"({_BY} ({target}) - ({healthy} or 0 * {_BY} ({target}))) > 0",
@@ -107,11 +109,11 @@ def _replicas(clock: Clock) -> Iterator[Alert]:
     )
     yield Alert(
         "BertAgentReplicaFlapping",
-        # Starts beyond growth. A rolling update starts each replica once: that is not meant.
-        f"{starts} - clamp_min({growth}, 0) > clamp_min(2 * {_BY} ({target}), 2)",
+        # More than the agent was ever to have. A rolling update replaces each replica once: that is not meant.
+        f"{known} - {most} > clamp_min(2 * {_BY} ({target}), 2)",
         clock.hold("1m"),
         "ticket",
-        f"{_AGENT} started {{{{ $value }}}} replicas in 30 min without becoming larger",
+        f"{_AGENT} replaced replicas {{{{ $value }}}} times in 30 min",
         _SERVING,
     )
     yield Alert(
@@ -130,11 +132,6 @@ def _replicas(clock: Clock) -> Iterator[Alert]:
         f"a new version of {_AGENT} was {{{{ $labels.outcome }}}} by {{{{ $value }}}} replicas: the old one goes on",
         _SERVING,
     )
-
-
-def _more(series: str, window: str) -> str:
-    """By how much a sum over replicas is above that of a window ago; what was not there then counts as 0."""
-    return f"({_BY} ({series}) - ({_BY} ({series} offset {window}) or 0 * {_BY} ({series})))"
 
 
 def _answers(clock: Clock) -> Iterator[Alert]:

@@ -19,7 +19,7 @@ def metric_relabelings() -> list[dict[str, Any]]:
     ]
 
 
-def prometheus_config(*, discovery: str, rules: str, alertmanager: str, interval: str = "1s") -> dict[str, Any]:
+def prometheus_config(*, discovery: str, rules: str, alertmanager: str, interval: str = "3s") -> dict[str, Any]:
     """A Prometheus of one machine.
 
     Args:

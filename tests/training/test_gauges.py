@@ -16,10 +16,11 @@ pytestmark = pytest.mark.system
 
 
 @pytest.fixture
-def metrics_url():
+def metrics_url(monkeypatch):
     import ray
 
-    ray.init(address="local", num_cpus=1, include_dashboard=False, _system_config={"metrics_report_interval_ms": 1000})
+    monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")  # the environment, so that the agent knows it too
+    ray.init(address="local", num_cpus=1, include_dashboard=False)
     (node,) = ray.nodes()
     yield f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     ray.shutdown()

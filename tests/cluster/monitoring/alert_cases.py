@@ -68,12 +68,12 @@ def _replicas(wanted: str, *healthy: str) -> dict[str, str]:
     }
 
 
-def _starts(wanted: str, *minutes: int) -> dict[str, str]:
-    """Replicas started at these minutes: each a counter of its own, that stays 1."""
-    name = "ray_serve_deployment_replica_starts_total"
+def _lives(wanted: str, *minutes: tuple[int, int]) -> dict[str, str]:
+    """Replicas that lived from one minute to another."""
+    name = "ray_serve_deployment_replica_healthy"
     return {served("ray_serve_autoscaling_target_replicas"): wanted} | {
-        served(name, replica=f"r{number}"): (f"_x{minute} " if minute else "") + "1x90"
-        for number, minute in enumerate(minutes)
+        served(name, replica=f"r{number}"): (f"_x{start} " if start else "") + f"1x{end - start} stale"
+        for number, (start, end) in enumerate(minutes)
     }
 
 
@@ -107,7 +107,6 @@ def _page(labels: dict[str, str], says: str) -> list[tuple[dict[str, str], str]]
 _FAILS, _SLOW = "fails requests {} times as often", "answers slower than 0.5 s {} times as often"
 _UP = {"job": "ray", "namespace": "n", "instance": "10.0.0.1:8080"}
 _JOBS = 'ray_running_jobs{namespace="n"}'
-_GONE = "started {} replicas in 30 min without becoming larger"
 
 SERVING = [
     Case("BertAgentErrorBudgetBurn", "2% of the requests fail", _http(980, 20, 120), "70m", [
@@ -138,10 +137,11 @@ SERVING = [
     Case("BertAgentReplicasMissing", "none is there", _replicas("3x30"), "10m", _page(_SERVED, "a in n lacks 3 of the replicas that it should have")),
     Case("BertAgentReplicasMissing", "one is replaced within minutes", _replicas("2x30", "1x30", "1x5 0x2 1x23"), "9m"),
     Case("BertAgentReplicasMissing", "two of two", _replicas("2x30", "1x30", "1x30"), "20m"),
-    Case("BertAgentReplicaFlapping", "five starts too many", _starts("2x90", 0, 0, 41, 43, 45, 47, 49), "54m", _ticket(_SERVED, f"a in n {_GONE.format(5)}")),
-    Case("BertAgentReplicaFlapping", "it grows", _starts("2x40 8x50", 0, 0, 41, 42, 43, 44, 45, 46), "54m"),
-    Case("BertAgentReplicaFlapping", "a rolling update starts each once", _starts("2x90", 0, 0, 41, 43), "54m"),
-    Case("BertAgentReplicaFlapping", "a new cluster", _starts("8x90", 0, 0, 0, 0, 1, 1, 2, 2), "10m"),
+    Case("BertAgentReplicaFlapping", "two replicas, five deaths", _lives("2x90", (0, 40), (0, 42), (41, 44), (43, 46), (45, 48), (47, 90), (49, 90)), "54m", _ticket(_SERVED, "a in n replaced replicas 5 times in 30 min")),
+    Case("BertAgentReplicaFlapping", "it grows", _lives("2x40 8x50", *[(0, 90)] * 2, *[(41, 90)] * 6), "54m"),
+    Case("BertAgentReplicaFlapping", "it shrinks", _lives("8x40 2x50", *[(0, 90)] * 2, *[(0, 40)] * 6), "54m"),
+    Case("BertAgentReplicaFlapping", "a rolling update replaces each once", _lives("4x90", *[(0, 43)] * 4, *[(41, 90)] * 4), "54m"),
+    Case("BertAgentReplicaFlapping", "deaths of yesterday", _lives("2x90", (0, 4), (0, 6), (5, 9), (7, 10), (9, 12), (11, 90), (13, 90)), "54m"),
     Case("BertAgentNotRunning", "its start failed", {served("ray_serve_application_status"): "1x30"}, "10m", _page(_SERVED, "a in n is not deployed: its start failed")),
     Case("BertAgentNotRunning", "it is unhealthy", {served("ray_serve_application_status"): "2x30"}, "10m", _page(_SERVED, "a in n is unhealthy")),
     Case("BertAgentNotRunning", "it is deployed, then runs", {served("ray_serve_application_status"): "5x5 6x30"}, "10m"),

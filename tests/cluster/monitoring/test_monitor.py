@@ -149,18 +149,18 @@ def _empty(monitor: Monitor, series: set[str]) -> set[str]:
 
 
 def test_throughput_and_latency_are_those_that_the_callers_see(monitor: Monitor) -> None:
-    def counted() -> float:
-        ((_, value),) = monitor.prometheus.query("sum(ray_bert_agent_texts_total)")
-        return value
+    def value(expr: str) -> float:
+        """A busy machine misses a scrape now and then."""
+        ((_, found),) = until(lambda: monitor.prometheus.query(expr), 20)
+        return found
 
-    before, began = counted(), time.time()
-    time.sleep(18)
-    seen = (counted() - before) / (time.time() - began)
-    ((_, told),) = monitor.prometheus.query("sum(rate(ray_bert_agent_texts_total[30s]))")
+    before, began = value("sum(ray_bert_agent_texts_total)"), time.time()
+    time.sleep(24)
+    seen = (value("sum(ray_bert_agent_texts_total)") - before) / (time.time() - began)
     assert seen > 20
-    assert told == pytest.approx(seen, rel=0.5)
+    assert value("sum(rate(ray_bert_agent_texts_total[30s]))") == pytest.approx(seen, rel=0.5)
     query = "histogram_quantile({}, sum by (le) (rate(ray_bert_agent_request_seconds_bucket[30s])))"
-    ((_, median),), ((_, slow),) = (monitor.prometheus.query(query.format(share)) for share in (0.5, 0.99))
+    median, slow = (value(query.format(share)) for share in (0.5, 0.99))
     assert 0.0005 < median <= slow < 5
 
 
@@ -208,7 +208,7 @@ def test_killed_replicas_fire_their_alert_and_reach_the_webhook(monitor: Monitor
         for pid in [pid for pid, title in monitor.processes().items() if "ServeReplica:" in title]:
             os.kill(pid, signal.SIGKILL)
             killed += 1
-        time.sleep(7)  # a replica tells of its start when it exports its metrics for the first time
+        time.sleep(5)
     assert killed >= 4
     (alert, *_) = webhook.fired("BertAgentReplicaFlapping")
     assert alert["labels"]["agent"] == "bert-agent"

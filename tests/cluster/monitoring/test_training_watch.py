@@ -38,8 +38,8 @@ class Watched:
     @contextmanager
     def training(self, name: str, *settings: str) -> Iterator[subprocess.Popen[bytes]]:
         command = [
-            sys.executable, "training/run.py", f"output={self.places / name}", f"data.path={self.places / 'ner'}",
-            f"model.name={self.places / 'model'}", "engine.precision=fp32", "batch.tokens=128", *settings,
+            sys.executable, "training/run.py", f"output={self.places / 'runs' / name}", f"data.path={self.places / 'ner'}",
+            f"model.name={self.places / 'model'}", "engine.precision=fp32", "batch.tokens=128", "model.stride=8", "model.dropout=0", *settings,
         ]  # fmt: skip
         log = self.places / f"{name}.log"
         with log.open("wb") as stream:
