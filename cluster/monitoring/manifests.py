@@ -34,11 +34,6 @@ def manifests() -> dict[str, str]:
     return files
 
 
-def rules_file(rule_groups: list[dict[str, Any]]) -> str:
-    """Rules as Prometheus itself and promtool read them."""
-    return yaml.safe_dump({"groups": rule_groups}, sort_keys=False, width=10_000)
-
-
 def _boards() -> list[tuple[str, dict[str, Any]]]:
     return [(board.uid.removeprefix("bert-agent-"), grafana(board)) for board in DASHBOARDS]
 

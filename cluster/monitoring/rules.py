@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import yaml
+
 RUNBOOKS = "docs/runbooks.md"
 
 Severity = Literal["page", "ticket"]
@@ -68,3 +70,8 @@ class Group:
     def plain(self) -> dict[str, Any]:
         """As in a rule file."""
         return {"name": self.name, "rules": [rule.plain() for rule in self.rules]}
+
+
+def rules_file(groups: Sequence[Group]) -> str:
+    """Rules as Prometheus itself and promtool read them."""
+    return yaml.safe_dump({"groups": [group.plain() for group in groups]}, sort_keys=False, width=10_000)

@@ -20,8 +20,8 @@ import yaml
 
 from agent.errors import ClusterError
 from cluster.monitoring.alerts import groups
-from cluster.monitoring.manifests import rules_file
 from cluster.monitoring.promql import Clock
+from cluster.monitoring.rules import rules_file
 from cluster.monitoring.scraping import prometheus_config
 
 _START_S = 30
@@ -91,7 +91,7 @@ def watching(discovery: Path, *, clock: Clock, webhook: str = "") -> Iterator[Pr
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bert-agent-monitor-")))
         address, told = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-        (place / "rules.yaml").write_text(rules_file([group.plain() for group in groups(clock)]))
+        (place / "rules.yaml").write_text(rules_file(groups(clock)))
         config = prometheus_config(discovery=str(discovery), rules=str(place / "rules.yaml"), alertmanager=told)
         _write(place / "prometheus.yaml", config)
         if notifier:

@@ -15,10 +15,10 @@ from agent import telemetry
 from cluster.monitoring.alerts import groups
 from cluster.monitoring.dashboards import DASHBOARDS
 from cluster.monitoring.grafana import grafana
-from cluster.monitoring.manifests import manifests, rules_file
+from cluster.monitoring.manifests import manifests
 from cluster.monitoring.page_server import legend
 from cluster.monitoring.panels import Dashboard, Panel, Query
-from cluster.monitoring.rules import Recording
+from cluster.monitoring.rules import Group, Recording, rules_file
 from tests.cluster.monitoring.test_rules import promtool
 from tests.manifests.checks import _close
 from tests.manifests.world import CRDS
@@ -77,9 +77,9 @@ def test_promtool_reads_every_query(tmp_path: Path) -> None:
     def plain(expr: str) -> str:
         return re.sub(r"\$\w+", ".*", expr.replace("$__rate_interval", "1m"))
 
-    rules = [{"record": f"panel:{number}", "expr": plain(query.expr)} for number, (*_, query) in enumerate(QUERIES)]
+    rules = [Recording(f"panel:{number}", plain(query.expr)) for number, (*_, query) in enumerate(QUERIES)]
     file = tmp_path / "panels.yaml"
-    file.write_text(rules_file([{"name": "panels", "rules": rules}]))
+    file.write_text(rules_file([Group("panels", rules)]))
     done = promtool("check", "rules", file)
     assert done.returncode == 0, done.stdout + done.stderr
 

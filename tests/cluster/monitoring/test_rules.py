@@ -11,9 +11,8 @@ import pytest
 import yaml
 
 from cluster.monitoring.alerts import groups
-from cluster.monitoring.manifests import rules_file
 from cluster.monitoring.promql import Clock
-from cluster.monitoring.rules import RUNBOOKS, Alert
+from cluster.monitoring.rules import RUNBOOKS, Alert, rules_file
 from tests.cluster.monitoring.alert_cases import CASES, Case
 from tests.cluster.monitoring.tools import needed
 
@@ -25,7 +24,7 @@ ALERTS = {rule.name: rule for group in groups() for rule in group.rules if isins
 @pytest.fixture(scope="module")
 def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("rules") / "rules.yaml"
-    file.write_text(rules_file([group.plain() for group in groups()]))
+    file.write_text(rules_file(groups()))
     return file
 
 
@@ -37,7 +36,7 @@ def promtool(*arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("speed", [1, 120, 1000])
 def test_prometheus_takes_the_rules_at_any_speed(speed: float, tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
-    file.write_text(rules_file([group.plain() for group in groups(Clock(speed))]))
+    file.write_text(rules_file(groups(Clock(speed))))
     done = promtool("check", "rules", file)
     assert done.returncode == 0, done.stdout + done.stderr
 
