@@ -225,7 +225,7 @@ def _fleet(clock: Clock) -> Iterator[Alert]:
         f"count by (namespace, cluster) ({up} == 1) unless count by (namespace, cluster) (ray_running_jobs)",
         clock.hold("1m"),
         "page",
-        "the cluster {{ $labels.cluster }} in {{ $labels.namespace }} has lost its control store (GCS): nothing scales or heals",
+        "the cluster {{ with $labels.cluster }}{{ . }} {{ end }}in {{ $labels.namespace }} has lost its control store (GCS): nothing scales or heals",
         _FLEET,
     )
     yield Alert(

@@ -177,7 +177,7 @@ FLEET = [
     Case("BertAgentNodeDown", "one scrape failed", {_of("up", _UP): "1x5 0 1x30"}, "7m"),
     Case("BertAgentNodesFailed", "two", {'autoscaler_recently_failed_nodes{namespace="n",NodeType="worker"}': "2x30"}, "10m", _ticket({"namespace": "n"}, "2 nodes of n failed lately")),
     Case("BertAgentNodesFailed", "none", {'autoscaler_recently_failed_nodes{namespace="n",NodeType="worker"}': "0x30"}, "10m"),
-    Case("BertAgentGcsDown", "nodes answer, the control store does not", {_of("up", _UP): "1x30", _JOBS: "1x5 stale"}, "15m", _page({"namespace": "n"}, "the cluster  in n has lost its control store (GCS): nothing scales or heals")),
+    Case("BertAgentGcsDown", "nodes answer, the control store does not", {_of("up", _UP): "1x30", _JOBS: "1x5 stale"}, "15m", _page({"namespace": "n"}, "the cluster in n has lost its control store (GCS): nothing scales or heals")),
     Case("BertAgentGcsDown", "another cluster's is there", {_of("up", _UP, cluster="one"): "1x30", _of("up", _UP, cluster="two"): "1x30", 'ray_running_jobs{namespace="n",cluster="two"}': "1x30"}, "15m", _page({"namespace": "n", "cluster": "one"}, "the cluster one in n has lost its control store (GCS): nothing scales or heals")),
     Case("BertAgentGcsDown", "all is well", {_of("up", _UP): "1x30", _JOBS: "1x30"}, "15m"),
     Case("BertAgentNothingWatched", "no endpoint answers", {_of("up", _UP): "0x30"}, "15m", _page({}, "Prometheus reaches no Ray node at all: either all is down or nobody is watched")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from cluster.monitoring.page_server import legend
 from cluster.monitoring.panels import Dashboard, Panel, Query
 from cluster.monitoring.rules import Group, Recording, rules_file
 from tests.cluster.monitoring.test_rules import promtool
+from tests.cluster.monitoring.tools import needed
 from tests.manifests.checks import _close
 from tests.manifests.world import CRDS
 
@@ -138,6 +140,14 @@ def test_custom_resources_follow_their_schemas_closed() -> None:
         (version,) = yaml.safe_load((CRDS / f"{item['kind'].lower()}s.yaml").read_text())["spec"]["versions"]
         schema = _close(version["schema"]["openAPIV3Schema"])
         assert [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(item)] == []
+
+
+def test_kustomize_builds_the_folder() -> None:
+    done = subprocess.run(
+        [needed("kubectl"), "kustomize", FOLDER], capture_output=True, text=True, timeout=60, check=True
+    )
+    built = [(item["kind"], item["metadata"]["name"]) for item in yaml.safe_load_all(done.stdout)]
+    assert sorted(built) == sorted((item["kind"], item["metadata"]["name"]) for item in _items())
 
 
 def test_the_ports_that_are_watched_are_those_that_the_head_opens() -> None:
