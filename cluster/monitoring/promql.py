@@ -11,6 +11,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _LEAST_WINDOW_S = (
     30  # of a clock that runs faster: replicas copy their metrics every 5 s, Ray exports them every 6 to 10
 )
+_LEAST_HOLD_S = 7  # likewise: two scrapes of 3 s, since a busy machine misses one now and then
 
 SERVED = 'namespace=~"$namespace",agent=~"$agent"'
 TRAINED = 'namespace=~"$namespace",run=~"$run"'
@@ -33,7 +34,9 @@ class Clock:
 
     def hold(self, text: str) -> str:
         """How long an alert that should wait for `text` waits."""
-        return text if self._speed == 1 else f"{round(seconds(text) / self._speed)}s"
+        if self._speed == 1 or not seconds(text):
+            return text
+        return f"{max(_LEAST_HOLD_S, round(seconds(text) / self._speed))}s"
 
 
 def seconds(text: str) -> int:

@@ -29,7 +29,7 @@ from tests.serving.tiny import TAGGER, TEXTS, make_bundle
 pytestmark = pytest.mark.system
 ROOT = Path(__file__).parents[3]
 START_S = 180
-SPEED = 60  # an hour in a minute; no window is below 30 s
+SPEED = 120  # an hour in half a minute; no window is below that
 SERVE = (
     "replicas.num_cpus=1", "cluster.num_cpus=2", "replicas.min_replicas=2", "rollout.poll_s=0.3", "limits.max_queued_s=0.3",
 )  # fmt: skip

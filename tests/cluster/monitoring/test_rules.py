@@ -73,9 +73,10 @@ def test_every_alert_leads_to_a_section_of_the_runbooks_that_says_what_to_do() -
         assert all(part in section for part in ("**Means**", "**Look**", "**Do**")), name
 
 
-def test_a_clock_shortens_windows_but_not_below_what_a_rate_needs() -> None:
+def test_a_clock_shortens_windows_and_waits_but_not_below_what_scrapes_allow() -> None:
     clock = Clock(120)
-    assert (clock.window("1h"), clock.window("5m"), clock.hold("2m")) == ("30s", "30s", "1s")
+    assert (clock.window("1h"), clock.window("5m"), clock.window("6h")) == ("30s", "30s", "180s")
+    assert (clock.hold("0s"), clock.hold("2m"), clock.hold("1h")) == ("0s", "7s", "30s")
     assert (Clock().window("1h"), Clock().hold("2m")) == ("1h", "2m")
     with pytest.raises(ValueError, match="1 hour"):
         Clock(2).window("1 hour")
