@@ -8,10 +8,9 @@ from agent import telemetry
 from agent.telemetry import Metric
 
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_LEAST_WINDOW_S = (
-    30  # of a clock that runs faster: replicas copy their metrics every 5 s, Ray exports them every 6 to 10
-)
-_LEAST_HOLD_S = 7  # likewise: two scrapes of 3 s, since a busy machine misses one now and then
+# Of a clock that runs faster: replicas copy their metrics every 5 s, Ray exports them every 6 to 10, and a busy machine
+# misses one scrape of 3 s now and then.
+_LEAST_WINDOW_S, _LEAST_HOLD_S = 30, 7
 
 SERVED = 'namespace=~"$namespace",agent=~"$agent"'
 TRAINED = 'namespace=~"$namespace",run=~"$run"'
