@@ -15,9 +15,10 @@ OPTIMUM_STAMP := $(OPTIMUM_VENV)/.setup
 PIP := -m pip --disable-pip-version-check --quiet install $(PIP_ARGS)
 DEMO := runs/demo
 PORT ?= 8000
+PAGE_PORT ?= 9900
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check test test-optimum bench-training bench-compression bench-serving bench-annotate soak format clean
+.PHONY: help setup demo serve check test test-optimum bench-training bench-compression bench-serving bench-annotate soak monitor format clean
 
 help:  ## print these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 22
@@ -88,6 +89,10 @@ bench-annotate: setup  ## offline annotation beside the sorted ceiling, up to a 
 soak: setup  ## overload, killed replicas, new versions, idle clients and ten minutes of mixed load on a served agent
 	@test -f $(DEMO)/agent-small/bundle.json || $(MAKE) --no-print-directory demo
 	$(BIN)/python benchmarks/soak.py
+
+monitor: setup  ## the demo's agent under load, watched by a real Prometheus, on a page of its own (PAGE_PORT=9900)
+	@test -f $(DEMO)/agent-small/bundle.json || $(MAKE) --no-print-directory demo
+	@exec $(BIN)/python benchmarks/monitor.py page_port=$(PAGE_PORT)
 
 format: setup  ## format and mend what can be mended
 	$(BIN)/ruff format .

@@ -55,6 +55,10 @@ class TrainingError(AgentError, RuntimeError):
     """A run cannot go on: its loss exploded or memory is short."""
 
 
+class LossError(TrainingError):
+    """The loss is no number, or runs away."""
+
+
 class CheckpointError(AgentError, OSError):
     """A checkpoint cannot be written, or one that exists cannot be read."""
 

@@ -105,9 +105,16 @@ TRAINING_EPOCH = Metric(
 TRAINING_DEV_F1 = Metric("gauge", PREFIX + "training_dev_f1", "F1 on the dev split after the last epoch.", ("run",))
 TRAINING_WORKERS = Metric("gauge", PREFIX + "training_workers", "Data-parallel workers of the run.", ("run",))
 TRAINING_RESTARTS = Metric("gauge", PREFIX + "training_restarts", "Times the run was taken up again.", ("run",))
+TRAINING_FAILURES = Metric(
+    "counter",
+    PREFIX + "training_failures",
+    "Runs given up, by reason: loss (not finite, or running away) or error.",
+    ("run", "reason"),
+)
 
-TRAINING = (
+TRAINING_PROGRESS = (
     TRAINING_STEPS, TRAINING_TOKENS, TRAINING_PADDED_TOKENS, TRAINING_TOKENS_PER_SECOND, TRAINING_LOSS,
     TRAINING_LEARNING_RATE, TRAINING_PADDING_RATIO, TRAINING_STEP_SECONDS, TRAINING_HOST_RATIO, TRAINING_EPOCH,
     TRAINING_DEV_F1, TRAINING_WORKERS, TRAINING_RESTARTS,
 )  # fmt: skip
+TRAINING = (*TRAINING_PROGRESS, TRAINING_FAILURES)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from agent import telemetry
+from agent.errors import LossError
 from agent.telemetry import Metric
 from training.journal import Joiner, Row
 
 _EVERY_S = 1.0  # Prometheus asks every ten seconds or so; a step must not pay for ten metrics
+_BEAT_S = 5.0  # Ray exports every ten seconds
 _OF_STEPS = (
     (telemetry.TRAINING_STEPS, "steps"),
     (telemetry.TRAINING_TOKENS, "tokens"),
@@ -33,10 +36,14 @@ class Gauges:
     """
 
     def __init__(self, *, run: str, restarts: int = 0) -> None:
-        self._metrics = {metric.name: _ray(metric) for metric in telemetry.TRAINING}
+        self._standing: dict[str, float] = {}
+        self._ended = threading.Event()
+        self._metrics = {metric.name: _ray(metric) for metric in telemetry.TRAINING_PROGRESS}
         self._tags = {"run": run}
         self._joiner = Joiner(_EVERY_S)
         self._record(telemetry.TRAINING_RESTARTS, restarts)
+        self._heart = threading.Thread(target=self._beat, name="gauges", daemon=True)
+        self._heart.start()
 
     def step(self, row: Row) -> None:
         """Takes a step row."""
@@ -49,6 +56,17 @@ class Gauges:
             self._show(rest)
         self._record(telemetry.TRAINING_DEV_F1, row["dev_f1"])
 
+    def close(self) -> None:
+        """Ends the run's gauges; Ray forgets them soon."""
+        self._ended.set()
+        self._heart.join()
+
+    def _beat(self) -> None:
+        """Ray forgets a gauge that is not set again within two exports; a run that stalls, evaluates or saves is still there."""
+        while not self._ended.wait(_BEAT_S):
+            for name, value in list(self._standing.items()):
+                self._metrics[name].set(value, tags=self._tags)
+
     def _show(self, joined: Row) -> None:
         for metric, name in _OF_STEPS:
             self._record(metric, joined[name])
@@ -56,9 +74,16 @@ class Gauges:
     def _record(self, metric: Metric, value: float) -> None:
         target = self._metrics[metric.name]
         if metric.kind == "gauge":
+            self._standing[metric.name] = value
             target.set(value, tags=self._tags)
         elif value:  # Ray refuses to count nothing
             target.inc(value, tags=self._tags)
+
+
+def count_failure(run: str, error: BaseException) -> None:
+    """Counts a run that was given up. To be called on the driver: it is the process that hands over its metrics as it ends."""
+    reason = "loss" if isinstance(error, LossError) else "error"
+    _ray(telemetry.TRAINING_FAILURES).inc(tags={"run": run, "reason": reason})
 
 
 def _ray(metric: Metric) -> Any:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from agent.encoding import Int64
-from agent.errors import TrainingError
+from agent.errors import LossError
 
 _FIRST = 20  # steps whose mean loss is what later ones are measured by
 _FACTOR = 5.0  # a head that knows nothing loses ln(outputs); five times the start is no fluctuation
@@ -32,7 +32,7 @@ class Guard:
             sentences: int64, numbers of the step's examples, from 0.
 
         Raises:
-            TrainingError: It is not finite, or far above where it began.
+            LossError: It is not finite, or far above where it began.
         """
         if len(self._start) < _FIRST:
             ceiling = _FACTOR * max(self._start[0], 1.0) if self._start else loss
@@ -43,7 +43,7 @@ class Guard:
         if math.isfinite(loss) and self._running <= limit:
             return
         what = f"is {loss}" if not math.isfinite(loss) else f"rose to {self._running:.3g}, from {self._start[0]:.3g}"
-        raise TrainingError(
+        raise LossError(
             f"the loss {what} at step {step}, learning rate {learning_rate:.3g}, {_sentences(sentences)}",
             remedy="lower optimizer.learning_rate or optimizer.max_grad_norm, lengthen schedule.warmup_fraction, look at these "
             "sentences, or set engine.precision=fp32; then give the command again with resume=false",

@@ -13,6 +13,7 @@ from agent.bundle import Bundle
 from agent.errors import AgentError
 from cluster import WorkerPlan
 from training.config import TrainingConfig, absolute, output_of
+from training.gauges import count_failure
 from training.handover import publish
 from training.payload import Outcome, Payload, evaluation_set
 from training.preparation import ALONE, Company, Ready, get_ready
@@ -51,8 +52,12 @@ def carry_out(ready: Ready, store: Store) -> TrainingResult:
     Raises:
         AgentError: Training cannot go on, or its outcome cannot be written.
     """
-    outcome = _fit(ready, store)
-    bundle = publish(ready, outcome, store)
+    try:
+        outcome = _fit(ready, store)
+        bundle = publish(ready, outcome, store)
+    except Exception as error:
+        count_failure(Path(ready.config.output).name, error)
+        raise
     store.clear()
     return TrainingResult(bundle, outcome)
 

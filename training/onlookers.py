@@ -61,6 +61,8 @@ class Onlookers:
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self._progress)
+        if self._gauges:
+            self._stack.callback(self._gauges.close)
         if self._trackers:
             self._stack.enter_context(self._trackers)
         return self

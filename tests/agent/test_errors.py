@@ -12,7 +12,7 @@ KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and is
 STDLIB_KIN = {
     "ConfigError": ValueError, "DataError": ValueError, "BundleError": ValueError, "RequestError": ValueError,
     "ModelError": OSError, "ClusterError": RuntimeError, "ExportError": RuntimeError, "GateError": RuntimeError,
-    "TrainingError": RuntimeError, "CheckpointError": OSError,
+    "TrainingError": RuntimeError, "LossError": RuntimeError, "CheckpointError": OSError,
 }  # fmt: skip
 
 

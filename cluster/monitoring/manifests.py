@@ -1,0 +1,110 @@
+"""The files of k8s/monitoring/: dashboards as ConfigMaps, a PrometheusRule, PodMonitors, and what kustomize lists."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+
+from cluster.monitoring.alerts import groups
+from cluster.monitoring.dashboards import DASHBOARDS
+from cluster.monitoring.grafana import grafana
+from cluster.monitoring.scraping import metric_relabelings
+
+NAMESPACE = "bert-agent"
+_PART = {"app.kubernetes.io/part-of": "bert-agent", "app.kubernetes.io/component": "monitoring"}
+_HEAD = "# Made by `python -m cluster.monitoring`; change cluster/monitoring/ instead. "
+_RAY_PORTS = ("metrics", "as-metrics", "dash-metrics")  # every node; autoscaler and dashboard on heads
+
+
+def manifests() -> dict[str, str]:
+    """Texts by file name."""
+    files = {f"10-dashboard-{name}.yaml": _dashboard(name, board) for name, board in _boards()}
+    files["20-rules.yaml"] = _yaml("The Prometheus operator loads it.", _rules())
+    files["30-pod-monitors.yaml"] = _yaml("What the Prometheus operator scrapes.", _ray_pods(), _operator_pods())
+    files["Kustomization"] = _yaml(
+        "Without an extension, as ../Kustomization.",
+        {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": sorted(files),
+        },
+    )
+    return files
+
+
+def _boards() -> list[tuple[str, dict[str, Any]]]:
+    return [(board.uid.removeprefix("bert-agent-"), grafana(board)) for board in DASHBOARDS]
+
+
+def _dashboard(name: str, board: dict[str, Any]) -> str:
+    text = json.dumps(board, indent=1, ensure_ascii=False) + "\n"
+    item = _item("v1", "ConfigMap", f"bert-agent-dashboard-{name}", {"grafana_dashboard": "1"})
+    item["metadata"]["annotations"] = {"grafana_folder": "bert-agent"}
+    return _yaml("Grafana's sidecar loads it by its label.", item | {"data": {f"bert-agent-{name}.json": text}})
+
+
+def _rules() -> dict[str, Any]:
+    item = _item("monitoring.coreos.com/v1", "PrometheusRule", "bert-agent", {})
+    return item | {"spec": {"groups": [group.plain() for group in groups()]}}
+
+
+def _ray_pods() -> dict[str, Any]:
+    endpoint = {
+        # `job` and `namespace` as the rules want them; a pod's name stays in `pod`.
+        "relabelings": [
+            {"targetLabel": "job", "replacement": "ray"},
+            {"sourceLabels": ["__meta_kubernetes_pod_label_ray_io_cluster"], "targetLabel": "cluster"},
+            {"sourceLabels": ["__meta_kubernetes_pod_label_ray_io_node_type"], "targetLabel": "node_type"},
+        ],
+        "metricRelabelings": [_camel(rule) for rule in metric_relabelings()],
+    }
+    item = _item("monitoring.coreos.com/v1", "PodMonitor", "ray", {})
+    spec = {
+        "selector": {"matchLabels": {"ray.io/is-ray-node": "yes"}},  # KubeRay sets it on heads and workers
+        "podMetricsEndpoints": [{"port": port, "interval": "15s", **endpoint} for port in _RAY_PORTS],
+    }
+    return item | {"spec": spec}
+
+
+def _operator_pods() -> dict[str, Any]:
+    item = _item("monitoring.coreos.com/v1", "PodMonitor", "kuberay-operator", {})
+    spec = {
+        "namespaceSelector": {"any": True},
+        "selector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}},
+        # Its series carry the namespace of the thing that they tell of: that one counts.
+        "podMetricsEndpoints": [{"targetPort": 8080, "interval": "30s", "honorLabels": True}],
+    }
+    return item | {"spec": spec}
+
+
+def _item(version: str, kind: str, name: str, labels: dict[str, str]) -> dict[str, Any]:
+    return {
+        "apiVersion": version,
+        "kind": kind,
+        "metadata": {"name": name, "namespace": NAMESPACE, "labels": _PART | labels},
+    }
+
+
+def _camel(rule: dict[str, Any]) -> dict[str, Any]:
+    names = {"source_labels": "sourceLabels", "target_label": "targetLabel"}
+    return {names.get(name, name): value for name, value in rule.items()}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Long texts as blocks, nothing by reference: what a reviewer can read."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _yaml(says: str, *items: dict[str, Any]) -> str:
+    return f"{_HEAD}{says}\n" + yaml.dump_all(items, Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True)

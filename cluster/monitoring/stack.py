@@ -1,0 +1,179 @@
+"""A Prometheus, and an Alertmanager if somebody is to be told, of this machine, on loopback; they end with the block."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agent.errors import ClusterError
+from cluster.monitoring.alerts import groups
+from cluster.monitoring.promql import Clock
+from cluster.monitoring.rules import rules_file
+from cluster.monitoring.scraping import prometheus_config
+
+_START_S = 30
+_STOP_S = 10
+_ASK_S = 20
+PROMETHEUS, ALERTMANAGER = ("prometheus",), ("alertmanager", "prometheus-alertmanager")  # the latter is Debian's name
+
+Labels = Mapping[str, str]
+
+
+class Prometheus:
+    """Asks a Prometheus.
+
+    Args:
+        url: Where it listens.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def query(self, expr: str) -> list[tuple[Labels, float]]:
+        """The series of an expression now."""
+        found = self._ask("query", {"query": expr})["result"]
+        return [(item["metric"], float(item["value"][1])) for item in found]
+
+    def query_range(
+        self, expr: str, *, start: float, end: float, step: float
+    ) -> list[tuple[Labels, list[tuple[float, float]]]]:
+        """The series of an expression over time: (unix seconds, value)."""
+        found = self._ask("query_range", {"query": expr, "start": start, "end": end, "step": step})["result"]
+        return [(item["metric"], [(float(when), float(value)) for when, value in item["values"]]) for item in found]
+
+    def label_values(self, series: str, label: str) -> list[str]:
+        """The values of a label of a series."""
+        found: list[str] = self._ask(f"label/{label}/values", {"match[]": series})
+        return found
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """Alerts that are pending or fire."""
+        found: list[dict[str, Any]] = self._ask("alerts", {})["alerts"]
+        return found
+
+    def rules(self) -> list[dict[str, Any]]:
+        """All rules with their health."""
+        return [rule for group in self._ask("rules", {})["groups"] for rule in group["rules"]]
+
+    def _ask(self, path: str, parameters: Mapping[str, Any]) -> Any:
+        url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(url, timeout=_ASK_S) as answer:
+            return json.load(answer)["data"]
+
+
+@contextmanager
+def watching(discovery: Path, *, clock: Clock, webhook: str = "") -> Iterator[Prometheus]:
+    """Watches a Ray inside the block, with all our rules.
+
+    Args:
+        discovery: The file in which Ray names its endpoints; it may come later.
+        clock: Of the rules.
+        webhook: Where Alertmanager posts what fires; without it there is no Alertmanager.
+
+    Raises:
+        ClusterError: A program is not installed, or does not start.
+    """
+    program = find(PROMETHEUS)
+    notifier = find(ALERTMANAGER) if webhook else ""
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bert-agent-monitor-")))
+        address, told = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        (place / "rules.yaml").write_text(rules_file(groups(clock)))
+        config = prometheus_config(discovery=str(discovery), rules=str(place / "rules.yaml"), alertmanager=told)
+        _write(place / "prometheus.yaml", config)
+        if notifier:
+            _write(place / "alertmanager.yaml", _alertmanager_config(webhook))
+            stack.enter_context(_running(_alertmanager_command(notifier, place, told), f"http://{told}", place))
+        stack.enter_context(_running(_prometheus_command(program, place, address), f"http://{address}", place))
+        yield Prometheus(f"http://{address}")
+
+
+def find(names: tuple[str, ...]) -> str:
+    """The path of a program.
+
+    Raises:
+        ClusterError: There is none of these names.
+    """
+    for name in names:
+        if path := shutil.which(name):
+            return path
+    raise ClusterError(
+        f"no {' or '.join(names)} on PATH",
+        remedy="apt-get install prometheus prometheus-alertmanager (Debian, Ubuntu), or unpack a release of prometheus.io "
+        "and put its directory on PATH",
+    )
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _alertmanager_config(webhook: str) -> dict[str, Any]:
+    route = {"receiver": "webhook", "group_by": ["alertname", "agent"], "group_wait": "1s", "group_interval": "5s"}
+    return {"route": route, "receivers": [{"name": "webhook", "webhook_configs": [{"url": webhook}]}]}
+
+
+def _prometheus_command(program: str, place: Path, address: str) -> list[str]:
+    return [
+        program, f"--config.file={place / 'prometheus.yaml'}", f"--storage.tsdb.path={place / 'tsdb'}",
+        f"--web.listen-address={address}", "--log.level=warn",
+    ]  # fmt: skip
+
+
+def _alertmanager_command(program: str, place: Path, address: str) -> list[str]:
+    return [
+        program, f"--config.file={place / 'alertmanager.yaml'}", f"--storage.path={place / 'alertmanager'}",
+        f"--web.listen-address={address}", "--cluster.listen-address=", "--log.level=warn",
+    ]  # fmt: skip
+
+
+@contextmanager
+def _running(command: list[str], url: str, place: Path) -> Iterator[None]:
+    name = Path(command[0]).name
+    log = place / f"{name}.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
+    try:
+        deadline = time.monotonic() + _START_S
+        while not _is_ready(url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise ClusterError(
+                    f"{name} did not start: {' '.join(log.read_text(errors='replace').split())[-400:]}",
+                    remedy=f"check that {command[0]} runs by itself (--version) and is at least Prometheus 2.40",
+                )
+            time.sleep(0.1)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/-/ready", timeout=1) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def _write(path: Path, config: dict[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
