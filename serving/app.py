@@ -10,13 +10,13 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ray import serve
 
 from agent.bundle import Bundle
 from agent.config import load
+from cluster import bundles
 from serving.settings import AppConfig, ReplicaConfig
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Agent:
 
         metrics = Metrics(serve.get_replica_context().replica_id.unique_id)
         samples = config.rollout.samples if config.rollout.watch else 0
-        engine = open_engine(Bundle.load(config.bundle))
+        engine = open_engine(bundles.fetch(config.bundle))
         self._predictor = Predictor(engine, config.limits, metrics, num_samples=samples)
         self._predictor.warm_up()
         self._duties = [self._predictor.watch_loop, RayCopy(metrics).keep]
@@ -93,7 +93,7 @@ def application(config: AppConfig, *, neighbours: int = 0) -> serve.Application:
     Raises:
         BundleError: The bundle is wrong; nothing was deployed.
     """
-    bundle = Bundle.load(Path(config.bundle).absolute())
+    bundle = bundles.fetch(config.bundle)
     bundle.onnx_variant(config.precision)
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
         _log.warning(
@@ -101,7 +101,9 @@ def application(config: AppConfig, *, neighbours: int = 0) -> serve.Application:
             "RAY_SERVE_THROUGHPUT_OPTIMIZED=1 before Ray starts, on every node"
         )
     replicas = _resolve(config.replicas, max(1, _cluster_cpus() // (1 + neighbours)))
-    resolved = config.model_copy(update={"bundle": str(bundle.path), "replicas": replicas})
+    # A URI stays one: every node fetches its own copy.
+    place = config.bundle if bundles.is_remote(config.bundle) else str(bundle.path)
+    resolved = config.model_copy(update={"bundle": place, "replicas": replicas})
     return serve.deployment(Agent, **_options(resolved)).bind(resolved)
 
 

@@ -152,6 +152,8 @@ class Engine:
         options.log_severity_level = 3
         providers = [_PROVIDERS["cuda"]] * (self.provider == "cuda") + [_PROVIDERS["cpu"]]
         file = self.bundle.path / self.variant.file
+        if self.provider == "cuda":
+            ort.preload_dlls()  # those of NVIDIA's wheels, where the machine has no CUDA of its own (image serving-gpu)
         try:
             session = ort.InferenceSession(str(file), options, providers=providers)
         except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base

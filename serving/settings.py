@@ -121,7 +121,7 @@ class LimitsConfig(Config):
 class AppConfig(Config):
     """An agent as a Ray Serve application."""
 
-    bundle: str = Field(description="directory of the bundle to serve")
+    bundle: str = Field(description="the bundle to serve: a directory, or s3://bucket/prefix, which every node copies")
     precision: str = Field(
         "auto", description="precision of the ONNX graph: fp32, fp16, int8; auto takes the proven one"
     )
