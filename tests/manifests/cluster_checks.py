@@ -107,7 +107,9 @@ def volumes(world: World) -> Iterator[str]:
     """Mounts have volumes; Ray can write where it must; its object store fits into /dev/shm; /tmp has an end."""
     for template in templates(world):
         declared = {volume["name"]: volume for volume in template.spec.get("volumes", [])}
-        declared |= {claim["metadata"]["name"]: claim for claim in template.owner["spec"].get("volumeClaimTemplates", [])}
+        declared |= {
+            claim["metadata"]["name"]: claim for claim in template.owner["spec"].get("volumeClaimTemplates", [])
+        }
         for container in template.containers:
             for mount in container.get("volumeMounts", []):
                 if mount["name"] not in declared:

@@ -100,7 +100,9 @@ def waiting(world: World) -> Iterator[str]:
     for item in world.of("RayService"):
         served = _serving(_applications(item)[0]["args"]).bundle
         for head in templates(world.only(item), "head"):
-            found = [container for container in head.inits if container["command"][:3] == ["python", "-m", "cluster.bundles"]]
+            found = [
+                container for container in head.inits if container["command"][:3] == ["python", "-m", "cluster.bundles"]
+            ]
             if not found:
                 yield f"{head.where}: does not wait for the bundle; Ray Serve does not retry an application that fails"
             for container in found:

@@ -102,7 +102,9 @@ def locked(world: World) -> Iterator[str]:
     pins = {canonicalize_name(pin.name): pin for pin in map(Requirement, world.constraints)}
     for item in (item for extra in ("training", "compression", "serving") for item in world.extras[extra]):
         requirement = Requirement(item)
-        if requirement.marker and not requirement.marker.evaluate({"platform_system": "Linux", "platform_machine": "x86_64"}):
+        if requirement.marker and not requirement.marker.evaluate(
+            {"platform_system": "Linux", "platform_machine": "x86_64"}
+        ):
             continue
         pin = pins.get(canonicalize_name(requirement.name))
         versions = [version.version for version in pin.specifier] if pin else []

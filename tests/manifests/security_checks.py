@@ -85,7 +85,7 @@ def network(world: World) -> Iterator[str]:
             continue
         if not any(not rule.ports and _from_circle(rule, circle) for rule in rules):
             yield f"{template.where}: its own circle, {circle}, may not reach it"
-        if template.role != "submitter" and not any(METRICS <= rule.ports for rule in rules):
+        if template.role != "submitter" and not any(rule.ports >= METRICS for rule in rules):
             yield f"{template.where}: Prometheus may not reach {sorted(METRICS)}"
         if template.role == "head" and not any(8265 in rule.ports for rule in rules):
             yield f"{template.where}: the operator may not reach 8265"
