@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -167,3 +168,22 @@ def test_the_documentation_names_files_that_exist() -> None:
     }
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_documentation_names_every_file_of_the_folder() -> None:
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
+    files = [file for place in (K8S, K8S / "jobs", K8S / "secrets") for file in place.glob("*.yaml")]
+    missing = [name for file in files if (name := str(file.relative_to(ROOT))) not in text]
+    assert missing == []
+
+
+def test_the_cost_table_is_what_its_formula_gives() -> None:
+    rows = re.findall(
+        r"^\| .* \| ([\d,]+) \((?:assumed )?[\d,]+.*?\) \| .* \| ([\d.]+) \| ([\d.]+) \|$",
+        (ROOT / "docs" / "kubernetes.md").read_text(),
+        flags=re.MULTILINE,
+    )
+    assert len(rows) == 6
+    for rate, per_hour, per_million in rows:
+        cost = float(per_hour) / (int(rate.replace(",", "")) * 3600) * 1e6
+        assert f"{cost:.2f}" == per_million
