@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -63,20 +65,21 @@ def wait_for(url: str, headers: dict[str, str], seconds: float = 60) -> int:
 def two_nodes(place: Path) -> Iterator[Cluster]:
     """Starts a head and a worker of two CPUs each; ends with everything that they started."""
     gcs, dashboard = free_port(), free_port()
-    environment = _environment(place)
+    haproxy = Path(tempfile.mkdtemp(prefix="ba-", dir="/tmp"))  # short: socket paths end at 97 bytes for HAProxy
+    environment = _environment(haproxy)
     cluster = Cluster(f"http://127.0.0.1:{dashboard}", environment)
     head = ["--head", f"--port={gcs}", f"--dashboard-port={dashboard}", "--include-dashboard=true", f"--temp-dir={place / 'r'}"]  # fmt: skip
     with ExitStack() as stack:
+        stack.callback(shutil.rmtree, haproxy, ignore_errors=True)
         stack.enter_context(_raylet(environment, *head))
         wait_for(f"{cluster.address}/api/version", cluster.authorization)
         stack.enter_context(_raylet(environment, f"--address=127.0.0.1:{gcs}"))
         yield cluster
 
 
-def _environment(place: Path) -> dict[str, str]:
+def _environment(haproxy: Path) -> dict[str, str]:
     """As the manifests set it; the places and ports of HAProxy are free ones, since other tests run one too."""
-    (place / "haproxy").mkdir()
-    own = {name: str(place / "haproxy" / file) for name, file in _PLACES.items()}
+    own = {name: str(haproxy / file) for name, file in _PLACES.items()}
     own |= {name: str(free_port()) for name in _PORTS}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     quick = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1", "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
