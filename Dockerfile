@@ -7,12 +7,14 @@ ARG BASE_IMAGE=python:3.11.14-slim-bookworm
 
 FROM ${BASE_IMAGE} AS base
 # bash and wget: KubeRay's start command and its readiness probe of serving workers call them.
-# /bundles: a fresh volume mounted there takes over its owner.
+# /bundles: a fresh volume mounted there takes over its owner. profile.d: a login shell (KubeRay's, where its operator has
+# ENABLE_LOGIN_SHELL) starts from Debian's PATH.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends bash wget \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --user-group --no-create-home --home-dir /tmp agent \
-    && install -d -o 10001 -g 10001 /bundles
+    && install -d -o 10001 -g 10001 /bundles \
+    && echo "PATH=/opt/venv/bin:\$PATH" > /etc/profile.d/venv.sh
 # PYTHONPATH: Ray's workers import our packages wherever they are started from. HOME: caches go where one may write.
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1

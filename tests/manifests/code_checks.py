@@ -159,6 +159,20 @@ def serve_config(world: World) -> Iterator[str]:
             found = {port["name"]: port["containerPort"] for port in template.ray.get("ports", [])}
             if found.get(SERVE_PORT) != options.port:
                 yield f"{template.where}: port {SERVE_PORT} is {found.get(SERVE_PORT)}, Serve listens at {options.port}"
+        yield from _ways_in(world, options.port)
+
+
+def _ways_in(world: World, port: int) -> Iterator[str]:
+    """The ingress leads to that port, and a NetworkPolicy lets callers from elsewhere in, there and nowhere else."""
+    for item in world.of("Ingress"):
+        for backend in (path["backend"]["service"] for rule in item["spec"]["rules"] for path in rule["http"]["paths"]):
+            if backend["port"].get("number") != port:
+                yield f"{label(item)}: leads to port {backend['port'].get('number')}, Serve listens at {port}"
+    for item in world.of("NetworkPolicy"):
+        if item["metadata"]["name"] in ("callers", "gateway"):
+            opened = {entry["port"] for rule in item["spec"]["ingress"] for entry in rule.get("ports", [])}
+            if opened != {port}:
+                yield f"{label(item)}: lets callers in at {sorted(opened)}, Serve listens at {port}"
 
 
 def _dropped(given: Any, kept: Any, where: str = "") -> Iterator[str]:

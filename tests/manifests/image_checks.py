@@ -168,6 +168,8 @@ def runtime(world: World) -> Iterator[str]:
         for setting in (f"PYTHONPATH={workdir(world.dockerfile)}", "PIP_NO_CACHE_DIR=1", "HOME=/tmp"):
             if setting not in text:
                 yield f"{target}: {setting} is not set"
+        if "/etc/profile.d/" not in text:
+            yield f"{target}: a login shell does not find ray"
         packages = found.get(f"{target}-packages", "")
         extra = target.removesuffix("-gpu")
         serve = any(item.startswith("ray[serve]") for item in world.extras.get(extra, []))

@@ -315,4 +315,7 @@ MISTAKES: list[tuple[str, str, Edit]] = [
     ("locked", "does not read constraints.txt", _docker('-c constraints.txt ".[serving]"', '".[serving]"')),
     ("runtime", "HOME=/tmp", _docker("HOME=/tmp", "HOME=/home/agent")),
     ("serving_is_light", "torch", _docker('"onnxruntime-gpu[cuda,cudnn]>=1.23"', '"onnxruntime-gpu[cuda,cudnn]>=1.23" torch')),
+    ("runtime", "login shell", _docker("/etc/profile.d/", "/opt/")),
+    ("serve_config", "leads to port 80", lambda w: w.get("Ingress")["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"].update(port={"number": 80})),
+    ("serve_config", "lets callers in at [8265]", lambda w: _policy("callers")(w)["ingress"][0].update(ports=[{"protocol": "TCP", "port": 8265}])),
 ]  # fmt: skip
