@@ -64,3 +64,16 @@ def test_the_ports_it_fixes_are_the_ones_that_the_documentation_opens(config):
     for command in starts(config):
         for port in re.findall(r"-port=(\d+)", command):
             assert port in text, port
+
+
+def test_the_serve_config_in_the_documentation_is_one():
+    from ray.serve.schema import ServeDeploySchema
+
+    from agent.config import from_mapping
+    from serving.settings import AppConfig
+
+    text = (ROOT / "docs" / "clusters.md").read_text()
+    block = re.search(r"((?:    .*\n)*    proxy_location.*\n(?:    .*\n)+)", text)
+    assert block
+    schema = ServeDeploySchema.model_validate(yaml.safe_load(block[1]))
+    assert from_mapping(AppConfig, schema.applications[0].args).replicas.max_replicas == 8
