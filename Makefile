@@ -13,12 +13,20 @@ STAMP := $(VENV)/.setup
 OPTIMUM_VENV := .venv-optimum
 OPTIMUM_STAMP := $(OPTIMUM_VENV)/.setup
 PIP := -m pip --disable-pip-version-check --quiet install $(PIP_ARGS)
+CHECKOV_VENV := .venv-checkov
+CHECKOV_STAMP := $(CHECKOV_VENV)/.setup
 DEMO := runs/demo
 PORT ?= 8000
 PAGE_PORT ?= 9900
 
+DOCKER ?= docker
+IMAGES ?= training compression serving all
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+# For example BUILD_ARGS='--build-arg BASE_IMAGE=... --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu'
+BUILD_ARGS ?=
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check test test-optimum bench-training bench-compression bench-serving bench-annotate soak monitor format clean
+.PHONY: help setup demo serve check check-security test test-optimum bench-training bench-compression bench-serving bench-annotate soak monitor image image-demo lock format clean
 
 help:  ## print these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 22
@@ -48,11 +56,21 @@ serve: setup  ## serve the demo's agent until Ctrl-C (PORT=8000)
 	@test -f $(DEMO)/agent-small/bundle.json || $(MAKE) --no-print-directory demo
 	@exec $(BIN)/python serving/run.py bundle=$(DEMO)/agent-small port=$(PORT)
 
-check: setup  ## lint, format, types, import rules
+check: setup  ## lint, format, types, import rules, manifests and Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/manifests
+
+check-security: setup $(CHECKOV_STAMP)  ## checkov over manifests and Dockerfile, in its own environment (.venv-checkov, 300 MB)
+	CHECKOV=$(CHECKOV_VENV)/bin/checkov $(BIN)/python -m pytest tests/manifests/test_checkov.py
+
+$(CHECKOV_STAMP):
+	@echo "set-up: checkov in $(CHECKOV_VENV), since it pins what Ray needs newer"
+	@test -x $(CHECKOV_VENV)/bin/python || $(PYTHON) -m venv $(CHECKOV_VENV)
+	@$(CHECKOV_VENV)/bin/python $(PIP) "checkov>=3.3,<3.4"
+	@touch $@
 
 test: setup  ## all tests but those of the optimum exporter
 	$(BIN)/python -m pytest -m "not optimum"
@@ -93,6 +111,22 @@ soak: setup  ## overload, killed replicas, new versions, idle clients and ten mi
 monitor: setup  ## the demo's agent under load, watched by a real Prometheus, on a page of its own (PAGE_PORT=9900)
 	@test -f $(DEMO)/agent-small/bundle.json || $(MAKE) --no-print-directory demo
 	@exec $(BIN)/python benchmarks/monitor.py page_port=$(PAGE_PORT)
+image:  ## container images bert-agent/{training,compression,serving,all} (BUILD_ARGS, IMAGES, DOCKER)
+	@for target in $(IMAGES); do \
+	  $(DOCKER) build $(BUILD_ARGS) --target $$target --tag bert-agent/$$target:$(VERSION) . || exit 1; done
+
+# As k8s/ runs them: read-only, without rights, /tmp in memory.
+IN_IMAGE = $(DOCKER) run --rm --read-only --cap-drop ALL --security-opt no-new-privileges --tmpfs /tmp:exec,mode=1777 \
+  --shm-size 1g --volume bert-agent-demo:/bundles bert-agent/all:$(VERSION) python
+image-demo:  ## make demo's stages inside the image bert-agent/all, its root read-only
+	@echo "== data";     $(IN_IMAGE) -m agent.corpus /bundles/data
+	@echo "== train";    $(IN_IMAGE) training/run.py data.path=/bundles/data output=/bundles/agent overwrite=true
+	@echo "== compress"; $(IN_IMAGE) compression/run.py bundle=/bundles/agent output=/bundles/agent-small overwrite=true
+	@echo "== serve, predict, metrics"; $(IN_IMAGE) serving/try_it.py bundle=/bundles/agent-small
+
+lock: setup  ## constraints.txt: the versions that images get, as they are in .venv
+	@{ echo "# Versions in the images, from an environment in which the tests passed. Written by: make lock"; \
+	  $(BIN)/python -m pip --disable-pip-version-check freeze --all --exclude-editable --exclude pip | grep == | sed 's/+.*//'; } > constraints.txt
 
 format: setup  ## format and mend what can be mended
 	$(BIN)/ruff format .

@@ -10,13 +10,13 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ray import serve
 
 from agent.bundle import Bundle
 from agent.config import load
+from cluster import bundles
 from serving.open_inference import OpenInference
 from serving.open_inference_rpc import InferenceService
 from serving.settings import AppConfig, ReplicaConfig
@@ -44,7 +44,7 @@ class Agent(InferenceService):
 
         cpus, self._name = config.replicas.num_cpus, config.agent_name
         assert cpus != "auto"
-        engine = Engine(Bundle.load(config.bundle), config.engine, precision=config.precision, num_cpus=cpus)
+        engine = Engine(bundles.fetch(config.bundle), config.engine, precision=config.precision, num_cpus=cpus)
         plan = engine.best_plan()
         engine.use(plan)
 
@@ -109,7 +109,7 @@ def application(config: AppConfig, *, neighbours: int = 0) -> serve.Application:
     Raises:
         BundleError: The bundle is wrong; nothing was deployed.
     """
-    bundle = Bundle.load(Path(config.bundle).absolute())
+    bundle = bundles.fetch(config.bundle)
     bundle.onnx_variant(config.precision)
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
         _log.warning(
@@ -117,7 +117,9 @@ def application(config: AppConfig, *, neighbours: int = 0) -> serve.Application:
             "RAY_SERVE_THROUGHPUT_OPTIMIZED=1 before Ray starts, on every node"
         )
     replicas = _resolve(config.replicas, max(1, _cluster_cpus() // (1 + neighbours)))
-    resolved = config.model_copy(update={"bundle": str(bundle.path), "replicas": replicas})
+    # A URI stays one: every node fetches its own copy.
+    place = config.bundle if bundles.is_remote(config.bundle) else str(bundle.path)
+    resolved = config.model_copy(update={"bundle": place, "replicas": replicas})
     return serve.deployment(Agent, **_options(resolved)).bind(resolved)
 
 

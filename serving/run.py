@@ -37,11 +37,11 @@ def running(config: ServingConfig) -> Iterator[str]:
         BundleError: The bundle cannot be served.
         ClusterError: The port is taken, or this process or the environment already points to a Ray.
     """
-    from agent.bundle import Bundle
+    from cluster import bundles
     from serving.haproxy import own_haproxy
 
     for app in config.apps.values():  # before anything is started
-        Bundle.load(app.bundle).onnx_variant(app.precision)
+        bundles.fetch(app.bundle).onnx_variant(app.precision)
     _check_place(config)
     with own_haproxy(max_message_bytes=_MESSAGE_PER_BODY * config.limits.max_body_bytes):
         try:

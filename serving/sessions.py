@@ -60,6 +60,8 @@ class Sessions:
         import onnxruntime as ort
 
         file = self._bundle.path / self._variant.file
+        if self._provider != "cpu":
+            ort.preload_dlls()  # those of NVIDIA's wheels, where the machine has no CUDA of its own (image serving-gpu)
         try:
             session = ort.InferenceSession(str(file), self._options(), providers=self._providers())
         except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base

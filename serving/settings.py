@@ -144,7 +144,7 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 class AppConfig(Config):
     """An agent as a Ray Serve application."""
 
-    bundle: str = Field(description="directory of the bundle to serve")
+    bundle: str = Field(description="the bundle to serve: a directory, or s3://bucket/prefix, which every node copies")
     name: str = Field(
         "", description="the agent's name in /models/NAME and in the Open Inference Protocol; default: the directory's"
     )

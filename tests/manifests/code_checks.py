@@ -4,51 +4,82 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 import shlex
 from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
 from agent.config import Config, from_mapping, load
 from agent.errors import ConfigError
-from tests.manifests.checks import SERVE_PORT
+from cluster.bundles import CopyConfig, is_remote
+from tests.manifests.cluster_checks import SERVE_PORT
 from tests.manifests.image_checks import stages, workdir
-from tests.manifests.world import ROOT, Object, Template, World, clusters, label, quantity, templates
+from tests.manifests.world import ROOT, Object, Template, World, clusters, jobs, label, quantity, templates
 
-_THROUGHPUT = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
-_IMAGES = "bert-agent"
+_IMAGES = "bert-agent/"
 _GPU = "nvidia.com/gpu"
+_VERSION = "$version"  # what a job's script puts into the names of what it writes
+_MIB = 2**20
 
 
 # Commands
 
 
 def commands(world: World) -> Iterator[str]:
-    """Each entrypoint is `python SCRIPT key=value ...` of a script in the image, with keys that its config class takes."""
-    for item in world.of("RayJob"):
+    """Each command is `python SCRIPT key=value ...` of a script in the image, with keys that its config class takes."""
+    for item, _ in jobs(world):
         try:
-            script, config = _command(item)
+            configs = _configs_of(world, item)
         except (ConfigError, ValueError) as error:
             yield f"{label(item)}: entrypoint: {error}"
             continue
-        if "cluster" in config.model_fields_set:
-            yield f"{label(item)}: entrypoint names a cluster; Ray sets RAY_ADDRESS for a job"
-        for template in templates(world.only(item)):
-            target = _target(template.ray["image"])
-            if script.split("/")[0] not in stages(world.dockerfile).get(target, ""):
-                yield f"{template.where}: image {target} does not hold {script}"
+        for script, config in configs:
+            if "cluster" in config.model_fields_set:
+                yield f"{label(item)}: entrypoint names a cluster; Ray sets RAY_ADDRESS for a job"
+            for template in templates(world.only(item)):
+                target = _target(template.ray["image"])
+                if f"COPY {script.split('/')[0]} " not in stages(world.dockerfile).get(target, ""):
+                    yield f"{template.where}: image {target} does not hold {script}"
 
 
-def _command(item: Object) -> tuple[str, Config]:
-    """The script and the loaded configuration of an entrypoint.
+def _configs_of(world: World, item: Object) -> list[tuple[str, Any]]:
+    """Scripts and loaded configurations of a job, in their order.
 
     Raises:
-        ValueError: It is not `python SCRIPT ...` with a script of the repository.
+        ValueError: A command is not `python SCRIPT ...` with a script of the repository, or a failure would go unnoticed.
         ConfigError: A key or value is wrong.
     """
-    program, script, *arguments = shlex.split(item["spec"]["entrypoint"])
+    spec = item["spec"].get("jobTemplate", item["spec"])
+    lines = [spec["entrypoint"]]
+    if lines[0].startswith("bash "):
+        text = _mounted_text(world, item, lines[0].removeprefix("bash "))
+        if "set -euo pipefail" not in text:
+            raise ValueError("the script goes on after a failure; begin with set -euo pipefail")
+        lines = [line for line in text.splitlines() if line.startswith("python ")]
+    return [_parse(line) for line in lines]
+
+
+def _mounted_text(world: World, item: Object, path: str) -> str:
+    """The text of a file that a ConfigMap puts into the head.
+
+    Raises:
+        ValueError: There is none.
+    """
+    folder, _, file = path.rpartition("/")
+    for head in templates(world.only(item), "head"):
+        mounted = [mount["name"] for mount in head.ray["volumeMounts"] if mount["mountPath"] == folder]
+        maps = [volume.get("configMap", {}).get("name") for volume in head.spec["volumes"] if volume["name"] in mounted]
+        for found in (other for other in world.of("ConfigMap") if other["metadata"]["name"] in maps):
+            if file in found["data"]:
+                return str(found["data"][file])
+    raise ValueError(f"no ConfigMap puts {path} into the head")
+
+
+def _parse(line: str) -> tuple[str, Config]:
+    program, script, *arguments = shlex.split(line)
     if program != "python" or script not in _configs() or not (ROOT / script).is_file():
         raise ValueError(f"{program} {script}: allowed are python {', '.join(_configs())}")
     if not all("=" in argument for argument in arguments):
@@ -62,6 +93,44 @@ def _configs() -> dict[str, type[Config]]:
     from training.config import TrainingConfig
 
     return {"training/run.py": TrainingConfig, "compression/run.py": CompressionConfig}
+
+
+def waiting(world: World) -> Iterator[str]:
+    """What the head waits for is a command of ours, and the bundle at hand when it ends can be served."""
+    for item in world.of("RayService"):
+        served = _serving(_applications(item)[0]["args"]).bundle
+        for head in templates(world.only(item), "head"):
+            found = [
+                container for container in head.inits if container["command"][:3] == ["python", "-m", "cluster.bundles"]
+            ]
+            if not found:
+                yield f"{head.where}: does not wait for the bundle; Ray Serve does not retry an application that fails"
+            for container in found:
+                try:
+                    config = load(CopyConfig, container["command"][3:])
+                except ConfigError as error:
+                    yield f"{head.where}: {container['name']}: {error}"
+                    continue
+                if config.wait_s < 86_400:
+                    yield f"{head.where}: waits {config.wait_s:g} s; a first training may take longer"
+                if is_remote(config.source) != is_remote(served):
+                    yield f"{head.where}: waits for {config.source}, served is {served}"
+
+
+def api_keys(world: World) -> Iterator[str]:
+    """The line that switches API keys on names the file that is mounted, from a Secret that may be absent."""
+    held = {item["metadata"]["name"]: item.get("stringData", {}) for item in world.examples if item["kind"] == "Secret"}
+    for item in world.of("RayService"):
+        named = re.findall(r"keys_file: ([^\s}]+)", item["spec"]["serveConfigV2"])
+        for template in templates(world.only(item), "head", "worker") if named else ():
+            path = PurePosixPath(named[0])
+            mounts = {mount["mountPath"]: mount["name"] for mount in template.ray["volumeMounts"]}
+            secrets = {volume["name"]: volume["secret"] for volume in template.spec["volumes"] if "secret" in volume}
+            secret = secrets.get(mounts.get(str(path.parent), ""), {})
+            if path.name not in held.get(secret.get("secretName", ""), {}):
+                yield f"{template.where}: keys_file is {path}, which no Secret puts there"
+            elif not secret.get("optional"):
+                yield f"{template.where}: does not start without API keys"
 
 
 def serve_config(world: World) -> Iterator[str]:
@@ -90,6 +159,20 @@ def serve_config(world: World) -> Iterator[str]:
             found = {port["name"]: port["containerPort"] for port in template.ray.get("ports", [])}
             if found.get(SERVE_PORT) != options.port:
                 yield f"{template.where}: port {SERVE_PORT} is {found.get(SERVE_PORT)}, Serve listens at {options.port}"
+        yield from _ways_in(world, options.port)
+
+
+def _ways_in(world: World, port: int) -> Iterator[str]:
+    """The ingress leads to that port, and a NetworkPolicy lets callers from elsewhere in, there and nowhere else."""
+    for item in world.of("Ingress"):
+        for backend in (path["backend"]["service"] for rule in item["spec"]["rules"] for path in rule["http"]["paths"]):
+            if backend["port"].get("number") != port:
+                yield f"{label(item)}: leads to port {backend['port'].get('number')}, Serve listens at {port}"
+    for item in world.of("NetworkPolicy"):
+        if item["metadata"]["name"] in ("callers", "gateway"):
+            opened = {entry["port"] for rule in item["spec"]["ingress"] for entry in rule.get("ports", [])}
+            if opened != {port}:
+                yield f"{label(item)}: lets callers in at {sorted(opened)}, Serve listens at {port}"
 
 
 def _dropped(given: Any, kept: Any, where: str = "") -> Iterator[str]:
@@ -117,14 +200,29 @@ def _serving(args: dict[str, Any]) -> Any:
 
 
 def throughput(world: World) -> Iterator[str]:
-    """The switches of the fast path stand on the head and on every worker: Ray reads them when it starts."""
+    """The environment of the fast path, as serving/haproxy.py has it, on the head and every worker: Ray reads it at its start."""
+    from serving.haproxy import _RETRIES, SWITCHES
+
+    maps = {item["metadata"]["name"]: item["data"] for item in world.of("ConfigMap")}
     for template in templates(world, "head", "worker"):
         if template.owner["kind"] != "RayService":
             continue
         env = {entry["name"]: entry.get("value") for entry in template.ray.get("env", [])}
-        for name, value in _THROUGHPUT.items():
+        for entry in template.ray.get("envFrom", []):
+            env |= maps.get(entry.get("configMapRef", {}).get("name"), {})
+        for name, value in {**SWITCHES, **_RETRIES}.items():
             if env.get(name) != value:
                 yield f"{template.where}: {name} is {env.get(name)}, not {value}"
+        yield from (f"{template.where}: {text}" for text in _unknown_to_ray(env))
+
+
+def _unknown_to_ray(env: dict[str, Any]) -> Iterator[str]:
+    from ray.serve._private import constants
+
+    known = Path(str(constants.__file__)).read_text()
+    for name in env:
+        if name.startswith("RAY_SERVE_") and f'"{name}"' not in known:
+            yield f"Ray Serve reads no {name}"
 
 
 # Versions and images
@@ -138,23 +236,37 @@ def ray_version(world: World) -> Iterator[str]:
 
 
 def images(world: World) -> Iterator[str]:
-    """Images are targets of the Dockerfile, of this version; one cluster has one image."""
+    """Images are targets of the Dockerfile, of this version; one cluster has one image; nothing is `latest`."""
     version = world.pyproject["project"]["version"]
     for template in templates(world):
         for container in template.containers:
-            repository, _, tag = container["image"].partition(":")
+            repository, _, tag = container["image"].rpartition(":")
+            if template.role == "pod":
+                if not re.match(r"\d+\.\d+\.\d+", tag):
+                    yield f"{template.where}: image {container['image']} is not pinned to a release"
+                continue
             if tag != version:
                 yield f"{template.where}: image tag is {tag or 'absent'}, the project's version is {version}"
-            if not repository.startswith(f"{_IMAGES}/") or _target(repository) not in stages(world.dockerfile):
+            if _IMAGES not in repository or _target(container["image"]) not in stages(world.dockerfile):
                 yield f"{template.where}: image {repository} is no target of the Dockerfile"
-    for item in world.of("RayService", "RayJob"):
+    for item in world.of("RayService", "RayJob", "RayCronJob"):
         used = {container["image"] for template in templates(world.only(item)) for container in template.containers}
         if len(used) > 1:
             yield f"{label(item)}: one cluster with {len(used)} images: {', '.join(sorted(used))}"
 
 
 def _target(image: str) -> str:
-    return image.partition(":")[0].removeprefix(f"{_IMAGES}/")
+    return image.rpartition(":")[0].rpartition(_IMAGES)[2]
+
+
+def ingress_limits(world: World) -> Iterator[str]:
+    """The ingress lets through what the agent takes: refusals are the agent's own, in JSON."""
+    from serving.settings import LimitsConfig
+
+    for item in world.of("Ingress"):
+        size = item["metadata"].get("annotations", {}).get("nginx.ingress.kubernetes.io/proxy-body-size", "1m")
+        if float(size.removesuffix("m")) * _MIB <= LimitsConfig().max_body_bytes:
+            yield f"{label(item)}: proxy-body-size {size} is not above limits.max_body_bytes"
 
 
 # Sizes
@@ -162,46 +274,52 @@ def _target(image: str) -> str:
 
 def sizes(world: World) -> Iterator[str]:
     """Workers, threads and replicas are as many as the pods have room for."""
-    for item in world.of("RayJob"):
-        cluster, config = item["spec"]["rayClusterSpec"], _config_or_none(item)
+    for item, spec in jobs(world):
+        cluster = spec["rayClusterSpec"]
         groups = cluster.get("workerGroupSpecs", [])
         if cluster.get("enableInTreeAutoscaling"):
             yield f"{label(item)}: autoscaling, but workers are planned from what is there at the start"
         if any(len({group.get(key) for key in ("replicas", "minReplicas", "maxReplicas")}) > 1 for group in groups):
             yield f"{label(item)}: without autoscaling a group has one size"
         room = sum(group["replicas"] * int(_limit(group, _GPU) or 1) for group in groups)
-        if (wanted := getattr(config, "num_workers", None)) and wanted != room:
-            yield f"{label(item)}: num_workers={wanted}, the worker groups hold {room}"
         cpus = _limit(cluster["headGroupSpec"], "cpu")
-        if (threads := getattr(config, "threads", None)) and threads != cpus:
-            yield f"{label(item)}: threads={threads}, the head has {cpus:g} CPUs"
+        for config in _loaded(world, item):
+            if (wanted := getattr(config, "num_workers", None)) and wanted != room:
+                yield f"{label(item)}: num_workers={wanted}, the worker groups hold {room}"
+            if (threads := getattr(config, "threads", None)) and threads != cpus:
+                yield f"{label(item)}: threads={threads}, the head has {cpus:g} CPUs"
     for item in world.of("RayService"):
         yield from _replica_room(item)
 
 
 def _replica_room(item: Object) -> Iterator[str]:
-    cluster = item["spec"]["rayClusterConfig"]
+    groups = item["spec"]["rayClusterConfig"].get("workerGroupSpecs", [])
     replicas = _serving(_applications(item)[0]["args"]).replicas
     if "auto" in (replicas.num_cpus, replicas.max_replicas):
         yield f"{label(item)}: num_cpus and max_replicas must be numbers: auto counts what runs now"
         return
     for bound, wanted in (("minReplicas", replicas.min_replicas), ("maxReplicas", replicas.max_replicas)):
-        room = sum(
-            group[bound] * (_limit(group, "cpu") // replicas.num_cpus) for group in cluster.get("workerGroupSpecs", [])
-        )
+        room = sum(group[bound] * _fitting(group, replicas) for group in groups)
         if wanted > room:
-            yield f"{label(item)}: {wanted} replicas of {replicas.num_cpus} CPUs, {bound} workers hold {room:g}"
+            yield f"{label(item)}: {wanted} replicas, {bound} workers hold {room:g}"
+        elif bound == "maxReplicas" and 2 * wanted > room:
+            yield f"{label(item)}: {wanted} replicas and as many of a new version, {bound} workers hold {room:g}"
+
+
+def _fitting(group: Object, replicas: Any) -> float:
+    by_cpu = _limit(group, "cpu") // replicas.num_cpus
+    return min(by_cpu, _limit(group, _GPU) // replicas.num_gpus) if replicas.num_gpus else by_cpu
 
 
 def _limit(group: Object, resource: str) -> float:
     return quantity(group["template"]["spec"]["containers"][0]["resources"]["limits"].get(resource, 0))
 
 
-def _config_or_none(item: Object) -> Config | None:
+def _loaded(world: World, item: Object) -> list[Any]:
     try:
-        return _command(item)[1]
+        return [config for _, config in _configs_of(world, item)]
     except (ConfigError, ValueError):
-        return None  # `commands` tells
+        return []  # `commands` tells
 
 
 # The way of the bundle
@@ -210,23 +328,37 @@ def _config_or_none(item: Object) -> Config | None:
 def bundle_flow(world: World) -> Iterator[str]:
     """What training writes compression reads, what compression writes serving reads, all on one mounted claim."""
     read: list[tuple[str, str]] = []
-    written: set[str] = set()
-    for item in world.of("RayJob"):
-        config: Any = _config_or_none(item)
-        if config is None:
-            continue
-        written.add(str(config.output))
-        read += [(label(item), str(config.bundle))] if hasattr(config, "bundle") else []
-        paths = [str(config.output), *(path for path in [config.data.path] if path.startswith("/"))]
-        yield from _on_claim(templates(world.only(item), "head", "worker"), paths, read_only=False)
+    written: list[tuple[str, str]] = []
+    for item, _ in jobs(world):
+        for config in _loaded(world, item):
+            written.append((label(item), str(config.output)))
+            read += [(label(item), str(config.bundle))] if hasattr(config, "bundle") else []
+            paths = [str(config.output), *(path for path in [config.data.path] if path.startswith("/"))]
+            yield from _on_claim(templates(world.only(item), "head", "worker"), paths, read_only=False)
+            if item["kind"] == "RayCronJob" and _VERSION not in str(config.output):
+                yield f"{label(item)}: writes {config.output} each time, over what may be served; put {_VERSION} into it"
     for item in world.of("RayService"):
         bundles = [entry["args"]["bundle"] for entry in _applications(item)]
-        waited = [container["command"][-1] for head in templates(world.only(item), "head") for container in head.inits]
+        waited = [argument.partition("=")[2] for head in templates(world.only(item), "head") for container in head.inits for argument in container["command"] if argument.startswith("source=")]  # fmt: skip
         read += [(label(item), path) for path in bundles + waited]
-        yield from _on_claim(templates(world.only(item), "head", "worker"), bundles, read_only=True)
+        local = [path for path in bundles if not is_remote(path)]
+        yield from _on_claim(templates(world.only(item), "head", "worker"), local, read_only=True)
+        if len(local) < len(bundles):
+            yield from _with_credentials(templates(world.only(item), "head", "worker"))
+    outputs = [path for _, path in written]
     for where, path in read:
-        if path not in written:
-            yield f"{where}: reads {path}, which no job writes ({', '.join(sorted(written))})"
+        if not is_remote(path) and path not in outputs:
+            yield f"{where}: reads {path}, which no job writes ({', '.join(sorted(outputs))})"
+    for where, path in written:
+        if outputs.count(path) > 1:
+            yield f"{where}: {path} is written by two jobs"
+
+
+def _with_credentials(pods: Iterable[Template]) -> Iterator[str]:
+    for template in pods:
+        for container in template.containers:
+            if not any("secretRef" in entry for entry in container.get("envFrom", [])):
+                yield f"{template.where}: {container['name']} has no credentials for object storage"
 
 
 def _on_claim(pods: Iterable[Template], paths: list[str], *, read_only: bool) -> Iterator[str]:
@@ -254,4 +386,7 @@ def working_directory(world: World) -> Iterator[str]:
                 yield f"{template.where}: workingDir is not {workdir(world.dockerfile)}"
 
 
-CHECKS = (commands, serve_config, throughput, ray_version, images, sizes, bundle_flow, working_directory)
+CHECKS = (
+    commands, waiting, api_keys, serve_config, throughput, ray_version, images, ingress_limits, sizes, bundle_flow,
+    working_directory,
+)  # fmt: skip

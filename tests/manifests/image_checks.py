@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib import metadata
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from tests.manifests.world import ROOT, World
 
-TARGETS = ("training", "compression", "serving")  # each the name of a target, a package and an extra
+# The packages that each target holds; its extra has the target's name, but that the CUDA build takes serving's.
+TARGETS = {
+    "training": ("training",), "compression": ("compression",), "serving": ("serving",), "serving-gpu": ("serving",),
+    "all": ("training", "compression", "serving"),
+}  # fmt: skip
 _HEAVY = ("torch", "transformers", "deepspeed")
 
 
@@ -32,14 +38,15 @@ def workdir(dockerfile: str) -> str:
 def targets(world: World) -> Iterator[str]:
     """Each target installs its extra and copies the packages that its program imports."""
     found = stages(world.dockerfile)
-    for target in TARGETS:
-        if target not in world.extras:
-            yield f"{target}: pyproject.toml has no extra {target}"
-        if f'".[{target}]"' not in found.get(f"{target}-packages", ""):
-            yield f"{target}: does not install the extra {target}"
+    for target, packages in TARGETS.items():
+        extra = target.removesuffix("-gpu")
+        if extra not in world.extras:
+            yield f"{target}: pyproject.toml has no extra {extra}"
+        if f'".[{extra}]"' not in found.get(f"{target}-packages", ""):
+            yield f"{target}: does not install the extra {extra}"
         if f"COPY --from={target}-packages" not in found.get(target, ""):
             yield f"{target}: does not take its packages from {target}-packages"
-        for package in ("agent", "cluster", target):
+        for package in ("agent", "cluster", *packages):
             if f"COPY {package} {package}\n" not in found.get(target, ""):
                 yield f"{target}: does not hold {package}/"
     for name in re.findall(r'"\.\[(.+?)\]"', world.dockerfile):
@@ -49,7 +56,8 @@ def targets(world: World) -> Iterator[str]:
 
 def serving_is_light(world: World) -> Iterator[str]:
     """The serving image holds no torch, transformers or deepspeed, and no other image's code."""
-    text = stages(world.dockerfile).get("serving-packages", "") + stages(world.dockerfile).get("serving", "")
+    names = ("serving-packages", "serving-gpu-packages", "serving", "serving-gpu")
+    text = "".join(stages(world.dockerfile).get(name, "") for name in names)
     for name in (*_HEAVY, "COPY training", "COPY compression"):
         if name in text:
             yield f"serving: {name}"
@@ -89,6 +97,51 @@ def pins(world: World) -> Iterator[str]:
         yield f"training: does not install {_WHEEL}=={_WHEEL_VERSION} with --no-deps"
 
 
+def locked(world: World) -> Iterator[str]:
+    """Every package that an extra of an image brings has its version in constraints.txt, and every install reads it."""
+    pins = {canonicalize_name(pin.name): pin for pin in map(Requirement, world.constraints)}
+    for item in (item for extra in ("training", "compression", "serving") for item in world.extras[extra]):
+        requirement = Requirement(item)
+        if requirement.marker and not requirement.marker.evaluate(
+            {"platform_system": "Linux", "platform_machine": "x86_64"}
+        ):
+            continue
+        pin = pins.get(canonicalize_name(requirement.name))
+        versions = [version.version for version in pin.specifier] if pin else []
+        if not versions:
+            yield f"constraints.txt: no version of {requirement.name}; remedy: make lock"
+        elif versions[0] not in requirement.specifier:
+            yield f"constraints.txt: {pin} is not {item}; remedy: make lock"
+    for name in sorted(_brought(world) - set(pins)):
+        yield f"constraints.txt: no version of {name}, which another package brings; remedy: make lock"
+    text = re.sub(r"\\\n", " ", world.dockerfile)
+    for command in re.findall(r"pip install (?!.*--no-deps)[^&\n]+", text):
+        if "-c constraints.txt" not in command:
+            yield f"pip install {command.split('install ')[1][:40]}... does not read constraints.txt"
+
+
+def _brought(world: World) -> set[str]:
+    """Installed packages that the extras of the images bring, directly or not."""
+    wanted = [Requirement(item) for extra in ("training", "compression", "serving") for item in world.extras[extra]]
+    found: set[tuple[str, str]] = set()
+    while wanted:
+        requirement = wanted.pop()
+        for extra in ("", *requirement.extras):
+            key = (canonicalize_name(requirement.name), extra)
+            if key in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+                continue
+            try:
+                inner = metadata.requires(requirement.name) or []
+            except metadata.PackageNotFoundError:
+                continue
+            found.add(key)
+            for item in map(Requirement, inner):
+                if item.marker is None or item.marker.evaluate({"extra": extra}):
+                    item.marker = None
+                    wanted.append(item)
+    return {name for name, _ in found}
+
+
 def build_order(world: World) -> Iterator[str]:
     """Torch stands before DeepSpeed is built against it; compilers stay in the stage that builds."""
     found = stages(world.dockerfile)
@@ -97,7 +150,7 @@ def build_order(world: World) -> Iterator[str]:
     if -1 in places or places != sorted(places):
         yield "training: not in the order torch, compilers, deepspeed without build isolation, the extra"
     for name, text in found.items():
-        if name != "training-packages" and "build-essential" in text:
+        if name not in ("training-packages", "all-packages") and "build-essential" in text:
             yield f"{name}: holds compilers"
 
 
@@ -112,10 +165,14 @@ def runtime(world: World) -> Iterator[str]:
         users = re.findall(r"^USER (\S+)", text, flags=re.MULTILINE)
         if not users or not re.fullmatch(r"[1-9]\d*(:\d+)?", users[-1]):
             yield f"{target}: USER is {users[-1] if users else 'root'}, not a number above 0 (runAsNonRoot reads no names)"
-        if f"PYTHONPATH={workdir(world.dockerfile)}" not in text or "PIP_NO_CACHE_DIR=1" not in text:
-            yield f"{target}: PYTHONPATH or PIP_NO_CACHE_DIR is not set"
+        for setting in (f"PYTHONPATH={workdir(world.dockerfile)}", "PIP_NO_CACHE_DIR=1", "HOME=/tmp"):
+            if setting not in text:
+                yield f"{target}: {setting} is not set"
+        if "/etc/profile.d/" not in text:
+            yield f"{target}: a login shell does not find ray"
         packages = found.get(f"{target}-packages", "")
-        serve = any(item.startswith("ray[serve]") for item in world.extras.get(target, []))
+        extra = target.removesuffix("-gpu")
+        serve = any(item.startswith("ray[serve]") for item in world.extras.get(extra, []))
         if "ray[default]" not in packages and not serve:
             yield f"{target}: neither ray[default] nor ray[serve]: the head has no jobs API"
 
@@ -129,4 +186,4 @@ def context(world: World) -> Iterator[str]:
                 yield f".dockerignore keeps {name} out"
 
 
-CHECKS = (targets, serving_is_light, python_version, pins, build_order, runtime, context)
+CHECKS = (targets, serving_is_light, python_version, pins, locked, build_order, runtime, context)

@@ -6,6 +6,7 @@ import copy
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,11 +25,16 @@ Object = dict[str, Any]
 
 @dataclass
 class World:
-    """Everything that must fit together. A test that plants a mistake changes a copy."""
+    """Everything that must fit together. A test that plants a mistake changes a copy.
+
+    `examples` are the secrets of k8s/secrets/, which no command of ours applies.
+    """
 
     objects: list[Object]
+    examples: list[Object] = field(default_factory=lambda: _objects(K8S / "secrets"))
     pyproject: dict[str, Any] = field(default_factory=lambda: tomllib.loads((ROOT / "pyproject.toml").read_text()))
     dockerfile: str = field(default_factory=(ROOT / "Dockerfile").read_text)
+    constraints: list[str] = field(default_factory=lambda: _lines(ROOT / "constraints.txt"))
 
     def copy(self) -> World:
         return copy.deepcopy(self)
@@ -40,7 +46,7 @@ class World:
         return (item for item in self.objects if item["kind"] in kinds)
 
     def only(self, item: Object) -> World:
-        return World([item], self.pyproject, self.dockerfile)
+        return World([item], self.examples, self.pyproject, self.dockerfile, self.constraints)
 
     @property
     def extras(self) -> dict[str, list[str]]:
@@ -61,7 +67,7 @@ class Template:
     """A pod template: `where` it stands, its `role`, and the mapping itself."""
 
     where: str
-    role: str  # head, worker, submitter
+    role: str  # head, worker, submitter; pod for what is not Ray's
     owner: Object
     body: Object
 
@@ -85,31 +91,59 @@ class Template:
         first: Object = self.spec["containers"][0]
         return first
 
+    @property
+    def labels(self) -> dict[str, str]:
+        found: dict[str, str] = self.body.get("metadata", {}).get("labels", {})
+        return found
+
 
 def load_files(*places: Path) -> World:
     """The objects of YAML files, in name order; anchors resolved into separate values."""
-    files = [file for place in places for file in (sorted(place.glob("*.yaml")) if place.is_dir() else [place])]
-    objects = [item for file in files for item in yaml.safe_load_all(file.read_text()) if item]
-    return World([_unshare(item) for item in objects])
+    return World([item for place in places for item in _objects(place)])
 
 
 def load_rendered(*directories: Path) -> World:
     """The objects as `kubectl kustomize` renders them."""
-    kubectl = shutil.which("kubectl")
-    assert kubectl
-    texts = [subprocess.run([kubectl, "kustomize", str(place)], capture_output=True, text=True, check=True, timeout=60).stdout for place in directories]  # fmt: skip
+    command = program("kubectl")
+    assert command
+    texts = [
+        subprocess.run([command, "kustomize", place], capture_output=True, text=True, check=True, timeout=60).stdout
+        for place in directories
+    ]
     return World([item for text in texts for item in yaml.safe_load_all(text) if item])
+
+
+def program(name: str) -> str | None:
+    """A program that a wheel brought into this environment, else one on PATH."""
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.exists() else shutil.which(name)
+
+
+def _lines(file: Path) -> list[str]:
+    return [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def _objects(place: Path) -> list[Object]:
+    files = sorted(place.glob("*.yaml")) if place.is_dir() else [place]
+    return [_unshare(item) for file in files for item in yaml.safe_load_all(file.read_text()) if item]
 
 
 def label(item: Object) -> str:
     return f"{item['kind']} {item['metadata'].get('name', '?')}"
 
 
+def jobs(world: World) -> Iterator[tuple[Object, Object]]:
+    """Each RayJob, and what a RayCronJob makes into one, with its spec."""
+    for item in world.of("RayJob", "RayCronJob"):
+        yield item, item["spec"].get("jobTemplate", item["spec"])
+
+
 def clusters(world: World) -> Iterator[tuple[Object, Object]]:
     """Each Ray kind with its cluster's spec."""
-    for item in world.of("RayService", "RayJob", "RayCluster"):
-        spec = item["spec"]
-        yield item, spec.get("rayClusterConfig") or spec.get("rayClusterSpec") or spec
+    for item in world.of("RayService", "RayCluster"):
+        yield item, item["spec"].get("rayClusterConfig", item["spec"])
+    for item, spec in jobs(world):
+        yield item, spec["rayClusterSpec"]
 
 
 def templates(world: World, *roles: str) -> Iterator[Template]:
@@ -122,8 +156,11 @@ def _templates(world: World) -> Iterator[Template]:
         yield Template(f"{label(item)}, head", "head", item, cluster["headGroupSpec"]["template"])
         for group in cluster.get("workerGroupSpecs", []):
             yield Template(f"{label(item)}, group {group['groupName']}", "worker", item, group["template"])
-        if "submitterPodTemplate" in item["spec"]:
-            yield Template(f"{label(item)}, submitter", "submitter", item, item["spec"]["submitterPodTemplate"])
+    for item, spec in jobs(world):
+        if "submitterPodTemplate" in spec:
+            yield Template(f"{label(item)}, submitter", "submitter", item, spec["submitterPodTemplate"])
+    for item in world.of("StatefulSet", "Deployment"):
+        yield Template(label(item), "pod", item, item["spec"]["template"])
 
 
 def quantity(value: str | int | float) -> float:

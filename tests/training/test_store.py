@@ -26,45 +26,11 @@ from pathlib import Path
 import pytest
 
 from agent.errors import CheckpointError
+from tests.s3 import serve_s3  # noqa: F401 - the fixture s3
 from training.store import Store, below
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKER = "complete.json"
-
-
-@pytest.fixture(scope="module")
-def s3():
-    """Gives the query of URIs into a bucket named `bucket`."""
-    command = os.environ.get("MOTO_SERVER")
-    if command is None:
-        pytest.skip("MOTO_SERVER names no S3 server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"ACCESS_KEY_ID": "any", "SECRET_ACCESS_KEY": "any", "DEFAULT_REGION": "us-east-1"}.items():
-            patch.setenv(f"AWS_{name}", value)
-        host, port = address.split(":")
-        server = subprocess.Popen(
-            [command, "-H", host, "-p", port], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            make_bucket(f"http://{address}/bucket", server)
-            yield f"?endpoint_override={address}&scheme=http"
-        finally:
-            server.kill()
-            server.wait()
-
-
-def make_bucket(url, server):
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=5).close()
-        except OSError:
-            assert server.poll() is None, "moto_server ended"
-            assert time.monotonic() < deadline, "moto_server does not answer"
-            time.sleep(0.1)
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -1,0 +1,52 @@
+"""A real server that speaks S3's protocol, if MOTO_SERVER names one (5.2.5 or newer).
+
+    python -m venv DIR && DIR/bin/pip install 'moto[server]>=5.2.5'
+    MOTO_SERVER=DIR/bin/moto_server pytest tests/training/test_store.py tests/cluster/test_bundles.py
+
+It has an environment of its own, for it wants older libraries than ours.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+import urllib.request
+
+import pytest
+
+
+@pytest.fixture(scope="module", name="s3")
+def serve_s3():
+    """Gives the query of URIs into a bucket named `bucket`."""
+    command = os.environ.get("MOTO_SERVER")
+    if command is None:
+        pytest.skip("MOTO_SERVER names no S3 server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"ACCESS_KEY_ID": "any", "SECRET_ACCESS_KEY": "any", "DEFAULT_REGION": "us-east-1"}.items():
+            patch.setenv(f"AWS_{name}", value)
+        host, port = address.split(":")
+        server = subprocess.Popen(
+            [command, "-H", host, "-p", port], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            _make_bucket(f"http://{address}/bucket", server)
+            yield f"?endpoint_override={address}&scheme=http"
+        finally:
+            server.kill()
+            server.wait()
+
+
+def _make_bucket(url, server):
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=5).close()
+        except OSError:
+            assert server.poll() is None, "moto_server ended"
+            assert time.monotonic() < deadline, "moto_server does not answer"
+            time.sleep(0.1)
