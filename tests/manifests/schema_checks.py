@@ -76,7 +76,7 @@ def _program(rule: str) -> celpy.Runner:
 
 @functools.cache
 def _validator(api_version: str, kind: str) -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(_close(_schema(api_version, kind)))
+    return jsonschema.Draft202012Validator(close(_schema(api_version, kind)))
 
 
 @functools.cache
@@ -95,13 +95,13 @@ def _schema(api_version: str, kind: str) -> Any:
     raise LookupError(f"no definition of {kind} of {group} in {CRDS}")
 
 
-def _close(schema: Any) -> Any:
+def close(schema: Any) -> Any:
     """Refuses fields that are not declared; a field with a default is not required of the author."""
     if isinstance(schema, list):
-        return [_close(item) for item in schema]
+        return [close(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    closed = {key: _close(value) for key, value in schema.items()}
+    closed = {key: close(value) for key, value in schema.items()}
     properties = schema.get("properties")
     if isinstance(properties, dict) and "type" in schema:
         if not schema.get("x-kubernetes-preserve-unknown-fields"):

@@ -22,7 +22,7 @@ from cluster.monitoring.panels import Dashboard, Panel, Query
 from cluster.monitoring.rules import Group, Recording, rules_file
 from tests.cluster.monitoring.test_rules import promtool
 from tests.cluster.monitoring.tools import needed
-from tests.manifests.checks import _close
+from tests.manifests.schema_checks import close
 from tests.manifests.world import CRDS
 
 ROOT = Path(__file__).parents[3]
@@ -138,7 +138,7 @@ def test_custom_resources_follow_their_schemas_closed() -> None:
     assert {item["kind"] for item in custom} == {"PrometheusRule", "PodMonitor"}
     for item in custom:
         (version,) = yaml.safe_load((CRDS / f"{item['kind'].lower()}s.yaml").read_text())["spec"]["versions"]
-        schema = _close(version["schema"]["openAPIV3Schema"])
+        schema = close(version["schema"]["openAPIV3Schema"])
         assert [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(item)] == []
 
 
