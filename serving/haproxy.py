@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agent.errors import ClusterError
+from cluster.connection import usable_cores
 
 SWITCHES = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 _PORTS = {
@@ -95,6 +96,7 @@ def _clients() -> dict[str, str]:
     room = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     fitting = int((room - 256) / _DESCRIPTORS_PER_CONNECTION) if room != resource.RLIM_INFINITY else _MOST_CONNECTIONS
     return {
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, usable_cores())),
         "RAY_SERVE_HAPROXY_MAXCONN": str(max(64, min(_MOST_CONNECTIONS, fitting))),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(_IDLE_CLIENT_S),
     }

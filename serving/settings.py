@@ -36,9 +36,10 @@ class ComputeConfig(Config):
         "auto", description="whether memory of a batch is kept for the next: true, false, or auto as measured"
     )
     max_batch_tokens: int = Field(
-        128,
+        64,
         ge=16,
-        description="padded tokens in a batch; 128 was fastest of 64 to 512 on CPU cores with short texts, a GPU wants thousands",
+        description="padded tokens in a batch; 64 was fastest of 16 to 512 on CPU cores with short texts (docs/serving.md), "
+        "a GPU wants thousands",
     )
 
     @model_validator(mode="after")
@@ -54,7 +55,7 @@ class EngineConfig(ComputeConfig):
     """How one replica computes."""
 
     max_wait_s: float = Field(
-        0.5,
+        0.2,
         gt=0,
         description="seconds of waiting after which the oldest request gets every second batch, however long its texts",
     )
