@@ -1,4 +1,4 @@
-"""How should waiting texts be cut into batches? And would packing several texts into one row pay?
+"""Into which batches should waiting texts be cut, and would packing several texts into one row pay.
 
     python benchmarks/batch_cuts.py [bundle=DIR] [data.path=DIR] [rounds=5]
 

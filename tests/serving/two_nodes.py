@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from serving.haproxy import own_haproxy
-from serving.settings import AppConfig, ReplicaConfig
+from serving.settings import AppConfig, LimitsConfig, ReplicaConfig
 
 QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
 
@@ -58,5 +58,5 @@ def _orders():
 
 
 if __name__ == "__main__":
-    with own_haproxy():
+    with own_haproxy(max_message_bytes=LimitsConfig().max_body_bytes):
         main(sys.argv[1], int(sys.argv[2]))
