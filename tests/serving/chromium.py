@@ -26,7 +26,7 @@ def chromium() -> Iterator[Browser]:
     """The system's Chromium; skips where there is none."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
-        pytest.skip("no Chromium on PATH (Debian: .ci/browser installs it)")
+        pytest.skip("no Chromium on PATH (Debian: .ci/tools installs it)")
     with pytest.importorskip("playwright.sync_api", reason="no playwright (extra dev)").sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=SWITCHES)
         try:

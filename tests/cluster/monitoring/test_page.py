@@ -119,7 +119,7 @@ def test_a_missing_prometheus_is_named_with_its_remedy(monkeypatch: pytest.Monke
 
 def test_continuous_integration_goes_on_where_nothing_can_be_installed(tmp_path: Path) -> None:
     (tmp_path / "id").symlink_to(shutil.which("id") or "")
-    script = PAGE.parents[2] / ".ci" / "monitoring-tools"
+    script = PAGE.parents[2] / ".ci" / "tools"
     done = subprocess.run(
         ["/bin/bash", script], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
     )

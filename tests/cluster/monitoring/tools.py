@@ -25,7 +25,7 @@ def needed(*names: str) -> str:
     for name in names:
         if path := shutil.which(name):
             return path
-    pytest.skip(f"no {' or '.join(names)} on PATH (.ci/monitoring-tools brings what Debian has)")
+    pytest.skip(f"no {' or '.join(names)} on PATH (.ci/tools brings what Debian has)")
 
 
 class Webhook:
