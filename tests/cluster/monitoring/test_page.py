@@ -124,4 +124,4 @@ def test_continuous_integration_goes_on_where_nothing_can_be_installed(tmp_path:
         ["/bin/bash", script], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0
-    assert "tests that need prometheus prometheus-alertmanager chromium are skipped" in done.stdout
+    assert "tests that need prometheus prometheus-alertmanager redis-tools redis-server chromium" in done.stdout
