@@ -36,6 +36,7 @@ class Agent:
     def __init__(self, config: AppConfig) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # requests are parallel already
         from serving.engine import Engine
+        from serving.front import Front
         from serving.metrics import Metrics, RayCopy
         from serving.predictor import Predictor
         from serving.rollout import Rollout
@@ -47,6 +48,7 @@ class Agent:
             return Engine(bundle, config.engine, precision=config.precision, num_cpus=cpus)
 
         metrics = Metrics(serve.get_replica_context().replica_id.unique_id)
+        self._front = Front(config, adds_id=False)
         samples = config.rollout.samples if config.rollout.watch else 0
         engine = open_engine(Bundle.load(config.bundle))
         self._predictor = Predictor(engine, config.limits, metrics, num_samples=samples)
@@ -59,7 +61,7 @@ class Agent:
         """The HTTP surface, built in the replica because its models depend on the bundle's task."""
         from serving.surface import create_app
 
-        return create_app(self._predictor, self._duties)
+        return create_app(self._predictor, self._duties, self._front)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Asked by Ray Serve: what `serving.scaling` looks at."""
@@ -80,7 +82,10 @@ def build(args: Mapping[str, Any]) -> serve.Application:
         BundleError: The bundle is wrong; nothing was deployed.
     """
     assignments = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in args.items()]
-    return application(load(AppConfig, assignments))
+    config = load(AppConfig, assignments)
+    if not config.auth.keys_file:
+        _log.warning("auth.keys_file is not set: whoever reaches the port of Ray Serve can ask this agent")
+    return application(config)
 
 
 def application(config: AppConfig, *, neighbours: int = 0) -> serve.Application:
@@ -101,7 +106,9 @@ def application(config: AppConfig, *, neighbours: int = 0) -> serve.Application:
             "RAY_SERVE_THROUGHPUT_OPTIMIZED=1 before Ray starts, on every node"
         )
     replicas = _resolve(config.replicas, max(1, _cluster_cpus() // (1 + neighbours)))
-    resolved = config.model_copy(update={"bundle": str(bundle.path), "replicas": replicas})
+    keys_file = config.auth.keys_file and str(Path(config.auth.keys_file).absolute())
+    auth = config.auth.model_copy(update={"keys_file": keys_file})
+    resolved = config.model_copy(update={"bundle": str(bundle.path), "replicas": replicas, "auth": auth})
     return serve.deployment(Agent, **_options(resolved)).bind(resolved)
 
 

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 
 from agent import telemetry
 from agent.errors import RequestError
+from serving.exchange import current
 from serving.payload import PayloadReader, Prediction, read_body
 from serving.predictor import Predictor, reason_of
 from serving.replies import failure, refusal, reply
@@ -24,12 +25,14 @@ REF = "#/components/schemas/{model}"
 def routes(predictor: Predictor, reader: PayloadReader) -> APIRouter:
     """The routes over one predictor."""
     router = APIRouter()
-    task, max_bytes = predictor.engine.bundle.task, predictor.limits.max_body_bytes
+    task, limits = predictor.engine.bundle.task, predictor.limits
 
     async def read(request: Request) -> tuple[Prediction, float | None]:
         try:
             timeout_s = allowed_time(request.headers)
-            return reader.read(await read_body(request.stream(), request.headers, max_bytes=max_bytes)), timeout_s
+            chunks, headers = request.stream(), request.headers
+            body = await read_body(chunks, headers, max_bytes=limits.max_body_bytes, max_s=limits.max_body_s)
+            return reader.read(body), timeout_s
         except RequestError as error:
             predictor.metrics.count(telemetry.REJECTED, reason=reason_of(error))
             raise
@@ -50,7 +53,7 @@ def routes(predictor: Predictor, reader: PayloadReader) -> APIRouter:
         except RequestError as error:
             return refusal(error)
         except Exception:  # noqa: BLE001 - the caller gets no internals; the log gets the trace
-            _log.exception("a prediction failed")
+            _log.exception("the prediction of request %s failed", current().request_id)
             return failure()
 
     return router

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -81,22 +82,33 @@ _ONE, _SEVERAL = "<one>", "<several>"  # tags of the union; no key of a request 
 _INPUTS = "a string, or a list of strings"
 
 
-async def read_body(chunks: AsyncIterator[bytes], headers: Mapping[str, str], *, max_bytes: int) -> bytes:
-    """Reads a body that says that it is plain JSON, and stops as soon as it grows too large.
+async def read_body(
+    chunks: AsyncIterator[bytes], headers: Mapping[str, str], *, max_bytes: int, max_s: float = 10.0
+) -> bytes:
+    """Reads a body that says that it is plain JSON, and stops as soon as it grows too large or comes too slowly.
 
     Raises:
-        RequestError: 415 for another content type or an encoded body, 413 beyond `max_bytes`.
+        RequestError: 415 for another content type or an encoded body, 413 beyond `max_bytes`, 408 beyond `max_s` seconds.
     """
     _check_type(headers)
     length = headers.get("content-length", "")
     if length.isdecimal() and int(length[:20]) > max_bytes:
         raise _too_large(max_bytes)
     parts, size = [], 0
-    async for chunk in chunks:
-        size += len(chunk)
-        if size > max_bytes:
-            raise _too_large(max_bytes)
-        parts.append(chunk)
+    try:
+        async with asyncio.timeout(max_s):
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
+                parts.append(chunk)
+    except TimeoutError:
+        raise RequestError(
+            f"the body was not there within {max_s:g} s",
+            allowed=f"bodies that arrive within {max_s:g} s",
+            remedy="send fewer texts in one request, or over a faster line",
+            status=408,
+        ) from None
     return b"".join(parts)
 
 

@@ -11,6 +11,7 @@ from pydantic_core import to_json
 
 from agent.errors import RequestError
 from serving.batcher import OverloadError
+from serving.rates import RateLimitError
 
 
 class ErrorBody(BaseModel):
@@ -32,8 +33,13 @@ def refusal(error: RequestError) -> Response:
     body = ErrorBody(
         error=error.what, field=error.field or None, allowed=error.allowed or None, remedy=error.remedy or None
     )
-    headers = {"retry-after": str(error.retry_after_s)} if isinstance(error, OverloadError) else None
-    return reply(body, status=error.status, headers=headers)
+    return reply(body, status=error.status, headers=_headers(error))
+
+
+def _headers(error: RequestError) -> dict[str, str]:
+    if isinstance(error, OverloadError | RateLimitError):
+        return {"retry-after": str(error.retry_after_s)}
+    return {"www-authenticate": 'Bearer realm="bert-agent"'} if error.status == 401 else {}
 
 
 def failure() -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,30 +12,28 @@ from starlette.exceptions import HTTPException
 
 from agent.bundle import installed_versions
 from serving import hugging_face, state
-from serving.observed import Observed
+from serving.front import Duty, Front
 from serving.payload import PayloadReader
 from serving.predictor import Predictor
 from serving.replies import ErrorBody, reply
 
-Duty = Callable[[], Coroutine[Any, Any, None]]
-"""Something that runs beside the requests for as long as the application does."""
 
-
-def create_app(predictor: Predictor, duties: Sequence[Duty] = ()) -> FastAPI:
+def create_app(predictor: Predictor, duties: Sequence[Duty] = (), front: Front | None = None) -> FastAPI:
     """The application over one predictor."""
+    front = front or Front()
     reader = PayloadReader(predictor.engine.bundle.task)
     app = FastAPI(
         title="bert-agent",
         version=installed_versions(state.VERSIONS).get("bert-agent", "unknown"),
         description=f"Serves an agent for {predictor.engine.bundle.task.kind.replace('_', ' ')}.",
         redoc_url=None,
-        lifespan=lambda _: _on_duty(duties),
+        lifespan=lambda _: _on_duty([*duties, *front.duties]),
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
     )
     app.include_router(hugging_face.routes(predictor, reader))
     app.include_router(state.routes(predictor))
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_middleware(Observed, metrics=predictor.metrics)
+    front.stand_before(app, predictor.metrics)
     _complete_schema(app, reader)
     return app
 

@@ -1,0 +1,61 @@
+"""The layer that lets in only who shows a key, before a byte of the body is read. Knows nothing of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from starlette._utils import get_route_path  # what the router itself goes by, so that both see the same path
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from agent import telemetry
+from agent.errors import RequestError
+from serving.exchange import current
+from serving.keys import Keys
+from serving.metrics import Metrics
+from serving.predictor import reason_of
+from serving.replies import refusal
+
+_OPEN = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})  # probes carry no keys
+_PAGE = "/"  # a person types the key into it; it holds nothing of the agent's
+
+
+class Guard:
+    """Asks for a key on every route but those of health and the page.
+
+    Args:
+        app: What is guarded.
+        keys: Who may ask.
+        metrics: Where refusals are counted.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics) -> None:
+        self._app, self._keys, self._metrics = app, keys, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
+        if scope["type"] == "http" and not _is_open(scope):
+            exchange = current()
+            try:
+                exchange.key_id = self._keys.check(_presented(scope["headers"]))
+            except RequestError as error:
+                self._metrics.count(telemetry.REJECTED, reason=reason_of(error))
+                await refusal(error)(scope, receive, send)
+                return
+            exchange.allowance = self._keys.allowance(exchange.key_id)
+        await self._app(scope, receive, send)
+
+
+def _is_open(scope: Scope) -> bool:
+    path = get_route_path(scope)
+    return path in _OPEN or (path == _PAGE and scope["method"] in ("GET", "HEAD"))
+
+
+def _presented(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    found: str | None = None
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, key = value.decode("latin-1").partition(" ")
+            if scheme.lower() == "bearer":
+                return key.strip()
+        elif name == b"x-api-key":
+            found = value.decode("latin-1").strip()
+    return found
