@@ -13,6 +13,7 @@ from agent.errors import RequestError
 from serving.rates import Allowance
 
 REQUEST_ID = "x-request-id"
+CALLER_LEFT = 499  # nginx's status for callers who hang up before the answer; nobody receives it
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}", re.ASCII)
 
 

@@ -10,13 +10,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent import telemetry
 from agent.errors import RequestError
-from serving.exchange import REQUEST_ID, Exchange, Report, begin, checked_id, new_id
+from serving.exchange import CALLER_LEFT, REQUEST_ID, Exchange, Report, begin, checked_id, new_id
 from serving.metrics import Metrics
 from serving.replies import failure, refusal
 
 _log = logging.getLogger(__name__)
 _OTHER = "other"  # one series for all paths that do not exist
-_LEFT = 499  # nginx's number for callers who hang up before the answer
 _REQUEST_ID = REQUEST_ID.encode()
 
 
@@ -76,7 +75,7 @@ class Observed:
         exchange.seconds = time.monotonic() - exchange.started
         exchange.route, exchange.client = _route(scope), _client(scope)
         exchange.traceparent = _header(scope, b"traceparent")
-        exchange.status = exchange.status or _LEFT
+        exchange.status = exchange.status or CALLER_LEFT
         for report in self._reports:
             report(exchange)
 

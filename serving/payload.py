@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, ValidationError, create_model
+from starlette.requests import ClientDisconnect
 
 from agent.errors import RequestError
 from agent.tasks import BaseTask, Parameters
+from serving.exchange import CALLER_LEFT
 
 _JSON_REMEDY = 'send one JSON object in UTF-8, such as {"inputs": "a text"}'
 _LONGEST_SHOWN = 80
@@ -88,7 +90,8 @@ async def read_body(
     """Reads a body that says that it is plain JSON, and stops as soon as it grows too large or comes too slowly.
 
     Raises:
-        RequestError: 415 for another content type or an encoded body, 413 beyond `max_bytes`, 408 beyond `max_s` seconds.
+        RequestError: 415 for another content type or an encoded body, 413 beyond `max_bytes`, 408 beyond `max_s` seconds,
+            499 if the caller hung up.
     """
     _check_type(headers)
     length = headers.get("content-length", "")
@@ -109,6 +112,8 @@ async def read_body(
             remedy="send fewer texts in one request, or over a faster line",
             status=408,
         ) from None
+    except ClientDisconnect:
+        raise RequestError("the caller hung up before the body was there", status=CALLER_LEFT) from None
     return b"".join(parts)
 
 

@@ -22,7 +22,7 @@ from agent.errors import RequestError
 from agent.tasks import Parameters
 from serving.batcher import Bounds, OverloadError, TokenBatcher
 from serving.engine import Engine
-from serving.exchange import current
+from serving.exchange import CALLER_LEFT, current
 from serving.metrics import Metrics
 from serving.rates import RateLimitError
 from serving.settings import LimitsConfig
@@ -35,6 +35,7 @@ Answers = list[list[dict[str, Any]]]
 _INLINE_CHARACTERS = 500
 _CHARACTERS_PER_TOKEN = 6  # a guess on the high side: nothing is refused for it that need not be
 _LAG_PERIOD_S = 0.1
+_REASONS = {401: "unauthorized", 403: "forbidden", 408: "timeout", 413: "too_large", CALLER_LEFT: "cancelled"}
 _LONGEST_SAMPLE = 2_000  # characters; a sample is there to be compared quickly
 
 
@@ -310,5 +311,5 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, RateLimitError):
         return "rate_limited"
     if isinstance(error, RequestError):
-        return {401: "unauthorized", 403: "forbidden", 408: "timeout", 413: "too_large"}.get(error.status, "invalid")
+        return _REASONS.get(error.status, "invalid")
     return "cancelled" if isinstance(error, asyncio.CancelledError) else "failed"

@@ -52,15 +52,15 @@ class Allowance:
         """Takes texts out.
 
         Raises:
-            RateLimitError: Nothing is in it; nothing was taken.
+            RateLimitError: Not one whole text is in it; nothing was taken.
         """
         now = self._clock()
         self._level = min(self._most, self._level + (now - self._at) * self._rate)
         self._at = now
-        if self._level <= 0:
+        if self._level < 1:
             raise RateLimitError(
                 f"{self._rate:g} texts/s in the long run, {self._most:g} at once",
-                retry_after_s=max(1, math.ceil(-self._level / self._rate)),
+                retry_after_s=max(1, math.ceil((1 - self._level) / self._rate)),
             )
         self._level -= num_texts
 
