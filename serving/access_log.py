@@ -4,30 +4,45 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 
 from pydantic_core import to_json
 
+from agent.errors import ConfigError
 from serving.exchange import Exchange
 
-LOGGER = "bert_agent.access"
+_MOST_BYTES, _BACKUPS = 64 * 1024 * 1024, 4
 
 
 class AccessLog:
-    """Writes to the logger `bert_agent.access`; to stderr unless that logger was given another handler.
+    """Writes to a file of its own, which nobody else may read and which is rotated.
 
     Args:
+        directory: Where the file is.
+        replica: Names the file, since no two processes may rotate the same one.
         with_texts: Whether the texts are written as well.
+
+    Raises:
+        ConfigError: The file cannot be written.
     """
 
-    def __init__(self, *, with_texts: bool) -> None:
+    def __init__(self, directory: Path, replica: str, *, with_texts: bool) -> None:
         self._with_texts = with_texts
-        self._log = logging.getLogger(LOGGER)
-        self._log.setLevel(logging.INFO)
-        if not self._log.handlers:
-            handler = logging.StreamHandler()
-            handler.setFormatter(logging.Formatter("%(message)s"))
-            self._log.addHandler(handler)
-            self._log.propagate = False
+        file = directory / f"access-{replica}.log"
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            file.touch(0o600)
+            handler = RotatingFileHandler(file, maxBytes=_MOST_BYTES, backupCount=_BACKUPS, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"log.access: {file} cannot be written ({error.strerror})", remedy="give a directory that is ours"
+            ) from None
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        self._log = logging.Logger(
+            "bert_agent.access", logging.INFO
+        )  # outside of the tree: nobody else's handlers get it
+        self._log.addHandler(handler)
 
     def __call__(self, exchange: Exchange) -> None:
         """Writes a line."""

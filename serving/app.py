@@ -47,8 +47,9 @@ class Agent:
         def open_engine(bundle: Bundle) -> Engine:
             return Engine(bundle, config.engine, precision=config.precision, num_cpus=cpus)
 
-        metrics = Metrics(serve.get_replica_context().replica_id.unique_id)
-        self._front = Front(config, adds_id=False)
+        replica = serve.get_replica_context().replica_id.unique_id
+        metrics = Metrics(replica)
+        self._front = Front(config, replica=replica, adds_id=False)
         samples = config.rollout.samples if config.rollout.watch else 0
         engine = open_engine(Bundle.load(config.bundle))
         self._predictor = Predictor(engine, config.limits, metrics, num_samples=samples)
@@ -106,10 +107,15 @@ def application(config: AppConfig, *, neighbours: int = 0) -> serve.Application:
             "RAY_SERVE_THROUGHPUT_OPTIMIZED=1 before Ray starts, on every node"
         )
     replicas = _resolve(config.replicas, max(1, _cluster_cpus() // (1 + neighbours)))
-    keys_file = config.auth.keys_file and str(Path(config.auth.keys_file).absolute())
-    auth = config.auth.model_copy(update={"keys_file": keys_file})
-    resolved = config.model_copy(update={"bundle": str(bundle.path), "replicas": replicas, "auth": auth})
+    auth = config.auth.model_copy(update={"keys_file": _absolute(config.auth.keys_file)})
+    log = config.log.model_copy(update={"access": _absolute(config.log.access)})
+    resolved = config.model_copy(update={"bundle": str(bundle.path), "replicas": replicas, "auth": auth, "log": log})
     return serve.deployment(Agent, **_options(resolved)).bind(resolved)
+
+
+def _absolute(path: str) -> str:
+    """A path as the builder means it, since replicas may have another working directory; nothing stays nothing."""
+    return path and str(Path(path).absolute())
 
 
 def _options(config: AppConfig) -> dict[str, Any]:

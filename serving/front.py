@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -28,20 +29,21 @@ class Front:
 
     Args:
         config: Which of them, and how.
+        replica: Names the process.
         adds_id: Whether answers get the request's id here; Ray Serve's own HTTP server adds it by itself.
 
     Raises:
-        ConfigError: The file of keys is no good, or what traces need is not installed.
+        ConfigError: The file of keys is no good, the access log cannot be written, or what traces need is not installed.
     """
 
-    def __init__(self, config: FrontConfig | None = None, *, adds_id: bool = True) -> None:
+    def __init__(self, config: FrontConfig | None = None, *, replica: str = "local", adds_id: bool = True) -> None:
         config = config or FrontConfig()
         self._cors, self._adds_id, self._keeps_texts = config.cors, adds_id, config.log.texts
         self.keys = Keys(config.auth) if config.auth.keys_file else None
         self.duties: list[Duty] = [self.keys.watch] if self.keys else []
         self._reports: list[Report] = []
         if config.log.access:
-            self._reports.append(AccessLog(with_texts=config.log.texts))
+            self._reports.append(AccessLog(Path(config.log.access), replica, with_texts=config.log.texts))
         if config.tracing.endpoint:
             tracing = Tracing(config.tracing)
             self._reports.append(tracing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -28,11 +29,16 @@ class Prediction:
 
 
 class PayloadReader:
-    """Reads prediction requests of one task."""
+    """Reads prediction requests of one task.
 
-    def __init__(self, task: BaseTask[Any]) -> None:
+    Args:
+        task: What is predicted.
+        max_texts: What the schema says of the most texts; whoever predicts sees to it that it is kept.
+    """
+
+    def __init__(self, task: BaseTask[Any], *, max_texts: int | None = None) -> None:
         self._parameters = task.parameters
-        self.model = _request_model(task.parameters)
+        self.model = _request_model(task.parameters, max_texts)
         self.answer_model: Any = list[task.answer_item] | list[list[task.answer_item]]  # type: ignore[name-defined]
 
     def read(self, body: bytes) -> Prediction:
@@ -45,6 +51,7 @@ class PayloadReader:
             request: Any = self.model.model_validate_json(body)
         except ValidationError as error:
             raise self._explain(error) from None
+        _refuse_duplicates(body, self.model, self._parameters)
         inputs = request.inputs
         single = isinstance(inputs, str)
         texts = [inputs] if single else list(inputs)
@@ -156,8 +163,33 @@ def _refuse_empty(texts: list[str], *, single: bool) -> None:
         raise RequestError("inputs is an empty list", allowed="at least one text", remedy=_JSON_REMEDY, field="inputs")
 
 
-def _request_model(parameters: type[Parameters]) -> type[BaseModel]:
-    one, several = Annotated[str, Strict(), Tag(_ONE)], Annotated[list[Annotated[str, Strict()]], Tag(_SEVERAL)]
+def _refuse_duplicates(body: bytes, *models: type[BaseModel]) -> None:
+    """Refuses objects that say one thing twice: pydantic would take the last, another reader of the same request the first.
+
+    The body is parsed a second time only where a key's name occurs twice, which the text of a request rarely does.
+    """
+    names = [name for model in models for name in model.model_fields]
+    if any(body.count(f'"{name}"'.encode()) > 1 for name in names):
+        json.loads(body, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise RequestError(
+                f"key {name} stands twice in one object", allowed="each key once", remedy="leave one out", field=name
+            )
+        found[name] = value
+    return found
+
+
+def _request_model(parameters: type[Parameters], max_texts: int | None) -> type[BaseModel]:
+    # The document says what _refuse_empty refuses, in words of its own.
+    bounds: dict[str, Any] = {"minItems": 1} | ({"maxItems": max_texts} if max_texts else {})
+    text = Annotated[str, Strict(), Field(json_schema_extra={"minLength": 1})]
+    one = Annotated[text, Tag(_ONE)]
+    several = Annotated[list[text], Field(json_schema_extra=bounds), Tag(_SEVERAL)]
     inputs: Any = Annotated[one | several, Discriminator(_shape)]
     optional: Any = parameters | None
     return create_model(

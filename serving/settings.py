@@ -164,8 +164,10 @@ class CorsConfig(Config):
 class LogConfig(Config):
     """What is logged of requests."""
 
-    access: bool = Field(
-        False, description="log every request as a line of JSON on stderr (logger bert_agent.access), without its texts"
+    access: str = Field(
+        "",
+        description="directory for the access log, a line of JSON per request without its texts, a file per replica; "
+        "empty writes none",
     )
     texts: bool = Field(False, description="log the texts as well")
 

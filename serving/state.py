@@ -54,7 +54,12 @@ def routes(predictor: Predictor) -> APIRouter:
     async def describe() -> Info:
         return _info(predictor)
 
-    @router.get("/metrics", summary="Metrics of this replica for Prometheus", response_model=None)
+    @router.get(
+        "/metrics",
+        summary="Metrics of this replica for Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
     async def metrics() -> Response:
         return Response(predictor.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 

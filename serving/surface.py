@@ -21,7 +21,7 @@ from serving.replies import ErrorBody, reply
 def create_app(predictor: Predictor, duties: Sequence[Duty] = (), front: Front | None = None) -> FastAPI:
     """The application over one predictor."""
     front = front or Front()
-    reader = PayloadReader(predictor.engine.bundle.task)
+    reader = PayloadReader(predictor.engine.bundle.task, max_texts=predictor.limits.max_texts)
     app = FastAPI(
         title="bert-agent",
         version=installed_versions(state.VERSIONS).get("bert-agent", "unknown"),

@@ -17,8 +17,9 @@ import pytest
 
 from agent.bundle import Bundle
 from agent.encoding import Batch, Float32
-from serving.access_log import LOGGER
+from agent.errors import ConfigError
 from serving.engine import Engine
+from serving.front import Front
 from serving.predictor import Predictor
 from serving.settings import AuthConfig, CorsConfig, EngineConfig, FrontConfig, LogConfig
 from tests.serving.conftest import listening
@@ -183,34 +184,22 @@ def test_an_id_that_could_break_a_log_is_refused(tagger_url: str, given: str) ->
     assert answer.headers["x-request-id"] != given
 
 
-class _Lines(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[dict[str, Any]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(json.loads(record.getMessage()))
-
-
-@pytest.fixture
-def lines() -> Iterator[list[dict[str, Any]]]:
-    handler = _Lines()
-    logger = logging.getLogger(LOGGER)
-    before, logger.handlers = logger.handlers, [handler]
-    yield handler.lines
-    logger.handlers = before
+def lines(directory: Path, count: int = 1) -> list[dict[str, Any]]:
+    """What an access log holds as soon as that is enough."""
+    file = directory / "access-local.log"
+    _wait(lambda: len(file.read_text().splitlines()) >= count)
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def test_the_access_log_tells_everything_but_the_text(
-    serve_with: Callable[..., str], keys_file: Path, lines: list[dict[str, Any]]
+    serve_with: Callable[..., str], keys_file: Path, tmp_path: Path
 ) -> None:
-    url = serve_with(front=FrontConfig(auth=AuthConfig(keys_file=str(keys_file)), log=LogConfig(access=True)))
+    url = serve_with(front=FrontConfig(auth=AuthConfig(keys_file=str(keys_file)), log=LogConfig(access=str(tmp_path))))
     httpx.post(url, json={"inputs": TEXTS[:2]}, headers=BEARER | {"x-request-id": "one"})
     httpx.post(url, json={"inputs": TEXTS[0], "secret text": 1}, headers={"x-api-key": OTHER})
     httpx.post(url, json=TEXT)
     httpx.get(url + "/no/secret%0Apath?secret=text", headers=BEARER)
-    _wait(lambda: len(lines) == 4)
-    first, invalid, stranger, nowhere = lines
+    first, invalid, stranger, nowhere = logged = lines(tmp_path, 4)
     assert first["seconds"] > 0
     assert first["time"].endswith("+00:00")
     told = {name: value for name, value in first.items() if name not in ("time", "seconds")}
@@ -221,28 +210,26 @@ def test_the_access_log_tells_everything_but_the_text(
     assert (invalid["status"], invalid["texts"], invalid["key"][:4]) == (422, 0, "key-")
     assert (stranger["status"], stranger["key"]) == (401, "")
     assert (nowhere["status"], nowhere["route"]) == (404, "other")
-    everything = json.dumps(lines)
+    everything = json.dumps(logged)
     assert not any(word in everything for word in (TEXTS[0], "secret", KEY, OTHER))
 
 
-def test_texts_are_logged_only_when_asked_for(serve_with: Callable[..., str], lines: list[dict[str, Any]]) -> None:
-    url = serve_with(front=FrontConfig(log=LogConfig(access=True, texts=True)))
+def test_texts_are_logged_only_when_asked_for(serve_with: Callable[..., str], tmp_path: Path) -> None:
+    url = serve_with(front=FrontConfig(log=LogConfig(access=str(tmp_path), texts=True)))
     httpx.post(url, json={"inputs": TEXTS[:2]})
-    _wait(lambda: lines)
-    assert lines[0]["text"] == TEXTS[:2]
+    assert lines(tmp_path)[0]["text"] == TEXTS[:2]
 
 
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n{"
 
 
 def test_a_caller_who_hangs_up_within_the_body_is_no_failure_of_ours(
-    serve_with: Callable[..., str], lines: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+    serve_with: Callable[..., str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    url = serve_with(front=FrontConfig(log=LogConfig(access=True)))
+    url = serve_with(front=FrontConfig(log=LogConfig(access=str(tmp_path))))
     with _connect(url) as client:
         client.sendall(HEAD)
-    _wait(lambda: lines)
-    assert lines[0]["status"] == 499
+    assert lines(tmp_path)[0]["status"] == 499
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert 'rejected_requests_total{reason="cancelled",replica="local"} 1.0' in httpx.get(url + "/metrics").text
 
@@ -257,11 +244,21 @@ def test_a_body_that_does_not_come_is_given_up(serve_with: Callable[..., str]) -
     assert 'rejected_requests_total{reason="timeout",replica="local"} 1.0' in httpx.get(url + "/metrics").text
 
 
-def test_the_address_that_a_proxy_saw_is_logged(serve_with: Callable[..., str], lines: list[dict[str, Any]]) -> None:
-    url = serve_with(front=FrontConfig(log=LogConfig(access=True)))
+def test_the_access_log_is_for_its_owner_only(serve_with: Callable[..., str], tmp_path: Path) -> None:
+    httpx.get(serve_with(front=FrontConfig(log=LogConfig(access=str(tmp_path / "new")))) + "/health")
+    assert (tmp_path / "new" / "access-local.log").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_access_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be written"):
+        Front(FrontConfig(log=LogConfig(access=str(tmp_path / "file"))))
+
+
+def test_the_address_that_a_proxy_saw_is_logged(serve_with: Callable[..., str], tmp_path: Path) -> None:
+    url = serve_with(front=FrontConfig(log=LogConfig(access=str(tmp_path))))
     httpx.get(url + "/health", headers=[("x-forwarded-for", "1.1.1.1, 2.2.2.2"), ("x-forwarded-for", "10.0.0.7")])
-    _wait(lambda: lines)
-    assert lines[0]["client"] == "10.0.0.7"
+    assert lines(tmp_path)[0]["client"] == "10.0.0.7"
 
 
 def test_no_page_of_another_origin_may_read_answers_unless_allowed(tagger_url: str) -> None:
