@@ -39,6 +39,7 @@ class PayloadReader:
     def __init__(self, task: BaseTask[Any], *, max_texts: int | None = None) -> None:
         self._parameters = task.parameters
         self.model = _request_model(task.parameters, max_texts)
+        self._quoted = [f'"{name}"'.encode() for model in (self.model, task.parameters) for name in model.model_fields]
         self.answer_model: Any = list[task.answer_item] | list[list[task.answer_item]]  # type: ignore[name-defined]
 
     def read(self, body: bytes) -> Prediction:
@@ -51,7 +52,8 @@ class PayloadReader:
             request: Any = self.model.model_validate_json(body)
         except ValidationError as error:
             raise self._explain(error) from None
-        _refuse_duplicates(body, self.model, self._parameters)
+        if any(body.count(name) > 1 for name in self._quoted):
+            _refuse_duplicates(body)
         inputs = request.inputs
         single = isinstance(inputs, str)
         texts = [inputs] if single else list(inputs)
@@ -163,14 +165,12 @@ def _refuse_empty(texts: list[str], *, single: bool) -> None:
         raise RequestError("inputs is an empty list", allowed="at least one text", remedy=_JSON_REMEDY, field="inputs")
 
 
-def _refuse_duplicates(body: bytes, *models: type[BaseModel]) -> None:
+def _refuse_duplicates(body: bytes) -> None:
     """Refuses objects that say one thing twice: pydantic would take the last, another reader of the same request the first.
 
-    The body is parsed a second time only where a key's name occurs twice, which the text of a request rarely does.
+    It parses a second time, so it is called only where the name of a key occurs twice, as in few texts.
     """
-    names = [name for model in models for name in model.model_fields]
-    if any(body.count(f'"{name}"'.encode()) > 1 for name in names):
-        json.loads(body, object_pairs_hook=_object)
+    json.loads(body, object_pairs_hook=_object)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
