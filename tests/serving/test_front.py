@@ -85,7 +85,7 @@ def test_who_shows_none_or_a_wrong_one_is_refused(guarded: str, headers: dict[st
     [
         ("POST", "/"), ("PUT", "/"), ("OPTIONS", "/"), ("GET", "/info"), ("GET", "/metrics"), ("GET", "/docs"), ("GET", "/openapi.json"),
         ("GET", "/nowhere"), ("GET", "//health"), ("GET", "/health/../info"), ("GET", "/health/"), ("GET", "/v2/health/other"),
-        ("GET", "/%2e%2e/metrics"), ("GET", "/HEALTH"), ("POST", "/?x=/health"), ("GET", "/info;/health"),
+        ("GET", "/%2e%2e/metrics"), ("GET", "/HEALTH"), ("POST", "/?x=/health"), ("POST", "/static/a"), ("GET", "/static"), ("GET", "/%2fstatic/a"), ("GET", "/info;/health"),
     ],
 )  # fmt: skip
 def test_without_a_key_nothing_but_health_and_the_page_is_open(guarded: str, method: str, path: str) -> None:
@@ -94,7 +94,15 @@ def test_without_a_key_nothing_but_health_and_the_page_is_open(guarded: str, met
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/health"), ("GET", "/ready"), ("GET", "/v2/health/live"), ("GET", "/"), ("HEAD", "/")]
+    ("method", "path"),
+    [
+        ("GET", "/health"),
+        ("GET", "/ready"),
+        ("GET", "/v2/health/live"),
+        ("GET", "/"),
+        ("HEAD", "/"),
+        ("GET", "/static/page.js"),
+    ],
 )
 def test_probes_and_the_page_need_no_key(guarded: str, method: str, path: str) -> None:
     assert httpx.request(method, guarded + path).status_code not in (401, 403)
