@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,10 +39,11 @@ class Served(NamedTuple):
     directory: Path
     process: subprocess.Popen[bytes]
 
-    def send(self, data: bytes, *, wait_s: float = 5) -> bytes:
-        """All that comes back until the server closes or falls silent."""
+    def send(self, data: bytes, *, keeps: bool = False) -> bytes:
+        """All that comes back until the server closes, or for `keeps` falls silent."""
         place, answer = httpx.URL(self.url), b""
-        with socket.create_connection((place.host, place.port), timeout=wait_s) as client:
+        data = data if keeps else data.replace(HOST, HOST + b"connection: close\r\n", 1)
+        with socket.create_connection((place.host, place.port), timeout=2 if keeps else 10) as client:
             try:
                 client.sendall(data)
                 while part := client.recv(65_536):
@@ -121,7 +123,7 @@ def test_what_is_no_http_ends_at_haproxy_with_a_fixed_400(served: Served, case: 
     )],
 )  # fmt: skip
 def test_headers_that_ray_serve_cannot_read_are_refused_by_name(served: Served, name: str, extra: bytes) -> None:
-    answer = served.send(GOOD.replace(PLAIN, PLAIN + extra), wait_s=2)
+    answer = served.send(GOOD.replace(PLAIN, PLAIN + extra))
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["field"] == name
 
@@ -135,7 +137,7 @@ def test_a_caller_without_a_key_is_refused_and_counted(served: Served) -> None:
 
 
 def test_pipelined_requests_are_answered_in_their_order_and_each_shows_its_own_key(served: Served) -> None:
-    answers = served.send(GOOD + GOOD.replace(SHOWN, b"") + GOOD, wait_s=3)
+    answers = served.send(GOOD + GOOD.replace(SHOWN, b"") + GOOD, keeps=True)
     assert re.findall(rb"HTTP/1.1 (\d{3})", answers) == [b"200", b"401", b"200"]
 
 
@@ -147,7 +149,7 @@ def test_a_request_cannot_be_smuggled_behind_a_length_that_another_reader_would_
 ) -> None:
     hidden = b"GET /info HTTP/1.1\r\n" + HOST + SHOWN + b"\r\n"
     body = b"0\r\n\r\n" + hidden
-    answers = served.send(HEAD + b"content-length: %d\r\n" % len(body) + coding + b"\r\n\r\n" + body, wait_s=2)
+    answers = served.send(HEAD + b"content-length: %d\r\n" % len(body) + coding + b"\r\n\r\n" + body, keeps=True)
     assert re.findall(rb"HTTP/1.1 (\d{3})", answers) == [b"400"]
 
 
@@ -157,19 +159,12 @@ def test_old_and_unusual_requests_are_answered_like_others(served: Served) -> No
     waiting = GOOD.replace(PLAIN, PLAIN + b"expect: 100-continue\r\n")
     own = GOOD.replace(b"POST /", b"POST http://x/")
     for request in (old, chunks, waiting, own):
-        assert b" 200 OK" in served.send(request, wait_s=2), request
+        assert b" 200 OK" in served.send(request), request
     for request in (b"CONNECT x:443 HTTP/1.1\r\n" + HOST + b"\r\n", b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n"):
-        assert served.send(request, wait_s=2).startswith(b"HTTP/1.1 404 ")
-    socket_wanted = (
-        b"GET / HTTP/1.1\r\n"
-        + HOST
-        + SHOWN
-        + b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
-    )
-    assert re.match(
-        rb"HTTP/1.1 4\d\d ",
-        served.send(socket_wanted + b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", wait_s=2),
-    )
+        assert served.send(request).startswith(b"HTTP/1.1 404 ")
+    upgrade = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZQ==\r\n\r\n"
+    answer = served.send(b"GET / HTTP/1.1\r\n" + HOST + SHOWN + upgrade, keeps=True)
+    assert re.match(rb"HTTP/1.1 4\d\d ", answer), answer
 
 
 def test_slow_heads_and_slow_bodies_are_given_up_while_others_are_served(served: Served) -> None:
@@ -196,7 +191,7 @@ def test_slow_heads_and_slow_bodies_are_given_up_while_others_are_served(served:
     with concurrent.futures.ThreadPoolExecutor(40) as callers:
         heads = [callers.submit(drip, HEALTH, b"x-a: a\r\n") for _ in range(20)]
         bodies = [callers.submit(drip, HEAD + b"content-length: 100000\r\n\r\n{", b" ") for _ in range(20)]
-        assert served.send(GOOD, wait_s=3).startswith(b"HTTP/1.1 200 ")
+        assert served.send(GOOD).startswith(b"HTTP/1.1 200 ")
         assert max(body.result() for body in bodies) < 10  # limits.max_body_s is 2
         assert max(head.result() for head in heads) < 25  # HAProxy's timeout http-request is 15 s
 
@@ -210,8 +205,8 @@ def test_the_settings_that_ray_has_no_name_for_reach_haproxy(served: Served) -> 
 
 
 def test_logs_know_ids_and_keys_names_but_no_text_and_no_key(served: Served) -> None:
-    served.send(GOOD.replace(PLAIN, PLAIN + b"x-request-id: one-of-many\r\n"), wait_s=2)
-    served.send(GOOD.replace(b'{"inputs"', b'{"INPUTS"'), wait_s=2)
+    served.send(GOOD.replace(PLAIN, PLAIN + b"x-request-id: one-of-many\r\n"))
+    served.send(GOOD.replace(b'{"inputs"', b'{"INPUTS"'))
     time.sleep(0.5)
     lines = [json.loads(line) for file in (served.directory / "access").glob("*") for line in file.open()]
     mine = next(line for line in lines if line["id"] == "one-of-many")
@@ -255,7 +250,7 @@ def test_a_flood_leaves_the_server_as_it_was(served: Served) -> None:
     with concurrent.futures.ThreadPoolExecutor(4) as callers:
         assert set().union(*callers.map(flood, [400] * 4)) == {400, 403, 422}
     assert _resident_bytes(pid) - before < 16 * 1024 * 1024  # 1,600 of these bodies are 160 MB
-    assert served.send(GOOD, wait_s=3).startswith(b"HTTP/1.1 200 ")
+    assert served.send(GOOD).startswith(b"HTTP/1.1 200 ")
 
 
 def _haproxy_configs() -> list[Path]:
@@ -267,15 +262,19 @@ def _sessions(pid: int) -> list[Path]:
 
 
 def _replica(driver: int) -> int:
-    """The replica among the processes of the driver's session."""
+    """The replica among the descendants of the process that started Ray."""
+    parents, replicas = {}, []
     for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if (entry / "cmdline").read_bytes().startswith(b"ray::ServeReplica") and f"_{driver}/" in (
-                entry / "environ"
-            ).read_text(errors="ignore"):
-                return int(entry.name)
-        except OSError:
-            continue
+        with suppress(OSError):
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if (entry / "cmdline").read_bytes().startswith(b"ray::ServeReplica"):
+                replicas.append(int(entry.name))
+    for replica in replicas:
+        ancestor = replica
+        while ancestor not in (0, driver):
+            ancestor = parents.get(ancestor, 0)
+        if ancestor == driver:
+            return replica
     raise AssertionError("no replica found")
 
 
