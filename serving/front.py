@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from serving.access_log import AccessLog
 from serving.exchange import REQUEST_ID, Report
-from serving.guard import Guard
+from serving.guard import OPEN, Guard
 from serving.keys import Keys
 from serving.metrics import Metrics
 from serving.observed import Observed
@@ -58,6 +58,18 @@ class Front:
         app.add_middleware(
             Observed, metrics=metrics, reports=self._reports, keeps_texts=self._keeps_texts, adds_id=self._adds_id
         )
+
+    def describe(self, document: dict[str, Any]) -> None:
+        """Adds to an OpenAPI document what the layers ask callers for."""
+        if self.keys:
+            document["components"]["securitySchemes"] = {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            }
+            document["security"] = [{"bearer": []}, {"header": []}]
+            for path in OPEN & set(document["paths"]):
+                for operation in document["paths"][path].values():
+                    operation["security"] = []
 
 
 def _cors(config: CorsConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from serving.metrics import Metrics
 from serving.predictor import reason_of
 from serving.replies import refusal
 
-_OPEN = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})  # probes carry no keys
+OPEN = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})  # probes carry no keys
 _PAGE, _FILES = "/", "/static/"  # a person types the key into the page; it holds nothing of the agent's
 
 
@@ -46,7 +46,7 @@ class Guard:
 
 def _is_open(scope: Scope) -> bool:
     path = get_route_path(scope)
-    return path in _OPEN or (scope["method"] in ("GET", "HEAD") and (path == _PAGE or path.startswith(_FILES)))
+    return path in OPEN or (scope["method"] in ("GET", "HEAD") and (path == _PAGE or path.startswith(_FILES)))
 
 
 def _presented(headers: Iterable[tuple[bytes, bytes]]) -> str | None:

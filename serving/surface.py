@@ -34,7 +34,7 @@ def create_app(predictor: Predictor, duties: Sequence[Duty] = (), front: Front |
     app.include_router(state.routes(predictor))
     app.add_exception_handler(HTTPException, _on_http_exception)
     front.stand_before(app, predictor.metrics)
-    _complete_schema(app, reader)
+    _complete_schema(app, reader, front)
     return app
 
 
@@ -65,7 +65,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     return reply(body, status=error.status_code, headers=headers)
 
 
-def _complete_schema(app: FastAPI, reader: PayloadReader) -> None:
+def _complete_schema(app: FastAPI, reader: PayloadReader, front: Front) -> None:
     """Adds the request's model to the OpenAPI document: FastAPI does not see bodies that are read by hand."""
     generate = app.openapi
 
@@ -74,6 +74,7 @@ def _complete_schema(app: FastAPI, reader: PayloadReader) -> None:
             document = generate()
             model = reader.model.model_json_schema(ref_template=hugging_face.REF)
             document["components"]["schemas"] |= model.pop("$defs", {}) | {reader.model.__name__: model}
+            front.describe(document)
         return generate()
 
     app.openapi = openapi  # type: ignore[method-assign]

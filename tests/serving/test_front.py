@@ -14,6 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
+import schemathesis
+from hypothesis import given, settings
+from schemathesis.specs.openapi.checks import ignored_auth
 
 from agent.bundle import Bundle
 from agent.encoding import Batch, Float32
@@ -106,6 +109,30 @@ def test_without_a_key_nothing_but_health_and_the_page_is_open(guarded: str, met
 )
 def test_probes_and_the_page_need_no_key(guarded: str, method: str, path: str) -> None:
     assert httpx.request(method, guarded + path).status_code not in (401, 403)
+
+
+def test_the_openapi_document_says_where_a_key_is_asked_for(guarded: str, tagger_url: str) -> None:
+    document = httpx.get(guarded + "/openapi.json", headers=BEARER).json()
+    assert {item["type"] for item in document["components"]["securitySchemes"].values()} == {"http", "apiKey"}
+    assert document["security"] == [{"bearer": []}, {"header": []}]
+    assert {path for path, item in document["paths"].items() if item.get("get", {}).get("security") == []} == {
+        "/health",
+        "/ready",
+    }
+    assert "security" not in httpx.get(tagger_url + "/openapi.json").json()
+
+
+@pytest.mark.parametrize("method", ["POST /", "GET /info", "GET /metrics"])
+def test_no_request_without_a_key_gets_through_however_it_is_made(guarded: str, method: str) -> None:
+    document = schemathesis.openapi.from_url(guarded + "/openapi.json", headers=BEARER)
+    operation = next(found.ok() for found in document.get_all_operations() if found.ok().label == method)
+
+    @settings(max_examples=15, deadline=None)
+    @given(case=operation.as_strategy())
+    def ask(case: Any) -> None:
+        case.call_and_validate(headers={"Authorization": f"Bearer {KEY}"}, checks=[ignored_auth])
+
+    ask()
 
 
 def test_refusals_are_counted_by_reason(serve_with: Callable[..., str], keys_file: Path) -> None:
