@@ -13,7 +13,7 @@ from importlib.metadata import distribution, version
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = ("training", "compression", "serving", "tracing", "dev", "bench")
+EXTRAS = ("training", "compression", "serving", "tracing", "dev")
 LEFT_OUT = re.compile(r"torch|triton|nvidia-.*|cuda-.*|pip|setuptools|wheel|bert-agent")
 
 
