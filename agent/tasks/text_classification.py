@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, Strict
 
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
@@ -26,7 +26,9 @@ class LabelledText(Example):
 class ClassificationParameters(Parameters):
     """Parameters of a text-classification request, named as in Hugging Face's API."""
 
-    top_k: int | None = Field(None, ge=1, description="How many labels to return, best first; all by default.")
+    top_k: Annotated[int, Strict()] | None = Field(
+        None, ge=1, description="How many labels to return, best first; all by default."
+    )
 
 
 class LabelScore(BaseModel):

@@ -152,6 +152,8 @@ BAD_BODIES: dict[str, tuple[bytes, int, str, str]] = {
         "'best'",
         "parameters.aggregation_strategy",
     ),
+    "a boolean as stride": (b'{"inputs": "a", "parameters": {"stride": false}}', 422, "boolean", "parameters.stride"),
+    "a string as stride": (b'{"inputs": "a", "parameters": {"stride": "4"}}', 422, "'4'", "parameters.stride"),
     "parameters as list": (b'{"inputs": "a", "parameters": []}', 422, "parameters is a list", "parameters"),
     "NaN parameter": (
         b'{"inputs": "a", "parameters": {"ignore_labels": NaN}}',
