@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, Strict
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
 from agent.pairs import Outcome, Pair
-from agent.tasks.base import BaseTask, Column, Example, Parameters, Report, as_json, require_text, softmax
+from agent.tasks.base import WHOLE, BaseTask, Column, Example, Parameters, Report, as_json, require_text, softmax
 
 _SHAPE = '{"text": "...", "label": "..."}'
 
@@ -26,8 +26,8 @@ class LabelledText(Example):
 class ClassificationParameters(Parameters):
     """Parameters of a text-classification request, named as in Hugging Face's API."""
 
-    top_k: Annotated[int, Strict()] | None = Field(
-        None, ge=1, description="How many labels to return, best first; all by default."
+    top_k: Annotated[int, Strict(), Field(ge=1), WHOLE] | None = Field(
+        None, description="How many labels to return, best first; all by default."
     )
 
 

@@ -58,5 +58,5 @@ def _orders():
 
 
 if __name__ == "__main__":
-    with own_haproxy():
+    with own_haproxy(max_message_bytes=4 * 1024 * 1024):
         main(sys.argv[1], int(sys.argv[2]))
