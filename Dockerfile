@@ -1,6 +1,6 @@
 # Five images of one repository: `make image`, or docker build --target {training,compression,serving,serving-gpu,all} .
 # KubeRay gives the commands (ray start ...); each image also runs by hand, see its CMD. Nothing writes outside /tmp and
-# mounted volumes, so the root file system may be read-only. Python's packages are pinned in constraints.txt (`make lock`),
+# mounted volumes, so the root file system may be read-only. Python's packages are pinned in .ci/constraints.txt (`make lock`),
 # what must agree with the code in pyproject.toml; Debian's follow the base image.
 # hadolint global ignore=DL3008,DL3013
 ARG BASE_IMAGE=python:3.11.14-slim-bookworm
@@ -22,7 +22,7 @@ WORKDIR /app
 
 # The requirements alone: this layer and the following stay as long as these files do.
 FROM base AS packages
-COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY pyproject.toml README.md LICENSE .ci/constraints.txt ./
 # PIP_ARGS: what a registry of one's own needs. A pip of our own choice: those before 25.3 fail on source packages
 # (seqeval) once setuptools and wheel are there.
 ARG PIP_ARGS=

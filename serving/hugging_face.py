@@ -22,7 +22,7 @@ _BEFORE_RAY = 0.95
 def routes(predictor: Predictor, reader: PayloadReader, name: str) -> APIRouter:
     """The routes over one predictor, whose agent has a name."""
     router = APIRouter()
-    task, max_bytes = predictor.engine.bundle.task, predictor.limits.max_body_bytes
+    task, limits = predictor.engine.bundle.task, predictor.limits
     described: dict[str, Any] = {
         "response_model": None,
         "responses": {200: {"model": reader.answer_model, "content": {NDJSON: BYTES}}},
@@ -46,8 +46,10 @@ def routes(predictor: Predictor, reader: PayloadReader, name: str) -> APIRouter:
             timeout_s = allowed_time(request.headers)
             if streaming.wanted(request.headers.get("accept", ""), request.headers.get("content-type", "")):
                 return await streams.answer(request, timeout_s)
-            body = await read_body(request.stream(), request.headers, max_bytes=max_bytes)
-            wanted = reader.read(body)
+            chunks, headers = request.stream(), request.headers
+            wanted = reader.read(
+                await read_body(chunks, headers, max_bytes=limits.max_body_bytes, max_s=limits.max_body_s)
+            )
         answers = await predictor.predict(wanted.texts, wanted.parameters, timeout_s=timeout_s)
         return reply(task.envelope(answers, single=wanted.single))
 

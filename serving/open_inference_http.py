@@ -33,8 +33,10 @@ from serving.payload import (
     body_schema,
     explain,
     header,
+    quoted_keys,
     read_body,
     refusals_counted,
+    refuse_duplicates,
     refuse_empty,
 )
 from serving.replies import ErrorBody, answered, reply
@@ -164,6 +166,7 @@ class InferenceReader:
             inputs=(list[InputTensor], Field(min_length=1, max_length=1)),
             outputs=(several, Field(None, description="All by default.")),
         )
+        self._quoted = quoted_keys(self.model, *self._inner.values(), InputParameters, OutputParameters)
 
     def read(self, body: bytes, headers: Mapping[str, str], agent: OpenInference) -> tuple[Wanted, Any]:
         """Reads a body.
@@ -179,6 +182,7 @@ class InferenceReader:
             request = self.model.model_validate_json(body[:length])
         except ValidationError as error:
             raise explain(error, self.model, self._inner) from None
+        refuse_duplicates(body[:length], self._quoted)
         texts = _texts(request.inputs[0], body[length:])
         outputs = agent.outputs([output.name for output in request.outputs or ()])
         return Wanted(texts, request.parameters or self._inner["parameters"](), outputs), request
@@ -187,7 +191,7 @@ class InferenceReader:
 def routes(agent: OpenInference, reader: InferenceReader) -> APIRouter:
     """The routes over one agent."""
     router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
-    predictor = agent.predictor
+    predictor, limits = agent.predictor, agent.predictor.limits
 
     @router.get("", summary="Which server is this?")
     async def server() -> ServerMetadata:
@@ -221,8 +225,8 @@ def routes(agent: OpenInference, reader: InferenceReader) -> APIRouter:
                 agent.check(name, version)
                 timeout_s = allowed_time(request.headers)
                 types = (JSON, _BINARY) if _HEADER_LENGTH in request.headers else (JSON,)
-                limit = predictor.limits.max_body_bytes
-                body = await read_body(request.stream(), request.headers, max_bytes=limit, types=types)
+                most: dict[str, Any] = {"max_bytes": limits.max_body_bytes, "max_s": limits.max_body_s}
+                body = await read_body(request.stream(), request.headers, types=types, **most)
                 wanted, asked = reader.read(body, request.headers, agent)
             return _answer(agent, asked, await agent.infer(wanted, timeout_s))
 

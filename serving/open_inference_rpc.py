@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ from google.protobuf.message import Message
 
 from agent import telemetry
 from agent.errors import RequestError
+from serving.exchange import CALLER_LEFT, REQUEST_ID, Exchange, begin, checked_id, new_id
+from serving.front import Front
 from serving.hugging_face import allowed_time
 from serving.inference_pb2 import (
     ModelInferRequest,
@@ -49,9 +52,6 @@ from serving.replies import retry_after_s
 
 _log = logging.getLogger(__name__)
 ReplyT = TypeVar("ReplyT", bound=Message)
-Authorize = Callable[[str | None], object]
-"""Takes the key that a caller presents, and raises a RequestError if it is not good enough."""
-
 _CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
@@ -67,11 +67,11 @@ class InferenceService:
 
     Args:
         agent: What answers.
-        authorize: Checks keys; none are asked for by default. Health is told without one.
+        front: Whose keys are asked for and who is told of calls, as over HTTP. Health is told without a key, and not logged.
     """
 
-    def __init__(self, agent: OpenInference, authorize: Authorize | None = None) -> None:
-        self._agent, self._authorize = agent, authorize
+    def __init__(self, agent: OpenInference, front: Front | None = None) -> None:
+        self._agent, self._front = agent, front or Front()
 
     async def ServerLive(self, request: ServerLiveRequest, grpc_context: Any) -> ServerLiveResponse:
         """Tells that the process is alive."""
@@ -125,25 +125,39 @@ class InferenceService:
     async def _answered(
         self, method: str, context: Any, work: Callable[[], Awaitable[ReplyT]], empty: Callable[[], ReplyT]
     ) -> ReplyT:
+        exchange = Exchange(new_id(), "POST", _ROUTE + method, status=200, keeps_texts=self._front.keeps_texts)
+        begin(exchange)
         code = grpc.StatusCode.OK
         try:
-            if self._authorize is not None:
-                self._authorize(_presented(_metadata(context)))
+            self._admit(_metadata(context), exchange)
             return await work()
         except RequestError as error:
-            code = _refuse(context, error)
+            code, exchange.status = _refuse(context, error), error.status
             return empty()
         except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED
+            code, exchange.status = grpc.StatusCode.CANCELLED, CALLER_LEFT
             raise
         except Exception:  # noqa: BLE001 - the caller gets no internals; the log gets the trace
-            _log.exception("a call failed")
-            code = grpc.StatusCode.INTERNAL
+            _log.exception("request %s failed", exchange.request_id)
+            code, exchange.status = grpc.StatusCode.INTERNAL, 500
             context.set_code(code)
             context.set_details("the server failed; this is not the request's fault")
             return empty()
         finally:
-            self._agent.predictor.metrics.count(telemetry.REQUESTS, route=_ROUTE + method, status=code.name)
+            self._agent.predictor.metrics.count(telemetry.REQUESTS, route=exchange.route, status=code.name)
+            exchange.seconds = time.monotonic() - exchange.started
+            for report in self._front.reports:
+                report(exchange)
+
+    def _admit(self, metadata: Mapping[str, str], exchange: Exchange) -> None:
+        """Does for a call what the layers before the routes do for a request over HTTP."""
+        exchange.client = metadata.get("x-forwarded-for", "").rpartition(",")[2].strip()
+        exchange.traceparent = metadata.get("traceparent", "")
+        if given := metadata.get(REQUEST_ID):
+            exchange.request_id = checked_id(given)
+        if self._front.keys:
+            with refusals_counted(self._agent.predictor.metrics):
+                self._front.keys.admit(_presented(metadata), exchange)
 
     def _read(self, request: ModelInferRequest) -> Wanted:
         self._agent.check(request.model_name, request.model_version)

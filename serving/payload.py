@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, ValidationError, create_model
+from starlette.requests import ClientDisconnect
 
 from agent import telemetry
 from agent.errors import RequestError
 from agent.tasks import BaseTask, Parameters
+from serving.exchange import CALLER_LEFT
 from serving.metrics import Metrics
 from serving.predictor import reason_of
 
@@ -33,11 +37,17 @@ class Prediction:
 
 
 class PayloadReader:
-    """Reads prediction requests of one task."""
+    """Reads prediction requests of one task.
 
-    def __init__(self, task: BaseTask[Any]) -> None:
+    Args:
+        task: What is predicted.
+        max_texts: What the schema says of the most texts; whoever predicts sees to it that it is kept.
+    """
+
+    def __init__(self, task: BaseTask[Any], *, max_texts: int | None = None) -> None:
         self._parameters = task.parameters
-        self.model = _request_model(task.parameters)
+        self.model = _request_model(task.parameters, max_texts)
+        self._quoted = quoted_keys(self.model, task.parameters)
         self.answer_model: Any = list[task.answer_item] | list[list[task.answer_item]]  # type: ignore[name-defined]
 
     def read(self, body: bytes) -> Prediction:
@@ -50,6 +60,7 @@ class PayloadReader:
             request: Any = self.model.model_validate_json(body)
         except ValidationError as error:
             raise self._explain(error) from None
+        refuse_duplicates(body, self._quoted)
         inputs = request.inputs
         single = isinstance(inputs, str)
         texts = [inputs] if single else list(inputs)
@@ -77,10 +88,9 @@ def _shape(value: Any) -> str | None:
     return _SEVERAL if isinstance(value, list) else None
 
 
-OneOrSeveral = Annotated[
-    Annotated[str, Strict(), Tag(_ONE)] | Annotated[list[Annotated[str, Strict()]], Tag(_SEVERAL)],
-    Discriminator(_shape),
-]
+_Text = Annotated[str, Strict(), Field(json_schema_extra={"minLength": 1})]  # said here, seen to by refuse_empty
+_OneText = Annotated[_Text, Tag(_ONE)]
+OneOrSeveral = Annotated[_OneText | Annotated[list[_Text], Tag(_SEVERAL)], Discriminator(_shape)]
 
 
 def explain(error: ValidationError, model: type[BaseModel], inner: Mapping[str, type[BaseModel]]) -> RequestError:
@@ -122,23 +132,40 @@ def refusals_counted(metrics: Metrics) -> Iterator[None]:
 
 
 async def read_body(
-    chunks: AsyncIterator[bytes], headers: Mapping[str, str], *, max_bytes: int, types: Sequence[str] = (JSON,)
+    chunks: AsyncIterator[bytes],
+    headers: Mapping[str, str],
+    *,
+    max_bytes: int,
+    max_s: float,
+    types: Sequence[str] = (JSON,),
 ) -> bytes:
-    """Reads a body that says that it is plain and of one of the types, and stops as soon as it grows too large.
+    """Reads a body that says that it is plain and of one of the types; stops as soon as it grows too large or comes too slowly.
 
     Raises:
-        RequestError: 415 for another content type or an encoded body, 413 beyond `max_bytes`.
+        RequestError: 415 for another content type or an encoded body, 413 beyond `max_bytes`, 408 beyond `max_s` seconds,
+            499 if the caller hung up.
     """
     content_type(headers, types)
     length = headers.get("content-length", "")
     if length.isdecimal() and int(length[:20]) > max_bytes:
         raise _too_large(max_bytes)
     parts, size = [], 0
-    async for chunk in chunks:
-        size += len(chunk)
-        if size > max_bytes:
-            raise _too_large(max_bytes)
-        parts.append(chunk)
+    try:
+        async with asyncio.timeout(max_s):
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
+                parts.append(chunk)
+    except TimeoutError:
+        raise RequestError(
+            f"the body was not there within {max_s:g} s",
+            allowed=f"bodies that arrive within {max_s:g} s",
+            remedy="send fewer texts in one request, or over a faster line",
+            status=408,
+        ) from None
+    except ClientDisconnect:
+        raise RequestError("the caller hung up before the body was there", status=CALLER_LEFT) from None
     return b"".join(parts)
 
 
@@ -215,13 +242,49 @@ def _too_large(max_bytes: int) -> RequestError:
     )
 
 
-def _request_model(parameters: type[Parameters]) -> type[BaseModel]:
+def quoted_keys(*models: type[BaseModel]) -> list[bytes]:
+    """The keys that objects of these models may hold, as they stand in JSON."""
+    return [f'"{name}"'.encode() for model in models for name in model.model_fields]
+
+
+def refuse_duplicates(body: bytes, quoted: Sequence[bytes]) -> None:
+    """Refuses objects that say one thing twice: pydantic would take the last, another reader of the same request the first.
+
+    Only a body that holds a key's name twice is parsed a second time.
+
+    Args:
+        body: Valid JSON.
+        quoted: The keys that it may hold, of `quoted_keys`.
+
+    Raises:
+        RequestError: Names the key.
+    """
+    if any(body.count(name) > 1 for name in quoted):
+        json.loads(body, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise RequestError(
+                f"key {name} stands twice in one object", allowed="each key once", remedy="leave one out", field=name
+            )
+        found[name] = value
+    return found
+
+
+def _request_model(parameters: type[Parameters], max_texts: int | None) -> type[BaseModel]:
+    # The document says what PayloadReader.read refuses, in words of its own.
+    bounds: dict[str, Any] = {"minItems": 1} | ({"maxItems": max_texts} if max_texts else {})
+    several = Annotated[list[_Text], Field(json_schema_extra=bounds), Tag(_SEVERAL)]
+    inputs: Any = Annotated[_OneText | several, Discriminator(_shape)]
     optional: Any = parameters | None
     return create_model(
         "PredictionRequest",
         __config__=ConfigDict(extra="forbid"),
         __doc__="One text or several, and how to answer them.",
-        inputs=(OneOrSeveral, Field(description="A text, or a list of texts.")),
+        inputs=(inputs, Field(description="A text, or a list of texts.")),
         parameters=(optional, Field(None, description="How to answer.")),
     )
 

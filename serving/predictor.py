@@ -22,7 +22,9 @@ from agent.errors import RequestError
 from agent.tasks import Parameters
 from serving.batcher import Bounds, OverloadError, TokenBatcher
 from serving.engine import Engine
+from serving.exchange import CALLER_LEFT, current
 from serving.metrics import Metrics
+from serving.rates import RateLimitError
 from serving.settings import LimitsConfig
 
 _log = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ Answers = list[list[dict[str, Any]]]
 _INLINE_CHARACTERS = 500
 _CHARACTERS_PER_TOKEN = 6  # a guess on the high side: nothing is refused for it that need not be
 _LAG_PERIOD_S = 0.1
+_REASONS = {401: "unauthorized", 403: "forbidden", 408: "timeout", 413: "too_large", CALLER_LEFT: "cancelled"}
 _LONGEST_SAMPLE = 2_000  # characters; a sample is there to be compared quickly
 
 
@@ -149,6 +152,8 @@ class Predictor:
         try:
             answers = await self._in_time(texts, parameters, timeout_s)
         except BaseException as error:
+            if isinstance(error, OverloadError):
+                current().give_back(texts)
             self.metrics.count(telemetry.REJECTED, reason=reason_of(error))
             raise
         self.metrics.count(telemetry.TEXTS, len(texts))
@@ -213,6 +218,7 @@ class Predictor:
 
     async def _admitted(self, texts: Sequence[str], parameters: Parameters) -> Answers:
         self._check_limits(texts)
+        current().charge(texts)
         candidate = self._candidate if self._takes_turn() else None
         if candidate is not None:
             try:
@@ -245,16 +251,20 @@ class Predictor:
 
     async def _answer(self, served: Served, texts: Sequence[str], parameters: Parameters) -> Answers:
         engine, small = served.engine, sum(map(len, texts)) <= _INLINE_CHARACTERS
-        documents = await self._stage("tokenize", small, lambda: _encode(engine, texts, parameters.stride))
+        documents = await self._stage("tokenize", small, lambda: engine.encode(texts, parameters.stride))
         windows = [window for document in documents for window in document.windows]
+        started = time.monotonic()
         logits = await served.batcher.run(windows)
+        current().stages.append(("queue and infer", started, time.monotonic()))
         outputs = _by_document(documents, logits)
         return await self._stage("decode", small, lambda: engine.answer(texts, documents, outputs, parameters))
 
     async def _stage(self, stage: str, small: bool, work: Callable[[], T]) -> T:
         started = time.monotonic()
         result = work() if small else await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        self.metrics.observe(telemetry.STAGE_SECONDS, time.monotonic() - started, stage=stage)
+        ended = time.monotonic()
+        self.metrics.observe(telemetry.STAGE_SECONDS, ended - started, stage=stage)
+        current().stages.append((stage, started, ended))
         return result
 
     def _check_limits(self, texts: Sequence[str]) -> None:
@@ -285,10 +295,6 @@ class Predictor:
         )
 
 
-def _encode(engine: Engine, texts: Sequence[str], stride: int | None) -> list[Document]:
-    return engine.encode(texts) if stride is None else engine.bundle.encoder.encode_texts(texts, stride=stride)
-
-
 def _by_document(documents: Sequence[Document], logits: Sequence[Float32]) -> list[Sequence[Float32]]:
     outputs, start = [], 0
     for document in documents:
@@ -302,8 +308,8 @@ def reason_of(error: BaseException) -> str:
     """The label under which a request that got no answer is counted."""
     if isinstance(error, OverloadError):
         return "overload"
-    if isinstance(error, DeadlineError):
-        return "timeout"
+    if isinstance(error, RateLimitError):
+        return "rate_limited"
     if isinstance(error, RequestError):
-        return "too_large" if error.status == 413 else "invalid"
+        return _REASONS.get(error.status, "invalid")
     return "cancelled" if isinstance(error, asyncio.CancelledError) else "failed"

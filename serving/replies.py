@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from agent.errors import RequestError
+from serving.exchange import current
 
 _log = logging.getLogger(__name__)
 
@@ -36,15 +37,19 @@ async def answered(work: Awaitable[Response]) -> Response:
     except RequestError as error:
         return refusal(error)
     except Exception:  # noqa: BLE001 - the caller gets no internals; the log gets the trace
-        _log.exception("a prediction failed")
+        _log.exception("request %s failed", current().request_id)
         return failure()
 
 
 def refusal(error: RequestError) -> Response:
     """What a caller whose request was refused gets."""
-    seconds = retry_after_s(error)
-    headers = None if seconds is None else {"retry-after": str(seconds)}
-    return reply(refused(error), status=error.status, headers=headers)
+    return reply(refused(error), status=error.status, headers=_headers(error))
+
+
+def _headers(error: RequestError) -> dict[str, str]:
+    if (seconds := retry_after_s(error)) is not None:
+        return {"retry-after": str(seconds)}
+    return {"www-authenticate": 'Bearer realm="bert-agent"'} if error.status == 401 else {}
 
 
 def retry_after_s(error: RequestError) -> int | None:

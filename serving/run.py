@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -17,6 +18,8 @@ from agent import command
 from agent.errors import ClusterError
 from serving.settings import ServingConfig
 
+_log = logging.getLogger(__name__)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _USAGE = """
 Serves a bundle on this machine, behind HAProxy, until Ctrl-C.
 
@@ -35,6 +38,7 @@ def running(config: ServingConfig) -> Iterator[str]:
 
     Raises:
         BundleError: The bundle cannot be served.
+        ConfigError: The file of keys is no good, or what traces need is not installed.
         ClusterError: The port is taken, or this process or the environment already points to a Ray.
     """
     from cluster import bundles
@@ -42,6 +46,7 @@ def running(config: ServingConfig) -> Iterator[str]:
 
     for app in config.apps.values():  # before anything is started
         bundles.fetch(app.bundle).onnx_variant(app.precision)
+    _check_front(config)
     _check_place(config)
     with own_haproxy(max_message_bytes=_MESSAGE_PER_BODY * config.limits.max_body_bytes):
         try:
@@ -81,6 +86,18 @@ def _check_place(config: ServingConfig) -> None:
                 f"cannot listen at {config.host}:{port}: the port is taken or the address is not this machine's",
                 remedy=f"choose another with {key}=... or host=..., or stop what listens there",
             )
+
+
+def _check_front(config: ServingConfig) -> None:
+    from serving.keys import Keys
+    from serving.tracing import require
+
+    if config.auth.keys_file:
+        Keys(config.auth)
+    elif config.host not in _LOOPBACK:
+        _log.warning("auth.keys_file is not set: whoever reaches %s:%d can ask this agent", config.host, config.port)
+    if config.tracing.endpoint:
+        require()
 
 
 def _start(config: ServingConfig) -> str:

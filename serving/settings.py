@@ -137,12 +137,92 @@ class LimitsConfig(Config):
     max_concurrent_requests: int = Field(
         1_024, ge=1, description="requests in flight in a replica; beyond it they get 429 at once"
     )
+    max_body_s: float = Field(10.0, gt=0, description="seconds in which a request's body has to arrive")
 
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
-class AppConfig(Config):
+class AuthConfig(Config):
+    """Who may ask."""
+
+    keys_file: str = Field(
+        "",
+        description="file of API keys, one per line (KEY or NAME: KEY), read again when it changes; empty asks for none",
+    )
+    texts_per_s: float = Field(
+        0, ge=0, description="texts a second that a key may have predicted by each replica; 0 sets no limit"
+    )
+    burst_texts: float | Auto = Field(
+        "auto",
+        description="texts that a key may have predicted at once, before that limit: a number, or auto for a second's",
+    )
+
+    @model_validator(mode="after")
+    def _limits_keys(self) -> Self:
+        if self.texts_per_s and not self.keys_file:
+            raise ValueError("texts_per_s limits each key, and there is no keys_file")
+        if self.burst_texts != "auto" and self.burst_texts < 1:
+            raise ValueError(f"burst_texts is {self.burst_texts:g}; allowed is 'auto' or a number from 1")
+        return self
+
+
+class CorsConfig(Config):
+    """Which web pages may ask."""
+
+    allow_origins: tuple[str, ...] = Field(
+        (), description="origins (https://app.example.com, or '*') whose pages may ask; none unless listed"
+    )
+
+    @field_validator("allow_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s*]+", origin):
+                raise ValueError(
+                    f"{origin!r} is no origin; allowed are '*' or such as https://app.example.com, without a path"
+                )
+        return origins
+
+
+class LogConfig(Config):
+    """What is logged of requests."""
+
+    access: str = Field(
+        "",
+        description="directory for the access log, a line of JSON per request without its texts, a file per replica; "
+        "empty writes none",
+    )
+    texts: bool = Field(False, description="log the texts as well")
+
+    @model_validator(mode="after")
+    def _has_a_log(self) -> Self:
+        if self.texts and not self.access:
+            raise ValueError("texts adds to the access log, which is off: set access as well")
+        return self
+
+
+class TracingConfig(Config):
+    """OpenTelemetry traces of requests."""
+
+    endpoint: str = Field(
+        "", description="OTLP/HTTP address for spans, such as http://collector:4318/v1/traces; empty sends none"
+    )
+    sample_ratio: float = Field(
+        1.0, ge=0, le=1, description="part of the requests that are traced, where the caller's traceparent does not say"
+    )
+
+
+class FrontConfig(Config):
+    """What stands between the network and the predictions."""
+
+    auth: AuthConfig = Field(default_factory=AuthConfig)
+    cors: CorsConfig = Field(default_factory=CorsConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
+    tracing: TracingConfig = Field(default_factory=TracingConfig)
+
+
+class AppConfig(FrontConfig):
     """An agent as a Ray Serve application."""
 
     bundle: str = Field(description="the bundle to serve: a directory, or s3://bucket/prefix, which every node copies")

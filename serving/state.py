@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Response
-from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
@@ -62,7 +61,12 @@ def routes(predictor: Predictor, name: str, scrape: Scrape | None = None) -> API
     async def describe() -> Info:
         return _info(predictor, name)
 
-    @router.get("/metrics", summary="Metrics for Prometheus, by replica", response_class=PlainTextResponse)
+    @router.get(
+        "/metrics",
+        summary="Metrics for Prometheus, by replica",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
     async def metrics() -> Response:
         text = await scrape() if scrape else predictor.metrics.render()
         return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 from agent.errors import RequestError
 from agent.tasks import Parameters
 from serving.batcher import OverloadError
+from serving.exchange import current
 from serving.payload import JSON, PayloadReader, content_type, read_body
 from serving.predictor import Answers, DeadlineError, Predictor
 from serving.replies import failed, refused, retry_after_s
@@ -82,7 +83,8 @@ class Streams:
         """The texts with their parameters, read one after the other."""
         kind = content_type(request.headers, (JSON, NDJSON))
         limit = self._limits.max_body_bytes if kind == JSON else self._limits.max_stream_bytes
-        body = await read_body(request.stream(), request.headers, max_bytes=limit, types=(JSON, NDJSON))
+        most_s = self._limits.max_body_s
+        body = await read_body(request.stream(), request.headers, max_bytes=limit, max_s=most_s, types=(JSON, NDJSON))
         if kind == NDJSON:
             return self._read_lines(body)
         wanted = self._reader.read(body)
@@ -188,7 +190,7 @@ async def _lines(first: Answers, answers: Any) -> AsyncIterator[bytes]:
         except RequestError as error:
             yield to_json(refused(error)) + b"\n"
         except Exception:  # noqa: BLE001 - the caller gets no internals; the log gets the trace
-            _log.exception("a stream failed")
+            _log.exception("the stream of request %s failed", current().request_id)
             yield to_json(failed()) + b"\n"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent.bundle import installed_versions
 from serving import hugging_face, open_inference_http, page, state
-from serving.observed import Observed
+from serving.front import Duty, Front
 from serving.open_inference import OpenInference
 from serving.payload import REF, PayloadReader
 from serving.predictor import Predictor
@@ -24,12 +24,14 @@ from serving.settings import directory_name
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
-Duty = Callable[[], Coroutine[Any, Any, None]]
-"""Something that runs beside the requests for as long as the application does."""
-
 
 def create_app(
-    predictor: Predictor, duties: Sequence[Duty] = (), *, name: str = "", scrape: state.Scrape | None = None
+    predictor: Predictor,
+    duties: Sequence[Duty] = (),
+    *,
+    name: str = "",
+    scrape: state.Scrape | None = None,
+    front: Front | None = None,
 ) -> FastAPI:
     """The application over one predictor.
 
@@ -38,16 +40,19 @@ def create_app(
         duties: What runs beside the requests.
         name: The agent's; default: that of the bundle's directory.
         scrape: What `/metrics` shows; default: what this process counted.
+        front: What stands before the routes; default: nothing that refuses anybody.
     """
+    front = front or Front()
     name = name or directory_name(predictor.engine.bundle.path)
     task = predictor.engine.bundle.task
-    reader, tensor_reader = PayloadReader(task), open_inference_http.InferenceReader(task)
+    reader = PayloadReader(task, max_texts=predictor.limits.max_texts)
+    tensor_reader = open_inference_http.InferenceReader(task)
     app = FastAPI(
         title="bert-agent",
         version=installed_versions(state.VERSIONS).get("bert-agent", "unknown"),
         description=f"Serves an agent for {task.kind.replace('_', ' ')}.",
         redoc_url=None,
-        lifespan=lambda _: _on_duty(duties),
+        lifespan=lambda _: _on_duty([*duties, *front.duties]),
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
     )
     app.include_router(hugging_face.routes(predictor, reader, name))
@@ -55,20 +60,23 @@ def create_app(
     app.include_router(state.routes(predictor, name, scrape))
     app.include_router(page.routes())
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_middleware(BelowPrefix)
-    app.add_middleware(Observed, metrics=predictor.metrics)
-    _complete_schema(app, [reader.model, tensor_reader.model])
+    front.stand_before(app, predictor.metrics)
+    app.add_middleware(BelowPrefix)  # the outermost: all others see the path that the routes see
+    _complete_schema(app, [reader.model, tensor_reader.model], front)
     return app
 
 
 class BelowPrefix:
-    """Lets `/models/NAME` of an application with that prefix be its `/`, which Starlette would answer with a redirect."""
+    """Lets `POST /models/NAME` of an application with that prefix be its `POST /`.
+
+    Starlette redirects it, which not every client follows. Browsers are redirected: the page's addresses are relative.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
-        if scope["type"] == "http" and scope["path"] == scope.get("root_path"):
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == scope.get("root_path"):
             scope["path"] += "/"
         await self._app(scope, receive, send)
 
@@ -110,7 +118,7 @@ def _allowed_methods(request: Request) -> str:
     )
 
 
-def _complete_schema(app: FastAPI, models: Sequence[type[BaseModel]]) -> None:
+def _complete_schema(app: FastAPI, models: Sequence[type[BaseModel]], front: Front) -> None:
     """Adds the requests' models to the OpenAPI document: FastAPI does not see bodies that are read by hand."""
     generate = app.openapi
 
@@ -120,6 +128,7 @@ def _complete_schema(app: FastAPI, models: Sequence[type[BaseModel]]) -> None:
             for model in models:
                 schema = model.model_json_schema(ref_template=REF)
                 document["components"]["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
+            front.describe(document)
         return generate()
 
     app.openapi = openapi  # type: ignore[method-assign]

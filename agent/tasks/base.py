@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, field_validator
 from pydantic_core import to_json
 
 from agent.config import Config
@@ -49,15 +49,21 @@ class Report(Config):
         return self.metrics[self.primary]
 
 
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
+"""Makes a strict integer one as JSON Schema means it: `4` and `4.0`, but neither `"4"` nor `true`."""
+
+
 class Parameters(BaseModel):
     """What a prediction request may ask for beside its inputs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    stride: int | None = Field(
+    stride: Annotated[int, Strict(), Field(ge=0, le=1_000_000), WHOLE] | None = Field(
         None,
-        ge=0,
-        le=1_000_000,
         description="Sub-words by which neighbouring windows of a text longer than the model overlap; the agent's own by default.",
     )
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, Strict
 
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
 from agent.pairs import Outcome, Pair
-from agent.tasks.base import BaseTask, Column, Example, Parameters, Report, as_json, require_text, softmax
+from agent.tasks.base import WHOLE, BaseTask, Column, Example, Parameters, Report, as_json, require_text, softmax
 
 _SHAPE = '{"text": "...", "label": "..."}'
 
@@ -26,7 +26,9 @@ class LabelledText(Example):
 class ClassificationParameters(Parameters):
     """Parameters of a text-classification request, named as in Hugging Face's API."""
 
-    top_k: int | None = Field(None, ge=1, description="How many labels to return, best first; all by default.")
+    top_k: Annotated[int, Strict(), Field(ge=1), WHOLE] | None = Field(
+        None, description="How many labels to return, best first; all by default."
+    )
 
 
 class LabelScore(BaseModel):

@@ -201,7 +201,7 @@ def _serving(args: dict[str, Any]) -> Any:
 
 def throughput(world: World) -> Iterator[str]:
     """The environment of the fast path, as serving/haproxy.py has it, on the head and every worker: Ray reads it at its start."""
-    from serving.haproxy import _RETRIES, SWITCHES
+    from serving.haproxy import SWITCHES, everywhere
 
     maps = {item["metadata"]["name"]: item["data"] for item in world.of("ConfigMap")}
     for template in templates(world, "head", "worker"):
@@ -210,7 +210,7 @@ def throughput(world: World) -> Iterator[str]:
         env = {entry["name"]: entry.get("value") for entry in template.ray.get("env", [])}
         for entry in template.ray.get("envFrom", []):
             env |= maps.get(entry.get("configMapRef", {}).get("name"), {})
-        for name, value in {**SWITCHES, **_RETRIES}.items():
+        for name, value in (SWITCHES | everywhere()).items():
             if env.get(name) != value:
                 yield f"{template.where}: {name} is {env.get(name)}, not {value}"
         yield from (f"{template.where}: {text}" for text in _unknown_to_ray(env))

@@ -97,8 +97,12 @@ def pins(world: World) -> Iterator[str]:
         yield f"training: does not install {_WHEEL}=={_WHEEL_VERSION} with --no-deps"
 
 
+# What .ci/lock.py leaves out: the user chooses the build of torch, and set-up brings build tools up to date by itself.
+_CHOSEN_LATER = re.compile(r"torch|triton|nvidia-.*|cuda-.*|pip|setuptools|wheel")
+
+
 def locked(world: World) -> Iterator[str]:
-    """Every package that an extra of an image brings has its version in constraints.txt, and every install reads it."""
+    """Every package that an extra of an image brings has its version in .ci/constraints.txt, and every install reads it."""
     pins = {canonicalize_name(pin.name): pin for pin in map(Requirement, world.constraints)}
     for item in (item for extra in ("training", "compression", "serving") for item in world.extras[extra]):
         requirement = Requirement(item)
@@ -106,13 +110,15 @@ def locked(world: World) -> Iterator[str]:
             {"platform_system": "Linux", "platform_machine": "x86_64"}
         ):
             continue
+        if _CHOSEN_LATER.fullmatch(requirement.name):
+            continue
         pin = pins.get(canonicalize_name(requirement.name))
         versions = [version.version for version in pin.specifier] if pin else []
         if not versions:
             yield f"constraints.txt: no version of {requirement.name}; remedy: make lock"
         elif versions[0] not in requirement.specifier:
             yield f"constraints.txt: {pin} is not {item}; remedy: make lock"
-    for name in sorted(_brought(world) - set(pins)):
+    for name in sorted(name for name in _brought(world) - set(pins) if not _CHOSEN_LATER.fullmatch(name)):
         yield f"constraints.txt: no version of {name}, which another package brings; remedy: make lock"
     text = re.sub(r"\\\n", " ", world.dockerfile)
     for command in re.findall(r"pip install (?!.*--no-deps)[^&\n]+", text):

@@ -34,7 +34,7 @@ class World:
     examples: list[Object] = field(default_factory=lambda: _objects(K8S / "secrets"))
     pyproject: dict[str, Any] = field(default_factory=lambda: tomllib.loads((ROOT / "pyproject.toml").read_text()))
     dockerfile: str = field(default_factory=(ROOT / "Dockerfile").read_text)
-    constraints: list[str] = field(default_factory=lambda: _lines(ROOT / "constraints.txt"))
+    constraints: list[str] = field(default_factory=lambda: _lines(ROOT / ".ci/constraints.txt"))
 
     def copy(self) -> World:
         return copy.deepcopy(self)

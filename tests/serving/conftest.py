@@ -16,11 +16,12 @@ import uvicorn
 
 from agent.bundle import Bundle
 from serving.engine import Engine
+from serving.front import Front
 from serving.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from serving.open_inference import OpenInference
-from serving.open_inference_rpc import Authorize, InferenceService
+from serving.open_inference_rpc import InferenceService
 from serving.predictor import Predictor
-from serving.settings import EngineConfig, LimitsConfig
+from serving.settings import EngineConfig, FrontConfig, LimitsConfig
 from serving.surface import create_app
 from tests.serving.tiny import CLASSIFIER, TAGGER, make_bundle
 
@@ -41,12 +42,12 @@ def engine(tagger_path: Path) -> Engine:
 
 
 @contextmanager
-def listening(predictor: Predictor, *, warm: bool = True) -> Iterator[str]:
+def listening(predictor: Predictor, *, warm: bool = True, front: FrontConfig | None = None) -> Iterator[str]:
     """The HTTP surface on a real socket, in a thread."""
     if warm:
         predictor.warm_up()
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(predictor), log_config=None))
+    server = uvicorn.Server(uvicorn.Config(create_app(predictor, front=Front(front)), log_config=None))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -77,9 +78,11 @@ def serve_with(tagger_path: Path) -> Iterator[Callable[..., str]]:
     """Starts servers with limits of the test's own."""
     with_exit = []
 
-    def start(*, warm: bool = True, engine: Engine | None = None, **limits: int) -> str:
+    def start(
+        *, warm: bool = True, engine: Engine | None = None, front: FrontConfig | None = None, **limits: float
+    ) -> str:
         predictor = Predictor(engine or Engine(Bundle.load(tagger_path)), LimitsConfig(**limits))
-        server = listening(predictor, warm=warm)
+        server = listening(predictor, warm=warm, front=front)
         with_exit.append(server)
         return server.__enter__()
 
@@ -89,10 +92,10 @@ def serve_with(tagger_path: Path) -> Iterator[Callable[..., str]]:
 
 
 @contextmanager
-def calling(predictor: Predictor, authorize: Authorize | None = None) -> Iterator[str]:
+def calling(predictor: Predictor, front: FrontConfig | None = None) -> Iterator[str]:
     """The gRPC service on a real socket, in a thread."""
     predictor.warm_up()
-    service = InferenceService(OpenInference(predictor, "bundle"), authorize)
+    service = InferenceService(OpenInference(predictor, "bundle"), Front(front))
     started, stop, place = threading.Event(), [], []
 
     async def serve() -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from agent.bundle import Bundle, write_bundle
 from agent.encoding import pad
 from agent.errors import BundleError, ConfigError, RequestError
+from agent.tasks.token_classification import TaggingParameters
 from serving.engine import Engine
 from serving.plan import Plan, candidates
 from serving.predictor import Predictor
@@ -110,6 +111,15 @@ def test_a_session_with_bound_buffers_computes_the_same(engine: Engine) -> None:
     batch = pad(windows, engine.bundle.encoder.pad_id)
     feeds = {name: getattr(batch, name) for name in engine.variant.inputs}
     assert (run_bound(session, feeds) == engine.forward(batch)).all()
+
+
+def test_windows_overlap_by_the_stride_that_is_asked_for(engine: Engine) -> None:
+    none, own, most = (len(engine.encode([LONG], stride)[0].windows) for stride in (0, None, 15))
+    assert none < own < most
+    narrow = engine.predict([LONG], TaggingParameters(stride=0, aggregation_strategy="none"))
+    assert narrow != engine.predict([LONG], TaggingParameters(aggregation_strategy="none"))
+    with pytest.raises(RequestError, match="stride is 31"):
+        engine.predict([LONG], TaggingParameters(stride=31))
 
 
 def test_lone_surrogates_are_refused(engine: Engine) -> None:

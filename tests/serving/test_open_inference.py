@@ -135,6 +135,8 @@ BAD: dict[str, tuple[Any, int, str]] = {
     "no texts": (inference(tensor={"shape": [0], "data": []}), 422, "inputs[0]"),
     "no data": (inference(tensor={"data": None}), 422, "inputs[0]"),
     "an empty text": (inference(tensor={"data": [""]}), 422, "inputs[0].data[0]"),
+    "a key twice": (b'{"id":"1","id":"2","inputs":[{"name":"text","datatype":"BYTES","shape":[1],"data":["a"]}]}', 422, "id"),
+    "a tensor's key twice": (b'{"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"data":["a"],"data":["b"]}]}', 422, "data"),
     "an unknown key": (inference(model="x"), 422, "model"),
     "an unknown key of the tensor": (inference(tensor={"kind": 1}), 422, "inputs[0].kind"),
     "an unknown output": (inference(outputs=[{"name": "vectors"}]), 422, "outputs[0].name"),

@@ -12,16 +12,17 @@ import grpc
 import pytest
 
 from agent.bundle import Bundle
-from agent.errors import RequestError
 from serving import inference_pb2 as messages
 from serving.engine import Engine
 from serving.inference_pb2_grpc import GRPCInferenceServiceStub
 from serving.open_inference import Tensor, pack, unpack
 from serving.predictor import Predictor
-from serving.settings import LimitsConfig
+from serving.settings import AuthConfig, FrontConfig, LimitsConfig, LogConfig
 from tests.serving.conftest import calling
-from tests.serving.test_surface import _gated
+from tests.serving.gated import gated
 from tests.serving.tiny import TEXTS
+
+KEY, OTHER = "anna-0123456789abcdef", "0123456789abcdef-bruno"
 
 
 @pytest.fixture(scope="module")
@@ -135,29 +136,44 @@ def test_bad_requests_are_refused_by_name(stub: GRPCInferenceServiceStub) -> Non
     assert "Allowed: bundle" in error.details()
 
 
-def test_keys_are_asked_for_except_by_health(tagger_path: Path) -> None:
-    def authorize(presented: str | None) -> str:
-        if presented is None:
-            raise RequestError("no key", status=401)
-        if presented != "right":
-            raise RequestError("a wrong key", status=403)
-        return "ours"
-
+def test_keys_their_texts_and_the_log_are_those_of_http(tagger_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"anna: {KEY}\n{OTHER}\n")
+    front = FrontConfig(
+        auth=AuthConfig(keys_file=str(tmp_path / "keys"), texts_per_s=0.01, burst_texts=3),
+        log=LogConfig(access=str(tmp_path)),
+    )
     with (
-        calling(Predictor(Engine(Bundle.load(tagger_path))), authorize) as place,
+        calling(Predictor(Engine(Bundle.load(tagger_path))), front) as place,
         grpc.insecure_channel(place) as channel,
     ):
-        stub, request = GRPCInferenceServiceStub(channel), inference(["a"])
-        refused(stub.ModelInfer, request, grpc.StatusCode.UNAUTHENTICATED)
-        refused(stub.ServerMetadata, messages.ServerMetadataRequest(), grpc.StatusCode.UNAUTHENTICATED)
-        refused(stub.ModelInfer, request, grpc.StatusCode.PERMISSION_DENIED, metadata=[("x-api-key", "wrong")])
-        for metadata in ([("authorization", "Bearer right")], [("x-api-key", "right")]):
-            assert stub.ModelInfer(request, metadata=metadata).model_name == "bundle"
+        stub, request = GRPCInferenceServiceStub(channel), inference(["Anna", "Oslo"])
         assert stub.ServerLive(messages.ServerLiveRequest()).live
+        assert stub.ServerReady(messages.ServerReadyRequest()).ready
+        for call, asked in (
+            (stub.ModelInfer, request),
+            (stub.ServerMetadata, messages.ServerMetadataRequest()),
+            (stub.ModelMetadata, messages.ModelMetadataRequest(name="bundle")),
+            (stub.ModelReady, messages.ModelReadyRequest(name="bundle")),
+        ):
+            refused(call, asked, grpc.StatusCode.UNAUTHENTICATED)
+            refused(call, asked, grpc.StatusCode.PERMISSION_DENIED, metadata=[("x-api-key", KEY + "x")])
+        forged = [("x-api-key", KEY), ("x-request-id", "a b")]
+        refused(stub.ModelInfer, request, grpc.StatusCode.INVALID_ARGUMENT, metadata=forged)
+        for metadata in ([("authorization", f"Bearer {KEY}"), ("x-request-id", "one")], [("x-api-key", KEY)]):
+            assert stub.ModelInfer(request, metadata=metadata).model_name == "bundle"
+        error = refused(stub.ModelInfer, request, grpc.StatusCode.RESOURCE_EXHAUSTED, metadata=[("x-api-key", KEY)])
+        assert int(dict(error.trailing_metadata())["retry-after"]) > 100
+        assert stub.ModelInfer(request, metadata=[("x-api-key", OTHER)]).model_name == "bundle"
+    logged = [json.loads(line) for line in (tmp_path / "access-local.log").read_text().splitlines()]
+    first = next(line for line in logged if line["id"] == "one")
+    told = {name: first[name] for name in ("method", "route", "status", "texts", "characters", "key")}
+    route = "/inference.GRPCInferenceService/ModelInfer"
+    assert told == {"method": "POST", "route": route, "status": 200, "texts": 2, "characters": 8, "key": "anna"}
+    assert [line["status"] for line in logged] == [401, 403] * 4 + [400, 200, 200, 429, 200]
 
 
 def test_overload_tells_when_to_come_back_and_deadlines_and_hang_ups_drop_the_work(tagger_path: Path) -> None:
-    slow = _gated(tagger_path)
+    slow = gated(tagger_path)
     slow.gate.set()
     tokens = slow.encode(TEXTS[:1])[0].num_tokens
     predictor = Predictor(slow, LimitsConfig(max_queued_tokens=2 * tokens))

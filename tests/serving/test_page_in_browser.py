@@ -17,17 +17,16 @@ import httpx
 import pytest
 import uvicorn
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse
 from starlette.routing import Mount
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from agent.bundle import Bundle
-from agent.encoding import Batch, Float32
 from serving.engine import Engine
 from serving.predictor import Predictor
-from serving.settings import EngineConfig
+from serving.settings import AuthConfig, FrontConfig
 from serving.surface import create_app
 from tests.serving.chromium import chromium, visiting
+from tests.serving.gated import gated
 from tests.serving.tiny import TEXTS
 
 if TYPE_CHECKING:
@@ -252,7 +251,7 @@ def test_a_refusal_is_shown_in_the_words_of_the_server(page: Page, text: str, st
 def test_a_running_request_says_so_and_can_be_cancelled(
     browser: Browser, serve_with: Callable[..., str], tagger_path: Path
 ) -> None:
-    slow = _gated(tagger_path)
+    slow = gated(tagger_path)
     with visiting(browser, serve_with(warm=False, engine=slow)) as page:
         page.get_by_label("Text", exact=True).fill(TEXTS[0])
         for cancel in (
@@ -275,7 +274,7 @@ def test_a_running_request_says_so_and_can_be_cancelled(
 def test_a_busy_server_says_when_to_come_back(
     browser: Browser, serve_with: Callable[..., str], tagger_path: Path
 ) -> None:
-    slow = _gated(tagger_path)
+    slow = gated(tagger_path)
     url = serve_with(warm=False, engine=slow, max_concurrent_requests=1)
     with visiting(browser, url) as page, concurrent.futures.ThreadPoolExecutor(1) as caller:
         first = caller.submit(httpx.post, url, json={"inputs": TEXTS[0]}, timeout=20)
@@ -297,14 +296,18 @@ def test_a_server_that_is_gone_is_said_to_be(browser: Browser, tagger_path: Path
         assert "the server cannot be reached" in page.get_by_role("alert").text_content()
 
 
-def test_a_key_is_sent_once_it_is_given_and_kept_nowhere(browser: Browser, tagger_path: Path) -> None:
-    with _served(tagger_path, lambda app: _Gateway(app, "open-sesame")) as url, visiting(browser, url) as page:
+def test_a_key_is_sent_once_it_is_given_and_kept_nowhere(
+    browser: Browser, serve_with: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text("open-sesame-0123\n")
+    url = serve_with(front=FrontConfig(auth=AuthConfig(keys_file=str(tmp_path / "keys"))))
+    with visiting(browser, url) as page:
         assert "401" in page.locator("#card .refusal").text_content()
         for key, status in (("wrong", "403"), ("clé", "cannot be sent")):
             page.get_by_label("Key", exact=True).fill(key)
             page.keyboard.press("Enter")
             page.locator("#card .refusal", has_text=status).wait_for()
-        page.get_by_label("Key", exact=True).fill("open-sesame")
+        page.get_by_label("Key", exact=True).fill("open-sesame-0123")
         page.get_by_role("button", name="Use").click()
         page.locator("#key-status", has_text="In use.").wait_for()
         assert "token classification" in page.locator("#card").text_content()
@@ -340,37 +343,6 @@ def test_axe_finds_nothing_and_nothing_is_cut_off(
             page.evaluate("for (const folded of document.querySelectorAll('details')) folded.open = true")
             assert [f"{rule['id']}: {rule['nodes'][0]['html']}" for rule in axe.run(page).response["violations"]] == []
             assert page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-class _Gated(Engine):
-    """A real engine that computes nothing until its gate opens."""
-
-    gate: threading.Event
-
-    def forward(self, batch: Batch) -> Float32:
-        assert self.gate.wait(20)
-        return super().forward(batch)
-
-
-def _gated(path: Path) -> _Gated:
-    engine = _Gated(Bundle.load(path), EngineConfig(sessions=1))
-    engine.gate = threading.Event()
-    return engine
-
-
-class _Gateway:
-    """What an operator may put before the server: it asks for a key on every path but the page's."""
-
-    def __init__(self, app: ASGIApp, key: str) -> None:
-        self._app, self._wanted = app, f"Bearer {key}".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        given = dict(scope.get("headers", ())).get(b"authorization")
-        if scope["type"] != "http" or given == self._wanted or scope["path"] == "/" or "/static/" in scope["path"]:
-            await self._app(scope, receive, send)
-            return
-        refusal = JSONResponse({"error": "no such key", "remedy": "give one"}, 403 if given else 401)
-        await refusal(scope, receive, send)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 
 from agent.errors import BundleError, ClusterError, ConfigError
 from serving.run import running
-from serving.settings import EngineConfig, ServingConfig
+from serving.settings import AuthConfig, EngineConfig, ServingConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,6 +71,28 @@ def test_another_cluster_is_not_used_by_accident(tagger_path: Path, monkeypatch:
         pass
 
 
+def test_a_file_of_keys_that_is_no_good_is_refused_before_anything_starts(tagger_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("short\n")
+    done = run(f"bundle={tagger_path}", f"auth.keys_file={tmp_path / 'keys'}")
+    assert done.returncode == 2
+    assert "line 1 of auth.keys_file" in done.stderr
+    assert "short" not in done.stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_server_that_all_may_ask_says_so(
+    tagger_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, *, host: str, guarded: bool
+) -> None:
+    (tmp_path / "keys").write_text("0123456789abcdef\n")
+    auth = AuthConfig(keys_file=str(tmp_path / "keys") if guarded else "")
+    with socket.create_server((host, 0)) as taken:  # it gets no further than that
+        config = ServingConfig(bundle=str(tagger_path), host=host, port=taken.getsockname()[1], auth=auth)
+        with pytest.raises(ClusterError, match="port is taken"), running(config):
+            pass
+    assert ("auth.keys_file is not set" in caplog.text) == (host == "0.0.0.0" and not guarded)
+
+
 def test_build_takes_strings_and_values_and_makes_the_path_absolute(
     tagger_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -79,15 +101,19 @@ def test_build_takes_strings_and_values_and_makes_the_path_absolute(
     monkeypatch.chdir(tagger_path.parent)
     monkeypatch.delenv("RAY_SERVE_ENABLE_HA_PROXY", raising=False)
     with caplog.at_level(logging.WARNING):
-        application = build({"bundle": "bundle", "engine.sessions": "2", "replicas": {"max_replicas": 3}})
+        application = build(
+            {"bundle": "bundle", "log.access": "logs", "engine.sessions": "2", "replicas": {"max_replicas": 3}}
+        )
     deployment = application._bound_deployment
     (config,) = deployment.init_args
     assert config.bundle == str(tagger_path)
+    assert (config.log.access, config.auth.keys_file) == (str(tagger_path.parent / "logs"), "")
     assert config.engine == EngineConfig(sessions=2)
     assert (config.replicas.num_cpus, config.replicas.max_replicas) == (1, 3)
     assert deployment._deployment_config.autoscaling_config.max_replicas == 3
     assert deployment._deployment_config.max_ongoing_requests > config.limits.max_concurrent_requests
     assert "HAProxy is off" in caplog.text
+    assert "auth.keys_file is not set" in caplog.text
 
 
 def test_build_refuses_what_it_does_not_know_or_cannot_serve(tagger_path: Path, tmp_path: Path) -> None:

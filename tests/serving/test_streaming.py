@@ -17,7 +17,8 @@ from serving.engine import Engine
 from serving.predictor import Predictor
 from serving.settings import EngineConfig, LimitsConfig
 from tests.serving.conftest import listening
-from tests.serving.test_surface import _gated, _samples, post
+from tests.serving.gated import gated
+from tests.serving.test_surface import _samples, post
 from tests.serving.tiny import TEXTS
 
 NDJSON = "application/x-ndjson"
@@ -109,7 +110,7 @@ def test_a_stream_that_cannot_begin_is_refused_like_any_request(url: str, body: 
 
 
 def test_lines_come_while_later_ones_are_not_computed_yet(tagger_path: Path) -> None:
-    slow = _gated(tagger_path, batches=4)
+    slow = gated(tagger_path, batches=4)
     with (
         listening(Predictor(slow), warm=False) as place,
         httpx.stream("POST", place, content=lines(*[TEXTS[0]] * 2_000), headers=LINES, timeout=20) as answer,
@@ -126,8 +127,9 @@ def test_a_slow_reader_holds_back_the_work(tagger_path: Path) -> None:
     body = lines(
         *[{"inputs": TEXTS[3] * 6, "parameters": {"aggregation_strategy": "none", "ignore_labels": []}}] * 2_500
     )
-    with listening(Predictor(engine)) as place:
+    with listening(Predictor(engine, LimitsConfig(max_queued_s=60))) as place:
         with httpx.stream("POST", place, content=body, headers=LINES, timeout=60) as answer:
+            assert answer.status_code == 200
             arriving = answer.iter_raw(1)
             next(arriving)
             _until(lambda: _stands_still(place))
@@ -136,7 +138,7 @@ def test_a_slow_reader_holds_back_the_work(tagger_path: Path) -> None:
 
 
 def test_more_streams_than_allowed_get_429_and_one_that_ends_makes_room(tagger_path: Path) -> None:
-    slow = _gated(tagger_path, batches=4)
+    slow = gated(tagger_path, batches=4)
     with listening(Predictor(slow, LimitsConfig(max_streams=1)), warm=False) as place:
         with httpx.stream("POST", place, content=lines(*["Anna"] * 2_000), headers=LINES) as answer:
             arriving = answer.iter_lines()
@@ -158,7 +160,7 @@ def test_a_stream_that_has_begun_waits_its_turn_on_a_busy_server(
 
 
 def test_a_stream_ends_when_its_time_is_up(tagger_path: Path) -> None:
-    slow = _gated(tagger_path, batches=4)
+    slow = gated(tagger_path, batches=4)
     with listening(Predictor(slow), warm=False) as place:
         headers = {**LINES, "x-request-timeout-seconds": "1"}
         *answers, last = read(httpx.post(place, content=lines(*["Anna"] * 2_000), headers=headers))

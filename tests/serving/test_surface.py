@@ -6,7 +6,6 @@ import concurrent.futures
 import json
 import logging
 import socket
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.bundle import Bundle
 from agent.encoding import Batch, Float32
 from serving.engine import Engine
-from serving.settings import EngineConfig
+from tests.serving.gated import gated
 from tests.serving.tiny import TEXTS
 
 JSON = {"content-type": "application/json"}
@@ -110,6 +109,42 @@ BAD_BODIES: dict[str, tuple[bytes, int, str, str]] = {
     "too many texts": (json.dumps({"inputs": ["a"] * 21}).encode(), 413, "21 texts", "inputs"),
     "too many characters": (json.dumps({"inputs": "ab " * 2_000}).encode(), 413, "6000 characters", "inputs"),
     "too large": (json.dumps({"inputs": "a" * 30_000}).encode(), 413, "the body is too large", ""),
+    "inputs twice": (b'{"inputs": "a", "inputs": "b"}', 422, "key inputs stands twice", "inputs"),
+    "parameters twice": (b'{"parameters": {}, "inputs": "a", "parameters": {}}', 422, "stands twice", "parameters"),
+    "a parameter twice": (
+        b'{"inputs": "a", "parameters": {"ignore_labels": [], "ignore_labels": []}}',
+        422,
+        "stands twice",
+        "ignore_labels",
+    ),
+    "byte order mark": (b'\xef\xbb\xbf{"inputs": "a"}', 400, "no JSON", ""),
+    "UTF-16 without a mark": ('{"inputs": "a"}'.encode("utf-16-le"), 400, "no JSON", ""),
+    "UTF-32": ('{"inputs": "a"}'.encode("utf-32"), 400, "no JSON", ""),
+    "lone low surrogate": (b'{"inputs": "\\udfff"}', 400, "no JSON", ""),
+    "surrogates the wrong way round": (b'{"inputs": "\\udc00\\ud800"}', 400, "no JSON", ""),
+    "surrogate in UTF-8": (b'{"inputs": "\xed\xa0\x80"}', 400, "no JSON", ""),
+    "lone surrogate in a key": (b'{"inputs": "a", "\\ud800": 1}', 400, "no JSON", ""),
+    "overlong UTF-8": (b'{"inputs": "\xc0\xaf"}', 400, "no JSON", ""),
+    "raw control character": (b'{"inputs": "a\nb"}', 400, "no JSON", ""),
+    "null byte after the object": (b'{"inputs": "a"}\x00', 400, "no JSON", ""),
+    "two objects": (b'{"inputs": "a"}{"inputs": "b"}', 400, "no JSON", ""),
+    "comment": (b'{"inputs": "a" /* b */}', 400, "no JSON", ""),
+    "trailing comma": (b'{"inputs": "a",}', 400, "no JSON", ""),
+    "null byte in a key": (b'{"inputs": "a", "x\\u0000y": 1}', 422, "unknown key", "x\x00y"),
+    "deep objects": (b'{"a":' * 3_000 + b"1" + b"}" * 3_000, 400, "no JSON", ""),
+    "deep parameters": (b'{"inputs": "a", "parameters": ' + b"[" * 9_000 + b"]" * 9_000 + b"}", 400, "no JSON", ""),
+    "unknown key of endless length": (
+        b'{"inputs": "a", "' + b"k" * 9_000 + b'": 1}',
+        422,
+        "unknown key kkk",
+        "k" * 80 + "...",
+    ),
+    "huge number in parameters": (
+        b'{"inputs": "a", "parameters": 1' + b"0" * 9_000 + b"}",
+        400,
+        "no JSON (number out of range",
+        "",
+    ),
     "unknown parameter": (b'{"inputs": "a", "parameters": {"strid": 4}}', 422, "unknown key", "parameters.strid"),
     "wrong strategy": (
         b'{"inputs": "a", "parameters": {"aggregation_strategy": "best"}}',
@@ -117,6 +152,8 @@ BAD_BODIES: dict[str, tuple[bytes, int, str, str]] = {
         "'best'",
         "parameters.aggregation_strategy",
     ),
+    "a boolean as stride": (b'{"inputs": "a", "parameters": {"stride": false}}', 422, "boolean", "parameters.stride"),
+    "a string as stride": (b'{"inputs": "a", "parameters": {"stride": "4"}}', 422, "'4'", "parameters.stride"),
     "parameters as list": (b'{"inputs": "a", "parameters": []}', 422, "parameters is a list", "parameters"),
     "NaN parameter": (
         b'{"inputs": "a", "parameters": {"ignore_labels": NaN}}',
@@ -191,7 +228,7 @@ def test_a_body_is_refused_as_soon_as_it_grows_too_large(tagger_url: str, announ
 def test_too_many_queued_tokens_get_429_with_a_time_to_come_back(
     serve_with: Callable[..., str], tagger_path: Path
 ) -> None:
-    slow = _gated(tagger_path)
+    slow = gated(tagger_path)
     url = serve_with(warm=False, engine=slow, max_queued_tokens=40)
     with concurrent.futures.ThreadPoolExecutor(12) as callers:
         answers = [callers.submit(post, url, {"inputs": inputs}) for inputs in [TEXTS[0], [TEXTS[0]]] * 6]
@@ -207,7 +244,7 @@ def test_too_many_queued_tokens_get_429_with_a_time_to_come_back(
 
 
 def test_too_many_requests_in_flight_get_429(serve_with: Callable[..., str], tagger_path: Path) -> None:
-    slow = _gated(tagger_path)
+    slow = gated(tagger_path)
     url = serve_with(warm=False, engine=slow, max_concurrent_requests=2)
     with concurrent.futures.ThreadPoolExecutor(4) as callers:
         answers = [callers.submit(post, url, {"inputs": "a"}) for _ in range(4)]
@@ -220,7 +257,7 @@ def test_too_many_requests_in_flight_get_429(serve_with: Callable[..., str], tag
 def test_a_request_that_allows_too_little_time_gets_408_and_is_not_computed(
     serve_with: Callable[..., str], tagger_path: Path
 ) -> None:
-    slow = _gated(tagger_path)
+    slow = gated(tagger_path)
     url = serve_with(warm=False, engine=slow)
     with concurrent.futures.ThreadPoolExecutor(4) as callers:
         patient = [callers.submit(post, url, {"inputs": TEXTS[0]}) for _ in range(slow.plan.sessions)]
@@ -328,25 +365,6 @@ def test_many_callers_at_once_all_get_their_own_answer(tagger_url: str) -> None:
     assert {answer.status_code for answer in answers} == {200}
     for text, answer in zip(texts, answers, strict=True):
         assert all(text[item["start"] : item["end"]] == item["word"] for item in answer.json())
-
-
-class _Gated(Engine):
-    """A real engine that computes a number of batches, and no more until its gate opens."""
-
-    gate: threading.Event
-    free: int
-
-    def forward(self, batch: Batch) -> Float32:
-        self.free -= 1
-        assert self.free >= 0 or self.gate.wait(20)
-        return super().forward(batch)
-
-
-def _gated(path: Path, *, batches: int = 0) -> _Gated:
-    """An engine whose batches hold 128 tokens, or some texts."""
-    engine = _Gated(Bundle.load(path), EngineConfig(sessions=1, max_batch_tokens=4_096 if batches else 128))
-    engine.gate, engine.free = threading.Event(), batches
-    return engine
 
 
 def _samples(url: str) -> dict[tuple[str, ...], float]:

@@ -1,0 +1,54 @@
+"""The layer before Ray Serve's own HTTP code: refuses with JSON what that would fail on. Ray is told of it by its environment.
+
+Ray (2.60, serve/_private/replica.py) decodes headers as UTF-8, and answers a plain 500 where they are not.
+"""
+
+from __future__ import annotations
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from agent.errors import RequestError
+from serving.replies import refusal
+
+
+class Threshold:
+    """Lets in only requests that Ray Serve can read."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
+        if scope["type"] == "http":
+            try:
+                _check(scope)
+            except RequestError as error:
+                await refusal(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def layers() -> list[Middleware]:
+    """Asked by Ray Serve, through RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH."""
+    return [Middleware(Threshold)]
+
+
+def _check(scope: Scope) -> None:
+    for name, value in scope["headers"]:
+        if not value.isascii() and not _is_utf8(value):
+            field = name.decode("latin-1")
+            raise RequestError(
+                f"header {field} is no UTF-8",
+                allowed="headers in UTF-8",
+                remedy="leave it out",
+                status=400,
+                field=field,
+            )
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,126 @@
+"""Whatever the request, the answer is what the OpenAPI document says; whatever the text, offsets are exact and answers one's own."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import gc
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+
+from agent.tasks.token_classification import TaggingParameters
+
+SECONDS = 20
+ANYTHING = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=60)  # surrogates are no text
+ALPHABETS = st.sampled_from(
+    ["aA .-", "éïß̂̈", "東京タワー。", "שלום", "😀👩‍👧\U0001f1e6\u200d", "\x00\t\n\r\u2028\u00a0", "İıſKÅ"]
+)
+MIXED = st.lists(ALPHABETS.flatmap(lambda letters: st.text(letters, max_size=12)), min_size=1, max_size=8).map("".join)
+
+
+@pytest.fixture(scope="module")
+def client(tagger_url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=tagger_url, timeout=SECONDS) as client:
+        yield client
+
+
+@pytest.mark.parametrize("strategy", get_args(TaggingParameters.model_fields["aggregation_strategy"].annotation))
+@settings(max_examples=60, deadline=None)
+@given(text=(ANYTHING | MIXED).filter(bool))
+def test_for_any_text_the_slice_at_the_offsets_is_the_entity(client: httpx.Client, strategy: str, text: str) -> None:
+    body = {"inputs": text, "parameters": {"aggregation_strategy": strategy, "ignore_labels": []}}
+    answer = client.post("/", json=body)
+    assert answer.status_code == 200, answer.text
+    end = 0
+    for item in answer.json():
+        assert text[item["start"] : item["end"]] == item["word"]
+        assert end <= item["start"] <= item["end"] <= len(text)
+        end = item["end"]
+
+
+@pytest.mark.parametrize("fixture", ["tagger_url", "classifier_url"])
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_every_answer_matches_the_openapi_document(
+    fixture: str, mode: GenerationMode, request: pytest.FixtureRequest
+) -> None:
+    document = schemathesis.openapi.from_url(request.getfixturevalue(fixture) + "/openapi.json")
+    document.config.checks.positive_data_acceptance.expected_statuses += ["408"]  # whoever allows no time gets none
+    document.config.checks.negative_data_rejection.expected_statuses += ["413"]
+    operations = {found.ok().label: found.ok() for found in document.get_all_operations()}
+    assert set(operations) >= {"POST /", "GET /info", "GET /health", "GET /ready"}
+    for operation in operations.values():
+        if mode is GenerationMode.NEGATIVE and not operation.body and not operation.query:
+            continue  # nothing that could be wrong
+
+        @settings(max_examples=25, deadline=None)
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def ask(case: Any) -> None:
+            if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
+                parameters = case.body.get("parameters") or {}
+                if parameters.get("stride"):
+                    parameters["stride"] = min(parameters["stride"], 8)  # which fit, the bundle decides
+            case.call_and_validate(timeout=SECONDS)
+
+        ask()
+
+
+def test_nobody_gets_an_answer_to_another_ones_text(tagger_url: str) -> None:
+    """Sixteen callers, each with words of its own, between requests that are refused and callers who hang up."""
+
+    def ask(number: int) -> None:
+        own = f"Caller{number}x"
+        with httpx.Client(base_url=tagger_url, timeout=SECONDS) as client:
+            for turn in range(12):
+                texts = [f"{own} {turn} {place}" for place in range(1 + turn % 3)]
+                answer = client.post("/", json={"inputs": texts, "parameters": {"ignore_labels": []}})
+                for text, items in zip(texts, answer.json(), strict=True):
+                    assert items
+                    assert all(text[item["start"] : item["end"]] == item["word"] for item in items)
+                refused = client.post("/", json={"inputs": texts, own: turn})
+                assert (refused.status_code, refused.json()["field"]) == (422, own)
+                _hang_up(tagger_url, own)
+
+    with concurrent.futures.ThreadPoolExecutor(16) as callers:
+        list(callers.map(ask, range(16)))
+
+
+def test_floods_of_bad_requests_leave_no_memory_behind(tagger_url: str) -> None:
+    bodies = [
+        b"[" * 19_000, b'{"inputs": ' + b"9" * 19_000 + b"}", b'{"inputs": "' + b"a" * 30_000 + b'"}', b"\xff" * 19_000,
+        b'{"inputs": "a", "' + b"k" * 15_000 + b'": 1}', json.dumps({"inputs": ["a"] * 900}).encode(),
+    ]  # fmt: skip
+
+    def flood(count: int) -> None:
+        with httpx.Client(base_url=tagger_url, timeout=SECONDS) as client:
+            for number in range(count):
+                path = f"/{number}" if number % 7 == 0 else "/"
+                headers = {"content-type": "application/json", f"x-{number}": "a" * 4_000}
+                assert 400 <= client.post(path, content=bodies[number % 6], headers=headers).status_code < 500
+
+    flood(400)
+    gc.collect()
+    before = _resident_bytes()
+    flood(2_000)
+    gc.collect()
+    assert _resident_bytes() - before < 8 * 1024 * 1024  # 2,000 of these bodies are 40 MB
+
+
+def _hang_up(url: str, word: str) -> None:
+    place, body = httpx.URL(url), json.dumps({"inputs": word}).encode()
+    with socket.create_connection((place.host, place.port)) as client:
+        head = f"POST / HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body)
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
