@@ -118,9 +118,15 @@ def waiting(world: World) -> Iterator[str]:
 
 
 def api_keys(world: World) -> Iterator[str]:
-    """The line that switches API keys on names the file that is mounted, from a Secret that may be absent."""
+    """The line that switches API keys on is one of ours and names the file that is mounted, from a Secret that may be absent."""
     held = {item["metadata"]["name"]: item.get("stringData", {}) for item in world.examples if item["kind"] == "Secret"}
     for item in world.of("RayService"):
+        switched_on = yaml.safe_load(re.sub(r"# (?=auth: )", "", item["spec"]["serveConfigV2"]))
+        for application in switched_on["applications"]:
+            try:
+                _serving(application["args"])
+            except ConfigError as error:
+                yield f"{label(item)}: with API keys: {' '.join(str(error).split())}"
         named = re.findall(r"keys_file: ([^\s}]+)", item["spec"]["serveConfigV2"])
         for template in templates(world.only(item), "head", "worker") if named else ():
             path = PurePosixPath(named[0])
