@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-# Applications are called bert-agent or bert-agent-models-NAME by serving/run.py, and as one likes in a Serve config file;
-# CPU and memory of a replica stand under the title of its process.
-_AGENT = "(?:bert-agent-models-)?(.+)"
-_REPLICA = "ray::ServeReplica:(?:bert-agent-models-)?([^:]+):.*"
+# Applications are called as their agents; CPU and memory of a replica stand under the title of its process.
+_AGENT = "(.+)"
+_REPLICA = "ray::ServeReplica:([^:]+):.*"
 
 
 def metric_relabelings() -> list[dict[str, Any]]:

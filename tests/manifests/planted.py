@@ -297,7 +297,7 @@ MISTAKES: list[tuple[str, str, Edit]] = [
     ("waiting", "unknown key 'from'", lambda w: _wait(w).__setitem__(3, "from=/bundles/agent-small")),
     ("waiting", "a first training may take longer", lambda w: _wait(w).__setitem__(4, "wait_s=60")),
     ("waiting", "served is s3://", _from_storage),
-    ("api_keys", "with API keys: auth.keys_path", _serve("auth: {keys_file:", "auth: {keys_path:")),
+    ("api_keys", "with API keys: unknown key 'auth.keys_path'", _serve("auth: {keys_file:", "auth: {keys_path:")),
     ("api_keys", "which no Secret puts there", _serve("/etc/bert-agent/api-keys/keys", "/etc/bert-agent/keys")),
     ("api_keys", "which no Secret puts there", _drop(_example("api-keys"), "keys")),
     ("api_keys", "does not start without", lambda w: _head(w)["volumes"][1]["secret"].pop("optional")),

@@ -121,7 +121,7 @@ def test_a_version_that_fails_verification_fires_its_alert(monitor: Monitor, web
         (alert, *_) = until(lambda: webhook.fired("BertAgentVersionRefused"), 60)
     finally:
         manifest.write_bytes(good)
-    assert alert["labels"]["agent"] == "bert-agent"
+    assert alert["labels"]["agent"] == "bundle"
     assert alert["labels"]["outcome"] == "refused"
 
 
@@ -183,7 +183,7 @@ def test_the_page_draws_every_panel_in_a_browser(monitor: Monitor, tmp_path: Pat
             drawn = [panel for panel in panels if "<canvas" in panel]
             without = sum(all(query.needs for query in panel.queries) for panel in board.panels)
             assert len(drawn) == len(board.panels) - without
-            assert re.search(r"bert-agent p99 <b>[\d.]+ (ms|s|µs)</b>", done.stdout)
+            assert re.search(r"bundle p99 <b>[\d.]+ (ms|s|µs)</b>", done.stdout)
 
 
 def test_overload_fires_its_alert_and_reaches_the_webhook(monitor: Monitor, webhook: Webhook) -> None:
@@ -196,9 +196,7 @@ def test_overload_fires_its_alert_and_reaches_the_webhook(monitor: Monitor, webh
     asyncio.run(asyncio.wait_for(flood(), 90))
     (alert, *_) = webhook.fired("BertAgentShedding")
     assert alert["labels"]["severity"] == "page"
-    assert re.fullmatch(
-        r"bert-agent in local sheds load: 429 for [\d.]+% of the requests", alert["annotations"]["summary"]
-    )
+    assert re.fullmatch(r"bundle in local sheds load: 429 for [\d.]+% of the requests", alert["annotations"]["summary"])
 
 
 def test_killed_replicas_fire_their_alert_and_reach_the_webhook(monitor: Monitor, webhook: Webhook) -> None:
@@ -211,7 +209,7 @@ def test_killed_replicas_fire_their_alert_and_reach_the_webhook(monitor: Monitor
         time.sleep(5)
     assert killed >= 4
     (alert, *_) = webhook.fired("BertAgentReplicaFlapping")
-    assert alert["labels"]["agent"] == "bert-agent"
+    assert alert["labels"]["agent"] == "bundle"
 
 
 def test_ctrl_c_stops_everything(monitor: Monitor) -> None:

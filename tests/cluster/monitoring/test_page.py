@@ -34,7 +34,7 @@ def page_url(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Iter
         Gauge("ray_bert_agent_info", "", labels, registry=registry),
         Counter("ray_bert_agent_texts", "", ("application", "replica"), registry=registry),
     )
-    for replica, application in {"r1": "bert-agent", "r2": "bert-agent-models-tickets", "r3": 'odd".*name'}.items():
+    for replica, application in {"r1": "reviews", "r2": "tickets", "r3": 'odd".*name'}.items():
         info.labels(application, replica, f"digest{replica}").set(1)
         texts.labels(application, replica).inc(7)
     server, thread = start_http_server(0, "127.0.0.1", registry)
@@ -54,7 +54,7 @@ def page_url(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 def test_agents_are_called_by_their_names(page_url: str) -> None:
     values = httpx.get(f"{page_url}/api/variables/{SERVING}").json()
-    assert values["agent"] == ["bert-agent", 'odd".*name', "tickets"]
+    assert values["agent"] == ['odd".*name', "reviews", "tickets"]
     assert values["version"] == ["digestr1", "digestr2", "digestr3"]
 
 
@@ -64,16 +64,16 @@ def test_a_panel_gives_the_lines_of_those_that_were_chosen(page_url: str) -> Non
         assert all(point[1] == 0 for line in found for point in line["points"])  # nothing came since
         return sorted(line["name"] for line in found)
 
-    assert lines() == ["bert-agent", 'odd".*name', "tickets"]
+    assert lines() == ['odd".*name', "reviews", "tickets"]
     assert lines(agent="tickets") == ["tickets"]
     assert lines(agent='odd".*name') == ['odd".*name']
-    assert lines(version="digestr1") == ["bert-agent"]
+    assert lines(version="digestr1") == ["reviews"]
 
 
 @pytest.mark.parametrize(
     ("path", "status", "says"),
     [
-        (f"panels/{SERVING}/0?agent=.*", 422, "bert-agent"),
+        (f"panels/{SERVING}/0?agent=.*", 422, "reviews"),
         (f'panels/{SERVING}/0?agent=x"}}) or up', 422, "tickets"),
         (f"panels/{SERVING}/0?minutes=0", 422, "minutes"),
         (f"panels/{SERVING}/0?minutes=often", 422, "often"),
