@@ -24,7 +24,7 @@ from serving.settings import AppConfig, ReplicaConfig
 
 _log = logging.getLogger(__name__)
 _MOST_CPUS = 2  # replicas of one or two cores beat wide ones on short texts (docs/serving.md)
-_MORE_THAN_ADMITTED = 64  # room for /health and the like beside the requests that we admit ourselves
+_MORE_THAN_ADMITTED = 256  # room for /health and the like beside the requests that we admit ourselves
 _UNHEALTHY_FAILURES = 5
 
 

@@ -135,7 +135,7 @@ class LimitsConfig(Config):
         "beyond it requests get 429 at once, so that accepted ones keep their latency",
     )
     max_concurrent_requests: int = Field(
-        1_024, ge=1, description="requests in flight in a replica; beyond it they get 429 at once"
+        128, ge=1, description="requests in flight in a replica; beyond it they get 429 at once"
     )
     max_body_s: float = Field(10.0, gt=0, description="seconds in which a request's body has to arrive")
 
