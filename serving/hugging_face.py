@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
 
 from agent.errors import RequestError
 from serving import streaming
@@ -42,6 +43,7 @@ def routes(predictor: Predictor, reader: PayloadReader, name: str) -> APIRouter:
 
     async def answer(request: Request, asked: str = name) -> Response:
         with refusals_counted(predictor.metrics):
+            predictor.check_room()
             check_name(asked, name)
             timeout_s = allowed_time(request.headers)
             if streaming.wanted(request.headers.get("accept", ""), request.headers.get("content-type", "")):
@@ -54,6 +56,11 @@ def routes(predictor: Predictor, reader: PayloadReader, name: str) -> APIRouter:
         return reply(task.envelope(answers, single=wanted.single))
 
     return router
+
+
+def plain(router: APIRouter) -> APIRoute:
+    """The route without a name in its path, which most callers take."""
+    return next(route for route in router.routes if isinstance(route, APIRoute) and route.path == "/")
 
 
 def allowed_time(headers: Mapping[str, str]) -> float | None:

@@ -222,6 +222,7 @@ def routes(agent: OpenInference, reader: InferenceReader) -> APIRouter:
     async def infer(request: Request, name: str, version: str = "") -> Response:
         async def work() -> Response:
             with refusals_counted(predictor.metrics):
+                predictor.check_room()
                 agent.check(name, version)
                 timeout_s = allowed_time(request.headers)
                 types = (JSON, _BINARY) if _HEADER_LENGTH in request.headers else (JSON,)

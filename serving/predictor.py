@@ -162,6 +162,14 @@ class Predictor:
         self.samples.extend(text for text in texts[: self.samples.maxlen] if len(text) <= _LONGEST_SAMPLE)
         return answers
 
+    def check_room(self) -> None:
+        """Refuses at once what `predict` would refuse now, before its body is read.
+
+        Raises:
+            OverloadError: As many requests are answered as may be.
+        """
+        self._check_room_of(self._live)
+
     @asynccontextmanager
     async def candidate(self, engine: Engine, share: float) -> AsyncIterator[Callable[[], None]]:
         """Lets a second version answer a part of the requests inside the block; it leaves afterwards.
@@ -238,10 +246,7 @@ class Predictor:
         return int(self._turns * self._share) > int((self._turns - 1) * self._share)
 
     async def _served_by(self, served: Served, texts: Sequence[str], parameters: Parameters) -> Answers:
-        if served.in_flight >= self.limits.max_concurrent_requests:
-            raise OverloadError(
-                "the server is busy: too many requests in flight", retry_after_s=served.batcher.retry_after_s()
-            )
+        self._check_room_of(served)
         served.batcher.check_wait(max(map(len, texts), default=0) // _CHARACTERS_PER_TOKEN)
         served.enter()
         try:
@@ -266,6 +271,12 @@ class Predictor:
         self.metrics.observe(telemetry.STAGE_SECONDS, ended - started, stage=stage)
         current().stages.append((stage, started, ended))
         return result
+
+    def _check_room_of(self, served: Served) -> None:
+        if served.in_flight >= self.limits.max_concurrent_requests:
+            raise OverloadError(
+                "the server is busy: too many requests in flight", retry_after_s=served.batcher.retry_after_s()
+            )
 
     def _check_limits(self, texts: Sequence[str]) -> None:
         characters = sum(map(len, texts))

@@ -1,7 +1,7 @@
 """Many texts in one request, answered line by line (application/x-ndjson): in order, each group as soon as it is there.
 
-A few groups of texts are asked for ahead of the reader, so a slow reader holds back the work and not the memory, and a
-stream takes its turns among other callers. The request itself is read whole, within a limit of its own: Ray Serve would
+Once the first group is answered a few are asked for ahead of the reader, so a slow reader holds back the work and not the
+memory, and a stream takes its turns among other callers. The request itself is read whole, within a limit of its own: Ray Serve would
 read ahead of us whatever is sent.
 """
 
@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from itertools import islice
 from typing import Any, NamedTuple
 
 from fastapi import Request
@@ -131,12 +132,9 @@ class Streams:
         begun = False
         try:
             while True:
-                for group in groups:
-                    pending.append(
-                        asyncio.create_task(self._ask(group, started, timeout_s, patient=bool(pending) or begun))
-                    )
-                    if len(pending) == _GROUPS_AHEAD:
-                        break
+                ahead = _GROUPS_AHEAD if begun else 1  # until then a later group must not take the room of the first
+                for group in islice(groups, ahead - len(pending)):
+                    pending.append(asyncio.create_task(self._ask(group, started, timeout_s, patient=begun)))
                 if not pending:
                     return
                 yield await pending.popleft()

@@ -15,7 +15,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent.bundle import installed_versions
 from serving import hugging_face, open_inference_http, page, state
+from serving.express import Express
 from serving.front import Duty, Front
+from serving.hangup import HangUp
 from serving.open_inference import OpenInference
 from serving.payload import REF, PayloadReader
 from serving.predictor import Predictor
@@ -55,11 +57,14 @@ def create_app(
         lifespan=lambda _: _on_duty([*duties, *front.duties]),
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
     )
-    app.include_router(hugging_face.routes(predictor, reader, name))
+    predictions = hugging_face.routes(predictor, reader, name)
+    app.include_router(predictions)
     app.include_router(open_inference_http.routes(OpenInference(predictor, name), tensor_reader))
     app.include_router(state.routes(predictor, name, scrape))
     app.include_router(page.routes())
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_middleware(Express, route=hugging_face.plain(predictions))
+    app.add_middleware(HangUp)
     front.stand_before(app, predictor.metrics)
     app.add_middleware(BelowPrefix)  # the outermost: all others see the path that the routes see
     _complete_schema(app, [reader.model, tensor_reader.model], front)

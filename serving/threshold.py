@@ -1,6 +1,8 @@
 """The layer before Ray Serve's own HTTP code: refuses with JSON what that would fail on. Ray is told of it by its environment.
 
-Ray (2.60, serve/_private/replica.py) decodes headers as UTF-8, and answers a plain 500 where they are not.
+Ray (2.60, serve/_private/replica.py) decodes headers as UTF-8, and answers a plain 500 where they are not. It also starts
+two tasks for every request, to notice callers who hang up; a header that it knows declines that, since `serving.hangup`
+sees to it for less.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from agent.errors import RequestError
 from serving.replies import refusal
 
+_UNWATCHED = b"x-request-disconnect-disabled"
+
 
 class Threshold:
-    """Lets in only requests that Ray Serve can read."""
+    """Lets in only requests that Ray Serve can read, and spares it the watching."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -25,6 +29,7 @@ class Threshold:
             except RequestError as error:
                 await refusal(error)(scope, receive, send)
                 return
+            scope["headers"] = [*(pair for pair in scope["headers"] if pair[0] != _UNWATCHED), (_UNWATCHED, b"?1")]
         await self._app(scope, receive, send)
 
 
