@@ -171,14 +171,31 @@ class TokenBatcher:
             length: Tokens of the longest window, or a guess at them.
 
         Raises:
-            OverloadError: It would wait longer than `max_queued_s`.
+            OverloadError: It would wait longer than `max_queued_s`, or another one already has.
         """
-        # Workers change the counts of lengths that are there already; only the event loop adds lengths.
+        with self._lock:
+            self._check_wait(length)
+
+    def _check_wait(self, length: int) -> None:
+        waited_s = self._longest_wait_s()
+        if waited_s > self._bounds.max_queued_s:
+            raise OverloadError(
+                f"the server is busy: a request has waited for {waited_s:.1f} s", retry_after_s=self.retry_after_s()
+            )
         ahead_s = sum(tokens for other, tokens in self._tokens_of_length.items() if other <= length) / self._rate
         if ahead_s > self._bounds.max_queued_s:
             raise OverloadError(
                 f"the server is busy: the request would wait for {ahead_s:.1f} s", retry_after_s=self.retry_after_s()
             )
+
+    def _longest_wait_s(self) -> float:
+        """For how long the oldest request has waited of which nothing is computed yet.
+
+        What overtakes it is not foreseen by counting what is there: under load ever more shorter ones come.
+        """
+        unstarted = (request for request in self._requests.values() if request.started is None)
+        oldest = next(unstarted, None)
+        return time.monotonic() - oldest.arrival if oldest else 0.0
 
     def take_load(self) -> float:
         """How much of what the workers can do they did since the last call, 0 to 1.
@@ -209,7 +226,7 @@ class TokenBatcher:
             )
         if self.queued_tokens + tokens > self._bounds.max_queued_tokens:
             raise OverloadError("the server is busy: its queue is full", retry_after_s=self.retry_after_s())
-        self.check_wait(max(len(window.input_ids) for window in windows))
+        self._check_wait(max(len(window.input_ids) for window in windows))
         done = asyncio.get_running_loop().create_future()
         request = _Request(next(self._numbers), time.monotonic(), done, {}, len(windows), len(windows))
         for place, window in enumerate(windows):

@@ -132,7 +132,7 @@ class LimitsConfig(Config):
         1.0,
         gt=0,
         description="seconds that a request may have to wait for those served before it, by the measured rate; "
-        "beyond it requests get 429 at once, so that accepted ones keep their latency",
+        "beyond it, or while another has waited for longer, requests get 429 at once, so that accepted ones keep their latency",
     )
     max_concurrent_requests: int = Field(
         128, ge=1, description="requests in flight in a replica; beyond it they get 429 at once"

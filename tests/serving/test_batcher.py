@@ -286,3 +286,25 @@ def test_a_request_that_would_wait_too_long_is_refused_and_a_shorter_one_is_not(
     retry_after_s, seconds = drive(model, scenario, max_queued_s=1)
     assert 1 <= retry_after_s <= 3
     assert seconds < 1
+
+
+def test_while_a_request_waits_too_long_for_those_that_overtake_it_no_more_are_let_in() -> None:
+    async def scenario(batcher: TokenBatcher) -> str:
+        full = BUDGET // 4  # two of them wait all the time, so the long one never gets its turn
+        running = [asyncio.create_task(batcher.run([window(full)] * 4)) for _ in range(2)]
+        long = asyncio.create_task(batcher.run([window(BUDGET)]))
+        try:
+            while True:
+                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                running = [task for task in running if not task.done()]
+                running.append(asyncio.create_task(batcher.run([window(full)] * 4)))
+                await asyncio.sleep(0)
+                if running[-1].done():
+                    running.pop().result()
+        except OverloadError as refused:
+            await asyncio.gather(long, *running)
+            await batcher.run([window(full)])
+            return refused.what
+
+    waited = drive(Model(seconds=0.02), scenario, max_wait_s=60, max_queued_s=0.3)
+    assert "a request has waited for 0." in waited
