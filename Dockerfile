@@ -11,6 +11,7 @@ FROM ${BASE_IMAGE} AS base
 # ENABLE_LOGIN_SHELL) starts from Debian's PATH.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends bash wget \
+    && apt-get clean \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --user-group --no-create-home --home-dir /tmp agent \
     && install -d -o 10001 -g 10001 /bundles \
