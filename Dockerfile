@@ -11,6 +11,7 @@ FROM ${BASE_IMAGE} AS base
 # ENABLE_LOGIN_SHELL) starts from Debian's PATH.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends bash wget \
+    && apt-get clean \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --user-group --no-create-home --home-dir /tmp agent \
     && install -d -o 10001 -g 10001 /bundles \
@@ -38,9 +39,11 @@ RUN pip install ${PIP_ARGS} -c constraints.txt "onnxruntime-gpu[cuda,cudnn]>=1.2
 
 # Torch before the rest, so that TORCH_INDEX_URL can choose its CPU build:
 # --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+# constraints.txt leaves torch to the user, so its version stands here: that of the Makefile.
 FROM packages AS torch-packages
+ARG TORCH=torch==2.13.0
 ARG TORCH_INDEX_URL=
-RUN pip install ${PIP_ARGS} -c constraints.txt ${TORCH_INDEX_URL:+--index-url "${TORCH_INDEX_URL}"} "torch>=2.6"
+RUN pip install ${PIP_ARGS} -c constraints.txt ${TORCH_INDEX_URL:+--index-url "${TORCH_INDEX_URL}"} "${TORCH}"
 
 FROM torch-packages AS compression-packages
 # Ray is what KubeRay starts; compression itself does not need it. default: the jobs API.

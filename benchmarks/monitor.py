@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from agent.bundle import Bundle  # noqa: E402
 from agent.config import Config  # noqa: E402
 from agent.errors import ClusterError  # noqa: E402
 from benchmarks.callers import Callers  # noqa: E402
+from cluster.leaving import at_signals, end_with_parent, see_off  # noqa: E402
 from cluster.monitoring.page_server import Page, shown  # noqa: E402
 from cluster.monitoring.promql import Clock  # noqa: E402
 from cluster.monitoring.stack import PROMETHEUS, find, free_port, watching  # noqa: E402
@@ -70,8 +70,7 @@ def main(config: MonitorConfig) -> None:
     stop = threading.Event()
     Bundle.load(Path(config.bundle))
     find(PROMETHEUS)  # before anything is started
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    at_signals(lambda *_: stop.set())
     notice = f"Windows of rules and alerts pass {config.speed:g} times faster than in production: an hour is {3600 / config.speed:g} s."
     with (
         tempfile.TemporaryDirectory(
@@ -113,11 +112,20 @@ def _serving(config: MonitorConfig, place: Path, stop: threading.Event) -> Itera
         *config.serving,
     ]
     with log.open("wb") as stream:
-        process = subprocess.Popen(command_line, stdout=stream, stderr=stream, env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            command_line,
+            stdout=stream,
+            stderr=stream,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - it calls prctl and nothing else
+        )
     try:
         deadline = time.monotonic() + _START_S
         while "serving at" not in log.read_text(errors="replace"):
-            if process.poll() is not None or stop.is_set() or time.monotonic() > deadline:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            if process.poll() is not None or time.monotonic() > deadline:
                 raise ClusterError(f"serving/run.py did not start: {log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.3)
         yield port
@@ -125,8 +133,7 @@ def _serving(config: MonitorConfig, place: Path, stop: threading.Event) -> Itera
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(90)
-        if process.poll() is None:
-            process.kill()
+        see_off(f"RAY_TMPDIR={place}")  # what is late, and what it started
 
 
 def _discovery(place: Path) -> Path:

@@ -10,17 +10,16 @@ import json
 import os
 import resource
 import shutil
-import signal
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from agent.errors import ClusterError
 from cluster.connection import usable_cores
+from cluster.leaving import see_off, undisturbed
 
 SWITCHES = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 _PORTS = {
@@ -63,7 +62,7 @@ _DESCRIPTORS_PER_CONNECTION = 2.5  # two ends, and pipes for a quarter of them; 
 
 @contextmanager
 def own_haproxy(*, max_message_bytes: int) -> Iterator[None]:
-    """Sets the environment for a Ray to be started inside the block; afterwards no HAProxy of it is left.
+    """Sets the environment for a Ray to be started, and shut down, inside the block; afterwards no process of it is left.
 
     What the user set stays as it is. The two switches outlive the block, because imported modules have read them.
 
@@ -84,10 +83,11 @@ def own_haproxy(*, max_message_bytes: int) -> Iterator[None]:
     try:
         yield
     finally:
-        for name in added:
-            del os.environ[name]
-        _see_off(directory)
-        shutil.rmtree(directory, ignore_errors=True)
+        with undisturbed():
+            for name in added:
+                del os.environ[name]
+            see_off(f"{directory}/")
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def everywhere() -> dict[str, str]:
@@ -145,28 +145,3 @@ def _free_port(wanted: int) -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _see_off(directory: Path) -> None:
-    """Kills every HAProxy that was started with a configuration in our directory, and waits until it is gone."""
-    deadline = time.monotonic() + 5
-    while (pids := _haproxies(directory)) and time.monotonic() < deadline:
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.05)
-
-
-def _haproxies(directory: Path) -> list[int]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            arguments = (entry / "cmdline").read_bytes().split(b"\0")
-            ours = any(argument.startswith(f"{directory}/".encode()) for argument in arguments)
-            if ours and Path(os.fsdecode(arguments[0])).name == "haproxy" and not _is_zombie(entry):
-                found.append(int(entry.name))
-    return found
-
-
-def _is_zombie(process: Path) -> bool:
-    return (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"

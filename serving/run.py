@@ -16,6 +16,7 @@ if __name__ == "__main__":  # Python puts serving/ there, where our file names w
 
 from agent import command
 from agent.errors import ClusterError
+from cluster.leaving import at_signals, undisturbed
 from serving.settings import ServingConfig
 
 _log = logging.getLogger(__name__)
@@ -52,16 +53,16 @@ def running(config: ServingConfig) -> Iterator[str]:
         try:
             yield _start(config)
         finally:
-            _stop()
+            with undisturbed():
+                _stop()
 
 
 def main(config: ServingConfig) -> None:
-    """Serves until SIGINT or SIGTERM."""
+    """Serves until Ctrl-C, SIGTERM, or the terminal is closed."""
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # while starting: clean up as on Ctrl-C
+    at_signals(signal.default_int_handler)  # while starting: clean up as on Ctrl-C
     with running(config) as url:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())  # also while stopping: a second Ctrl-C changes nothing
+        at_signals(lambda *_: stop.set())  # also while stopping: a second Ctrl-C changes nothing
         print(_greeting(url), flush=True)
         stop.wait()
         print("stopping ...", flush=True)

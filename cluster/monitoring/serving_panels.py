@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from agent import telemetry as t
+from agent.telemetry import Metric
+from cluster.monitoring.gpu_panels import GPU_MEMORY, GPU_USE
 from cluster.monitoring.panels import Dashboard, Panel, Query, Row, Variable
 from cluster.monitoring.promql import SERVED, exported, mean, now, quantile, rate
 
@@ -16,6 +18,17 @@ def _by_agent(expr: str, legend: str = "{{agent}}") -> tuple[Query, ...]:
 
 def _ray(series: str, labels: str = "") -> str:
     return f"{series}{{{SERVED}{labels}}}"
+
+
+def _of_processes(series: str) -> tuple[Query, ...]:
+    return _by_agent(f"({_ray(series, ',Component=~`ray::ServeReplica.*`')})")
+
+
+def _mean_and_p90(metric: Metric) -> tuple[Query, ...]:
+    return (
+        Query(mean(metric, "agent"), "{{agent}} mean"),
+        Query(quantile(0.9, metric, "agent"), "{{agent}} p90"),
+    )
 
 
 _THROUGHPUT = Row(
@@ -130,19 +143,13 @@ _BATCHES = Row(
             "Windows in a batch",
             "Texts, or parts of long ones, that are computed at once.",
             " windows",
-            (
-                Query(mean(t.BATCH_WINDOWS, "agent"), "{{agent}} mean"),
-                Query(quantile(0.9, t.BATCH_WINDOWS, "agent"), "{{agent}} p90"),
-            ),
+            _mean_and_p90(t.BATCH_WINDOWS),
         ),
         Panel(
             "Tokens in a batch",
             "Padded tokens of a batch; engine.max_batch_tokens is the most.",
             " tokens",
-            (
-                Query(mean(t.BATCH_TOKENS, "agent"), "{{agent}} mean"),
-                Query(quantile(0.9, t.BATCH_TOKENS, "agent"), "{{agent}} p90"),
-            ),
+            _mean_and_p90(t.BATCH_TOKENS),
         ),
         Panel(
             "Padding share",
@@ -186,36 +193,16 @@ _REPLICAS = Row(
             "CPU of replicas",
             "Cores that the replicas use, 100% each.",
             "percent",
-            (
-                Query(
-                    f"sum by (agent) ({_ray('ray_component_cpu_percentage', ',Component=~`ray::ServeReplica.*`')})",
-                    "{{agent}}",
-                ),
-            ),
+            _of_processes("ray_component_cpu_percentage"),
         ),
         Panel(
             "Memory of replicas",
             "Resident memory of the replica processes.",
             "bytes",
-            (
-                Query(
-                    f"sum by (agent) ({_ray('ray_component_rss_bytes', ',Component=~`ray::ServeReplica.*`')})",
-                    "{{agent}}",
-                ),
-            ),
+            _of_processes("ray_component_rss_bytes"),
         ),
-        Panel(
-            "GPU use",
-            "How busy each GPU is.",
-            "percent",
-            (Query('ray_node_gpus_utilization{namespace=~"$namespace"}', "{{ip}} GPU {{GpuIndex}}", needs="gpu"),),
-        ),
-        Panel(
-            "GPU memory",
-            "Memory taken on each GPU.",
-            "decmbytes",
-            (Query('ray_node_gram_used{namespace=~"$namespace"}', "{{ip}} GPU {{GpuIndex}}", needs="gpu"),),
-        ),
+        GPU_USE,
+        GPU_MEMORY,
     ),
 )
 

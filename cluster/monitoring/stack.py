@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from agent.errors import ClusterError
+from cluster.leaving import end_with_parent
 from cluster.monitoring.alerts import groups
 from cluster.monitoring.promql import Clock
 from cluster.monitoring.rules import rules_file
@@ -148,7 +149,13 @@ def _running(command: list[str], url: str, place: Path) -> Iterator[None]:
     name = Path(command[0]).name
     log = place / f"{name}.log"
     with log.open("wb") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - it calls prctl and nothing else
+        )
     try:
         deadline = time.monotonic() + _START_S
         while not _is_ready(url):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent import telemetry as t
 from agent.telemetry import Metric
+from cluster.monitoring.gpu_panels import GPU_MEMORY, GPU_MEMORY_LEFT, GPU_USE
 from cluster.monitoring.panels import Dashboard, Panel, Query, Row, Variable
 from cluster.monitoring.promql import TRAINED, exported
 
@@ -17,6 +18,14 @@ def _now(metric: Metric) -> str:
 
 def _panel(title: str, description: str, unit: str, metric: Metric) -> Panel:
     return Panel(title, description, unit, (Query(_now(metric), "{{run}}"),))
+
+
+def _rate(series: str) -> tuple[Query, ...]:
+    return (Query(f"sum by (run) (rate({series}{{{TRAINED}}}[$__rate_interval]))", "{{run}}"),)
+
+
+def _of_processes(series: str) -> tuple[Query, ...]:
+    return (Query(f'sum by (ip) ({series}{{namespace=~"$namespace",{_WORKERS}}})', "{{ip}}"),)
 
 
 _LEARNING = Row(
@@ -54,7 +63,7 @@ _SPEED = Row(
             "Tokens per second, pauses included",
             "The same over the clock: evaluation and checkpoints pull it below the other.",
             " tokens/s",
-            (Query(f"sum by (run) (rate({exported(t.TRAINING_TOKENS)}{{{TRAINED}}}[$__rate_interval]))", "{{run}}"),),
+            _rate(exported(t.TRAINING_TOKENS)),
         ),
         Panel(
             "Step time split",
@@ -74,7 +83,7 @@ _SPEED = Row(
             "Steps per second",
             "Optimizer steps over the clock; 0 while a run evaluates or saves.",
             " steps/s",
-            (Query(f"sum by (run) (rate({_STEPS}{{{TRAINED}}}[$__rate_interval]))", "{{run}}"),),
+            _rate(_STEPS),
         ),
     ),
 )
@@ -87,32 +96,17 @@ _MACHINES = Row(
             "CPU of workers",
             "Cores that training workers use, 100% each.",
             "percent",
-            (Query(f'sum by (ip) (ray_component_cpu_percentage{{namespace=~"$namespace",{_WORKERS}}})', "{{ip}}"),),
+            _of_processes("ray_component_cpu_percentage"),
         ),
         Panel(
             "Memory of workers",
             "Resident memory of training workers.",
             "bytes",
-            (Query(f'sum by (ip) (ray_component_rss_bytes{{namespace=~"$namespace",{_WORKERS}}})', "{{ip}}"),),
+            _of_processes("ray_component_rss_bytes"),
         ),
-        Panel(
-            "GPU use",
-            "How busy each GPU is.",
-            "percent",
-            (Query('ray_node_gpus_utilization{namespace=~"$namespace"}', "{{ip}} GPU {{GpuIndex}}", needs="gpu"),),
-        ),
-        Panel(
-            "GPU memory",
-            "Memory taken on each GPU.",
-            "decmbytes",
-            (Query('ray_node_gram_used{namespace=~"$namespace"}', "{{ip}} GPU {{GpuIndex}}", needs="gpu"),),
-        ),
-        Panel(
-            "GPU memory left",
-            "Memory free on each GPU; a micro-batch that does not fit is halved.",
-            "decmbytes",
-            (Query('ray_node_gram_available{namespace=~"$namespace"}', "{{ip}} GPU {{GpuIndex}}", needs="gpu"),),
-        ),
+        GPU_USE,
+        GPU_MEMORY,
+        GPU_MEMORY_LEFT,
     ),
 )
 

@@ -14,6 +14,17 @@ _ONE_OFF = {"RayJob", "RayCronJob", "Job", "CronJob"}
 # Custom resources whose absence would fail the whole command; KubeRay's are the stated prerequisite.
 _EXPECTED_GROUPS = {"", "apps", "batch", "policy", "networking.k8s.io", "rbac.authorization.k8s.io", "scheduling.k8s.io", "ray.io"}  # fmt: skip
 
+# What makes the folder one for production (facts-k8s.md, "A production-grade folder holds"), by sub-folder.
+_HELD = {
+    ".": {
+        "Namespace", "ResourceQuota", "LimitRange", "PriorityClass", "ServiceAccount", "ConfigMap", "StatefulSet", "Service",
+        "NetworkPolicy", "PersistentVolumeClaim", "RayService", "PodDisruptionBudget", "Ingress",
+    },
+    "jobs": {"RayJob train", "RayJob compress", "RayCronJob retrain"},
+    "secrets": {"Secret redis", "Secret api-keys"},
+    "monitoring": {"ConfigMap", "PrometheusRule", "PodMonitor"},
+}  # fmt: skip
+
 
 def file_names(k8s: Path) -> Iterator[str]:
     """No kustomization file that kubectl would take for an object, no overlay below its base, the namespace first."""
@@ -36,6 +47,14 @@ def applied_kinds(k8s: Path) -> Iterator[str]:
                 yield f"{file.name}: a {item['kind']} would start by accident; put it into a sub-folder"
             if group not in _EXPECTED_GROUPS:
                 yield f"{file.name}: {item['kind']} of {group} may be absent, and its absence fails the command"
+
+
+def completeness(k8s: Path) -> Iterator[str]:
+    """Every part is there: the other checks say nothing of what is absent."""
+    for place, wanted in _HELD.items():
+        items = [item for file in _flat(k8s / place) for item in _objects(file)]
+        held = {item["kind"] for item in items} | {f"{item['kind']} {item['metadata'].get('name')}" for item in items}
+        yield from (f"k8s/{place}: no {name}" for name in sorted(wanted - held))
 
 
 def fixed_names(k8s: Path) -> Iterator[str]:
@@ -62,4 +81,4 @@ def _objects(file: Path) -> list[Object]:
     return [item for item in yaml.safe_load_all(file.read_text()) if item]
 
 
-CHECKS = (file_names, applied_kinds, fixed_names, kustomizations)
+CHECKS = (file_names, applied_kinds, completeness, fixed_names, kustomizations)

@@ -89,12 +89,22 @@ def pins(world: World) -> Iterator[str]:
         if pin != world.ray_pin:
             yield f"RAY_VERSION is {pin}, pyproject.toml pins {world.ray_pin}"
     known = {str(Requirement(item)) for items in world.extras.values() for item in items}
-    for name in ("torch", "deepspeed"):
-        for item in re.findall(rf'"({name}\b[^"]*)"', world.dockerfile):
-            if str(Requirement(item)) not in known:
-                yield f"{item} is not as in pyproject.toml"
+    for item in re.findall(r'"(deepspeed\b[^"]*)"', world.dockerfile):
+        if str(Requirement(item)) not in known:
+            yield f"{item} is not as in pyproject.toml"
+    yield from _torch(world)
     if f"--no-deps {_WHEEL}=={_WHEEL_VERSION}" not in stages(world.dockerfile).get("training-packages", ""):
         yield f"training: does not install {_WHEEL}=={_WHEEL_VERSION} with --no-deps"
+
+
+def _torch(world: World) -> Iterator[str]:
+    """The image has the torch of the Makefile, which constraints.txt leaves out."""
+    chosen = re.findall(r"^TORCH \?= (\S+)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    pins = re.findall(r"^ARG TORCH=(\S+)$", world.dockerfile, flags=re.MULTILINE)
+    if not pins or pins != chosen:
+        yield f"ARG TORCH is {pins}, the Makefile takes {chosen}"
+    for item in (item for items in world.extras.values() for item in items if Requirement(item).name == "torch"):
+        yield from (f"ARG TORCH={pin} is not {item}" for pin in pins if pin.partition("==")[2] not in Requirement(item).specifier)  # fmt: skip
 
 
 # What .ci/lock.py leaves out: the user chooses the build of torch, and set-up brings build tools up to date by itself.
@@ -152,7 +162,9 @@ def build_order(world: World) -> Iterator[str]:
     """Torch stands before DeepSpeed is built against it; compilers stay in the stage that builds."""
     found = stages(world.dockerfile)
     training = found.get("training-packages", "")
-    places = [training.find(text) for text in ('"torch>=', "build-essential", "--no-build-isolation", '".[training]"')]
+    places = [
+        training.find(text) for text in ('"${TORCH}"', "build-essential", "--no-build-isolation", '".[training]"')
+    ]
     if -1 in places or places != sorted(places):
         yield "training: not in the order torch, compilers, deepspeed without build isolation, the extra"
     for name, text in found.items():

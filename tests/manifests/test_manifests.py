@@ -142,6 +142,9 @@ FOLDER_MISTAKES: list[tuple[str, str, Callable[[Path], Any]]] = [
     ("applied_kinds", "by accident", lambda k8s: shutil.copy(k8s / "jobs" / "train.yaml", k8s / "30-train.yaml")),
     ("applied_kinds", "may be absent", _write("40-monitor.yaml", _object("PodMonitor", "monitoring.coreos.com/v1"))),
     ("applied_kinds", "apiextensions", _write("05.yaml", _object("CustomResourceDefinition", "apiextensions.k8s.io/v1"))),
+    ("completeness", "no ResourceQuota", lambda k8s: (k8s / "01-limits.yaml").unlink()),
+    ("completeness", "no RayCronJob retrain", lambda k8s: (k8s / "jobs" / "retrain-cron.yaml").unlink()),
+    ("completeness", "no PrometheusRule", lambda k8s: (k8s / "monitoring" / "20-rules.yaml").unlink()),
     ("fixed_names", "a RayJob", _write("jobs/again.yaml", _object("RayJob", "ray.io/v1", "generateName: x-"))),
     ("kustomizations", "lists", _write("40-more.yaml", _object("ConfigMap", "v1"))),
 ]  # fmt: skip
@@ -175,6 +178,28 @@ def test_the_documentation_names_every_file_of_the_folder() -> None:
     files = [file for place in (K8S, K8S / "jobs", K8S / "secrets") for file in place.glob("*.yaml")]
     missing = [name for file in files if (name := str(file.relative_to(ROOT))) not in text]
     assert missing == []
+
+
+def test_ten_commands_lead_from_an_empty_cluster_to_an_answer_and_each_is_explained() -> None:
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
+    section = text.partition("## Ten commands\n")[2].partition("\n## ")[0].partition("\nWithout GPUs")[0]
+    steps = re.split(r"^(\d+)\. ", section, flags=re.MULTILINE)[1:]
+    assert steps[::2] == [str(number) for number in range(1, 11)]
+    commands = [re.findall(r"^ {7,8}(\S.*)$", step, flags=re.MULTILINE) for step in steps[1::2]]
+    for step, lines in zip(steps[1::2], commands, strict=True):
+        explanation = step.partition("\n\n")[0]
+        assert lines
+        assert len(explanation.split()) >= 8, explanation
+    applied = [name for lines in commands for name in re.findall(r"kubectl apply -f (\S+)", " ".join(lines))]
+    assert applied == ["k8s/00-namespace.yaml", "k8s/", "k8s/jobs/train.yaml", "k8s/jobs/compress.yaml"]
+    together = " ".join(line for lines in commands for line in lines)
+    world = _base()
+    for kind, name in re.findall(r"(rayservice|job)[ /](\w+)", together):
+        assert world.get({"rayservice": "RayService", "job": "RayJob"}[kind], name)
+    assert world.get("Namespace")["metadata"]["name"] in together
+    redis = world.get("RayService")["spec"]["rayClusterConfig"]["gcsFaultToleranceOptions"]["redisPassword"]
+    reference = redis["valueFrom"]["secretKeyRef"]
+    assert f"secret generic {reference['name']} --from-literal={reference['key']}=" in together
 
 
 def test_the_cost_table_is_what_its_formula_gives() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import BundleError, ClusterError, ConfigError
+from serving.haproxy import SWITCHES, own_haproxy
 from serving.run import running
 from serving.settings import AuthConfig, EngineConfig, ServingConfig
 
@@ -69,6 +71,15 @@ def test_another_cluster_is_not_used_by_accident(tagger_path: Path, monkeypatch:
         running(ServingConfig(bundle=str(tagger_path))),
     ):
         pass
+
+
+def test_what_ray_left_running_does_not_outlive_its_haproxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's HAProxyManager lives on for a moment after ray.shutdown(), in which it may start another HAProxy."""
+    for name, value in SWITCHES.items():
+        monkeypatch.setenv(name, value)  # they outlive the block
+    with own_haproxy(max_message_bytes=1):
+        late = subprocess.Popen(["sleep", "300"], start_new_session=True)
+    assert late.wait(timeout=5) == -signal.SIGKILL
 
 
 def test_a_file_of_keys_that_is_no_good_is_refused_before_anything_starts(tagger_path: Path, tmp_path: Path) -> None:

@@ -29,6 +29,33 @@ ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "k8s" / "monitoring"
 QUERIES = [(board, panel, query) for board in DASHBOARDS for panel in board.panels for query in panel.queries]
 
+# What each dashboard is for; none of these may go missing.
+DEMANDED = {
+    "bert-agent-serving": {
+        "Texts per second", "Tokens per second", "Request latency", "Stages, p50", "Stages, p99", "Windows in a batch", "Tokens in a batch",
+        "Padding share", "Tokens waiting", "Refused by reason", "Replicas wanted and running", "GPU use", "CPU of replicas",
+        "Entities per second by type", "Score drift",
+    },
+    "bert-agent-training": {
+        "Tokens per second", "Loss", "Dev F1 by epoch", "Step time split", "Wait share", "Padding share", "Workers", "Restarts", "GPU memory",
+    },
+    "bert-agent-fleet": {
+        "Nodes", "GCS alive", "CPUs of the cluster", "Autoscaler errors", "Object store", "Upgrades under way", "Versions served",
+    },
+}  # fmt: skip
+# A run is an agent that has no version yet: its bundle gets one when it ends.
+VARIABLES = {
+    "bert-agent-serving": ["namespace", "agent", "version"],
+    "bert-agent-training": ["namespace", "run"],
+    "bert-agent-fleet": ["namespace", "agent", "version"],
+}
+
+
+@pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board.title)
+def test_a_dashboard_has_the_panels_and_variables_that_it_is_for(board: Dashboard) -> None:
+    assert DEMANDED[board.uid] - {panel.title for panel in board.panels} == set()
+    assert [variable.name for variable in board.variables] == VARIABLES[board.uid]
+
 
 @pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board.title)
 def test_every_panel_has_a_unit_a_description_and_legends(board: Dashboard) -> None:
@@ -137,9 +164,24 @@ def test_custom_resources_follow_their_schemas_closed() -> None:
     custom = [item for item in _items() if item["apiVersion"] == "monitoring.coreos.com/v1"]
     assert {item["kind"] for item in custom} == {"PrometheusRule", "PodMonitor"}
     for item in custom:
-        (version,) = yaml.safe_load((CRDS / f"{item['kind'].lower()}s.yaml").read_text())["spec"]["versions"]
-        schema = close(version["schema"]["openAPIV3Schema"])
-        assert [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(item)] == []
+        assert _broken(item) == []
+
+
+def _broken(item: dict[str, Any]) -> list[str]:
+    (version,) = yaml.safe_load((CRDS / f"{item['kind'].lower()}s.yaml").read_text())["spec"]["versions"]
+    schema = close(version["schema"]["openAPIV3Schema"])
+    return [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(item)]
+
+
+def test_a_planted_mistake_breaks_their_schemas() -> None:
+    if not CRDS.is_dir():
+        pytest.skip(f"{CRDS} is absent")
+    monitor = next(item for item in _items() if item["kind"] == "PodMonitor")
+    monitor["spec"]["podMetricsEndpoint"] = monitor["spec"].pop("podMetricsEndpoints")
+    assert any("podMetricsEndpoint" in message for message in _broken(monitor))
+    rules = next(item for item in _items() if item["kind"] == "PrometheusRule")
+    rules["spec"]["groups"][0]["rules"][0]["expression"] = rules["spec"]["groups"][0]["rules"][0].pop("expr")
+    assert any("expression" in message for message in _broken(rules))
 
 
 def test_kustomize_builds_the_folder() -> None:

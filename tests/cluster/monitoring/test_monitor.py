@@ -212,8 +212,11 @@ def test_killed_replicas_fire_their_alert_and_reach_the_webhook(monitor: Monitor
     assert alert["labels"]["agent"] == "bundle"
 
 
-def test_ctrl_c_stops_everything(monitor: Monitor) -> None:
-    os.killpg(monitor.process.pid, signal.SIGINT)
+def test_a_closed_terminal_stops_everything_and_an_impatient_ctrl_c_interrupts_nothing(monitor: Monitor) -> None:
+    os.killpg(monitor.process.pid, signal.SIGHUP)
+    for _ in range(3):
+        time.sleep(0.3)
+        os.killpg(monitor.process.pid, signal.SIGINT)
     assert monitor.process.wait(120) == 0, monitor.log.read_text()
     assert until(lambda: not monitor.processes(), 30), monitor.processes()
     assert "stopped" in monitor.log.read_text()

@@ -20,6 +20,13 @@ ROOT = Path(__file__).parents[3]
 _EVERY = "2m"  # what a rule recorded is looked at for five minutes, and promtool takes groups in any order
 ALERTS = {rule.name: rule for group in groups() for rule in group.rules if isinstance(rule, Alert)}
 
+# What must wake somebody; none of these may go missing.
+DEMANDED = {
+    "BertAgentLatencyBudgetBurn", "BertAgentErrorBudgetBurn", "BertAgentShedding", "BertAgentQueueGrowing", "BertAgentReplicaFlapping",
+    "BertAgentScoreDrift", "BertAgentTrainingStalled", "BertAgentTrainingLossNotFinite", "BertAgentNodeDown", "BertAgentGcsDown",
+    "BertAgentVersionRefused",
+}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -58,6 +65,10 @@ def test_an_alert_fires_for_its_fault_and_for_nothing_else(case: Case, rules: Pa
     )
     done = promtool("test", "rules", file)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_alerts_that_must_be_there_are() -> None:
+    assert DEMANDED - set(ALERTS) == set()
 
 
 def test_every_alert_has_a_case_that_fires_it_and_one_that_does_not() -> None:
