@@ -30,9 +30,10 @@ class BaseStep(Config, ABC):
         """
 
     def heeds(self, following: Sequence[Any]) -> Any:
-        """What of the steps after it changes what it does, as a plain value.
+        """What beside the agent, the data and the steps before it changes what it does, as a plain value.
 
-        A finished step is not taken again while its own configuration, everything before it and this are the same.
+        That is what it reads of the steps after it, or of files (their digest). A finished step is not taken again while its
+        own configuration, everything before it and this are the same.
         """
         return None
 
