@@ -56,6 +56,11 @@ class Snapshot(Config):
     remembered: Mapping[str, Any]
     notes: tuple[str, ...]
 
+    @property
+    def objects(self) -> set[str]:
+        """All files that it needs."""
+        return {*self.files.values(), *self.model.values()}
+
 
 def chain_keys(known: Any, steps: Sequence[Any]) -> list[str]:
     """A key for the state after each step: of `known`, of the steps up to it, and of what they heed."""
@@ -77,14 +82,8 @@ class Snapshots:
 
     def find(self, key: str) -> Snapshot | None:
         """The state with a key; None if there is none, or if a file of it is missing or altered."""
-        try:
-            found = Snapshot.model_validate_json((self._steps / f"{key}.json").read_bytes())
-            intact = all(
-                _sha256(self._objects / name) == name for name in {*found.files.values(), *found.model.values()}
-            )
-        except (OSError, ValidationError):
-            return None
-        return found if intact else None
+        found = self._read(key)
+        return found if found and all(map(self._intact, found.objects)) else None
 
     def save(self, key: str, kind: str, state: State) -> None:
         """Keeps a state."""
@@ -125,17 +124,27 @@ class Snapshots:
         state.remembered, state.notes = dict(taken.remembered), list(taken.notes)
 
     def keep_only(self, keys: Collection[str]) -> None:
-        """Removes all other snapshots, and the files that only they had."""
-        for file in self._steps.glob("*.json"):
-            if file.stem not in keys:
+        """Removes all other snapshots, what a killed run left half written, and the files that nobody has any more."""
+        used: set[str] = set()
+        for file in self._steps.glob("*"):
+            taken = self._read(file.stem) if file.suffix == ".json" and file.stem in keys else None
+            if taken is None:
                 file.unlink()
-        used = set()
-        for file in self._steps.glob("*.json"):
-            tree = json.loads(file.read_bytes())
-            used |= {*tree["files"].values(), *tree["model"].values()}
+            else:
+                used |= taken.objects
         for file in self._objects.glob("*"):
             if file.name not in used:
                 file.unlink()
+
+    def _read(self, key: str) -> Snapshot | None:
+        try:
+            return Snapshot.model_validate_json((self._steps / f"{key}.json").read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def _intact(self, name: str) -> bool:
+        file = self._objects / name
+        return file.is_file() and _sha256(file) == name
 
     def _put(self, file: Path) -> str:
         name = _sha256(file)
