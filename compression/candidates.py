@@ -96,12 +96,12 @@ def network_of(state: State, name: str) -> Candidate:
     return Candidate(name, WEIGHTS, "fp32", size, network, torch_forward(network), state.encoder)
 
 
-def graph_of(state: State, graph: Graph, name: str) -> Candidate:
-    """An ONNX graph on ONNX Runtime."""
+def graph_of(state: State, graph: Graph, network: PreTrainedModel, name: str) -> Candidate:
+    """An ONNX graph on ONNX Runtime; `network` is what it was made of."""
     forward = graph_forward(open_session(graph.path, state.threads))
     size = graph.path.stat().st_size
     return Candidate(
-        name, graph.path.name, graph.precision, size, slim(state.model), forward, state.encoder, graph.published
+        name, graph.path.name, graph.precision, size, network, forward, state.encoder, published=graph.published
     )
 
 

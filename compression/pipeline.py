@@ -66,7 +66,7 @@ class CompressionConfig(Config):
     gate: Gate = Field(default_factory=Gate)
     measure: Thoroughness = Field(
         "quick",
-        description="after each step: quick (200 examples of the dev split, a second or two), full (all of it), off; verify measures the end whatever stands here",
+        description="after each step: quick (200 examples of the dev split, a second or two), full (all of it), none; verify measures the end whatever stands here",
     )
 
     @field_validator("steps", mode="before")
@@ -87,7 +87,7 @@ class CompressionConfig(Config):
             raise ValueError("steps must end with verify: nothing is published unproven")
         if "quantize" in kinds and "export" not in kinds:
             raise ValueError("step quantize needs a step export before it")
-        if self.gate.after_each and self.measure == "off":
+        if self.gate.after_each and self.measure == "none":
             raise ValueError("gate.after_each=true needs measure=quick or measure=full: it judges what was measured")
         return self
 
@@ -125,8 +125,12 @@ class Place:
     keep: Collection[str] = ()
 
 
-def compress(config: CompressionConfig) -> CompressionReport:
+def compress(config: CompressionConfig, add: Callable[[Path], None] | None = None) -> CompressionReport:
     """Compresses an agent and publishes it as a new bundle. Goes on behind the last step that an interrupted call has finished.
+
+    Args:
+        config: What to do.
+        add: Called with the new bundle's directory before it is published, to add files.
 
     Raises:
         BundleError: The bundle is damaged or compressed already, or the output may not be replaced.
@@ -142,7 +146,10 @@ def compress(config: CompressionConfig) -> CompressionReport:
         state = take_steps(job, place, refuse=lambda state, verdict: _judge(job, state, verdict))
         verdict = config.gate.judge(state.measured[0], [row for row in state.measured if row.published])
         _judge(job, state, verdict)
-        _publish(job, state, draft, _report(job, state, verdict))
+        save_report(_report(job, state, verdict), draft.path)
+        if add:
+            add(draft.path)
+        _publish(job, state, draft)
     shutil.rmtree(workshop, ignore_errors=True)
     for file in _refusals(config.output):
         file.unlink(missing_ok=True)
@@ -310,12 +317,11 @@ def _refusals(output: Path) -> list[Path]:
     return [place.with_name(f"{place.name}.{NAME}.{kind}") for kind in KINDS]
 
 
-def _publish(job: Job, state: State, draft: Draft, report: CompressionReport) -> None:
+def _publish(job: Job, state: State, draft: Draft) -> None:
     parent = job.bundle.manifest
     for graph in state.graphs:
         if not graph.published:
             graph.path.unlink()
-    save_report(report, draft.path)
     lineage = lineage_now(
         base_model=parent.lineage.base_model, data_digest=parent.lineage.data_digest,
         parent_digest=job.bundle.digest, config=job.config.model_dump(mode="json"),
@@ -323,7 +329,7 @@ def _publish(job: Job, state: State, draft: Draft, report: CompressionReport) ->
     draft.publish(
         Manifest(
             task=parent.task, max_tokens=parent.max_tokens, stride=parent.stride, lineage=lineage,
-            evaluations=tuple(_evaluation(row, state) for row in report.rows if row.published),
+            evaluations=tuple(_evaluation(row, state) for row in state.measured if row.published),
             onnx=tuple(graph.variant for graph in state.graphs if graph.published),
         )
     )  # fmt: skip

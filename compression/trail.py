@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from compression.quality import Answers
     from compression.state import State
 
-Thoroughness = Literal["full", "quick", "off"]
+Thoroughness = Literal["full", "quick", "none"]  # not "off", which YAML reads as false
 ORIGINAL = "original"
 BATCH_SIZE = 32
 
@@ -55,13 +55,16 @@ class Trail:
     def after(self, kind: str, seconds: float) -> None:
         """The row of a step: of the last graph if there is one, else of the network. What verify found is in its own rows."""
         from compression.candidates import graph_of, network_of
+        from compression.slimming import slim
 
         state = self._state
         if not self._bound or kind == "verify":
             state.trail.append(StepRow(kind=kind, seconds=seconds))
             return
-        subject = graph_of(state, state.graphs[-1], kind) if state.graphs else network_of(state, kind)
-        self._add(subject, seconds=seconds)
+        if state.graphs:
+            self._add(graph_of(state, state.graphs[-1], slim(state.model), kind), seconds=seconds)
+        else:
+            self._add(network_of(state, kind), seconds=seconds)
 
     @cached_property
     def _original(self) -> Candidate:

@@ -10,7 +10,7 @@ from pydantic import Field
 from compression.bars import bar
 from compression.candidates import Candidate, graph_of, network_of, original_of, time_candidates, time_sentences
 from compression.measure import Effort, Neighbours, evenly
-from compression.slimming import num_parameters
+from compression.slimming import num_parameters, slim
 from compression.state import State
 from compression.steps.base import BaseStep
 from compression.torch_model import WEIGHTS, save_model, torch_forward
@@ -66,4 +66,5 @@ def _candidates(state: State) -> list[Candidate]:
                 network=state.model, forward=torch_forward(state.model), size_bytes=size, timed=smaller,
             )
         )  # fmt: skip
-    return [*found, *(graph_of(state, graph, f"ONNX {graph.precision}") for graph in state.graphs)]
+    network = slim(state.model)
+    return [*found, *(graph_of(state, graph, network, f"ONNX {graph.precision}") for graph in state.graphs)]

@@ -112,7 +112,7 @@ def test_the_report_has_a_row_for_every_step_and_the_picture_beside_it(tagger: P
     assert all(row.speed for row in report.trail if row.measured and row.kind != "original")
 
 
-@pytest.mark.parametrize(("measure", "examples"), [("quick", 200), ("full", 260), ("off", 0)])
+@pytest.mark.parametrize(("measure", "examples"), [("quick", 200), ("full", 260), ("none", 0)])
 def test_how_much_is_measured_after_a_step_is_bounded(
     tagger: Path, tmp_path: Path, measure: str, examples: int
 ) -> None:
@@ -121,5 +121,5 @@ def test_how_much_is_measured_after_a_step_is_bounded(
     data = write_conll(tmp_path / "data", dev=260)
     report = run(tagger, tmp_path / "out", ["prune"], data={"path": str(data)}, measure=measure)
     assert {row.num_examples for row in report.trail if row.kind == "prune"} == {examples}
-    assert all((row.measured is None) == (measure == "off") for row in report.trail if row.kind == "prune")
+    assert all((row.measured is None) == (measure == "none") for row in report.trail if row.kind == "prune")
     assert report.rows[0].quality.support > 0

@@ -103,7 +103,7 @@ def test_a_step_before_one_that_wins_quality_back_is_not_judged(tagger: Path, tm
 
 
 def test_judging_what_is_not_measured_is_refused() -> None:
-    tree = {"bundle": "a", "output": "b", "measure": "off", "gate": {"after_each": True}}
+    tree = {"bundle": "a", "output": "b", "measure": "none", "gate": {"after_each": True}}
     with pytest.raises(ConfigError, match="after_each=true needs measure=quick"):
         from_mapping(CompressionConfig, tree)
 

@@ -99,7 +99,7 @@ HARSH = {"kind": "prune", "ffn_ratio": 0.9, "repair": False}
         ({"steps": [HARSH, EXPORT | {"fuse": False}, "quantize"]}, ["export", "quantize", "verify"]),
         ({"steps": [HARSH | {"head_ratio": 0.2}, EXPORT, "quantize"]}, ["prune", "export", "quantize", "verify"]),
         ({"seed": 1}, ["prune", "export", "quantize", "verify"]),
-        ({"measure": "off"}, ["prune", "export", "quantize", "verify"]),
+        ({"measure": "none"}, ["prune", "export", "quantize", "verify"]),
     ],
     ids=["nothing", "quantize", "export", "prune", "seed", "measure"],
 )
