@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import shutil
@@ -53,6 +54,8 @@ def search(config: SearchConfig) -> tuple[SearchRecord, CompressionReport]:
         GateError: No trial kept enough, or the best did not on the test split.
         AgentError: Configuration, space or data are not in order.
     """
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("a search needs ray[tune]", remedy="pip install 'bert-agent[training]'")
     output = config.output.expanduser().absolute()
     check_output(output, overwrite=config.overwrite)
     if (cores := usable_cores()) < config.max_concurrent * config.threads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -184,6 +185,15 @@ def test_a_key_or_an_end_that_a_step_does_not_take_is_refused_by_name(argument: 
 def test_trials_that_would_share_cores_are_refused(tagger: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="max_concurrent=999 with threads=1 needs 999 cores"):
         search(config(tagger, tmp_path / "out", max_concurrent=999))
+
+
+def test_a_search_without_ray_says_what_to_install(
+    tagger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "ray" else find(name, *more))
+    with pytest.raises(ConfigError, match=r"needs ray\[tune\]"):
+        search(config(tagger, tmp_path / "out"))
 
 
 def test_help_answers_without_heavy_imports() -> None:
