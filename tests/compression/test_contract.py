@@ -86,14 +86,22 @@ def test_its_configuration_survives_yaml(name: str) -> None:
     assert again == config
 
 
+def leaves(name: str, field: Any) -> list[tuple[str, Any]]:
+    """A key, or those of the configuration that it holds."""
+    if isinstance(field.default, Config):
+        inner = type(field.default).model_fields
+        return [leaf for key in inner for leaf in leaves(f"{name}.{key}", inner[key])]
+    return [(name, field)]
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 def test_help_names_it_and_describes_every_key(kind: type[BaseStep]) -> None:
     shown = "\n".join(describe(CompressionConfig))
-    keys = [key for key in kind.model_fields if key != "kind"]
     assert kind.model_fields["kind"].default in shown
-    for key in keys:
+    for key in sorted(set(kind.model_fields) - {"kind"}):
         assert f"steps[].{key}" in shown
-        assert kind.model_fields[key].description, f"{kind.__name__}.{key} has no description"
+        for place, field in leaves(key, kind.model_fields[key]):
+            assert field.description, f"{kind.__name__}.{place} has no description"
     assert kind.__doc__
     assert kind.__doc__ != BaseStep.__doc__
 
@@ -114,7 +122,7 @@ def test_numbers_that_make_no_sense_are_refused(kind: type[BaseStep]) -> None:
     ]
     for key in numbers:
         with pytest.raises(ConfigError, match=key):
-            from_mapping(kind, {**options(kind.model_fields["kind"].default), key: -1_000_000})
+            from_mapping(kind, {**options(kind.model_fields["kind"].default), key: -1_000_000}).check()
 
 
 def test_kinds_and_places_are_their_own() -> None:
