@@ -3,14 +3,16 @@
     python benchmarks/compression.py [data.path=../shared/data/ner_conll2003] [workdir=runs/compression] [threads=2]
 
 Trains an agent, compresses it by each of `recipes` and by optimum (in .venv-optimum, which `make test-optimum` makes; left out
-where that is absent), then measures all of them. Bundles that stand in `workdir` are taken as they are. Writes
-benchmarks/results/compression.json and prints a table and the aims.
+where that is absent), then measures all of them. Bundles that stand in `workdir` are taken as they are; an interrupted one goes
+on. Writes `result`, beside it the picture of F1 against speed and each recipe's own report; prints a table, what each step gave,
+and the aims.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -29,21 +31,34 @@ from agent import command  # noqa: E402
 from agent.bundle import Bundle  # noqa: E402
 from agent.config import Config  # noqa: E402
 from agent.data import DataConfig, load_splits  # noqa: E402
-from agent.encoding import Batch, Window, pad  # noqa: E402
+from agent.encoding import Batch, Encoder, Window, pad  # noqa: E402
 from agent.evaluation import Forward, evaluate  # noqa: E402
+from agent.tasks import BaseTask  # noqa: E402
 from benchmarks.aim import Aim  # noqa: E402
-from compression.measure import Effort, Neighbours, latencies, machine, seconds_of, throughputs  # noqa: E402
+from compression.measure import (  # noqa: E402
+    Effort,
+    Neighbours,
+    evenly,
+    latencies,
+    machine,
+    neighbours_in_length,
+    seconds_of,
+    throughputs,
+)
+from compression.picture import Point, draw_frontier  # noqa: E402
 
 RESULT = ROOT / "benchmarks/results/compression.json"
 OPTIMUM = ROOT / ".venv-optimum/bin/python"
 ORIGINAL, RIVAL = "PyTorch fp32, eager", "optimum, dynamic int8"
 TAIL = ("prune", "export", "quantize", "verify")
+# What follows distillation in the small recipes: a step more is one word here.
+SMALL_TAIL = ("prune", "export", "quantize", "verify")
 RECIPES: dict[str, list[Any]] = {
     "default": list(TAIL),
-    "5 layers, 768 units": [{"kind": "shrink", "layers": 5, "ffn_units": 768}, "distill", *TAIL],
-    "4 layers, 768 units": [{"kind": "shrink", "layers": 4, "ffn_units": 768}, "distill", *TAIL],
+    "5 layers, 768 units": [{"kind": "shrink", "layers": 5, "ffn_units": 768}, "distill", *SMALL_TAIL],
+    "small": [{"kind": "shrink", "layers": 4, "ffn_units": 768}, "distill", *SMALL_TAIL],
 }
-ARTICLE_TOKENS, ARTICLE_SENTENCES = 128, 64
+ARTICLE_SENTENCES = 64
 
 
 class CompressionBenchmark(Config):
@@ -60,15 +75,18 @@ class CompressionBenchmark(Config):
     batch_size: int = 32
     sentences: int = Field(512, description="test sentences over which throughput is measured")
     rounds: int = Field(10, ge=1, description="turns that every model takes at the clock")
+    article_tokens: int = Field(128, ge=1, description="what the articles pad every sentence to")
+    result: str = Field(str(RESULT), description="the JSON to write")
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A model to be measured: what computes, and the files that serving it needs."""
+    """A model to be measured: what computes, the files that serving it needs, and its tokenizer."""
 
     name: str
     forward: Forward
     files: Sequence[Path]
+    encoder: Encoder
 
     @property
     def num_bytes(self) -> int:
@@ -84,18 +102,36 @@ def main(config: CompressionBenchmark) -> None:
     bundles = {name: compressed(config, agent, workdir / slug(name), steps) for name, steps in config.recipes.items()}
     contenders = gather(config, Bundle.load(agent), bundles, optimum(agent, workdir / "optimum"))
     rows, contention = measured(config, Bundle.load(agent), contenders)
+    reports = {name: json.loads((path / "report.json").read_text()) for name, path in bundles.items()}
     aims = find_aims(rows, config.min_kept)
     result = {
         "machine": machine(),
         "data": Path(config.data.path).name,
-        "config": config.model_dump(mode="json", exclude={"data", "workdir"}),
+        "config": config.model_dump(mode="json", exclude={"data", "workdir", "result"}),
         "contention_cores": contention,
-        "reports": {name: json.loads((path / "report.json").read_text())["notes"] for name, path in bundles.items()},
+        "reports": {name: report["notes"] for name, report in reports.items()},
+        "after_each_step": {name: after_each_step(report) for name, report in reports.items()},
         "rows": rows,
         "aims": [{"name": aim.name, "measured": aim.measured, "bound": aim.bound, "met": aim.met} for aim in aims],
     }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    print("", *table(rows), *map(str, aims), sep="\n")
+    place = Path(config.result)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(result, indent=1) + "\n")
+    draw_frontier(place.with_suffix(".svg"), points(rows))
+    for name, path in bundles.items():
+        for kind in ("md", "svg"):  # the page names the picture
+            shutil.copy(path / f"report.{kind}", place.parent / f"{place.stem}-{slug(name)}.{kind}")
+        page = place.parent / f"{place.stem}-{slug(name)}.md"
+        page.write_text(page.read_text().replace("(report.svg)", f"({place.stem}-{slug(name)}.svg)"))
+    print(
+        "",
+        *table(rows, config.article_tokens),
+        "",
+        *steps_table(result["after_each_step"]),
+        "",
+        *map(str, aims),
+        sep="\n",
+    )
 
 
 def run(output: Path, *arguments: str) -> None:
@@ -107,7 +143,7 @@ def run(output: Path, *arguments: str) -> None:
 def compressed(config: CompressionBenchmark, agent: Path, output: Path, steps: list[Any]) -> Path:
     """The agent after a recipe, whatever the gate would say: F1 is told beside speed."""
     given = json.dumps(steps)
-    options = (f"threads={config.threads}", "gate.min_f1_kept=0", f"steps={given}")
+    options = (f"threads={config.threads}", "gate.min_f1_kept=0", "measure=full", f"steps={given}")
     run(output, "compression/run.py", f"bundle={agent}", f"output={output}", *options)
     return output
 
@@ -136,9 +172,10 @@ def gather(
 
     def graph(name: str, directory: Path, file: Path) -> Contender:
         forward = graph_forward(open_session(file, config.threads))
-        return Contender(name, forward, [file, directory / "tokenizer.json"])
+        encoder = Encoder.load(directory, max_tokens=agent.manifest.max_tokens, stride=agent.manifest.stride)
+        return Contender(name, forward, [file, directory / "tokenizer.json"], encoder)
 
-    found = [Contender(ORIGINAL, torch_forward(load_model(agent)), [agent.path / "model.safetensors"])]
+    found = [Contender(ORIGINAL, torch_forward(load_model(agent)), [agent.path / "model.safetensors"], agent.encoder)]
     if rival:
         found.append(graph(RIVAL, rival, next(rival.glob("*.onnx"))))
     for name, path in bundles.items():
@@ -152,19 +189,23 @@ def measured(
     """A row for each, and the cores that others took meanwhile."""
     from compression.torch_model import torch_threads
 
-    task, encoder = agent.task, agent.encoder
+    task = agent.task
     test = load_splits(config.data, task).test
-    step = max(1, len(test) // config.sentences)
-    windows = [one for document in task.encode(encoder, test[::step]) for one in document.windows][: config.sentences]
+    sample = evenly(test, config.sentences)
+    windows = {one.name: windows_of(task, one.encoder, sample) for one in contenders}
+    batches = {
+        one.name: neighbours_in_length(windows[one.name], pad_id=one.encoder.pad_id, batch_size=config.batch_size)
+        for one in contenders
+    }
     forwards = {one.name: one.forward for one in contenders}
     with torch_threads(config.threads):
-        scores = {one.name: evaluate(task, encoder, test, one.forward) for one in contenders}
+        scores = {one.name: evaluate(task, one.encoder, test, one.forward) for one in contenders}
         neighbours = Neighbours()
         effort = Effort(config.rounds, budget_s=600)
-        vocabulary = encoder.tokenizer.get_vocab_size()
+        vocabulary = min(one.encoder.tokenizer.get_vocab_size() for one in contenders)
         delays = latencies(forwards, max_tokens=agent.manifest.max_tokens, vocabulary=vocabulary, effort=effort)
-        flows = throughputs(forwards, windows, pad_id=encoder.pad_id, batch_size=config.batch_size, effort=effort)
-        article = one_at_a_time(forwards, windows[:ARTICLE_SENTENCES], encoder.pad_id, config.rounds)
+        flows = throughputs(forwards, batches, effort=effort)
+        article = one_at_a_time(contenders, windows, tokens=config.article_tokens, rounds=config.rounds)
         contention = neighbours.contention(config.threads)
     rows = [
         {
@@ -182,25 +223,35 @@ def measured(
     return rows, contention
 
 
+def windows_of(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> list[Window]:
+    """Of all examples, in order."""
+    return [window for document in task.encode(encoder, examples) for window in document.windows]
+
+
 def one_at_a_time(
-    forwards: Mapping[str, Forward], windows: Sequence[Window], pad_id: int, rounds: int
+    contenders: Sequence[Contender], windows: Mapping[str, Sequence[Window]], *, tokens: int, rounds: int
 ) -> dict[str, float]:
-    """Sentences a second, one in a batch, the median of all rounds: the original padded to 128 as the article has it, the others not."""
-    fitting = [window for window in windows if len(window.input_ids) <= ARTICLE_TOKENS]
-    plain = [pad([window], pad_id) for window in fitting]
-    batches = {name: [stretched(one, pad_id) for one in plain] if name == ORIGINAL else plain for name in forwards}
-    seconds: dict[str, list[float]] = {name: [] for name in forwards}
+    """Sentences a second, one in a batch, the median of all rounds: the original padded as the article has it, the others not."""
+    batches = {one.name: single_batches(one, windows[one.name][:ARTICLE_SENTENCES], tokens) for one in contenders}
+    seconds: dict[str, list[float]] = {one.name: [] for one in contenders}
     for _ in range(max(1, rounds // 3)):
-        for name, forward in forwards.items():
-            seconds[name].append(sum(seconds_of(forward, batch) for batch in batches[name]))
-    return {name: len(plain) / statistics.median(times) for name, times in seconds.items()}
+        for one in contenders:
+            seconds[one.name].append(sum(seconds_of(one.forward, batch) for batch in batches[one.name]))
+    return {name: len(batches[name]) / statistics.median(times) for name, times in seconds.items()}
 
 
-def stretched(batch: Batch, pad_id: int) -> Batch:
-    """Padded to 128 tokens."""
+def single_batches(one: Contender, windows: Sequence[Window], tokens: int) -> list[Batch]:
+    """A batch for each sentence that fits, the original's stretched."""
+    pad_id = one.encoder.pad_id
+    plain = [pad([window], pad_id) for window in windows if len(window.input_ids) <= tokens]
+    return [stretched(batch, pad_id, tokens) for batch in plain] if one.name == ORIGINAL else plain
+
+
+def stretched(batch: Batch, pad_id: int, tokens: int) -> Batch:
+    """Padded to so many tokens."""
     import numpy as np
 
-    room = ((0, 0), (0, ARTICLE_TOKENS - batch.input_ids.shape[1]))
+    room = ((0, 0), (0, tokens - batch.input_ids.shape[1]))
     return Batch(
         np.pad(batch.input_ids, room, constant_values=pad_id),
         np.pad(batch.attention_mask, room),
@@ -229,12 +280,56 @@ def find_aims(rows: Sequence[Mapping[str, Any]], min_kept: float) -> list[Aim]:
     ]  # fmt: skip
 
 
+def points(rows: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """Of the picture: all contenders, beside the original."""
+    original = rows[0]
+    return [
+        Point(row["name"], row["sentences_per_s"] / original["sentences_per_s"], row["test_f1"] / original["test_f1"])
+        for row in rows
+    ]
+
+
+def after_each_step(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a recipe's own report says of its steps (dev split), without clocks of single sentences."""
+    rows = [row for row in report["trail"] if row["measured"]]
+    original = rows[0]["measured"]["quality"]["metrics"]["f1"]
+    return [
+        {
+            "step": row["kind"],
+            "seconds": row["seconds"],
+            "size_bytes": row["measured"]["size_bytes"],
+            "parameters": row["measured"]["parameters"],
+            "flops_per_token": row["measured"]["flops_per_token"],
+            "dev_f1": row["measured"]["quality"]["metrics"]["f1"],
+            "kept": row["measured"]["quality"]["metrics"]["f1"] / original,
+            "same_words": row["measured"]["agreement"]["words"],
+            "calibration_error": row["measured"]["calibration_error"],
+            "speed": row["speed"],
+        }
+        for row in rows
+    ]
+
+
+def steps_table(recipes: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Which step gave how much."""
+    head = f"{'recipe, after step':32} dev F1    kept     MB  MFLOP/token  speed"
+    lines = [head]
+    for name, rows in recipes.items():
+        for row in rows:
+            speed = "" if row["speed"] is None else f"{row['speed']:6.2f}"
+            lines.append(
+                f"{name + ', ' + row['step']:32} {row['dev_f1']:.4f} {row['kept']:7.2%} {row['size_bytes'] / 1e6:6.1f}"
+                f" {row['flops_per_token'] / 1e6:12.1f} {speed}"
+            )
+    return lines
+
+
 def median_ms(row: Any) -> float:
     """Of the shortest sentence."""
     return float(row["latency_ms"][min(row["latency_ms"])]["median_ms"])
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def table(rows: Sequence[Mapping[str, Any]], article_tokens: int) -> list[str]:
     """For people."""
     original = rows[0]
     head = f"{'':28} test F1   kept     MB  sentences/s  speed  16 tokens, ms  one at a time, sentences/s"
@@ -246,7 +341,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             f" {median_ms(row):14.2f} {row['one_at_a_time_sentences_per_s']:10.0f}"
             for row in rows
         ),
-        f"one at a time: {ORIGINAL} padded to {ARTICLE_TOKENS} tokens, as the articles have it, the others at their own length",
+        f"one at a time: {ORIGINAL} padded to {article_tokens} tokens, as the articles have it, the others at their own length",
     ]
 
 

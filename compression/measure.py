@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from agent.encoding import Batch, Window, pad
 from agent.evaluation import Forward
 from compression.report import Latency
 
+ItemT = TypeVar("ItemT")
 LATENCY_TOKENS = (16, 64, 128)
 _TURNS = 5  # each model is called this often in a row before it is the next one's turn
 
@@ -60,20 +61,29 @@ def latencies(
     return found
 
 
-def throughputs(
-    forwards: Mapping[str, Forward], windows: Sequence[Window], *, pad_id: int, batch_size: int, effort: Effort
-) -> dict[str, Throughput]:
-    """Times whole passes over sentences in batches of neighbours in length; the best pass counts.
+def evenly(examples: Sequence[ItemT], count: int) -> Sequence[ItemT]:
+    """So many of them, evenly spaced: their lengths are those of all."""
+    step = max(1, len(examples) // count)
+    return examples[::step][:count]
 
-    Every model gets the same padded batches, so that none is faster by padding less.
-    """
+
+def neighbours_in_length(windows: Sequence[Window], *, pad_id: int, batch_size: int) -> list[Batch]:
+    """Windows in padded batches, shortest first."""
     ordered = sorted(windows, key=lambda window: len(window.input_ids))
-    batches = [pad(ordered[first : first + batch_size], pad_id) for first in range(0, len(ordered), batch_size)]
+    return [pad(ordered[first : first + batch_size], pad_id) for first in range(0, len(ordered), batch_size)]
+
+
+def throughputs(
+    forwards: Mapping[str, Forward], batches: Mapping[str, Sequence[Batch]], *, effort: Effort
+) -> dict[str, Throughput]:
+    """Times whole passes over batches; the best pass counts.
+
+    Models with the same tokenizer get the same padded batches, so that none is faster by padding less.
+    """
     best = dict.fromkeys(forwards, float("inf"))
     for name, forward in effort.turns(forwards):
-        best[name] = min(best[name], sum(seconds_of(forward, batch) for batch in batches))
-    tokens = sum(batch.num_tokens for batch in batches)
-    return {name: Throughput(len(ordered) / seconds, tokens / seconds) for name, seconds in best.items()}
+        best[name] = min(best[name], sum(seconds_of(forward, batch) for batch in batches[name]))
+    return {name: _flow(batches[name], seconds) for name, seconds in best.items()}
 
 
 def seconds_of(forward: Forward, batch: Batch) -> float:
@@ -101,6 +111,11 @@ class Neighbours:
         wall, busy, own = (end - begin for begin, end in zip(before, after, strict=True))
         others = (busy - own) / max(wall, 1e-9)
         return max(0.0, others + threads - (os.cpu_count() or 1))
+
+
+def _flow(batches: Sequence[Batch], seconds: float) -> Throughput:
+    rows = sum(len(batch.input_ids) for batch in batches)
+    return Throughput(rows / seconds, sum(batch.num_tokens for batch in batches) / seconds)
 
 
 def machine() -> str:

@@ -10,6 +10,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this directory's files must not pass for libraries
 
 from agent import command
+from compression.page import table
 from compression.pipeline import CompressionConfig, compress
 
 USAGE = """
@@ -27,7 +28,7 @@ Steps are a list, each a kind with its options:
 def main(config: CompressionConfig) -> None:
     """Compresses and prints the short table."""
     report = compress(config)
-    print(report.table())
+    print(table(report))
     print(f"published: {config.output} (report: {config.output}/report.md)")
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+WEIGHTS = "model.safetensors"  # where `save_model` puts them
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 

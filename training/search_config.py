@@ -9,8 +9,9 @@ from pydantic import Field, field_validator
 
 from agent.config import from_mapping
 from agent.errors import ConfigError
+from agent.ranges import Range, corners, draw, flatten, parse_range
 from training.config import TrainingConfig
-from training.search_space import Range, assign, check_key, corners, draw, flatten, parse_range
+from training.search_space import assign, check_key
 from training.trials import Trial, show
 
 

@@ -1,75 +1,16 @@
-"""Which settings a search tries: ranges of keys as a user writes them, drawn by seed. Knows no Ray and starts nothing."""
+"""Which keys of a training run a search may set, and how they are set. Ranges themselves are agent/ranges.py."""
 
 from __future__ import annotations
 
-import math
-import random
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
-_WRITTEN = re.compile(r"\s*(loguniform|uniform|int|choice)\s*\((.*)\)\s*", re.DOTALL)
-_POWER_OF_TEN = re.compile(r"[-+]?[\d.]+[eE][-+]?\d+")  # which YAML 1.1 reads as a text if it has no point
-_FORMS = "loguniform(low, high), uniform(low, high), int(low, high) or choice(value, value, ...)"
 # What may not differ between trials: what they are compared by, and what changes nothing about the agent that comes out.
 _COMMON = (
     "output", "overwrite", "resume", "epochs", "task", "data", "ingest", "early_stopping", "checkpoint", "tracking",
     "cluster", "num_workers", "num_workers_min", "max_failures", "resize_check_s", "batch.micro_tokens",
     "batch.halve_on_oom",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Range:
-    """Values of one key.
-
-    Attributes:
-        kind: `loguniform`, `uniform`, `int` (both ends count) or `choice`.
-        values: The two ends, or all values.
-    """
-
-    kind: str
-    values: tuple[Any, ...]
-
-    def draw(self, rng: random.Random) -> Any:
-        """One value."""
-        if self.kind == "choice":
-            return rng.choice(self.values)
-        low, high = self.values
-        if self.kind == "int":
-            return rng.randint(low, high)
-        if self.kind == "uniform":
-            drawn = rng.uniform(low, high)
-        else:
-            drawn = math.exp(rng.uniform(math.log(low), math.log(high)))
-        return min(max(float(f"{drawn:.3g}"), low), high)  # as many digits as a person repeats
-
-
-def parse_range(written: Any) -> Range:
-    """Reads a range.
-
-    Raises:
-        ValueError: It is none, or an empty one.
-    """
-    match = _WRITTEN.fullmatch(written) if isinstance(written, str) else None
-    if not match:
-        raise ValueError(f"give {_FORMS}")
-    kind, values = match[1], _values(match[2])
-    if kind == "choice":
-        if not values or len(set(map(repr, values))) < len(values):
-            raise ValueError("choice(...) needs values, each once")
-        return Range(kind, values)
-    return Range(kind, _ends(kind, values))
-
-
-def flatten(space: Any) -> Any:
-    """Dotted keys to ranges, of a mapping in which keys may stand dotted or nested."""
-    if not isinstance(space, Mapping):
-        return space
-    return dict(_leaves(space, ""))
 
 
 def check_key(key: str) -> None:
@@ -83,18 +24,6 @@ def check_key(key: str) -> None:
             raise ValueError(f"{common} is the same for all trials; set it beside space")
 
 
-def draw(space: Mapping[str, Range], *, seed: int, number: int) -> dict[str, Any]:
-    """The settings of a trial by its number: the first ones stay the same when more are drawn."""
-    rng = random.Random(f"{seed} {number}")
-    return {key: space[key].draw(rng) for key in sorted(space)}
-
-
-def corners(space: Mapping[str, Range]) -> Iterator[dict[str, Any]]:
-    """Settings in which every value of a choice and both ends of each range stand at least once."""
-    for index in range(max(len(found.values) for found in space.values())):
-        yield {key: found.values[min(index, len(found.values) - 1)] for key, found in space.items()}
-
-
 def assign(tree: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """A tree of plain values with some of them, named by dotted keys, set anew; the given tree stays as it is."""
     found = dict(tree)
@@ -103,33 +32,3 @@ def assign(tree: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, An
         inner = found.get(first)
         found[first] = assign(inner if isinstance(inner, Mapping) else {}, {rest: value}) if dot else value
     return found
-
-
-def _leaves(space: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in space.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _values(written: str) -> tuple[Any, ...]:
-    try:
-        values = yaml.safe_load(f"[{written}]")
-    except yaml.YAMLError:
-        values = None
-    if not isinstance(values, list):
-        raise ValueError(f"give {_FORMS}")
-    return tuple(
-        float(value) if isinstance(value, str) and _POWER_OF_TEN.fullmatch(value) else value for value in values
-    )
-
-
-def _ends(kind: str, values: Sequence[Any]) -> tuple[Any, ...]:
-    numbers = (int,) if kind == "int" else (int, float)
-    if len(values) != 2 or not all(isinstance(value, numbers) and not isinstance(value, bool) for value in values):
-        raise ValueError(f"{kind}(low, high) needs two {'whole ' if kind == 'int' else ''}numbers")
-    low, high = values
-    if not low < high < math.inf or (kind == "loguniform" and low <= 0):
-        raise ValueError(f"{kind}(low, high) needs {'0 < ' if kind == 'loguniform' else ''}low < high, both finite")
-    return low, high

@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+import dataclasses
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from agent.evaluation import Forward, evaluate
 from compression.bars import bar
-from compression.graph import graph_forward, open_session
-from compression.measure import Effort, Neighbours, Throughput, latencies, throughputs
-from compression.report import Latency, Measured
+from compression.candidates import Candidate, graph_of, network_of, original_of, time_candidates, time_sentences
+from compression.measure import Effort, Neighbours, evenly
+from compression.slimming import num_parameters, slim
 from compression.state import State
 from compression.steps.base import BaseStep
-from compression.torch_model import torch_forward
-
-if TYPE_CHECKING:
-    from agent.encoding import Window
-    from agent.tasks import Report
+from compression.torch_model import WEIGHTS, save_model, torch_forward
 
 ORIGINAL = "original, PyTorch"
-WEIGHTS = "model.safetensors"
-
-
-class _Candidate(NamedTuple):
-    """Something to be measured."""
-
-    name: str
-    file: Path
-    precision: str
-    parameters: int
-    forward: Forward
-    published: bool
-    timed: bool = True
 
 
 class VerifyStep(BaseStep):
@@ -49,69 +30,41 @@ class VerifyStep(BaseStep):
 
     def run(self, state: State) -> None:
         """Evaluates and times; rows go to the report, the original first."""
+        save_model(state.model, state.directory)
         candidates = _candidates(state)
-        quality = {candidate.name: _score(candidate, state) for candidate in candidates}
-        forwards = {one.name: one.forward for one in candidates if one.timed}
+        test = state.splits.test
+        found = {one.name: one.answers(state, test, "verify") for one in candidates}
+        timed = [one for one in candidates if one.timed]
+        effort = Effort(self.rounds, self.budget_s / 2)
         neighbours = Neighbours()
         with bar("verify: latency and throughput") as progress:
-            options = {"max_tokens": state.bundle.manifest.max_tokens, "vocabulary": state.original.config.vocab_size}
-            effort = Effort(self.rounds, self.budget_s / 2)
-            delays = latencies(forwards, effort=effort, **options)
+            delays = time_sentences(timed, state, effort)
             progress(1, 2)
-            sample, pad_id = self._sample(state), state.bundle.encoder.pad_id
-            flows = throughputs(forwards, sample, pad_id=pad_id, batch_size=self.batch_size, effort=effort)
+            sample = evenly(test, self.max_sentences)
+            flows = time_candidates(timed, state, examples=sample, batch_size=self.batch_size, effort=effort)
             progress(2, 2)
         state.contention = neighbours.contention(state.threads)
         state.batch_size = self.batch_size
-        state.measured = [_row(one, quality[one.name], delays.get(one.name), flows.get(one.name)) for one in candidates]
+        state.measured = [
+            one.row(
+                state, found[one.name], found[ORIGINAL],
+                latency=delays.get(one.name, {}), flow=flows.get(one.name),
+            )
+            for one in candidates
+        ]  # fmt: skip
 
-    def _sample(self, state: State) -> list[Window]:
-        """Windows of evenly spaced test sentences: their lengths are those of the whole split."""
-        test = state.splits.test
-        step = max(1, len(test) // self.max_sentences)
-        documents = state.bundle.task.encode(state.bundle.encoder, test[::step][: self.max_sentences])
-        return [window for document in documents for window in document.windows]
 
-
-def _candidates(state: State) -> list[_Candidate]:
-    from compression.slimming import num_parameters
-    from compression.torch_model import save_model
-
-    save_model(state.model, state.directory)
-    whole = num_parameters(state.original)
-    original = _Candidate(
-        ORIGINAL, state.bundle.path / WEIGHTS, "fp32", whole, torch_forward(state.original), published=not state.changed
-    )
-    found = [original]
+def _candidates(state: State) -> list[Candidate]:
+    """The original, the weights that will be published if they differ, and the graphs."""
+    found = [original_of(state, ORIGINAL)]
     if state.changed:
-        size = num_parameters(state.model)
-        weights, forward = state.directory / WEIGHTS, torch_forward(state.model)
-        found.append(_Candidate("compressed, PyTorch", weights, "fp32", size, forward, True, timed=size < whole))
-    for graph in state.graphs:
-        forward = graph_forward(open_session(graph.path, state.threads))
-        name = f"ONNX {graph.precision}"
+        smaller = num_parameters(state.model) < num_parameters(state.original)
+        size = (state.directory / WEIGHTS).stat().st_size
         found.append(
-            _Candidate(name, graph.path, graph.precision, state.parameters, forward, published=graph.published)
-        )
-    return found
-
-
-def _score(candidate: _Candidate, state: State) -> Report:
-    bundle = state.bundle
-    with bar(f"verify: F1 of {candidate.name}") as progress:
-        return evaluate(bundle.task, bundle.encoder, state.splits.test, candidate.forward, progress=progress)
-
-
-def _row(one: _Candidate, quality: Report, latency: Mapping[int, Latency] | None, flow: Throughput | None) -> Measured:
-    return Measured(
-        name=one.name,
-        file=one.file.name,
-        precision=one.precision,
-        size_bytes=one.file.stat().st_size,
-        parameters=one.parameters,
-        quality=quality,
-        latency=latency or {},
-        sentences_per_s=flow and flow.sentences_per_s,
-        tokens_per_s=flow and flow.tokens_per_s,
-        published=one.published,
-    )
+            dataclasses.replace(
+                network_of(state, "compressed, PyTorch"),
+                network=state.model, forward=torch_forward(state.model), size_bytes=size, timed=smaller,
+            )
+        )  # fmt: skip
+    network = slim(state.model)
+    return [*found, *(graph_of(state, graph, network, f"ONNX {graph.precision}") for graph in state.graphs)]

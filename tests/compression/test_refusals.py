@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.config import from_mapping
-from agent.errors import BundleError, ConfigError, DataError, ExportError, GateError
+from agent.errors import BundleError, ConfigError, DataError, ExportError, GateError, TrainingError
 from compression.exporters import TorchScriptExporter
 from compression.pipeline import CompressionConfig, compress
 from tests.compression.test_pipeline import run
@@ -42,16 +43,69 @@ def test_wrong_steps_are_refused(steps: Any, message: str) -> None:
         from_mapping(CompressionConfig, {"bundle": "a", "output": "b", "steps": steps})
 
 
+HARSH = {"kind": "prune", "head_ratio": 0.7, "ffn_ratio": 0.9, "repair": False}
+
+
 def test_the_gate_publishes_nothing_and_says_by_how_much(tagger: Path, tmp_path: Path) -> None:
-    with pytest.raises(GateError, match=r"is 0\.\d+ below the 0\.\d+ it needs") as caught:
-        run(
-            tagger, tmp_path / "out", [{"kind": "prune", "head_ratio": 0.7, "ffn_ratio": 0.9, "repair": False}], gate={}
-        )
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.report.json", "out.report.md"]
+    with pytest.raises(GateError, match=r"is 0\.\d+ below the 0\.\d+ it needs .*test split") as caught:
+        run(tagger, tmp_path / "out", [HARSH], gate={"after_each": False})
+    reports = ["out.report.json", "out.report.md"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".out.work", *reports, "out.report.svg"]
     assert "NOT passed" in (tmp_path / "out.report.md").read_text()
     assert str(tmp_path / "out.report.md") in str(caught.value)
     run(tagger, tmp_path / "out", [])
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_step_that_loses_too_much_stops_the_run_there(
+    tagger: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(GateError, match=r"refuses what prune left: .* 24 examples of the dev split"):
+        run(tagger, tmp_path / "out", [HARSH, EXPORT, "quantize"], gate={})
+    assert "verify" not in capfd.readouterr().err
+    page, tree = (tmp_path / "out.report.md").read_text(), json.loads((tmp_path / "out.report.json").read_text())
+    assert "NOT passed, nothing published: what prune left keeps" in page
+    assert "![F1 kept against speed](out.report.svg)" in page
+    assert [row["kind"] for row in tree["trail"]] == ["original", "prune"]
+    assert (tree["passed"], tree["rows"]) == (False, [])
+    assert not (tmp_path / "out").exists()
+    capfd.readouterr()
+    with pytest.raises(GateError, match="refuses what prune left"):
+        run(tagger, tmp_path / "out", [HARSH, EXPORT, "quantize"], gate={})
+    assert "finished are prune" in capfd.readouterr().out
+    run(tagger, tmp_path / "out", [HARSH, EXPORT, "quantize"])
+
+
+def test_the_margin_is_what_a_step_may_lose_more(tagger: Path, tmp_path: Path) -> None:
+    with pytest.raises(GateError, match="refuses compressed, PyTorch"):
+        run(tagger, tmp_path / "out", [HARSH, EXPORT], gate={"margin": 1.0})
+
+
+def test_a_step_before_one_that_wins_quality_back_is_not_judged(tagger: Path, tmp_path: Path) -> None:
+    from compression.steps import DistillStep, PruneStep
+
+    assert DistillStep.restores
+    assert not PruneStep.restores
+    # Ray is not started: what counts is that the run comes as far as distillation.
+    os.environ["RAY_ADDRESS"] = "127.0.0.1:1"
+    try:
+        with pytest.raises(TrainingError):
+            run(
+                tagger,
+                tmp_path / "out",
+                [{"kind": "shrink", "layers": 1, "ffn_units": 8}, "distill"],
+                gate={"margin": 0},
+            )
+    finally:
+        del os.environ["RAY_ADDRESS"]
+    with pytest.raises(GateError, match="refuses what shrink left"):
+        run(tagger, tmp_path / "out", [{"kind": "shrink", "layers": 1, "ffn_units": 8}], gate={"margin": 0})
+
+
+def test_judging_what_is_not_measured_is_refused() -> None:
+    tree = {"bundle": "a", "output": "b", "measure": "none", "gate": {"after_each": True}}
+    with pytest.raises(ConfigError, match="after_each=true needs measure=quick"):
+        from_mapping(CompressionConfig, tree)
 
 
 def test_the_gate_holds_an_absolute_f1(tagger: Path, tmp_path: Path) -> None:
@@ -119,14 +173,19 @@ def test_a_pattern_that_fits_no_node_is_refused(tagger: Path, tmp_path: Path) ->
         run(tagger, tmp_path / "out", [EXPORT, {"kind": "quantize", "exclude": ["*nowhere*"]}])
 
 
-def test_an_interruption_leaves_nothing(tagger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_leaves_only_what_the_next_run_goes_on_with(
+    tagger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(TorchScriptExporter, "write", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run(tagger, tmp_path / "out", ["prune", EXPORT])
+        run(tagger, tmp_path / "first", [EXPORT])
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt):
+        run(tagger, tmp_path / "out", ["prune", EXPORT])
+    assert [file.name for file in tmp_path.iterdir()] == [".out.work"]
 
 
 def _command(*arguments: str) -> subprocess.CompletedProcess[str]:

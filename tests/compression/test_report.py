@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from compression.measure import Neighbours
+from compression.page import markdown, table
 from compression.report import CompressionReport
 from tests.compression.test_pipeline import run
 
@@ -19,8 +20,8 @@ def test_speeds_measured_beside_busy_neighbours_are_doubted(
     tagger: Path, tmp_path: Path, cores: float | None, doubted: bool
 ) -> None:
     report: CompressionReport = run(tagger, tmp_path / "out", []).model_copy(update={"contention": cores})
-    assert ("not to be trusted" in report.table()) == doubted
-    assert ("not to be trusted" in report.markdown()) == doubted
+    assert ("not to be trusted" in table(report)) == doubted
+    assert ("not to be trusted" in markdown(report)) == doubted
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not say how busy it is")

@@ -8,10 +8,10 @@ import pytest
 
 from agent.config import load
 from agent.errors import ClusterError, ConfigError
+from agent.ranges import draw, flatten, parse_range
 from training.config import TrainingConfig
 from training.search import plan_trials
 from training.search_config import SearchConfig
-from training.search_space import draw, flatten, parse_range
 from training.trials import SearchRecord, Trial, render_table
 
 

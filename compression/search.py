@@ -1,0 +1,39 @@
+"""`python compression/search.py bundle=DIR output=DIR [config.yaml] [key=value ...]`: a thin shell around the search."""
+
+import os
+import sys
+from pathlib import Path
+
+# As in run.py, and before Ray starts the processes of the trials.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this directory's files must not pass for libraries
+
+from agent import command
+from compression.exploring import search
+from compression.page import table
+from compression.search_config import SearchConfig
+from compression.trials import render
+
+USAGE = """
+usage: python compression/search.py bundle=DIR output=DIR [config.yaml ...] [key.path=value ...]
+
+Tries options of steps, drawn from the ranges in space, and publishes the fastest agent that loses no more than max_f1_loss of
+its F1 on the dev split; the gate then judges it on the test split. Steps that trials have in common are taken once. An
+interrupted search goes on when the same command is given again. All other keys are those of compression/run.py.
+
+  python compression/search.py bundle=runs/agent output=runs/agent-fast num_trials=16 max_f1_loss=0.01
+  python compression/search.py bundle=runs/agent output=runs/agent-fast 'space.prune.ffn_ratio=uniform(0.2, 0.6)' \\
+      'space.quantize.embeddings=choice(true, false)' 'space.prune.taken=choice(true, false)'
+"""
+
+
+def main(config: SearchConfig) -> None:
+    """Searches, prints the Pareto set and the best agent's table."""
+    record, report = search(config)
+    print("", *render(record, config.max_f1_loss), "", table(report), sep="\n")
+    print(f"published: {config.output} (report: {config.output}/report.md)")
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(SearchConfig, main, usage=USAGE))
