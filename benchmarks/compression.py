@@ -32,7 +32,15 @@ from agent.data import DataConfig, load_splits  # noqa: E402
 from agent.encoding import Batch, Window, pad  # noqa: E402
 from agent.evaluation import Forward, evaluate  # noqa: E402
 from benchmarks.aim import Aim  # noqa: E402
-from compression.measure import Effort, Neighbours, latencies, machine, seconds_of, throughputs  # noqa: E402
+from compression.measure import (  # noqa: E402
+    Effort,
+    Neighbours,
+    latencies,
+    machine,
+    neighbours_in_length,
+    seconds_of,
+    throughputs,
+)
 
 RESULT = ROOT / "benchmarks/results/compression.json"
 OPTIMUM = ROOT / ".venv-optimum/bin/python"
@@ -163,7 +171,8 @@ def measured(
         effort = Effort(config.rounds, budget_s=600)
         vocabulary = encoder.tokenizer.get_vocab_size()
         delays = latencies(forwards, max_tokens=agent.manifest.max_tokens, vocabulary=vocabulary, effort=effort)
-        flows = throughputs(forwards, windows, pad_id=encoder.pad_id, batch_size=config.batch_size, effort=effort)
+        batches = neighbours_in_length(windows, pad_id=encoder.pad_id, batch_size=config.batch_size)
+        flows = throughputs(forwards, dict.fromkeys(forwards, batches), effort=effort)
         article = one_at_a_time(forwards, windows[:ARTICLE_SENTENCES], encoder.pad_id, config.rounds)
         contention = neighbours.contention(config.threads)
     rows = [

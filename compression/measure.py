@@ -60,20 +60,33 @@ def latencies(
     return found
 
 
-def throughputs(
-    forwards: Mapping[str, Forward], windows: Sequence[Window], *, pad_id: int, batch_size: int, effort: Effort
-) -> dict[str, Throughput]:
-    """Times whole passes over sentences in batches of neighbours in length; the best pass counts.
-
-    Every model gets the same padded batches, so that none is faster by padding less.
-    """
+def neighbours_in_length(windows: Sequence[Window], *, pad_id: int, batch_size: int) -> list[Batch]:
+    """Windows in padded batches, shortest first."""
     ordered = sorted(windows, key=lambda window: len(window.input_ids))
-    batches = [pad(ordered[first : first + batch_size], pad_id) for first in range(0, len(ordered), batch_size)]
+    return [pad(ordered[first : first + batch_size], pad_id) for first in range(0, len(ordered), batch_size)]
+
+
+def throughputs(
+    forwards: Mapping[str, Forward], batches: Mapping[str, Sequence[Batch]], *, effort: Effort
+) -> dict[str, Throughput]:
+    """Times whole passes over batches; the best pass counts.
+
+    Args:
+        forwards: The models by name.
+        batches: For each of them the same sentences in batches of the same kind, so that none is faster by padding less;
+            where a model has a tokenizer of its own it pays for the sub-words that this one makes.
+        effort: How long to measure.
+    """
     best = dict.fromkeys(forwards, float("inf"))
     for name, forward in effort.turns(forwards):
-        best[name] = min(best[name], sum(seconds_of(forward, batch) for batch in batches))
-    tokens = sum(batch.num_tokens for batch in batches)
-    return {name: Throughput(len(ordered) / seconds, tokens / seconds) for name, seconds in best.items()}
+        best[name] = min(best[name], sum(seconds_of(forward, batch) for batch in batches[name]))
+    return {
+        name: Throughput(
+            sum(len(batch.input_ids) for batch in batches[name]) / seconds,
+            sum(batch.num_tokens for batch in batches[name]) / seconds,
+        )
+        for name, seconds in best.items()
+    }
 
 
 def seconds_of(forward: Forward, batch: Batch) -> float:

@@ -11,11 +11,13 @@ from compression.steps.prune import PruneStep
 from compression.steps.quantize import QuantizeStep
 from compression.steps.shrink import ShrinkStep
 from compression.steps.verify import VerifyStep
+from compression.steps.vocabulary import VocabularyStep
 
 Step = Annotated[
     ShrinkStep
     | DistillStep
     | PruneStep
+    | VocabularyStep
     | ExportStep
     | QuantizeStep
     | VerifyStep,
@@ -29,4 +31,5 @@ ORDER = tuple(
 
 __all__ = [
     "ORDER", "BaseStep", "DistillStep", "ExportStep", "PruneStep", "QuantizeStep", "ShrinkStep", "Step", "VerifyStep",
+    "VocabularyStep",
 ]  # fmt: skip

@@ -11,14 +11,14 @@ from pydantic import Field
 from agent.evaluation import Forward, evaluate
 from compression.bars import bar
 from compression.graph import graph_forward, open_session
-from compression.measure import Effort, Neighbours, Throughput, latencies, throughputs
+from compression.measure import Effort, Neighbours, Throughput, latencies, neighbours_in_length, throughputs
 from compression.report import Latency, Measured
 from compression.state import State
 from compression.steps.base import BaseStep
 from compression.torch_model import torch_forward
 
 if TYPE_CHECKING:
-    from agent.encoding import Window
+    from agent.encoding import Batch, Encoder
     from agent.tasks import Report
 
 ORIGINAL = "original, PyTorch"
@@ -33,6 +33,7 @@ class _Candidate(NamedTuple):
     precision: str
     parameters: int
     forward: Forward
+    encoder: Encoder
     published: bool
     timed: bool = True
 
@@ -54,23 +55,24 @@ class VerifyStep(BaseStep):
         forwards = {one.name: one.forward for one in candidates if one.timed}
         neighbours = Neighbours()
         with bar("verify: latency and throughput") as progress:
-            options = {"max_tokens": state.bundle.manifest.max_tokens, "vocabulary": state.original.config.vocab_size}
+            options = {"max_tokens": state.bundle.manifest.max_tokens, "vocabulary": state.model.config.vocab_size}
             effort = Effort(self.rounds, self.budget_s / 2)
             delays = latencies(forwards, effort=effort, **options)
             progress(1, 2)
-            sample, pad_id = self._sample(state), state.bundle.encoder.pad_id
-            flows = throughputs(forwards, sample, pad_id=pad_id, batch_size=self.batch_size, effort=effort)
+            batches = {one.name: self._batches(state, one.encoder) for one in candidates}
+            flows = throughputs(forwards, batches, effort=effort)
             progress(2, 2)
         state.contention = neighbours.contention(state.threads)
         state.batch_size = self.batch_size
         state.measured = [_row(one, quality[one.name], delays.get(one.name), flows.get(one.name)) for one in candidates]
 
-    def _sample(self, state: State) -> list[Window]:
-        """Windows of evenly spaced test sentences: their lengths are those of the whole split."""
+    def _batches(self, state: State, encoder: Encoder) -> list[Batch]:
+        """Evenly spaced test sentences: their lengths are those of the whole split."""
         test = state.splits.test
         step = max(1, len(test) // self.max_sentences)
-        documents = state.bundle.task.encode(state.bundle.encoder, test[::step][: self.max_sentences])
-        return [window for document in documents for window in document.windows]
+        documents = state.bundle.task.encode(encoder, test[::step][: self.max_sentences])
+        windows = [window for document in documents for window in document.windows]
+        return neighbours_in_length(windows, pad_id=encoder.pad_id, batch_size=self.batch_size)
 
 
 def _candidates(state: State) -> list[_Candidate]:
@@ -79,27 +81,26 @@ def _candidates(state: State) -> list[_Candidate]:
 
     save_model(state.model, state.directory)
     whole = num_parameters(state.original)
-    original = _Candidate(
-        ORIGINAL, state.bundle.path / WEIGHTS, "fp32", whole, torch_forward(state.original), published=not state.changed
-    )
-    found = [original]
+    forward, published = torch_forward(state.original), not state.changed
+    found = [_Candidate(ORIGINAL, state.bundle.path / WEIGHTS, "fp32", whole, forward, state.bundle.encoder, published)]
     if state.changed:
         size = num_parameters(state.model)
         weights, forward = state.directory / WEIGHTS, torch_forward(state.model)
-        found.append(_Candidate("compressed, PyTorch", weights, "fp32", size, forward, True, timed=size < whole))
+        encoder, timed = state.encoder, size < whole
+        found.append(_Candidate("compressed, PyTorch", weights, "fp32", size, forward, encoder, True, timed))
     for graph in state.graphs:
         forward = graph_forward(open_session(graph.path, state.threads))
         name = f"ONNX {graph.precision}"
         found.append(
-            _Candidate(name, graph.path, graph.precision, state.parameters, forward, published=graph.published)
+            _Candidate(name, graph.path, graph.precision, state.parameters, forward, state.encoder, graph.published)
         )
     return found
 
 
 def _score(candidate: _Candidate, state: State) -> Report:
-    bundle = state.bundle
+    task = state.bundle.task
     with bar(f"verify: F1 of {candidate.name}") as progress:
-        return evaluate(bundle.task, bundle.encoder, state.splits.test, candidate.forward, progress=progress)
+        return evaluate(task, candidate.encoder, state.splits.test, candidate.forward, progress=progress)
 
 
 def _row(one: _Candidate, quality: Report, latency: Mapping[int, Latency] | None, flow: Throughput | None) -> Measured:
