@@ -29,7 +29,7 @@ from agent.tasks import BaseTask, Report, Task
 
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 
 
 class FileEntry(Config):
