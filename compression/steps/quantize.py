@@ -83,7 +83,8 @@ class QuantizeStep(BaseStep):
             ConfigError: No calibration text is short enough.
             ExportError: The quantiser fails, its graph is not valid, an activation is not finite, or with `auto` no variant is good.
         """
-        source, exporter = state.graphs[-1], state.exporter
+        place, source = next((at, graph) for at, graph in enumerate(state.graphs) if graph.precision == "fp32")
+        exporter = state.exporter
         assert exporter is not None
         job = _Job(state, exporter, source.path, self.options(source.path))
         job, scanned = self._without_sensitive_nodes(job)
@@ -93,7 +94,7 @@ class QuantizeStep(BaseStep):
             precision = "int4" if self.variant == "int4" else "int8"
             target = state.directory / f"model.{precision}.onnx"
             chosen = self._write(job, target, self.variant, self.calibration)
-        state.graphs[-1] = dataclasses.replace(source, published=self.keep_fp32)
+        state.graphs[place] = dataclasses.replace(source, published=self.keep_fp32)
         state.graphs.append(Graph(target, precision, check_graph(target), exporter.kind))
         scope = "weights and embeddings" if self.embeddings else "weights"
         scales = "a scale per channel" if self.per_channel else "a scale per matrix"
