@@ -33,7 +33,7 @@ class ExportStep(BaseStep):
     )
     fuse: bool = Field(True, description="fuse nodes into ONNX Runtime's own (Attention, SkipLayerNormalization ...)")
     tolerance: float = Field(1e-3, gt=0, description="largest difference of any logit from PyTorch's")
-    opset: int = Field(OPSET, description="of ai.onnx")
+    opset: int = Field(OPSET, ge=14, description="of ai.onnx")
     fp16: bool = Field(False, description="write a float16 graph for CUDA and TensorRT too")
     fp16_tolerance: float = Field(0.1, gt=0, description="as tolerance, for the float16 graph")
 
