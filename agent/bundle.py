@@ -29,7 +29,16 @@ from agent.tasks import BaseTask, Report, Task
 
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+Hardware = Literal["cpu", "cuda", "tensorrt"]
+HARDWARE: dict[Precision, tuple[Hardware, ...]] = {
+    "fp32": ("cpu", "cuda", "tensorrt"),
+    "fp16": ("cuda", "tensorrt"),  # ONNX Runtime has no half-precision kernels for the CPU and casts around every node
+    "bf16": ("cuda",),
+    "int8": ("cpu",),  # nor integer ones for CUDA
+    "int4": ("cpu",),
+}
+"""Where a graph of each precision belongs."""
 
 
 class FileEntry(Config):
@@ -47,12 +56,14 @@ class OnnxVariant(Config):
         precision: Of its weights and products.
         inputs: Names of its inputs, each int64 [rows, tokens].
         exporter: What wrote it.
+        hardware: On which it is to be served; a manifest that does not say so means all.
     """
 
     file: str
     precision: Precision
     inputs: tuple[str, ...]
     exporter: str
+    hardware: tuple[Hardware, ...] = HARDWARE["fp32"]
 
 
 class Evaluation(Config):
@@ -124,15 +135,16 @@ class Bundle:
         """The tokenizer, set to the model's length."""
         return Encoder.load(self.path, max_tokens=self.manifest.max_tokens, stride=self.manifest.stride)
 
-    def onnx_variant(self, precision: str = "auto") -> OnnxVariant:
-        """The graph of a precision; `auto` takes the last one listed, which compression has proven.
+    def onnx_variant(self, precision: str = "auto", hardware: str = "cpu") -> OnnxVariant:
+        """The graph of a precision; `auto` takes the last one listed for the hardware, or else the last one at all.
 
         Raises:
             BundleError: The bundle has no such graph.
         """
         found = [variant for variant in self.manifest.onnx if precision in ("auto", variant.precision)]
+        fitting = [variant for variant in found if precision != "auto" or hardware in variant.hardware]
         if found:
-            return found[-1]
+            return (fitting or found)[-1]
         has = ", ".join(variant.precision for variant in self.manifest.onnx) or "none"
         raise BundleError(
             f"bundle {self.path} has no ONNX graph of precision {precision!r}",

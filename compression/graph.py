@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agent.encoding import Batch, Float32
-from agent.errors import ExportError
+from agent.errors import ConfigError, ExportError
 from agent.evaluation import Forward
 from compression.torch_model import INPUTS
 
@@ -35,6 +35,31 @@ def open_session(path: Path, threads: int) -> InferenceSession:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen kinds without a common parent
         raise ExportError(f"ONNX Runtime cannot load {path.name} ({_one_line(error)})", remedy=_REMEDY) from None
+
+
+def require_opset(opset: int) -> None:
+    """Opens a graph of one node in an opset.
+
+    Raises:
+        ConfigError: ONNX Runtime, or onnx itself, does not have it.
+    """
+    import onnx
+    import onnxruntime
+
+    value = onnx.helper.make_tensor_value_info
+    ends = [value(name, onnx.TensorProto.FLOAT, [1]) for name in ("a", "b")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["a"], ["b"])], "probe", ends[:1], ends[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception:  # noqa: BLE001 - onnxruntime raises a dozen kinds without a common parent
+        raise ConfigError(
+            f"export.opset={opset}, which onnxruntime {onnxruntime.__version__} does not have",
+            allowed="an opset that it has: 18",
+            remedy="lower opset or install a newer onnxruntime",
+        ) from None
 
 
 def graph_forward(session: InferenceSession) -> Forward:

@@ -28,7 +28,7 @@ class Slot:
         found: nn.Linear = getattr(self.parent, self.name)
         return found
 
-    def replace(self, linear: nn.Linear) -> None:
+    def replace(self, linear: nn.Module) -> None:
         """Puts another layer there."""
         setattr(self.parent, self.name, linear)
 

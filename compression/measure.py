@@ -78,7 +78,11 @@ def throughputs(
 ) -> dict[str, Throughput]:
     """Times whole passes over batches; the best pass counts.
 
-    Models with the same tokenizer get the same padded batches, so that none is faster by padding less.
+    Args:
+        forwards: The models by name.
+        batches: For each of them the same sentences in batches of the same kind, so that none is faster by padding less;
+            where a model has a tokenizer of its own it pays for the sub-words that this one makes.
+        effort: How long to measure.
     """
     best = dict.fromkeys(forwards, float("inf"))
     for name, forward in effort.turns(forwards):

@@ -1,4 +1,7 @@
-"""Removes heads and feed-forward units that are zero, whoever zeroed them. The answers of the model stay the same."""
+"""Removes heads and feed-forward units that are zero, and splits weights of low rank, whoever made them so.
+
+The answers of the model stay the same.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,19 @@ if TYPE_CHECKING:
 
 
 def slim(model: ModelT) -> ModelT:
-    """A copy without its zero heads and units; at least one of each stays in every layer.
+    """A copy without its zero heads and units, weights of low rank as two products; one head and unit stay in every layer.
 
     A head is zero when nothing reads it (its columns of the attention's output projection are zero) or when its values
     are; a unit when nothing reads it. An architecture that `layout` does not know is copied as it is.
     """
     smaller = copy.deepcopy(model)
     if is_prunable(smaller):
+        from compression.low_rank import thin
+
         for block in find_blocks(smaller):
             _slim_heads(block)
             keep_units(block, _at_least_one(live_units(block)))
+        thin(smaller)
     return smaller
 
 

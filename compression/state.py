@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.bundle import Bundle, OnnxVariant, Precision
+from agent.bundle import HARDWARE, Bundle, OnnxVariant, Precision
 from agent.data import DataConfig, Splits
 from agent.encoding import Encoder
 from compression.report import Measured, StepRow
@@ -42,7 +42,10 @@ class Graph:
     @property
     def variant(self) -> OnnxVariant:
         """Its entry in the manifest."""
-        return OnnxVariant(file=self.path.name, precision=self.precision, inputs=self.inputs, exporter=self.exporter)
+        return OnnxVariant(
+            file=self.path.name, precision=self.precision, inputs=self.inputs, exporter=self.exporter,
+            hardware=HARDWARE[self.precision],
+        )  # fmt: skip
 
 
 @dataclass

@@ -29,7 +29,7 @@ class Engine:
     Args:
         bundle: The agent.
         config: How to compute.
-        precision: Which of the bundle's graphs.
+        precision: Which of the bundle's graphs; `auto`: the one for the hardware that it computes on.
         num_cpus: Cores to use; default: those this process may use.
         plan: How many sessions of what kind, as `best_plan` found it; default: the everyday one.
 
@@ -48,8 +48,8 @@ class Engine:
         plan: Plan | None = None,
     ) -> None:
         self.bundle, self.config = bundle, config or EngineConfig()
-        self.variant = bundle.onnx_variant(precision)
         self.provider = choose_provider(self.config.provider)
+        self.variant = bundle.onnx_variant(precision, self.provider)
         self._num_cpus, self._plan = num_cpus or usable_cores(), plan
         try:
             self._sessions = self._open()
@@ -58,6 +58,7 @@ class Engine:
                 raise
             _log.warning("computing on the CPU: %s", error.what)
             self.provider = "cpu"
+            self.variant = bundle.onnx_variant(precision)
             self._sessions = self._open()
 
     @property

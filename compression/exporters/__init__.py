@@ -1,6 +1,6 @@
 """The exporters to ONNX behind one contract. Adding one is one file here and one line in the table below."""
 
-from compression.exporters.base import Exporter, Quantization
+from compression.exporters.base import OPSET, Exporter, Quantization
 from compression.exporters.optimum_onnx import OptimumExporter
 from compression.exporters.torchscript import TorchScriptExporter
 from compression.exporters.transformers_onnx import TransformersExporter
@@ -14,4 +14,4 @@ EXPORTERS: dict[str, type[Exporter]] = {
     )
 }
 
-__all__ = ["EXPORTERS", "Exporter", "Quantization"]
+__all__ = ["EXPORTERS", "OPSET", "Exporter", "Quantization"]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+OPSET = 18  # old enough for every ONNX Runtime that we allow, new enough for transformers' fusions
+
 
 @dataclass(frozen=True)
 class Quantization:
@@ -31,6 +33,8 @@ class Exporter(ABC):
     """Writes ONNX graphs of encoders."""
 
     kind: ClassVar[str]
+    opsets: ClassVar[range]
+    """Those of ai.onnx that it can write."""
 
     @classmethod
     @abstractmethod
@@ -38,13 +42,14 @@ class Exporter(ABC):
         """What must be installed before this exporter works here; empty if nothing."""
 
     @abstractmethod
-    def write(self, model: PreTrainedModel, path: Path, *, fuse: bool) -> None:
+    def write(self, model: PreTrainedModel, path: Path, *, fuse: bool, opset: int = OPSET) -> None:
         """Writes the graph of a network: int64 inputs [rows, tokens], float32 output `logits`, both sizes dynamic.
 
         Args:
             model: In inference mode, float32, eager attention; layers may differ in heads and units.
             path: The file to write, weights included.
             fuse: Whether to fuse nodes into ONNX Runtime's own (Attention, SkipLayerNormalization, BiasGelu).
+            opset: Of ai.onnx; one of `opsets`.
         """
 
     def quantize(self, source: Path, target: Path, how: Quantization) -> None:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from compression.exporters.base import Exporter, Quantization
+from compression.exporters.base import OPSET, Exporter, Quantization
 from compression.fusion import correct_heads
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ class OptimumExporter(Exporter):
     """optimum-onnx: onnx_export_from_model, ORTOptimizer, ORTQuantizer."""
 
     kind: ClassVar[str] = "optimum"
+    opsets: ClassVar[range] = range(14, 21)
 
     @classmethod
     def missing(cls) -> str:
@@ -27,14 +28,14 @@ class OptimumExporter(Exporter):
         found = importlib.util.find_spec("optimum") and importlib.util.find_spec("optimum.exporters.onnx")
         return "" if found else "optimum-onnx (`make test-optimum` sets up its environment)"
 
-    def write(self, model: PreTrainedModel, path: Path, *, fuse: bool) -> None:
+    def write(self, model: PreTrainedModel, path: Path, *, fuse: bool, opset: int = OPSET) -> None:
         """Exports the network from memory, so that slimmed layers are kept, then fuses."""
         from optimum.exporters.onnx import onnx_export_from_model
         from optimum.utils import logging
 
         logging.set_verbosity_error()
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            onnx_export_from_model(model, output=scratch, task=_task(model), do_validation=False)
+            onnx_export_from_model(model, output=scratch, task=_task(model), do_validation=False, opset=opset)
             written = Path(scratch) / "model.onnx"
             if fuse:
                 written = _fuse(model, written)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compression.exporters.base import Exporter
+from compression.exporters.base import OPSET, Exporter
 from compression.fusion import fuse_graph
 from compression.graph import OUTPUT, probes
 from compression.torch_model import input_names, to_tensors
@@ -14,20 +14,19 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-OPSET = 18
-
 
 class TorchScriptExporter(Exporter):
     """Traces eager attention: the form that ONNX Runtime's optimizer recognises and fuses into its Attention."""
 
     kind: ClassVar[str] = "torchscript"
+    opsets: ClassVar[range] = range(14, 21)
 
     @classmethod
     def missing(cls) -> str:
         """Nothing: torch and onnxruntime suffice."""
         return ""
 
-    def write(self, model: PreTrainedModel, path: Path, *, fuse: bool) -> None:
+    def write(self, model: PreTrainedModel, path: Path, *, fuse: bool, opset: int = OPSET) -> None:
         """Traces, writes, fuses."""
         import torch
 
@@ -41,7 +40,7 @@ class TorchScriptExporter(Exporter):
                 input_names=list(names),
                 output_names=[OUTPUT],
                 dynamic_axes={name: {0: "rows", 1: "tokens"} for name in names} | {OUTPUT: {0: "rows"}},
-                opset_version=OPSET,
+                opset_version=opset,
                 dynamo=False,
             )
         if fuse:

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from compression.exporters.base import Exporter
+from compression.exporters.base import OPSET, Exporter
 from compression.fusion import tidy_graph
 from compression.graph import probes
 from compression.torch_model import to_tensors
@@ -19,6 +19,7 @@ class TransformersExporter(Exporter):
     """Knows every architecture that transformers has."""
 
     kind: ClassVar[str] = "transformers"
+    opsets: ClassVar[range] = range(18, 24)
 
     @classmethod
     def missing(cls) -> str:
@@ -27,7 +28,7 @@ class TransformersExporter(Exporter):
             return "transformers>=5.23"
         return "" if importlib.util.find_spec("onnxscript") else "onnxscript"
 
-    def write(self, model: PreTrainedModel, path: Path, *, fuse: bool) -> None:
+    def write(self, model: PreTrainedModel, path: Path, *, fuse: bool, opset: int = OPSET) -> None:
         """Exports and writes one file.
 
         Eager attention would be fused into an Attention node with a bias, which ONNX Runtime cannot make int8; the
@@ -37,7 +38,7 @@ class TransformersExporter(Exporter):
         from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
         inputs = to_tensors(model, probes(model.config.vocab_size, 16, seed=0)[2])
-        config = OnnxConfig(dynamic=True, ort_fusions="cpu" if fuse else None)
+        config = OnnxConfig(dynamic=True, opset_version=opset, ort_fusions="cpu" if fuse else None)
         model.set_attn_implementation("sdpa")
         try:
             onnx_ir.save(OnnxExporter().export(model, inputs, config=config).program, str(path))

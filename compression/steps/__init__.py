@@ -7,15 +7,19 @@ from pydantic import Field
 from compression.steps.base import BaseStep
 from compression.steps.distill import DistillStep
 from compression.steps.export import ExportStep
+from compression.steps.low_rank import LowRankStep
 from compression.steps.prune import PruneStep
 from compression.steps.quantize import QuantizeStep
 from compression.steps.shrink import ShrinkStep
 from compression.steps.verify import VerifyStep
+from compression.steps.vocabulary import VocabularyStep
 
 Step = Annotated[
     ShrinkStep
     | DistillStep
     | PruneStep
+    | VocabularyStep
+    | LowRankStep
     | ExportStep
     | QuantizeStep
     | VerifyStep,
@@ -28,5 +32,6 @@ ORDER = tuple(
 """The kinds of all steps in the order in which they can be taken."""
 
 __all__ = [
-    "ORDER", "BaseStep", "DistillStep", "ExportStep", "PruneStep", "QuantizeStep", "ShrinkStep", "Step", "VerifyStep",
+    "ORDER", "BaseStep", "DistillStep", "ExportStep", "LowRankStep", "PruneStep", "QuantizeStep", "ShrinkStep", "Step", "VerifyStep",
+    "VocabularyStep",
 ]  # fmt: skip

@@ -11,8 +11,8 @@ from pydantic import Field, field_validator
 
 from agent.errors import AgentError, ConfigError, ExportError
 from compression.bars import bar
-from compression.exporters import EXPORTERS, Exporter
-from compression.graph import check_graph, probes, require_parity
+from compression.exporters import EXPORTERS, OPSET, Exporter
+from compression.graph import check_graph, probes, require_opset, require_parity
 from compression.state import Graph, State
 from compression.steps.base import BaseStep
 from compression.torch_model import quiet, torch_forward
@@ -20,11 +20,11 @@ from compression.torch_model import quiet, torch_forward
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FILE = "model.onnx"
+FILE, HALF_FILE = "model.onnx", "model.fp16.onnx"
 
 
 class ExportStep(BaseStep):
-    """Writes `model.onnx`, float32, dynamic in rows and tokens."""
+    """Writes `model.onnx`, float32, dynamic in rows and tokens; for GPUs also `model.fp16.onnx`."""
 
     place: ClassVar[int] = 20
     kind: Literal["export"] = "export"
@@ -33,6 +33,9 @@ class ExportStep(BaseStep):
     )
     fuse: bool = Field(True, description="fuse nodes into ONNX Runtime's own (Attention, SkipLayerNormalization ...)")
     tolerance: float = Field(1e-3, gt=0, description="largest difference of any logit from PyTorch's")
+    opset: int = Field(OPSET, ge=14, description="of ai.onnx")
+    fp16: bool = Field(False, description="write a float16 graph for CUDA and TensorRT too")
+    fp16_tolerance: float = Field(0.1, gt=0, description="as tolerance, for the float16 graph")
 
     @field_validator("exporter")
     @classmethod
@@ -42,10 +45,10 @@ class ExportStep(BaseStep):
         return kind
 
     def check(self) -> None:
-        """Refuses, before work starts, an exporter that is not there.
+        """Refuses, before work starts, an exporter that is not there and an opset that it or the runtime lacks.
 
         Raises:
-            ConfigError: Names what must be installed.
+            ConfigError: Names what must be installed, or the opset.
         """
         if self.exporter != "auto" and (missing := EXPORTERS[self.exporter].missing()):
             raise ConfigError(
@@ -53,6 +56,15 @@ class ExportStep(BaseStep):
                 allowed=", ".join(["auto", *(kind for kind, found in EXPORTERS.items() if not found.missing())]),
                 remedy="install it or choose another",
             )
+        chosen = EXPORTERS if self.exporter == "auto" else {self.exporter: EXPORTERS[self.exporter]}
+        for kind, exporter in chosen.items():
+            if self.opset not in exporter.opsets and not exporter.missing():
+                raise ConfigError(
+                    f"export.opset={self.opset}, which exporter {kind!r} does not write",
+                    allowed=f"{exporter.opsets[0]} to {exporter.opsets[-1]}",
+                    remedy="change opset, or the exporter",
+                )
+        require_opset(self.opset)
 
     def heeds(self, following: Sequence[Any]) -> Any:
         """The race is run in the precision that will be served."""
@@ -80,13 +92,31 @@ class ExportStep(BaseStep):
         else:
             state.exporter, said = self._fastest(smaller, target, state)
         state.graphs.append(Graph(target, "fp32", check_graph(target), state.exporter.kind))
+        if self.fp16:
+            said += f"; float16 {self._write_half(state, target):.1e}"
+            half = state.directory / HALF_FILE
+            state.graphs.append(Graph(half, "fp16", check_graph(half), state.exporter.kind))
         state.note(f"export: {said}")
+
+    def _write_half(self, state: State, source: Path) -> float:
+        """Writes the float16 graph, inputs and logits as before; returns the largest difference of logits."""
+        import onnx
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        target = state.directory / HALF_FILE
+        with bar("export: float16"), quiet():
+            model = onnx.load(str(source))
+            onnx.save(convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True), str(target))
+            check_graph(target)
+            batches = probes(state.model.config.vocab_size, state.bundle.manifest.max_tokens, state.seed)
+            reference = torch_forward(state.model)
+            return require_parity(reference, target, batches=batches, tolerance=self.fp16_tolerance)
 
     def _write(self, exporter: Exporter, model: PreTrainedModel, target: Path, state: State) -> str:
         """Writes and proves one graph; returns what to say of it."""
         with bar(f"export: {exporter.kind}"), quiet():
             try:
-                exporter.write(model, target, fuse=self.fuse)
+                exporter.write(model, target, fuse=self.fuse, opset=self.opset)
             except Exception as error:  # exporters raise whatever their libraries do
                 raise ExportError(
                     f"exporter {exporter.kind} failed ({type(error).__name__}: {' '.join(str(error).split())[:300]})",

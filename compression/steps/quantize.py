@@ -1,36 +1,62 @@
-"""Dynamic int8: weights become integers now, activations while the graph runs."""
+"""Small weights: dynamic or static int8, or int4, whichever was asked for or is the fastest here that stays good."""
 
 from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from agent.errors import ConfigError, ExportError
-from compression.bars import bar
-from compression.exporters import Quantization
+from agent.errors import AgentError, ConfigError, ExportError
+from compression.exporters import Exporter, Quantization
 from compression.graph import check_graph
 from compression.state import Graph, State
 from compression.steps.base import BaseStep
-from compression.torch_model import quiet
 
-FILE = "model.int8.onnx"
+if TYPE_CHECKING:
+    from agent.bundle import Precision
+
 _PRODUCTS = ("MatMul", "Gemm", "Attention")
 _EMBEDDINGS = ("Gather", "EmbedLayerNormalization")
+Method = Literal["min_max", "entropy", "percentile"]
+_TRIES: tuple[tuple[str, Method], ...] = (
+    ("dynamic", "min_max"), ("static", "min_max"), ("static", "entropy"), ("static", "percentile"), ("int4", "min_max"),
+)  # fmt: skip
+_SCAN_EXAMPLES = 64  # dev examples on which the sensitivity of nodes is measured
 
 
 class QuantizeStep(BaseStep):
-    """Writes `model.int8.onnx` from the float32 graph."""
+    """Writes `model.int8.onnx`, or `model.int4.onnx`, from the float32 graph.
+
+    With `dynamic`, activations are scaled by each batch, so that a text's answer can hang on its company; with `static` the
+    scales are those of calibration sentences, and it does not. `auto` measures all on this machine.
+    """
 
     place: ClassVar[int] = 30
     kind: Literal["quantize"] = "quantize"
+    variant: Literal["dynamic", "static", "int4", "auto"] = Field(
+        "dynamic", description="how; auto: the fastest that is good"
+    )
     per_channel: bool = Field(True, description="a scale for each output channel instead of one for each matrix")
     embeddings: bool = Field(True, description="quantise the embedding tables too")
     exclude: tuple[str, ...] = Field((), description="nodes that stay in float32, as patterns over their names")
-    keep_fp32: bool = Field(True, description="publish the float32 graph beside the int8 one")
+    max_error: float | None = Field(
+        None, gt=0, description="nodes that int8 hurts most stay in float32 too, until logits of the dev split differ by no more (root mean square, relative)"
+    )  # fmt: skip
+    calibration: Method = Field("min_max", description="static: how ranges are found")
+    percentile: float = Field(
+        99.99, gt=50, le=100, description="static: part of the values inside the range, in percent"
+    )
+    num_calibration: int = Field(256, ge=1, description="static: training examples that are watched")
+    max_calibration_tokens: int = Field(64, ge=3, description="static: longer texts are not watched")
+    dev_f1_kept: float = Field(
+        0.99, ge=0, le=1, description="auto: part of the float32 graph's dev F1 that a variant must keep"
+    )
+    keep_fp32: bool = Field(True, description="publish the float32 graph beside the small one")
 
     def options(self, source: Path) -> Quantization:
         """Resolves the patterns against the nodes of a graph.
@@ -38,11 +64,7 @@ class QuantizeStep(BaseStep):
         Raises:
             ConfigError: A pattern fits no node.
         """
-        import onnx
-
-        kinds = (*_PRODUCTS, *(_EMBEDDINGS if self.embeddings else ()))
-        nodes = onnx.load(str(source), load_external_data=False).graph.node
-        names = [node.name for node in nodes if node.op_type in kinds]
+        names = self._nodes(source)
         excluded = {pattern: fnmatch.filter(names, pattern) for pattern in self.exclude}
         if unused := [pattern for pattern, found in excluded.items() if not found]:
             raise ConfigError(
@@ -50,29 +72,131 @@ class QuantizeStep(BaseStep):
                 allowed=", ".join(names[:40]),
                 remedy="mend the pattern",
             )
-        return Quantization(kinds, sorted({name for found in excluded.values() for name in found}), self.per_channel)
+        return Quantization(
+            self._kinds(), sorted({name for found in excluded.values() for name in found}), self.per_channel
+        )
 
     def run(self, state: State) -> None:
         """Quantises the graph that was exported.
 
         Raises:
-            ExportError: The quantiser fails or its graph is not valid.
+            ConfigError: No calibration text is short enough.
+            ExportError: The quantiser fails, its graph is not valid, an activation is not finite, or with `auto` no variant is good.
         """
-        source, exporter = state.graphs[-1], state.exporter
+        place, source = next((at, graph) for at, graph in enumerate(state.graphs) if graph.precision == "fp32")
+        exporter = state.exporter
         assert exporter is not None
-        target = state.directory / FILE
-        how = self.options(source.path)
-        with bar("quantize: dynamic int8"), quiet():
-            try:
-                exporter.quantize(source.path, target, how)
-            except Exception as error:  # quantisers raise whatever their libraries do
-                raise ExportError(
-                    f"int8 by {exporter.kind} failed ({type(error).__name__}: {' '.join(str(error).split())[:300]})",
-                    remedy="leave the step out or choose another exporter",
-                ) from error
-            inputs = check_graph(target)
-        state.graphs[-1] = dataclasses.replace(source, published=self.keep_fp32)
-        state.graphs.append(Graph(target, "int8", inputs, exporter.kind))
+        job = _Job(state, exporter, source.path, self.options(source.path))
+        job, scanned = self._without_sensitive_nodes(job)
+        if self.variant == "auto":
+            precision, target, chosen = self._fastest(job)
+        else:
+            precision = "int4" if self.variant == "int4" else "int8"
+            target = state.directory / f"model.{precision}.onnx"
+            chosen = self._write(job, target, self.variant, self.calibration)
+        state.graphs[place] = dataclasses.replace(source, published=self.keep_fp32)
+        state.graphs.append(Graph(target, precision, check_graph(target), exporter.kind))
         scope = "weights and embeddings" if self.embeddings else "weights"
         scales = "a scale per channel" if self.per_channel else "a scale per matrix"
-        state.note(f"quantize: {scope} in int8, {scales}, {len(how.exclude)} nodes left in float32")
+        left = f"{len(job.how.exclude)} nodes left in float32{scanned}"
+        state.note(f"quantize: {chosen}; {scope}, {scales}, {left}")
+
+    def _kinds(self) -> tuple[str, ...]:
+        return (*_PRODUCTS, *(_EMBEDDINGS if self.embeddings else ()))
+
+    def _nodes(self, source: Path) -> list[str]:
+        import onnx
+
+        nodes = onnx.load(str(source), load_external_data=False).graph.node
+        return [node.name for node in nodes if node.op_type in self._kinds()]
+
+    def _without_sensitive_nodes(self, job: _Job) -> tuple[_Job, str]:
+        """Adds the nodes that the scan finds to those left out; and what to say of it."""
+        from compression.moments import batches_of
+        from compression.sensitivity import find_exclusions
+
+        if self.max_error is None:
+            return job, ""
+        state, how = job.state, job.how
+        documents = state.bundle.task.encode(state.encoder, state.splits.dev[:_SCAN_EXAMPLES])
+        batches = batches_of([window for document in documents for window in document.windows], state.encoder.pad_id)
+
+        def quantize(target: Path, excluded: Sequence[str]) -> None:
+            job.exporter.quantize(job.source, target, dataclasses.replace(how, exclude=[*how.exclude, *excluded]))
+
+        nodes = [name for name in self._nodes(job.source) if name not in how.exclude]
+        added, error = find_exclusions(quantize, job.source, nodes, batches=batches, max_error=self.max_error)
+        said = f", of them by the scan {', '.join(added) or 'none'} (logits differ by {error:.2%})"
+        return job._replace(how=dataclasses.replace(how, exclude=[*how.exclude, *added])), said
+
+    def _write(self, job: _Job, target: Path, variant: str, method: Method) -> str:
+        """Writes one variant; returns what to call it."""
+        from compression import variants
+        from compression.ranges import Rule
+
+        state, exporter, source, how = job
+        try:
+            if variant == "int4":
+                variants.write_int4(exporter, source, target, how)
+                return "int4 products"
+            variants.write_dynamic(exporter, source, target, how)
+            if variant == "dynamic":
+                return "dynamic int8"
+            batches = variants.calibration_batches(state, self.num_calibration, self.max_calibration_tokens)
+            variants.write_static(target, source, target, batches, Rule(method, self.percentile))
+        except AgentError:
+            raise
+        except Exception as error:  # quantisers raise whatever their libraries do
+            raise ExportError(
+                f"int8 or int4 by {exporter.kind} failed ({type(error).__name__}: {' '.join(str(error).split())[:300]})",
+                remedy="leave the step out or choose another variant or exporter",
+            ) from error
+        return f"static int8 ({method})"
+
+    def _fastest(self, job: _Job) -> tuple[Precision, Path, str]:
+        """Writes all variants, scores them on the dev split, times those that are good, keeps the fastest."""
+        from compression.exporters.race import seconds_in_turns
+        from compression.graph import graph_forward, open_session
+
+        state = job.state
+        with tempfile.TemporaryDirectory(dir=state.directory) as scratch:
+            paths: dict[str, Path] = {}
+            for number, (variant, method) in enumerate(_TRIES):
+                path = Path(scratch) / f"{number}.onnx"
+                paths[self._write(job, path, variant, method)] = path
+            needed = self.dev_f1_kept * _dev_f1(state, job.source)
+            scores = {name: _dev_f1(state, path) for name, path in paths.items()}
+            good = {name: paths[name] for name, score in scores.items() if score >= needed}
+            if not good:
+                raise ExportError(
+                    f"quantize: no variant keeps the needed dev F1 of {needed:.4f}: {_listed(scores, '.4f')}",
+                    remedy="give max_error, leave out embeddings, lower dev_f1_kept, or leave the step out",
+                )
+            forwards = {name: graph_forward(open_session(path, state.threads)) for name, path in good.items()}
+            seconds = seconds_in_turns(forwards, state)
+            best = min(seconds, key=seconds.__getitem__)
+            precision: Precision = "int4" if "int4" in best else "int8"
+            target = good[best].replace(state.directory / f"model.{precision}.onnx")
+        times = {name: value * 1e3 for name, value in seconds.items()}
+        return precision, target, f"{best} (auto: dev F1 {_listed(scores, '.4f')}; ms {_listed(times, '.1f')})"
+
+
+class _Job(NamedTuple):
+    """A graph to be made small."""
+
+    state: State
+    exporter: Exporter
+    source: Path
+    how: Quantization
+
+
+def _dev_f1(state: State, path: Path) -> float:
+    from agent.evaluation import evaluate
+    from compression.graph import graph_forward, open_session
+
+    forward = graph_forward(open_session(path, state.threads))
+    return evaluate(state.bundle.task, state.encoder, state.splits.dev, forward).value
+
+
+def _listed(values: dict[str, float], form: str) -> str:
+    return ", ".join(f"{name} {value:{form}}" for name, value in values.items())

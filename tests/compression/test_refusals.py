@@ -30,7 +30,10 @@ EXPORT = {"kind": "export", "exporter": "torchscript"}
         ([{"kind": "prune", "ffn_ratio": -0.1}, "verify"], "greater than or equal to 0"),
         ([{"kind": "prune", "head_ration": 0.1}, "verify"], "head_ration"),
         ([{"kind": "export", "exporter": "onnxmltools"}, "verify"], "optimum, transformers, torchscript"),
-        (["export", "prune", "verify"], "in the order shrink, distill, prune, export, quantize, verify"),
+        (
+            ["export", "prune", "verify"],
+            "in the order shrink, distill, prune, vocabulary, low_rank, export, quantize, verify",
+        ),
         (["export", "export", "verify"], "each once"),
         (["prune", "quantize", "verify"], "needs a step export"),
         (["prune", "export"], "must end with verify"),

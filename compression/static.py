@@ -1,0 +1,73 @@
+"""Static int8 out of dynamic int8: the same integer weights and kernels, with the scales of activations fixed beforehand.
+
+ONNX Runtime's own static quantiser knows neither Attention nor EmbedLayerNormalization, and its QDQ form was no faster than
+float32 around them (docs/compression.md); a graph whose scales are constants runs on the kernels of the dynamic one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_LEVELS = 255  # of an unsigned byte, beside 0
+
+
+def scaled_tensors(path: Path) -> list[str]:
+    """The activations that a dynamic graph quantises while it runs."""
+    import onnx
+
+    nodes = onnx.load(str(path), load_external_data=False).graph.node
+    return [node.input[0] for node in nodes if node.op_type == "DynamicQuantizeLinear"]
+
+
+def fix_scales(path: Path, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Rewrites a dynamic int8 graph so that every activation in `ranges` has one scale for all batches."""
+    import onnx
+
+    model = onnx.load(str(path))
+    graph = model.graph
+    for index, node in enumerate(graph.node):
+        if node.op_type != "DynamicQuantizeLinear":
+            continue
+        scale, zero = _scale(*ranges[node.input[0]])
+        quantized, scale_name, zero_name = node.output
+        graph.initializer.append(onnx.numpy_helper.from_array(scale, scale_name))
+        graph.initializer.append(onnx.numpy_helper.from_array(zero, zero_name))
+        fixed = onnx.helper.make_node("QuantizeLinear", [node.input[0], scale_name, zero_name], [quantized], node.name)
+        graph.node[index].CopyFrom(fixed)
+    _join_products(graph)
+    onnx.save(model, str(path))
+
+
+def _scale(low: float, high: float) -> tuple[Any, Any]:
+    """Scale and zero point of an unsigned byte: float32 [], uint8 []; zero itself is exact, as DynamicQuantizeLinear has it."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = np.float32((high - low) / _LEVELS) or np.float32(1)
+    return np.asarray(scale, np.float32), np.asarray(np.clip(round(-low / float(scale)), 0, _LEVELS), np.uint8)
+
+
+def _join_products(graph: Any) -> None:
+    """MatMulInteger, Cast and Mul in one node. ONNX Runtime does so itself only where scales are not constants."""
+    import onnx
+
+    makers = {output: node for node in graph.node for output in node.output}
+    gone: list[str] = []
+    for index, node in enumerate(graph.node):
+        cast = makers.get(node.input[0]) if node.op_type == "Mul" else None
+        scales = makers.get(node.input[1]) if cast is not None and cast.op_type == "Cast" else None
+        product = makers.get(cast.input[0]) if cast is not None else None
+        if cast is None or scales is None or product is None or product.op_type != "MatMulInteger":
+            continue
+        left, right, left_zero, right_zero = product.input
+        left_scale, right_scale = scales.input
+        joined = onnx.helper.make_node(
+            "MatMulIntegerToFloat", [left, right, left_scale, right_scale, left_zero, right_zero], node.output,
+            name=product.name, domain="com.microsoft",
+        )  # fmt: skip
+        gone += [*cast.output, *scales.output, *product.output]
+        graph.node[index].CopyFrom(joined)
+    for node in [node for node in graph.node if set(node.output) & set(gone)]:
+        graph.node.remove(node)

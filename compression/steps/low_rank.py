@@ -1,0 +1,150 @@
+"""Low rank: matrices are laid into the few directions that the agent's texts use, and computed as two thinner products."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from agent.errors import ConfigError
+from compression.bars import bar
+from compression.state import State
+from compression.steps.base import BaseStep
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from agent.encoding import Batch
+    from compression.low_rank import Spectrum
+
+Matrix = Literal["query", "key", "value", "attention_output", "ffn_input", "ffn_output", "embeddings"]
+_ENERGY = 0.9  # docs/compression.md has the measurements
+
+
+class LowRankStep(BaseStep):
+    """Cuts the rank of weights by what they say on training sentences. They keep their shape; graphs hold two products.
+
+    A matrix whose rank would not make it cheaper (rank * (rows + columns) < rows * columns) stays whole. A layer whose query,
+    key or value is cut is not fused into ONNX Runtime's Attention.
+    """
+
+    place: ClassVar[int] = 16
+    kind: Literal["low_rank"] = "low_rank"
+    matrices: tuple[Matrix, ...] = Field(("embeddings",), min_length=1, description="which to cut")
+    ratio: float | None = Field(
+        None, gt=0, lt=1, description="part of the chosen matrices' weights that stays, taken together"
+    )
+    energy: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description=f"part of the variance of what each matrix says that stays; default: {_ENERGY}, if ratio is not given",
+    )
+    num_calibration: int = Field(512, ge=1, description="training examples on which the matrices are watched")
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> Self:
+        if self.ratio is not None and self.energy is not None:
+            raise ValueError("give ratio or energy, not both: {kind: low_rank, energy: 0.95}")
+        return self
+
+    def run(self, state: State) -> None:
+        """Watches, ranks, cuts.
+
+        Raises:
+            ConfigError: The architecture keeps its matrices in a way that we do not know.
+        """
+        from compression.low_rank import ranks_within
+
+        chosen = self._chosen(state.model)
+        with bar("low_rank: what matrices say") as progress:
+            seen = _watched(state, [module for _, module in chosen], self.num_calibration, progress)
+        spectra = [spectrum for spectrum, _ in seen]
+        if self.ratio is not None:
+            ranks = ranks_within(spectra, self.ratio)
+        else:
+            ranks = [spectrum.rank_for(self.energy or _ENERGY) for spectrum in spectra]
+        said: dict[str, list[str]] = {}
+        for (name, module), (spectrum, mean), rank in zip(chosen, seen, ranks, strict=True):
+            said.setdefault(name, []).append(_cut(module, spectrum, rank, mean))
+        state.changed = True
+        state.note("low_rank: " + "; ".join(f"{name} {', '.join(ranks)}" for name, ranks in said.items()))
+
+    def _chosen(self, model: PreTrainedModel) -> list[tuple[str, Any]]:
+        """The linear layers and the table to cut, each with its kind."""
+        from compression.layout import find_blocks, is_prunable
+
+        if not is_prunable(model):
+            raise ConfigError(
+                f"step low_rank does not know the matrices of a {type(model).__name__}",
+                allowed="encoders built like BERT, and DistilBERT",
+                remedy="leave the step out",
+            )
+        found: list[tuple[str, Any]] = []
+        for block in find_blocks(model):
+            query, key, value = block.projections
+            slots = {
+                "query": query, "key": key, "value": value, "attention_output": block.attention_output,
+                "ffn_input": block.ffn_input, "ffn_output": block.ffn_output,
+            }  # fmt: skip
+            found += [(name, slots[name].linear) for name in self.matrices if name != "embeddings"]
+        if "embeddings" in self.matrices:
+            found.append(("embeddings", model.get_input_embeddings()))
+        return found
+
+
+def _watched(
+    state: State, modules: Sequence[Any], num_examples: int, progress: Callable[[int, int], None]
+) -> list[tuple[Spectrum, Tensor | None]]:
+    """For each module its spectrum on training sentences, and the mean of its inputs (None for the table)."""
+    from torch import nn
+
+    from compression.low_rank import Spectrum
+    from compression.moments import batches_of, input_moments
+
+    train = state.splits.train
+    sample = random.Random(state.seed).sample(train, min(num_examples, len(train)))
+    documents = state.bundle.task.encode(state.encoder, sample)
+    batches = batches_of([window for document in documents for window in document.windows], state.encoder.pad_id)
+    linears = [module for module in modules if isinstance(module, nn.Linear)]
+    moments = iter(input_moments(state.model, linears, batches, progress))
+    found: list[tuple[Spectrum, Tensor | None]] = []
+    for module in modules:
+        weight = module.weight.detach()
+        if isinstance(module, nn.Linear):
+            seen = next(moments)
+            outputs = weight.double() @ seen.covariance @ weight.double().T
+            found.append((Spectrum.of(weight, outputs), seen.mean))
+        else:
+            found.append((Spectrum.of(weight.T, _second_moment(weight, batches)), None))
+    return found
+
+
+def _second_moment(table: Tensor, batches: Sequence[Batch]) -> Tensor:
+    """Of the rows of a table, weighted by how often they are looked up, and once besides: float64 [columns, columns]."""
+    import numpy as np
+    import torch
+
+    counts = np.ones(len(table))
+    for batch in batches:
+        counts += np.bincount(batch.input_ids[batch.attention_mask.astype(bool)], minlength=len(table))
+    return (table.double().T * torch.from_numpy(counts)) @ table.double()
+
+
+def _cut(module: Any, spectrum: Spectrum, rank: int, mean: Tensor | None) -> str:
+    """Cuts one matrix where that makes it cheaper; returns what to say of it."""
+    from compression.low_rank import cut
+
+    if rank >= spectrum.full:
+        return "whole"
+    weight = module.weight.data
+    if mean is None:
+        module.weight.data = cut(weight.T, spectrum, rank).T.contiguous()
+    else:
+        module.weight.data = cut(weight, spectrum, rank)
+        if module.bias is not None:  # what is cut off keeps its mean
+            module.bias.data += ((weight - module.weight.data).double() @ mean).float()
+    return f"{rank} of {min(spectrum.shape)} ({spectrum.kept(rank):.1%})"
