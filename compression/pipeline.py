@@ -145,7 +145,7 @@ def _start(config: CompressionConfig, bundle: Bundle, data: DataConfig, splits: 
             shutil.copy(bundle.path / name, draft.path / name)
     return State(
         bundle=bundle, data=data, splits=splits, directory=draft.path, workshop=_workshop(config.output),
-        original=original, model=copy.deepcopy(original),
+        original=original, model=copy.deepcopy(original), encoder=bundle.encoder,
         steps=config.steps, threads=config.threads, seed=config.seed,
     )  # fmt: skip
 

@@ -24,6 +24,13 @@ class Latency(Config):
     p90_ms: float
 
 
+class Agreement(Config):
+    """Shares of what the original answers alike: whole texts, and single words (for tags; else the same as texts)."""
+
+    texts: float
+    words: float
+
+
 class Measured(Config):
     """One model file, measured.
 
@@ -33,7 +40,11 @@ class Measured(Config):
         precision: Of its weights.
         size_bytes: Of the file.
         parameters: Weights that it computes with.
-        quality: Scores on the test split.
+        flops_per_token: Of a sentence of 64 tokens (or as many as the model takes), products and attention.
+        quality: Scores on the test split, or on the dev split after a step.
+        calibration_error: Expected calibration error in 15 bins of equal width (Guo et al., arXiv 1706.04599), over words
+            or texts: confidence is the probability of the answer.
+        agreement: With the original.
         latency: By number of tokens, one sentence at a time. Weights with zeros are as fast as the original: not timed.
         sentences_per_s, tokens_per_s: Throughput in batches; tokens without padding.
         published: Whether it is in the new bundle.
@@ -44,7 +55,10 @@ class Measured(Config):
     precision: str
     size_bytes: int
     parameters: int
+    flops_per_token: int | None = None
     quality: Report
+    calibration_error: float | None = None
+    agreement: Agreement | None = None
     latency: Mapping[int, Latency] = Field(default_factory=dict)
     sentences_per_s: float | None = None
     tokens_per_s: float | None = None
@@ -54,6 +68,24 @@ class Measured(Config):
     def f1(self) -> float:
         """The task's primary metric."""
         return self.quality.value
+
+
+class StepRow(Config):
+    """What was measured after a step.
+
+    Attributes:
+        kind: Of the step; `original` before the first.
+        seconds: That the step took, measuring not included.
+        num_examples: Of the dev split, over which quality was measured.
+        measured: None where nothing was measured.
+        speed: Sentences a second over the original's, both measured in turns just then.
+    """
+
+    kind: str
+    seconds: float
+    num_examples: int = 0
+    measured: Measured | None = None
+    speed: float | None = None
 
 
 class Verdict(Config):

@@ -1,4 +1,8 @@
-"""What the steps of compression work on: the original, the network as it is now, the graphs written so far."""
+"""What the steps of compression work on: the original, the network as it is now, the graphs written so far.
+
+All of it but the original survives an interruption (compression/snapshots.py), and therefore has a form on disk: the network
+is what `save_model` writes and `load_directory` reads, everything else is files in `directory` and plain values.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from agent.bundle import Bundle, OnnxVariant, Precision
 from agent.data import DataConfig, Splits
-from compression.report import Measured
+from agent.encoding import Encoder
+from compression.report import Measured, StepRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,10 +52,11 @@ class State:
     Attributes:
         bundle: The agent to compress.
         splits: Its data, read from `data`.
-        directory: The draft of the new bundle.
+        directory: The draft of the new bundle, the tokenizer in it.
         workshop: Where a step may leave what an interrupted run goes on with; removed when the bundle is published.
         original: The network as it was trained; never changed.
-        model: The network as it is now, with zeros where pruning removed structure.
+        model: The network as it is now, with zeros where pruning removed structure; its stock architecture loads it.
+        encoder: The tokenizer as it is now, read from `directory`; the original's is `bundle.encoder`.
         steps: All steps of the run, for a step that must know what follows.
         threads: For PyTorch and ONNX Runtime alike.
         seed: Of everything random.
@@ -59,6 +65,8 @@ class State:
         exporter: The one that wrote the graphs.
         graphs: What is there, the one to be served last.
         measured: The rows of the report, the original first.
+        trail: What was measured after each step.
+        remembered: Plain values (as JSON has them) that one step leaves for a later one, by the name of who left them.
         batch_size: With which throughput was measured.
         contention: Cores that it had to share with other processes meanwhile.
         notes: Lines for the report.
@@ -71,6 +79,7 @@ class State:
     workshop: Path
     original: PreTrainedModel
     model: PreTrainedModel
+    encoder: Encoder
     steps: tuple[Any, ...]
     threads: int
     seed: int
@@ -81,7 +90,14 @@ class State:
     exporter: Exporter | None = None
     graphs: list[Graph] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
+    trail: list[StepRow] = field(default_factory=list)
+    remembered: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def reload_encoder(self) -> None:
+        """Reads the tokenizer again: for a step that wrote another one into `directory`."""
+        manifest = self.bundle.manifest
+        self.encoder = Encoder.load(self.directory, max_tokens=manifest.max_tokens, stride=manifest.stride)
 
     def note(self, text: str) -> None:
         """Adds a line to the report and shows it."""

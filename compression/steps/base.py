@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from agent.config import Config
 from compression.state import State
@@ -14,9 +15,11 @@ class BaseStep(Config, ABC):
 
     Attributes:
         place: Where in a run it belongs; steps are taken by ascending place.
+        restores: Whether it wins quality back: the gate does not judge what lies before such a step.
     """
 
     place: ClassVar[int]
+    restores: ClassVar[bool] = False
     kind: str
 
     def check(self) -> None:
@@ -26,9 +29,19 @@ class BaseStep(Config, ABC):
             ConfigError: Names what must be installed.
         """
 
+    def heeds(self, following: Sequence[Any]) -> Any:
+        """What of the steps after it changes what it does, as a plain value.
+
+        A finished step is not taken again while its own configuration, everything before it and this are the same.
+        """
+        return None
+
     @abstractmethod
     def run(self, state: State) -> None:
         """Does its work on the state and leaves a note of what it did.
+
+        What it changes survives an interruption if it lies in the state as compression/state.py says. Weights that changed
+        are told by `state.changed`; a tokenizer that was rewritten in `state.directory` by `state.reload_encoder()`.
 
         Raises:
             AgentError: It cannot be done; nothing will be published.

@@ -17,6 +17,7 @@ class DistillStep(BaseStep):
     """Trains the student on the agent's own data, with the agent as its teacher, by Ray Train and DeepSpeed."""
 
     place: ClassVar[int] = 6
+    restores: ClassVar[bool] = True
     kind: Literal["distill"] = "distill"
     epochs: int = Field(3, ge=1, description="passes over the training split")
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate (AdamW)")

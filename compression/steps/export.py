@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -52,6 +53,11 @@ class ExportStep(BaseStep):
                 allowed=", ".join(["auto", *(kind for kind, found in EXPORTERS.items() if not found.missing())]),
                 remedy="install it or choose another",
             )
+
+    def heeds(self, following: Sequence[Any]) -> Any:
+        """The race is run in the precision that will be served."""
+        racing = self.exporter == "auto" and EXPORTERS["optimum"].missing()
+        return [step.model_dump(mode="json") for step in following if step.kind == "quantize"] if racing else None
 
     def run(self, state: State) -> None:
         """Slims, exports, checks, compares.
