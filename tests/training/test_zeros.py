@@ -35,7 +35,9 @@ def prune(weights):
     return {name: tensor == 0 for name, tensor in weights.items() if ".layer." in name and "LayerNorm" not in name}
 
 
-@pytest.mark.parametrize("optimizer", [AdamW(weight_decay=0.1), SGD(learning_rate=0.01), Adafactor()], ids=lambda one: one.kind)
+@pytest.mark.parametrize(
+    "optimizer", [AdamW(weight_decay=0.1), SGD(learning_rate=0.01), Adafactor()], ids=lambda one: one.kind
+)
 @pytest.mark.parametrize("lanes", [0, 2])
 def test_zeros_stay_zero_and_all_else_moves(optimizer, lanes):
     model = tiny("bert").train()
