@@ -11,6 +11,7 @@ import numpy as np
 
 from agent.batching import cut_by_length
 from agent.encoding import IGNORED, Batch, Encoder, Int64, Window, pad
+from agent.errors import ModelError
 from agent.tasks import BaseTask
 from compression.layout import Slot, find_blocks
 from compression.torch_model import to_tensors
@@ -86,7 +87,11 @@ def calibrate(
     importance: Importance = "first_order",
     progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
-    """Runs labelled batches forwards and backwards; the model is left as it was."""
+    """Runs labelled batches forwards and backwards; the model is left as it was.
+
+    Raises:
+        ModelError: Activations or the loss are no numbers; names the module.
+    """
     blocks = find_blocks(model)
     seen = Calibration(
         [Projection.of(block.attention_output, block.head_size, importance) for block in blocks],
@@ -144,8 +149,10 @@ def _observe(model: PreTrainedModel, seen: Calibration, labelled: LabelledBatch)
     import torch
 
     mask = torch.from_numpy(labelled.batch.attention_mask.astype(bool))
-    with _watching(seen, mask), torch.enable_grad():
-        total_loss(model, labelled).backward()  # type: ignore[no-untyped-call]
+    with _watching(model, seen, mask), torch.enable_grad():
+        loss = total_loss(model, labelled)
+        _require_finite("the loss", loss)
+        loss.backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
 
 
@@ -159,10 +166,25 @@ def _pad_targets(targets: Sequence[Int64], shape: tuple[int, ...]) -> Int64:
     return padded
 
 
+def _require_finite(name: str, values: Tensor) -> None:
+    if bool(values.isfinite().all()):
+        return
+    raise ModelError(
+        f"calibration: {name} is not finite on training sentences",
+        remedy="the agent itself is damaged: look at its training, or train it again in float32 (engine.precision=fp32)",
+    )
+
+
 @contextmanager
-def _watching(seen: Calibration, mask: Tensor) -> Iterator[None]:
+def _watching(model: PreTrainedModel, seen: Calibration, mask: Tensor) -> Iterator[None]:
+    names = {module: name for name, module in model.named_modules()}
+
     def hook_for(projection: Projection) -> Callable[[Any, tuple[Tensor, ...]], None]:
-        return lambda _, inputs: projection.watch(inputs[0], mask)
+        def watch(module: Any, inputs: tuple[Tensor, ...]) -> None:
+            _require_finite(f"the input of {names[module]}", inputs[0])
+            projection.watch(inputs[0], mask)
+
+        return watch
 
     hooks = [
         projection.slot.linear.register_forward_pre_hook(hook_for(projection))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from agent.bundle import Bundle
 from agent.config import from_mapping
-from agent.errors import ConfigError
+from agent.errors import ConfigError, ModelError
 from compression.calibration import calibrate, labelled_batches, total_loss
 from compression.flops import flops_per_token
 from compression.graph import largest_difference, probes
@@ -62,6 +62,13 @@ def test_scores_are_those_of_gates_on_heads_and_units(tagger: Path, importance: 
                 stacked = torch.stack(effects)
                 wanted += (stacked.square() if importance == "fisher" else stacked.abs()).sum(0)
             torch.testing.assert_close(projection.scores, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_activations_that_are_no_numbers_are_named_by_their_module(tagger: Path) -> None:
+    own = state(tagger)
+    find_blocks(own.model)[1].ffn_input.linear.bias.data[3] = torch.inf
+    with pytest.raises(ModelError, match=r"the input of bert\.encoder\.layer\.1\.output\.dense is not finite"):
+        PruneStep(num_calibration=8).run(own)
 
 
 @IMPORTANCE

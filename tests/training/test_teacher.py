@@ -20,6 +20,7 @@ from training.distillation import Teacher
 from training.handover import publish
 from training.job import _fit, train
 from training.preparation import get_ready
+from training.rehearsal import rehearse
 from training.resume import begin
 from training.teacher import TeacherConfig
 
@@ -108,11 +109,12 @@ class TestRuns:
         assert result.outcome.after.value > 0.9
         assert result.bundle.manifest.lineage.parent_digest == taught.digest
 
-    @pytest.mark.parametrize(("workers", "attention"), [(1, "cpu"), (2, "eager")])
+    @pytest.mark.parametrize("setup", [(1, "cpu", 0), (2, "cpu", 0), (2, "eager", 3)], ids=str)
     def test_a_student_learns_from_text_without_labels_and_from_inside_of_its_teacher(
-        self, places, taught, tmp_path, workers, attention
+        self, places, taught, tmp_path, setup
     ):
         """Two sentences have labels; a narrower student needs projections, which do not leave training."""
+        workers, attention, stage = setup
         make_model(tmp_path / "narrow", hidden=16)
         shutil.copytree(places / "ner", tmp_path / "ner")
         text = (places / "ner" / "train.conll").read_text(encoding="utf-8")
@@ -123,13 +125,13 @@ class TestRuns:
         result = train(
             settings(
                 places,
-                f"student-{workers}",
+                f"student-{workers}-{stage}",
                 epochs=8,
                 num_workers=workers,
                 data={"path": str(tmp_path / "ner")},
                 task={"kind": "token_classification", "labels": list(taught.task.labels)},
                 model={"name": str(tmp_path / "narrow")},
-                engine={"precision": "fp32", "attention": attention},
+                engine={"precision": "fp32", "attention": attention, "zero_stage": stage},
                 checkpoint={"every_steps": 5},
                 teacher={"bundle": str(taught.path), "unlabelled": str(tmp_path / "text.txt"), **inside},
             )
@@ -139,6 +141,14 @@ class TestRuns:
         assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
         weights = load_file(result.bundle.path / "model.safetensors")
         assert not [name for name in weights if "projection" in name]
+
+    def test_a_dry_run_asks_about_text_without_labels_too(self, places, taught, tmp_path, capfd):
+        (tmp_path / "text.txt").write_text("anna went to oslo .\nacme hired anna .\nnobody came\n", encoding="utf-8")
+        teacher = {"bundle": str(taught.path), "unlabelled": str(tmp_path / "text.txt"), "hidden": {"weight": 1.0}}
+        rehearse(settings(places, "rehearsed", teacher=teacher))
+        told = capfd.readouterr().out
+        assert "text.txt (3 texts," in told
+        assert "dry run passed" in told
 
     def test_a_teacher_that_is_gone_when_training_ends_is_named_by_its_digest(self, places, taught):
         own = places / "passing"
