@@ -28,6 +28,7 @@ from compression.torch_model import load_directory, load_model, save_model, torc
 from tests.compression.agents import MAX_TOKENS, SHAPES, tiny_model
 from tests.compression.test_pipeline import check, run
 from tests.compression.test_slimming import TAGGER
+from training.config import TrainingConfig
 
 EXPORT = {"kind": "export", "exporter": "torchscript"}
 
@@ -176,3 +177,27 @@ def test_a_student_is_another_one_after_other_steps(tagger: Path) -> None:
         for layers in (1, 2)
     }
     assert len(digests) == 2
+
+
+def test_what_a_student_is_to_hear_reaches_training(tagger: Path, tmp_path: Path) -> None:
+    state = state_of(tagger, load_model(Bundle.load(tagger)))
+    state.data = DataConfig(path=str(tagger.parent / "data"))
+    ShrinkStep(layers=1, num_calibration=8).run(state)
+    (tmp_path / "text.txt").write_text("anna\n", encoding="utf-8")
+    step = DistillStep(
+        hidden_weight=0.5,
+        relations_weight=0.25,
+        relations_layer=1,
+        relation_heads=2,
+        unlabelled=str(tmp_path / "text.txt"),
+    )
+    told = from_mapping(TrainingConfig, step._settings(state, tmp_path, epochs=2, keep_zeros=True))
+    assert told.teacher is not None
+    assert (told.teacher.hidden.weight, told.teacher.relations.weight) == (0.5, 0.25)
+    assert told.teacher.hidden.layers == (state.remembered["shrink.layers"][0] + 1,)
+    assert (told.teacher.relations.layer, told.teacher.relations.heads) == (1, 2)
+    assert told.teacher.unlabelled == str(tmp_path / "text.txt")
+    assert (told.model.keep_zeros, told.epochs) == (True, 2)
+    assert not from_mapping(
+        TrainingConfig, DistillStep()._settings(state, tmp_path, epochs=2, keep_zeros=False)
+    ).teacher.looks_inside  # type: ignore[union-attr]
