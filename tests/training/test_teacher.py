@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from transformers import BertConfig, BertModel
 
 from agent.config import from_mapping
 from agent.errors import BundleError, ConfigError, DataError
@@ -115,7 +116,10 @@ class TestRuns:
     ):
         """Two sentences have labels; a narrower student needs projections, which do not leave training."""
         workers, attention, stage = setup
-        make_model(tmp_path / "narrow", hidden=16)
+        narrow = BertConfig.from_pretrained(places / "model", hidden_size=16, intermediate_size=64)
+        BertModel(narrow).save_pretrained(tmp_path / "narrow")
+        for file in (places / "model").glob("tokenizer*"):
+            shutil.copy(file, tmp_path / "narrow")
         shutil.copytree(places / "ner", tmp_path / "ner")
         text = (places / "ner" / "train.conll").read_text(encoding="utf-8")
         (tmp_path / "ner" / "train.conll").write_text("\n\n".join(text.split("\n\n")[:2]) + "\n", encoding="utf-8")
