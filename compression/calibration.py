@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from agent.batching import cut_by_length
 from agent.encoding import IGNORED, Batch, Encoder, Int64, Window, pad
+from agent.errors import ModelError
 from agent.tasks import BaseTask
 from compression.layout import Slot, find_blocks
 from compression.torch_model import to_tensors
@@ -18,6 +19,9 @@ from compression.torch_model import to_tensors
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+Importance = Literal["first_order", "fisher"]
+"""How effects on the loss, one for each window, become one score: the sum of their amounts, or of their squares."""
 
 _MAX_TOKENS = 2048  # padded tokens of a calibration batch: bounds memory, changes no result
 
@@ -29,25 +33,29 @@ class Projection:
     Attributes:
         slot: The projection.
         group: Neighbouring inputs that are judged as one (a head's columns).
-        scores: float32 [inputs / group]: sum over sentences of |sum over tokens and group of a * dL/da|, the first-order
-            estimate of how the loss changes when the group is removed (Molchanov et al., arXiv 1906.10771; for heads
-            Michel et al., arXiv 1905.10650).
+        importance: How a score is made of effects. The effect of a group on the loss of a window is the sum over tokens and
+            group of a * dL/da.
+        scores: float32 [inputs / group]. `first_order`: sum over windows of |effect|, the first-order estimate of how the loss
+            changes when the group is removed (Molchanov et al., arXiv 1906.10771; for heads Michel et al., arXiv 1905.10650).
+            `fisher`: sum of effect^2, the diagonal of the empirical Fisher information of a gate on the group, which is its
+            second-order estimate (Kwon et al., arXiv 2204.09656, section 3.2).
         gram: float64 [inputs + 1, inputs + 1]: sum over tokens of a a^T, with a 1 appended to a for the bias.
     """
 
     slot: Slot
     group: int
+    importance: Importance
     scores: Tensor
     gram: Tensor
 
     @classmethod
-    def of(cls, slot: Slot, group: int) -> Projection:
+    def of(cls, slot: Slot, group: int, importance: Importance) -> Projection:
         """Nothing seen yet; `group` neighbouring inputs are judged as one."""
         import torch
 
         inputs = slot.linear.in_features
         gram = torch.zeros(inputs + 1, inputs + 1, dtype=torch.float64)
-        return cls(slot, group, torch.zeros(inputs // group), gram)
+        return cls(slot, group, importance, torch.zeros(inputs // group), gram)
 
     def watch(self, inputs: Tensor, mask: Tensor) -> None:
         """Notes one batch: inputs float32 [rows, tokens, inputs], mask bool [rows, tokens]."""
@@ -61,7 +69,8 @@ class Projection:
 
     def _note(self, effects: Tensor) -> None:
         """effects: float32 [rows, inputs], the derivative of the loss by a gate on each input."""
-        self.scores += effects.reshape(len(effects), -1, self.group).sum(-1).abs().sum(0)
+        grouped = effects.reshape(len(effects), -1, self.group).sum(-1)
+        self.scores += (grouped.square() if self.importance == "fisher" else grouped.abs()).sum(0)
 
 
 @dataclass(frozen=True)
@@ -74,18 +83,20 @@ class Calibration:
 
 def calibrate(
     model: PreTrainedModel,
-    task: BaseTask[Any],
-    encoder: Encoder,
-    examples: Sequence[Any],
+    batches: Sequence[LabelledBatch],
+    importance: Importance = "first_order",
     progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
-    """Runs labelled examples forwards and backwards; the model is left as it was."""
+    """Runs labelled batches forwards and backwards; the model is left as it was.
+
+    Raises:
+        ModelError: Activations or the loss are no numbers; names the module.
+    """
     blocks = find_blocks(model)
     seen = Calibration(
-        [Projection.of(block.attention_output, block.head_size) for block in blocks],
-        [Projection.of(block.ffn_output, 1) for block in blocks],
+        [Projection.of(block.attention_output, block.head_size, importance) for block in blocks],
+        [Projection.of(block.ffn_output, 1, importance) for block in blocks],
     )
-    batches = labelled_batches(task, encoder, examples)
     for done, labelled in enumerate(batches, 1):
         _observe(model, seen, labelled)
         if progress:
@@ -138,8 +149,10 @@ def _observe(model: PreTrainedModel, seen: Calibration, labelled: LabelledBatch)
     import torch
 
     mask = torch.from_numpy(labelled.batch.attention_mask.astype(bool))
-    with _watching(seen, mask), torch.enable_grad():
-        total_loss(model, labelled).backward()  # type: ignore[no-untyped-call]
+    with _watching(model, seen, mask), torch.enable_grad():
+        loss = total_loss(model, labelled)
+        _require_finite("the loss", loss)
+        loss.backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
 
 
@@ -153,10 +166,25 @@ def _pad_targets(targets: Sequence[Int64], shape: tuple[int, ...]) -> Int64:
     return padded
 
 
+def _require_finite(name: str, values: Tensor) -> None:
+    if bool(values.isfinite().all()):
+        return
+    raise ModelError(
+        f"calibration: {name} is not finite on training sentences",
+        remedy="the agent itself is damaged: look at its training, or train it again in float32 (engine.precision=fp32)",
+    )
+
+
 @contextmanager
-def _watching(seen: Calibration, mask: Tensor) -> Iterator[None]:
+def _watching(model: PreTrainedModel, seen: Calibration, mask: Tensor) -> Iterator[None]:
+    names = {module: name for name, module in model.named_modules()}
+
     def hook_for(projection: Projection) -> Callable[[Any, tuple[Tensor, ...]], None]:
-        return lambda _, inputs: projection.watch(inputs[0], mask)
+        def watch(module: Any, inputs: tuple[Tensor, ...]) -> None:
+            _require_finite(f"the input of {names[module]}", inputs[0])
+            projection.watch(inputs[0], mask)
+
+        return watch
 
     hooks = [
         projection.slot.linear.register_forward_pre_hook(hook_for(projection))

@@ -58,6 +58,12 @@ def assemble(
     torch.manual_seed(config.seed)  # the same on all workers: the new head must not differ
     precision = choose_precision(config.engine.precision, place.device)
     model, attention = _build(payload, place, precision)
+    counts = payload.train.target_counts(len(payload.task.outputs)).tolist()
+    teacher, taps = None, None
+    if config.teacher:
+        label_weight = int(payload.train.labelled.sum()) / max(1, sum(counts))
+        teacher = config.teacher.load(payload.task, place.device, label_weight=label_weight)
+        taps = teacher.tap(model)
     if checkpoint:
         model.load_state_dict(checkpoint.weights)
     done = checkpoint.state.step if checkpoint else 0
@@ -68,6 +74,7 @@ def assemble(
         config.engine,
         precision=precision,
         lanes=lanes,
+        taps=taps,
     )
     if checkpoint:
         engine.load_optimizer(checkpoint.optimizer)
@@ -81,9 +88,7 @@ def assemble(
         lanes=engine.lanes,
         finds_touched=engine.exchanges_rows,
     )
-    counts = payload.train.target_counts(len(payload.task.outputs)).tolist()
     loss = config.objective.bind(counts, place.device)
-    teacher = config.teacher.load(payload.task, place.device) if config.teacher else None
     stepper = Stepper(engine, feed, loss, seed=config.seed, teacher=teacher)
     how = precision, attention, f"{lanes} lane(s)" if lanes else f"no lanes ({why_none})"
     return Assembly(model, engine, feed, stepper, _describe(payload, place, model, how))
@@ -104,7 +109,12 @@ def _build(payload: Payload, place: Place, precision: Precision) -> tuple[torch.
         from training.cpu_dropout import install
 
         install(adapted)
-    return adapted.to(place.device), attention
+    placed = adapted.to(place.device)
+    if config.model.keep_zeros:
+        from training.zeros import hold_zeros
+
+        hold_zeros(placed)
+    return placed, attention
 
 
 def _accepted_inputs(model: torch.nn.Module) -> frozenset[str]:

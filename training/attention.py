@@ -84,8 +84,13 @@ def run_packed(model: Callable[..., Any], inputs: Mapping[str, torch.Tensor]) ->
     logits = model(
         **flat, position_ids=positions, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds, max_length_q=longest, max_length_k=longest
     )  # fmt: skip
-    padded: torch.Tensor = logits.new_zeros((*mask.shape, logits.shape[-1]))
-    padded[mask] = logits[0]
+    return unpack(logits, mask)
+
+
+def unpack(flat: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Rows that lie end to end, [1, tokens of all rows, width], as padded ones, [rows, tokens, width]; zero at padding."""
+    padded = flat.new_zeros((*mask.shape, flat.shape[-1]))
+    padded[mask] = flat[0]
     return padded
 
 

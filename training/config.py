@@ -73,6 +73,14 @@ class TrainingConfig(Config):
             raise ValueError("num_workers_min needs num_workers, and is at most as many")
         return self
 
+    @model_validator(mode="after")
+    def _teacher_fits_the_engine(self) -> Self:
+        if self.engine.compile and self.teacher and self.teacher.looks_inside:
+            raise ValueError(
+                "engine.compile=true hides what teacher.hidden and teacher.relations listen to: leave it out"
+            )
+        return self
+
 
 def absolute(config: TrainingConfig) -> TrainingConfig:
     """Local data and models by paths that workers, and later stations, find from any directory."""

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
@@ -16,11 +17,14 @@ from training.attention import Attention, Wanted
 from training.exchange import GradientExchange
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from training.lanes import Lanes
     from training.learning_rate import Schedule
     from training.optimizers import Optimizer
+    from training.taps import Said, Taps
 
 Precision = Literal["fp32", "bf16"]
 
@@ -155,9 +159,10 @@ class Engine:
         config: ZeRO stage and its kin.
         precision: What products are computed in; weights and optimizer states stay fp32.
         lanes: How many batches are computed at once, see `choose_lanes`; None leaves all to DeepSpeed.
+        taps: What `forward_all` notes of the model beside its logits; None notes nothing.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         model: torch.nn.Module,
         recipe: Recipe,
@@ -165,9 +170,12 @@ class Engine:
         *,
         precision: Precision,
         lanes: int | None = None,
+        taps: Taps | None = None,
     ) -> None:
         import deepspeed
         from torch.optim.lr_scheduler import LambdaLR
+
+        from training.taps import SILENT
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         _skip_compilers(deepspeed)
@@ -189,7 +197,8 @@ class Engine:
             self._engine.enable_backward_allreduce = False  # GradientExchange does it, with fewer bytes
         if config.compile:
             model.compile(dynamic=True)
-        self._lanes = _lanes(model, table, precision, lanes) if lanes else None
+        self._taps = taps or SILENT
+        self._lanes = _lanes(model, table, precision, lanes, self._taps) if lanes else None
 
     @property
     def learning_rate(self) -> float:
@@ -221,9 +230,15 @@ class Engine:
         logits: torch.Tensor = self._engine(**inputs).logits
         return logits
 
-    def forward_all(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> list[torch.Tensor]:
-        """Runs the model on as many batches as there are lanes; returns the logits of each."""
-        return self._lanes.forward(batches) if self._lanes else [self.forward(**inputs) for inputs in batches]
+    def forward_all(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> list[Said]:
+        """Runs the model on as many batches as there are lanes; returns the logits of each, and what the taps noted."""
+        if self._lanes:
+            return self._lanes.forward(batches)
+        return [self.listen(partial(self.forward, **inputs)) for inputs in batches]
+
+    def listen(self, run: Callable[[], torch.Tensor]) -> Said:
+        """What a call of `forward` returns, and what the taps noted meanwhile."""
+        return self._taps.listen(run)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Adds gradients. `loss` is this worker's part of the step's mean; where DeepSpeed averages over workers, it is undone."""
@@ -346,7 +361,9 @@ def _exchange(model: torch.nn.Module, table: torch.nn.Embedding | None) -> Gradi
     return GradientExchange(trained, weight)
 
 
-def _lanes(model: torch.nn.Module, table: torch.nn.Embedding | None, precision: Precision, count: int) -> Lanes:
+def _lanes(
+    model: torch.nn.Module, table: torch.nn.Embedding | None, precision: Precision, count: int, taps: Taps
+) -> Lanes:
     import torch
 
     from training.lanes import Lanes
@@ -356,6 +373,7 @@ def _lanes(model: torch.nn.Module, table: torch.nn.Embedding | None, precision: 
         table,
         count=count,
         context=lambda: torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"),
+        taps=taps,
     )
 
 

@@ -61,7 +61,7 @@ def _manifest(ready: Ready, outcome: Outcome) -> Manifest:
         lineage=lineage_now(
             base_model=config.model.name,
             data_digest=data.digest,
-            parent_digest=Bundle.load(config.teacher.bundle).digest if config.teacher else None,
+            parent_digest=ready.teacher_digest,
             config=config.model_dump(mode="json"),
         ),
         evaluations=tuple(

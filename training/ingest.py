@@ -22,7 +22,7 @@ from training.encoding_pass import EncodingPass, with_labels
 from training.packing import Windows, pack
 from training.token_cache import StoreContent, StoreDraft, StoredWindows, draft_store, find_store, store_key
 
-_CACHE = "~/.cache/bert-agent/windows"
+CACHE = "~/.cache/bert-agent/windows"
 _PART_BYTES = 4_000_000  # text of one task: some seconds of work, some tens of MB of objects
 
 
@@ -36,7 +36,7 @@ class IngestConfig(Config):
     cache: str | None = Field(
         None,
         description="directory that keeps tokenised data, found again by digest; all nodes must share it. "
-        f"Default: {_CACHE} when streaming, none otherwise",
+        f"Default: {CACHE} when streaming, none otherwise",
     )
 
 
@@ -113,7 +113,7 @@ def _encode_in_memory(splits: Splits, encoder: Encoder, cache: str | None) -> Wi
         draft.append(pack(splits.task, encoder, splits.train))
         return StoreContent(splits.task.labels, split_digest(splits.train))
 
-    return _find_or_fill(cache, _key(splits.task, encoder, splits.digest), fill)
+    return find_or_fill(cache, windows_key(splits.task, encoder, splits.digest), fill)
 
 
 def _stream(
@@ -131,7 +131,7 @@ def _stream(
     def fill(draft: StoreDraft) -> StoreContent:
         return _encode(draft, EncodingPass(parts, task, encoder, draft.path / "parts"), config)
 
-    store = _find_or_fill(ingest.cache or _CACHE, _key(task, encoder, source), fill)
+    store = find_or_fill(ingest.cache or CACHE, windows_key(task, encoder, source), fill)
     complete = with_labels(task, store.manifest.labels)
     for examples in held.values():
         complete.check_labels(examples)
@@ -195,7 +195,8 @@ def _encode(draft: StoreDraft, work: EncodingPass, config: DataConfig) -> StoreC
     return StoreContent(task.labels, digest.hexdigest())
 
 
-def _find_or_fill(cache: str, key: str, fill: Callable[[StoreDraft], StoreContent]) -> StoredWindows:
+def find_or_fill(cache: str, key: str, fill: Callable[[StoreDraft], StoreContent]) -> StoredWindows:
+    """The windows that a cache keeps under a key, or those that `fill` writes there."""
     directory = Path(cache).expanduser().absolute()
     if store := find_store(directory, key):
         return store
@@ -203,7 +204,8 @@ def _find_or_fill(cache: str, key: str, fill: Callable[[StoreDraft], StoreConten
         return draft.publish(fill(draft))
 
 
-def _key(task: BaseTask[Any], encoder: Encoder, data: str) -> str:
+def windows_key(task: BaseTask[Any], encoder: Encoder, data: str) -> str:
+    """Tells windows of the same data, given by a digest, apart: another task or tokenizer makes others."""
     return store_key(
         data=data,
         task=task.model_dump(mode="json"),

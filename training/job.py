@@ -41,7 +41,7 @@ def train(config: TrainingConfig, company: Company = ALONE) -> TrainingResult:
         checkpoint_store(config, output).clear()  # a command killed right after it had published leaves them
         return TrainingResult(done, None)
     ready = get_ready(config, company)
-    run = begin(config, output, ready.data.digest)
+    run = begin(config, output, ready.data.digest, ready.other_digests)
     print(f"plan: {ready.plan}{'; goes on with an unfinished run' if run.resumes else ''}", flush=True)
     return carry_out(ready, run.store)
 

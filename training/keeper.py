@@ -132,5 +132,8 @@ class Keeper:
             yield directory
 
     def _write_model(self, directory: Path, weights: dict[str, torch.Tensor]) -> None:
+        from training.distillation import without_projections
+
         model = self._assembly.model
-        plain(model).save_pretrained(directory, state_dict=merged_weights(model, weights))
+        own = without_projections(merged_weights(model, weights))
+        plain(model).save_pretrained(directory, state_dict=own)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from training.cpu_dropout import seed_thread
+from training.taps import SILENT, Said, Taps
 
 Inputs = Mapping[str, torch.Tensor]
 _LEAST_TOKENS = 512  # of a lane: products of fewer rows are slow
@@ -38,6 +39,7 @@ class Lanes:
         table: The input embedding if it is looked up and nothing else; its gradient is then kept by rows.
         count: Lanes; this thread's threads are divided among them. 1 computes in this thread.
         context: What every pass runs in, such as autocast.
+        taps: What is noted of every pass beside its logits.
     """
 
     def __init__(
@@ -47,8 +49,9 @@ class Lanes:
         *,
         count: int,
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        taps: Taps = SILENT,
     ) -> None:
-        self._model, self._context = model, context
+        self._model, self._context, self._taps = model, context, taps
         self._table = TableGradient(table) if table is not None else None
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._pools = _start(count) if count > 1 else []
@@ -63,10 +66,12 @@ class Lanes:
         torch.manual_seed(seed)
         self._each(lambda lane: seed_thread(seed + lane), range(len(self._pools)))
 
-    def forward(self, batches: Sequence[Inputs]) -> list[torch.Tensor]:
-        """Logits of each batch, at most one per lane; `backward` of anything made of them fills `.grad` of the parameters."""
+    def forward(self, batches: Sequence[Inputs]) -> list[Said]:
+        """What each batch gives, at most one per lane; `backward` of anything made of it fills `.grad` of the parameters."""
         assert len(batches) <= self.count
-        return list(_Passes.apply(self, batches, *self._trained))  # type: ignore[no-untyped-call]
+        said: Said = _Passes.apply(self, batches, *self._trained)  # type: ignore[no-untyped-call]
+        each = len(said) // max(1, len(batches))
+        return [said[first : first + each] for first in range(0, len(said), each)]
 
     def forget(self, touched: torch.Tensor | None) -> None:
         """To be called after each step, when gradients were used. `touched`: int64, rows of the table that may hold a gradient; None if
@@ -75,22 +80,23 @@ class Lanes:
         if self._table:
             self._table.clear(touched)
 
-    def _passes(self, batches: Sequence[Inputs]) -> list[torch.Tensor]:
-        def run(batch: Inputs) -> torch.Tensor:
+    def _passes(self, batches: Sequence[Inputs]) -> list[Said]:
+        def run(batch: Inputs) -> Said:
             with torch.enable_grad(), self._context():
-                logits: torch.Tensor = self._model(**batch).logits
-            return logits
+                return self._taps.listen(lambda: self._model(**batch).logits)
 
         return self._each(run, batches)
 
-    def _gradients(
-        self, outputs: Sequence[torch.Tensor], upstream: Sequence[torch.Tensor]
-    ) -> list[torch.Tensor | None]:
-        def run(pair: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor | None, ...]:
-            return torch.autograd.grad(pair[0], self._trained, pair[1], allow_unused=True)
+    def _gradients(self, said: Sequence[Said], upstream: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+        def run(pair: tuple[Said, Sequence[torch.Tensor]]) -> tuple[torch.Tensor | None, ...]:
+            learned = [(own, above) for own, above in zip(*pair, strict=True) if own.requires_grad]
+            outputs, gradients = zip(*learned, strict=True)
+            return torch.autograd.grad(outputs, self._trained, gradients, allow_unused=True)
 
-        found = zip(*self._each(run, list(zip(outputs, upstream, strict=True))), strict=True)
-        return [self._sum(parts) for parts in found]
+        each = len(upstream) // len(said)
+        parts = [upstream[first : first + each] for first in range(0, len(upstream), each)]
+        found = zip(*self._each(run, list(zip(said, parts, strict=True))), strict=True)
+        return [self._sum(gradients) for gradients in found]
 
     def _sum(self, parts: Iterable[torch.Tensor | None]) -> torch.Tensor | None:
         given = [part for part in parts if part is not None]
@@ -157,10 +163,10 @@ class _Passes(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, lanes: Lanes, batches: Sequence[Inputs], *_: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        context.lanes, context.outputs = lanes, lanes._passes(batches)
-        return tuple(output.detach() for output in context.outputs)
+        context.lanes, context.said = lanes, lanes._passes(batches)
+        return tuple(output.detach() for said in context.said for output in said)
 
     @staticmethod
     def backward(context: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        outputs, context.outputs = context.outputs, None  # each pass frees what it has kept
-        return (None, None, *context.lanes._gradients(outputs, upstream))
+        said, context.said = context.said, None  # each pass frees what it has kept
+        return (None, None, *context.lanes._gradients(said, upstream))

@@ -44,6 +44,10 @@ class ModelConfig(Config):
         "all", description="what is trained, the rest stays as it was; a number: the head and as many of the top layers"
     )
     lora: LoraConfig | None = Field(None, description="train low-rank adapters instead of the encoder; they are merged")
+    keep_zeros: bool = Field(
+        False,
+        description="weights of the encoder's matrices that are exactly zero stay so: for a model that was pruned",
+    )
 
     @field_validator("trainable", mode="before")
     @classmethod
@@ -56,6 +60,8 @@ class ModelConfig(Config):
     def _one_way_to_freeze(self) -> Self:
         if self.lora is not None and self.trainable != "all":
             raise ValueError(f"lora freezes the encoder itself, so trainable={self.trainable!r} cannot be set with it")
+        if self.lora is not None and self.keep_zeros:
+            raise ValueError("lora adds to every weight, so keep_zeros=true cannot be set with it")
         return self
 
 
@@ -83,9 +89,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     Raises:
         ModelError: The model cannot be reached or has no fast tokenizer.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    config = _from_hub(AutoConfig, name)
+    config = load_config(name)
     options = {"add_prefix_space": True} if config.model_type in _PREFIX_SPACE else {}
     tokenizer: PreTrainedTokenizerFast = _from_hub(AutoTokenizer, name, use_fast=True, **options)
     if not tokenizer.is_fast:
@@ -97,6 +103,17 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def load_config(name: str) -> Any:
+    """What transformers says of a model: its layers, its width.
+
+    Raises:
+        ModelError: The model cannot be reached.
+    """
+    from transformers import AutoConfig
+
+    return _from_hub(AutoConfig, name)
+
+
 def make_encoder(tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> Encoder:
     """Sets a tokenizer to the window length of a model.
 
@@ -104,9 +121,7 @@ def make_encoder(tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> Enc
         ModelError: `max_tokens` is beyond the model's length.
         ConfigError: `stride` leaves no room.
     """
-    from transformers import AutoConfig
-
-    longest = _model_length(_from_hub(AutoConfig, config.name))
+    longest = _model_length(load_config(config.name))
     max_tokens = config.max_tokens or min(longest, _LONGEST)
     if max_tokens > longest:
         raise ModelError(

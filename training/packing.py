@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,8 @@ from agent.encoding import IGNORED, Batch, Encoder, Int64
 from agent.tasks import BaseTask
 
 Int32 = NDArray[np.int32]
+
+UNLABELLED = -101  # a target that nobody knows, about which a teacher is asked; -100 (IGNORED) is none
 
 _CHUNK = 4096  # examples encoded at once: bounds the memory of intermediate objects
 _COUNTED = 1 << 22  # targets counted at once: bounds the memory that mapped arrays take
@@ -27,7 +29,7 @@ class Windows(Protocol):
 
     @property
     def labelled(self) -> Int32:
-        """int32 [windows], targets that count."""
+        """int32 [windows], targets that count, `UNLABELLED` ones among them."""
 
     @property
     def owners(self) -> Int32:
@@ -77,7 +79,7 @@ class PackedWindows:
         counts = np.zeros(num_outputs, np.int64)
         for first in range(0, len(self.targets), _COUNTED):
             chunk = self.targets[first : first + _COUNTED]
-            counts += np.bincount(chunk[chunk != IGNORED], minlength=num_outputs)
+            counts += np.bincount(chunk[chunk >= 0], minlength=num_outputs)
         return counts
 
     def collate(self, rows: Int64, pad_id: int) -> tuple[Batch, Int64]:
@@ -117,3 +119,71 @@ def pack(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> Pack
         labelled=np.array([int((target != IGNORED).sum()) for target in targets], np.int32),
         owners=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
     )
+
+
+def forget_labels(windows: PackedWindows) -> PackedWindows:
+    """The same windows with targets that nobody knows."""
+    unknown = np.where(windows.targets == IGNORED, np.int32(IGNORED), np.int32(UNLABELLED))
+    return replace(windows, targets=unknown)
+
+
+@dataclass(frozen=True)
+class JoinedWindows:
+    """Windows of two sources as one, wherever each of them lies; those of `last` have the higher numbers."""
+
+    first: Windows
+    last: Windows
+
+    @property
+    def lengths(self) -> Int64:
+        """int64 [windows], tokens."""
+        return np.concatenate([self.first.lengths, self.last.lengths])
+
+    @property
+    def labelled(self) -> Int32:
+        """int32 [windows], targets that count."""
+        return np.concatenate([self.first.labelled, self.last.labelled])
+
+    @property
+    def owners(self) -> Int32:
+        """int32 [windows], numbers of examples; those of `last` go on where `first` ends."""
+        return np.concatenate([self.first.owners, self.last.owners + self.first.owners[-1] + np.int32(1)])
+
+    @property
+    def per_token(self) -> bool:
+        """Whether every token has a target, or else every window."""
+        return self.first.per_token
+
+    def target_counts(self, num_outputs: int) -> Int64:
+        """How often each output is the target: int64 [outputs]."""
+        return self.first.target_counts(num_outputs) + self.last.target_counts(num_outputs)
+
+    def collate(self, rows: Int64, pad_id: int) -> tuple[Batch, Int64]:
+        """Padded windows with their targets, in the order of `rows`."""
+        split = len(self.first.labelled)
+        late = rows >= split
+        if not late.any():
+            return self.first.collate(rows, pad_id)
+        if late.all():
+            return self.last.collate(rows - split, pad_id)
+        parts = self.first.collate(rows[~late], pad_id), self.last.collate(rows[late] - split, pad_id)
+        merged = _Merge(late, max(batch.input_ids.shape[1] for batch, _ in parts))
+        fields = [
+            merged([getattr(batch, name) for batch, _ in parts], fill)
+            for name, fill in (("input_ids", pad_id), ("attention_mask", 0), ("token_type_ids", 0))
+        ]
+        return Batch(*fields), merged([targets for _, targets in parts], IGNORED)
+
+
+class _Merge:
+    """Puts rows of two arrays together: true in `late` takes the next row of the second."""
+
+    def __init__(self, late: NDArray[np.bool_], width: int) -> None:
+        self._late, self._width = late, width
+
+    def __call__(self, parts: Sequence[Int64], fill: int) -> Int64:
+        shape = (len(self._late), self._width)[: parts[0].ndim]
+        whole = np.full(shape, fill, np.int64)
+        for part, chosen in zip(parts, (~self._late, self._late), strict=True):
+            whole[(chosen, slice(part.shape[1])) if part.ndim > 1 else chosen] = part
+        return whole

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.data import Splits
@@ -12,7 +12,9 @@ from agent.encoding import Encoder
 from cluster import WorkerPlan, connect, node_resources, plan_workers
 from training.config import TrainingConfig
 from training.ingest import TrainingData, encode_splits, open_data, streams
+from training.packing import JoinedWindows
 from training.trackers import check_trackers
+from training.unlabelled import open_unlabelled
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,11 @@ ALONE = Company()
 
 @dataclass(frozen=True)
 class Ready:
-    """What is known before a worker starts."""
+    """What is known before a worker starts.
+
+    Attributes:
+        other_digests: Of what is read beside the data, by the key that names it; the files may be gone before the run ends.
+    """
 
     config: TrainingConfig
     data: TrainingData
@@ -43,6 +49,12 @@ class Ready:
     encoder: Encoder
     plan: WorkerPlan
     callbacks: Sequence[Any] = ()
+    other_digests: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def teacher_digest(self) -> str | None:
+        """Of the teacher's bundle, if there is one."""
+        return self.other_digests.get("teacher.bundle")
 
 
 def get_ready(config: TrainingConfig, company: Company = ALONE) -> Ready:
@@ -56,12 +68,11 @@ def get_ready(config: TrainingConfig, company: Company = ALONE) -> Ready:
     if connected:
         connect_to_ray(config)
     data, tokenizer, encoder = _prepare(config, company.splits)
-    if config.teacher:
-        config.teacher.check(data.task, encoder)
+    data, digests = _hear_teacher(config, data, encoder)
     if not connected:
         connect_to_ray(config)
     plan = company.plan or plan_workers(config.num_workers, node_resources())
-    return Ready(config, data, tokenizer, encoder, plan, company.callbacks)
+    return Ready(config, data, tokenizer, encoder, plan, company.callbacks, digests)
 
 
 def connect_to_ray(config: TrainingConfig) -> None:
@@ -97,6 +108,20 @@ def _prepare(config: TrainingConfig, splits: Splits | None) -> tuple[TrainingDat
         data = open_data(config.data, config.task, ingest=config.ingest, seed=config.seed, make_encoder=encoder)
     _say_data(config, data)
     return data, *made[0]
+
+
+def _hear_teacher(config: TrainingConfig, data: TrainingData, encoder: Encoder) -> tuple[TrainingData, dict[str, str]]:
+    """The data with text that only the teacher says something about, and digests of what is read for it."""
+    teacher = config.teacher
+    if not teacher:
+        return data, {}
+    digests = {"teacher.bundle": teacher.check(data.task, encoder, config.model.name)}
+    if not teacher.unlabelled:
+        return data, digests
+    found = open_unlabelled(teacher.unlabelled, data.task, encoder, config.ingest)
+    print(f"unlabelled: {teacher.unlabelled} ({found.note})", flush=True)
+    joined = JoinedWindows(data.train, found.windows)
+    return replace(data, train=joined), digests | {"teacher.unlabelled": found.digest}
 
 
 def _say_data(config: TrainingConfig, data: TrainingData) -> None:

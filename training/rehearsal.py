@@ -16,7 +16,7 @@ from agent.errors import BundleError
 from training.config import TrainingConfig, absolute, output_of
 from training.ingest import TrainingData
 from training.job import TrainingResult, carry_out
-from training.packing import PackedWindows, Windows
+from training.packing import JoinedWindows, PackedWindows, Windows
 from training.preparation import Ready, get_ready
 from training.resume import begin, checkpoint_store, finished, unfinished
 from training.schedule import plan_epoch
@@ -39,9 +39,9 @@ def rehearse(config: TrainingConfig) -> None:
         print(f"this run is finished: {done.path} holds its bundle. Set overwrite=true to train it anew")
         return
     ready = get_ready(config)
-    run = unfinished(config, output, ready.data.digest)
+    run = unfinished(config, output, ready.data.digest, ready.other_digests)
     with _stage(config, output) as stage:
-        store = begin(stage, output_of(stage), ready.data.digest).store
+        store = begin(stage, output_of(stage), ready.data.digest, ready.other_digests).store
         result = carry_out(_shortened(ready, stage), store)
     print("\n".join(["", *_told(ready, result, resumes=bool(run and run.resumes)), "dry run passed"]), flush=True)
 
@@ -86,8 +86,10 @@ def _shortened(ready: Ready, stage: TrainingConfig) -> Ready:
     return replace(ready, config=config, data=few)
 
 
-def _first(windows: Windows) -> PackedWindows:
-    """The windows of the first examples."""
+def _first(windows: Windows) -> Windows:
+    """The windows of the first examples, of each source."""
+    if isinstance(windows, JoinedWindows):
+        return JoinedWindows(_first(windows.first), _first(windows.last))
     assert isinstance(windows, PackedWindows)
     num_windows = int(np.searchsorted(windows.owners, _NUM_EXAMPLES))
     bounds: Int64 = windows.bounds[: num_windows + 1]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from training.config import TrainingConfig
 
 _RUN = "run"  # entry with what the run was begun with
+_NONE: Mapping[str, str] = {}
 # What may differ between a run and its continuation: where and how fast it computes, not what comes out.
 _FREE = (
     "output", "overwrite", "resume", "num_workers", "num_workers_min", "max_failures", "resize_check_s", "cluster",
@@ -60,36 +61,46 @@ def finished(config: TrainingConfig, output: Path) -> Bundle | None:
     return bundle
 
 
-def begin(config: TrainingConfig, output: Path, data_digest: str) -> Begun:
+def begin(config: TrainingConfig, output: Path, data_digest: str, others: Mapping[str, str] = _NONE) -> Begun:
     """Looks for an unfinished run of the same output and makes the place ready.
 
+    Args:
+        config: What is wanted.
+        output: Where the bundle is to go.
+        data_digest: Of the data's content.
+        others: Digests of what else is read, by the key that names it.
+
     Raises:
-        ConfigError: There is one, and it was begun with other settings or other data.
+        ConfigError: There is one, and it was begun with other settings, other data or another teacher.
         CheckpointError: The storage cannot be used.
     """
-    if found := unfinished(config, output, data_digest):
+    if found := unfinished(config, output, data_digest, others):
         return found
     store = checkpoint_store(config, output)
     if store.names():
         print(f"resume=false: starting afresh, the unfinished run in {store.place} is removed", flush=True)
         store.clear()
     with store.draft(_RUN) as directory:
-        (directory / "run.json").write_text(json.dumps(_wanted(config, data_digest), indent=1), encoding="utf-8")
+        (directory / "run.json").write_text(
+            json.dumps(_wanted(config, data_digest, others), indent=1), encoding="utf-8"
+        )
     return Begun(store, resumes=False)
 
 
-def unfinished(config: TrainingConfig, output: Path, data_digest: str) -> Begun | None:
+def unfinished(
+    config: TrainingConfig, output: Path, data_digest: str, others: Mapping[str, str] = _NONE
+) -> Begun | None:
     """The run that this one would go on with, if there is one and it may be gone on with. Changes nothing.
 
     Raises:
-        ConfigError: There is one, and it was begun with other settings or other data.
+        ConfigError: There is one, and it was begun with other settings, other data or another teacher.
         CheckpointError: The storage cannot be read.
     """
     store = checkpoint_store(config, output)
     if not config.resume or not store.names():
         return None
     # Without a `run` entry nobody knows what the others are of: refused there.
-    _compare(store, _wanted(config, data_digest))
+    _compare(store, _wanted(config, data_digest, others))
     return Begun(store, resumes=bool(store.names(LAST)))
 
 
@@ -100,8 +111,8 @@ def differences(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     return [f"{key}={now.get(key)!r} (was {before.get(key)!r})" for key in keys if before.get(key) != now.get(key)]
 
 
-def _wanted(config: TrainingConfig, data_digest: str) -> dict[str, Any]:
-    return {"config": config.model_dump(mode="json"), "data_digest": data_digest}
+def _wanted(config: TrainingConfig, data_digest: str, others: Mapping[str, str]) -> dict[str, Any]:
+    return {"config": config.model_dump(mode="json"), "data_digest": data_digest, "other_digests": dict(others)}
 
 
 def _compare(store: Store, wanted: Mapping[str, Any]) -> None:
@@ -113,6 +124,8 @@ def _compare(store: Store, wanted: Mapping[str, Any]) -> None:
     changed = differences(begun["config"], wanted["config"])
     if begun["data_digest"] != wanted["data_digest"]:
         changed.append("the content of the data")
+    before, now = begun.get("other_digests", {}), wanted["other_digests"]
+    changed += [f"the content of {key}" for key in now if before.get(key, now[key]) != now[key]]
     if changed:
         raise ConfigError(
             f"an unfinished run in {store.place} was begun otherwise: {'; '.join(changed)}",

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agent.encoding import Batch, Int64
-from training.attention import run_packed
+from training.attention import run_packed, unpack
 from training.schedule import BatchConfig, EpochPlan, share
 
 if TYPE_CHECKING:
     import torch
 
+    from training.distillation import Teacher
     from training.engine import Engine
     from training.packing import Windows
-    from training.teacher import Teacher
+    from training.taps import Said
 
 LossFunction = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
@@ -189,8 +190,8 @@ class Stepper:
         placed = inputs.place(inputs.host(batch))
         self._engine.train(False)
         with torch.inference_mode():
-            logits = inputs.run(self._engine.forward, placed)
-            loss = self._compare(placed, logits, torch.from_numpy(targets).to(inputs.device))
+            said = self._run(placed)
+            loss = self._compare(placed, said, torch.from_numpy(targets).to(inputs.device))
         self._engine.train(True)
         return float(loss) / max(1, int(windows.labelled[rows].sum()))
 
@@ -201,19 +202,26 @@ class Stepper:
         inputs = self._feed.inputs
         placed = [inputs.place(host) for host, _ in micro_batches]
         losses = [
-            self._compare(batch, logits, targets.to(inputs.device, non_blocking=True))
-            for batch, logits, (_, targets) in zip(placed, self._logits(placed), micro_batches, strict=True)
+            self._compare(batch, said, targets.to(inputs.device, non_blocking=True))
+            for batch, said, (_, targets) in zip(placed, self._run_all(placed), micro_batches, strict=True)
         ]
         return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
-    def _logits(self, placed: Sequence[Mapping[str, torch.Tensor]]) -> list[torch.Tensor]:
-        if self._feed.inputs.packed:
-            return [self._feed.inputs.run(self._engine.forward, batch) for batch in placed]
-        return self._engine.forward_all(placed)
+    def _run_all(self, placed: Sequence[Mapping[str, torch.Tensor]]) -> list[Said]:
+        return list(map(self._run, placed)) if self._feed.inputs.packed else self._engine.forward_all(placed)
 
-    def _compare(self, placed: Mapping[str, torch.Tensor], logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        loss = self._loss_function(logits, targets)
-        return self._teacher.blend(loss, logits, targets, placed) if self._teacher else loss
+    def _run(self, placed: Mapping[str, torch.Tensor]) -> Said:
+        inputs = self._feed.inputs
+        said = self._engine.listen(lambda: inputs.run(self._engine.forward, placed))
+        if not inputs.packed:
+            return said
+        mask = placed["attention_mask"].bool()
+        return said[0], *(unpack(flat, mask) for flat in said[1:])
+
+    def _compare(self, placed: Mapping[str, torch.Tensor], said: Said, targets: torch.Tensor) -> torch.Tensor:
+        if not self._teacher:
+            return self._loss_function(said[0], targets)
+        return self._teacher.blend(self._loss_function, said, targets, placed)
 
 
 def _mixed(seed: int, number: int, rank: int) -> int:

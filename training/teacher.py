@@ -1,21 +1,63 @@
-"""Distillation: a model in training learns from what a finished agent thinks beside what the labels say."""
+"""Distillation: whom a model in training learns from beside the labels, what of it, and whether the two fit. Computes no loss."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from agent.bundle import Bundle
 from agent.config import Config
-from agent.encoding import IGNORED, Encoder
+from agent.encoding import Encoder
 from agent.errors import ConfigError
 from agent.tasks import BaseTask
 
 if TYPE_CHECKING:
     import torch
+
+    from training.distillation import Teacher
+
+
+class HiddenConfig(Config):
+    """Hidden states that are to be like the teacher's."""
+
+    weight: float = Field(
+        0.0, ge=0, description="what the mean squared difference of hidden states counts, beside teacher.weight"
+    )
+    layers: tuple[PositiveInt, ...] = Field(
+        (), description="the teacher's layer for each of the student's, lowest first, from 1; empty: evenly spread"
+    )
+
+    def match(self, own: int, others: int) -> tuple[int, ...]:
+        """The teacher's layer for each of `own` layers, of `others`; the last for the last unless told otherwise.
+
+        Raises:
+            ConfigError: Not as many were given as the student has layers, or one that the teacher lacks.
+        """
+        if not self.layers:
+            return tuple(max(1, round(number * others / own)) for number in range(1, own + 1))
+        if len(self.layers) != own or max(self.layers) > others:
+            raise ConfigError(
+                f"teacher.hidden.layers={list(self.layers)}",
+                allowed=f"{own} numbers, one for each layer of the student, each from 1 to {others}",
+                remedy="mend it, or leave it out",
+            )
+        return self.layers
+
+
+class RelationsConfig(Config):
+    """How queries, keys and values attend to their own kind, which is to be as in the teacher (MiniLMv2, arXiv 2012.15828)."""
+
+    weight: float = Field(
+        0.0, ge=0, description="what the divergence of attention relations counts, beside teacher.weight"
+    )
+    layer: PositiveInt | None = Field(
+        None, description="the teacher's layer that the student's last one learns from, from 1; default: its last"
+    )
+    heads: PositiveInt | None = Field(
+        None, description="parts that queries, keys and values are cut into; default: the student's attention heads"
+    )
 
 
 class TeacherConfig(Config):
@@ -26,90 +68,90 @@ class TeacherConfig(Config):
     weight: float = Field(
         0.8, gt=0, le=1, description="part of the loss that the teacher has; the labels have the rest"
     )
+    hidden: HiddenConfig = HiddenConfig()
+    relations: RelationsConfig = RelationsConfig()
+    unlabelled: str | None = Field(
+        None,
+        description='text without labels that the teacher is asked about too: a .txt (a text a line) or .jsonl ({"text": ...}) file, or a directory of them',
+    )
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether more than the teacher's answers count."""
+        return bool(self.hidden.weight or self.relations.weight)
 
     def absolute(self) -> TeacherConfig:
-        """With a path that workers find from any directory."""
-        return self.model_copy(update={"bundle": str(Path(self.bundle).expanduser().resolve())})
+        """With paths that workers find from any directory."""
+        named = {"bundle": self.bundle} | ({"unlabelled": self.unlabelled} if self.unlabelled else {})
+        return self.model_copy(update={name: str(Path(path).expanduser().resolve()) for name, path in named.items()})
 
-    def check(self, task: BaseTask[Any], encoder: Encoder) -> None:
-        """Refuses, before a worker starts, a teacher of other outputs, other sub-words or shorter windows.
+    def check(self, task: BaseTask[Any], encoder: Encoder, student: str) -> str:
+        """Refuses, before a worker starts, a teacher that does not fit; returns its digest.
 
         Args:
             task: What is trained.
             encoder: Of the student.
+            student: The name of its model.
 
         Raises:
             BundleError: It is no bundle.
-            ConfigError: It does not fit.
+            ConfigError: Its outputs or sub-words are others, its windows shorter, or its layers not those that are asked for.
         """
         bundle = Bundle.load(self.bundle)
-        if bundle.task.outputs != task.outputs:
+        _check_answers(bundle, task, encoder)
+        if self.looks_inside:
+            self._check_inside(student)
+        return bundle.digest
+
+    def _check_inside(self, student: str) -> None:
+        from training.models import load_config
+
+        own, other = load_config(student), load_config(self.bundle)
+        if self.hidden.weight:
+            self.hidden.match(own.num_hidden_layers, other.num_hidden_layers)
+        if self.relations.layer and self.relations.layer > other.num_hidden_layers:
             raise ConfigError(
-                f"teacher.bundle={self.bundle} has the outputs {', '.join(bundle.task.outputs)}",
-                allowed=f"an agent with {', '.join(task.outputs)}",
-                remedy="choose another teacher, or give its labels in task.labels",
+                f"teacher.relations.layer={self.relations.layer}",
+                allowed=f"1 to {other.num_hidden_layers}, the layers of {self.bundle}",
+                remedy="lower it or leave it out",
             )
-        if bundle.encoder.tokenizer.get_vocab() != encoder.tokenizer.get_vocab():
+        heads = self.relations.heads or own.num_attention_heads
+        widths = {"the student": own.hidden_size, "the teacher": other.hidden_size}
+        if self.relations.weight and (odd := [name for name, width in widths.items() if width % heads]):
             raise ConfigError(
-                f"teacher.bundle={self.bundle} cuts texts into other sub-words than the model in training",
-                allowed="a teacher with the same tokenizer",
-                remedy="choose a model.name that shares the teacher's tokenizer",
-            )
-        if bundle.manifest.max_tokens < encoder.max_tokens:
-            raise ConfigError(
-                f"teacher.bundle={self.bundle} reads {bundle.manifest.max_tokens} tokens, the model in training {encoder.max_tokens}",
-                allowed="windows that the teacher can read",
-                remedy=f"set model.max_tokens={bundle.manifest.max_tokens}",
+                f"teacher.relations.heads={heads} does not divide the width of {odd[0]}, {widths[odd[0]]}",
+                allowed=f"a divisor of {' and '.join(str(width) for width in sorted(set(widths.values())))}",
+                remedy="set teacher.relations.heads",
             )
 
-    def load(self, task: BaseTask[Any], device: torch.device) -> Teacher:
+    def load(self, task: BaseTask[Any], device: torch.device, *, label_weight: float) -> Teacher:
         """The teacher, ready to be asked.
 
         Raises:
             ModelError: transformers cannot load it.
         """
+        from training.distillation import Teacher
         from training.models import ModelConfig, build_model
 
-        return Teacher(build_model(ModelConfig(name=self.bundle), task).to(device), self)
+        return Teacher(build_model(ModelConfig(name=self.bundle), task).to(device), self, label_weight)
 
 
-class Teacher:
-    """A finished agent that is asked about every batch.
-
-    Args:
-        model: On the device of the student; its weights stay as they are.
-        config: How it is listened to.
-    """
-
-    def __init__(self, model: torch.nn.Module, config: TeacherConfig) -> None:
-        self._model, self._config = model.eval().requires_grad_(requires_grad=False), config
-
-    def blend(
-        self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, inputs: Mapping[str, torch.Tensor]
-    ) -> torch.Tensor:
-        """Adds the teacher's part: T^2 times the divergence of the student's probabilities from its own, at temperature T
-        (Hinton et al., arXiv 1503.02531, section 2), summed over labelled targets.
-
-        Args:
-            loss: [], that of the labels, a sum over the same targets.
-            logits: float [..., outputs], the student's.
-            targets: int64 [...]; where they are -100 nobody is asked.
-            inputs: The padded batch on the device, [rows, tokens] each.
-        """
-        from torch.nn.functional import kl_div, log_softmax
-
-        asked = targets != IGNORED
-        temperature, weight = self._config.temperature, self._config.weight
-        wanted = self._logits(inputs, like=logits)[asked].float() / temperature
-        given = logits[asked].float() / temperature
-        divergence = kl_div(log_softmax(given, -1), log_softmax(wanted, -1), reduction="sum", log_target=True)
-        return (1 - weight) * loss + weight * temperature**2 * divergence
-
-    def _logits(self, inputs: Mapping[str, torch.Tensor], *, like: torch.Tensor) -> torch.Tensor:
-        """Computed in the student's precision."""
-        import torch
-
-        half = like.dtype == torch.bfloat16
-        with torch.no_grad(), torch.autocast(like.device.type, torch.bfloat16, enabled=half):
-            logits: torch.Tensor = self._model(**inputs).logits
-        return logits
+def _check_answers(bundle: Bundle, task: BaseTask[Any], encoder: Encoder) -> None:
+    if bundle.task.outputs != task.outputs:
+        raise ConfigError(
+            f"teacher.bundle={bundle.path} has the outputs {', '.join(bundle.task.outputs)}",
+            allowed=f"an agent with {', '.join(task.outputs)}",
+            remedy="choose another teacher, or give its labels in task.labels",
+        )
+    if bundle.encoder.tokenizer.get_vocab() != encoder.tokenizer.get_vocab():
+        raise ConfigError(
+            f"teacher.bundle={bundle.path} cuts texts into other sub-words than the model in training",
+            allowed="a teacher with the same tokenizer",
+            remedy="choose a model.name that shares the teacher's tokenizer",
+        )
+    if bundle.manifest.max_tokens < encoder.max_tokens:
+        raise ConfigError(
+            f"teacher.bundle={bundle.path} reads {bundle.manifest.max_tokens} tokens, the model in training {encoder.max_tokens}",
+            allowed="windows that the teacher can read",
+            remedy=f"set model.max_tokens={bundle.manifest.max_tokens}",
+        )

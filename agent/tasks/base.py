@@ -120,6 +120,14 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
         """
 
     @abstractmethod
+    def read_text(self, text: str, where: str) -> ExampleT:
+        """A text whose labels nobody knows, as an example of a task with labels. Those that it carries say nothing.
+
+        Raises:
+            DataError: Names `where`, what is wrong and how to mend it.
+        """
+
+    @abstractmethod
     def labels_of(self, example: ExampleT) -> set[str]:
         """The labels that occur in an example."""
 

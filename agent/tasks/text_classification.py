@@ -65,6 +65,10 @@ class TextClassification(BaseTask[LabelledText]):
             raise DataError(f"{where}: field 'label' is empty", allowed=_SHAPE, remedy="mend the record")
         return LabelledText(where=where, text=text, label=label)
 
+    def read_text(self, text: str, where: str) -> LabelledText:
+        """The text as it is."""
+        return self.read_record({"text": text, "label": self.labels[0]}, where)
+
     def labels_of(self, example: LabelledText) -> set[str]:
         """The one label."""
         return {example.label}

@@ -70,6 +70,10 @@ class TokenClassification(BaseTask[TaggedWords]):
         """Reads `{"tokens", "tags"}` or `{"text", "spans"}`; tags may be of any scheme of the IOB family."""
         return read_tagged_words(record, where)
 
+    def read_text(self, text: str, where: str) -> TaggedWords:
+        """Its words, as those of a text with spans are cut."""
+        return read_tagged_words({"text": text, "spans": []}, where)
+
     def labels_of(self, example: TaggedWords) -> set[str]:
         """Entity labels in an example, without prefixes."""
         return {split_tag(tag)[1] for tag in example.tags} - {""}

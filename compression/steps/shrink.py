@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from agent.errors import ConfigError
 from compression.bars import bar
+from compression.calibration import Importance
 from compression.state import State
 from compression.steps.base import BaseStep
+from compression.teaching import KEPT_LAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +32,7 @@ class ShrinkStep(BaseStep):
     kind: Literal["shrink"] = "shrink"
     layers: int | None = Field(None, ge=1, description="layers that stay; default: all")
     ffn_units: int | None = Field(None, ge=8, description="feed-forward units that stay in every layer; default: all")
+    importance: Importance = Field("first_order", description="how units are judged: first_order or fisher")
     num_calibration: int = Field(512, ge=1, description="training examples by which layers and units are judged")
 
     @model_validator(mode="after")
@@ -56,16 +59,35 @@ class ShrinkStep(BaseStep):
                     allowed=f"at most {found}",
                     remedy=f"lower {name} or leave it out",
                 )
-        train, task, encoder = state.splits.train, state.bundle.task, state.bundle.encoder
+        train = state.splits.train
         sample = random.Random(state.seed).sample(train, min(self.num_calibration, len(train)))
+        batches = labelled_batches(state.bundle.task, state.encoder, sample)
         removed: list[int] = []
         if self.layers is not None:
-            removed = _drop_layers(state.model, labelled_batches(task, encoder, sample), self.layers)
+            removed = _drop_layers(state.model, batches, self.layers)
+            state.remembered[KEPT_LAYERS] = [number for number in range(len(blocks)) if number not in removed]
         if self.ffn_units is not None:
-            _drop_units(state, sample, self.ffn_units)
+            self._drop_units(state.model, batches, self.ffn_units)
         state.changed = True
         said = f"layers {', '.join(map(str, sorted(removed)))} removed" if removed else "all layers stay"
         state.note(f"shrink: {said} (counted from 0), {self.ffn_units or units} units in each of the others")
+
+    def _drop_units(self, model: PreTrainedModel, batches: Sequence[LabelledBatch], stay: int) -> None:
+        import torch
+
+        from compression.calibration import calibrate
+        from compression.layout import find_blocks, set_units
+        from compression.repair import refit
+        from compression.slimming import keep_units
+
+        with bar("shrink: importance of units") as progress:
+            seen = calibrate(model, batches, self.importance, progress)
+        for block, projection in zip(find_blocks(model), seen.units, strict=True):
+            keep = torch.zeros(block.num_units, dtype=torch.bool)
+            keep[projection.scores.topk(stay).indices] = True
+            refit(block.ffn_output.linear, keep, projection.gram)
+            keep_units(block, keep)
+        set_units(model, stay)
 
 
 def _drop_layers(model: PreTrainedModel, batches: Sequence[LabelledBatch], stay: int) -> list[int]:
@@ -98,21 +120,3 @@ def _loss(model: PreTrainedModel, batches: Sequence[LabelledBatch]) -> float:
 
     with torch.inference_mode():
         return sum(float(total_loss(model, labelled)) for labelled in batches)
-
-
-def _drop_units(state: State, sample: Sequence[Any], stay: int) -> None:
-    import torch
-
-    from compression.calibration import calibrate
-    from compression.layout import find_blocks, set_units
-    from compression.repair import refit
-    from compression.slimming import keep_units
-
-    with bar("shrink: importance of units") as progress:
-        seen = calibrate(state.model, state.bundle.task, state.bundle.encoder, sample, progress)
-    for block, projection in zip(find_blocks(state.model), seen.units, strict=True):
-        keep = torch.zeros(block.num_units, dtype=torch.bool)
-        keep[projection.scores.topk(stay).indices] = True
-        refit(block.ffn_output.linear, keep, projection.gram)
-        keep_units(block, keep)
-    set_units(state.model, stay)

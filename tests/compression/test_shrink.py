@@ -8,9 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.bundle import Bundle
@@ -22,10 +23,12 @@ from compression.layout import find_blocks, keep_layers, layers_of, set_units
 from compression.pipeline import CompressionConfig
 from compression.slimming import keep_units, num_parameters
 from compression.steps import DistillStep, ShrinkStep
+from compression.teaching import lesson_key
 from compression.torch_model import load_directory, load_model, save_model, torch_forward
 from tests.compression.agents import MAX_TOKENS, SHAPES, tiny_model
 from tests.compression.test_pipeline import check, run
 from tests.compression.test_slimming import TAGGER
+from training.config import TrainingConfig
 
 EXPORT = {"kind": "export", "exporter": "torchscript"}
 
@@ -57,8 +60,9 @@ def state_of(bundle: Path, model: Any) -> Any:
     data = load_splits(DataConfig(path=str(bundle.parent / "data")), loaded.task)
     notes: list[str] = []
     return SimpleNamespace(
-        bundle=loaded, splits=data, model=model, seed=0, changed=False, note=notes.append, notes=notes
-    )
+        bundle=loaded, encoder=loaded.encoder, splits=data, model=model, seed=0, threads=1, changed=False,
+        steps=(), remembered={}, note=notes.append, notes=notes,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("idle", [0, 1])
@@ -78,6 +82,7 @@ def test_the_layer_without_which_nothing_changes_goes_first(tagger: Path, idle: 
     assert layers_of(state.model) == [kept]
     assert state.changed
     assert f"layers {idle} removed" in state.notes[0]
+    assert state.remembered == {"shrink.layers": [1 - idle]}
 
 
 def test_units_that_nobody_reads_go_first(tagger: Path) -> None:
@@ -90,6 +95,18 @@ def test_units_that_nobody_reads_go_first(tagger: Path) -> None:
     gap, _ = largest_difference(reference, torch_forward(state.model), probes(100, MAX_TOKENS, seed=2))
     assert [block.num_units for block in find_blocks(state.model)] == [64, 64]
     assert gap < 0.2  # the repair moves what is left within its ridge
+
+
+@pytest.mark.parametrize("importance", ["first_order", "fisher"])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(layers=st.integers(1, 2), units=st.integers(8, 96))
+def test_every_size_that_there_is_remains_exactly(tagger: Path, importance: str, layers: int, units: int) -> None:
+    state = state_of(tagger, load_model(Bundle.load(tagger)))
+    ShrinkStep(layers=layers, ffn_units=units, importance=importance, num_calibration=16).run(state)
+    assert [block.num_units for block in find_blocks(state.model)] == [units] * layers
+    assert (state.model.config.num_hidden_layers, state.model.config.intermediate_size) == (layers, units)
+    for batch in probes(100, MAX_TOKENS, seed=2):
+        assert np.isfinite(torch_forward(state.model)(batch)).all()
 
 
 @pytest.mark.parametrize(
@@ -156,6 +173,31 @@ def test_a_student_is_another_one_after_other_steps(tagger: Path) -> None:
     common = {"seed": 0, "bundle": bundle, "splits": SimpleNamespace(digest="d")}
     distill = DistillStep()
     digests = {
-        distill._digest(SimpleNamespace(steps=(ShrinkStep(layers=layers), distill), **common)) for layers in (1, 2)
+        lesson_key(SimpleNamespace(steps=(ShrinkStep(layers=layers), distill), **common), distill.place)
+        for layers in (1, 2)
     }
     assert len(digests) == 2
+
+
+def test_what_a_student_is_to_hear_reaches_training(tagger: Path, tmp_path: Path) -> None:
+    state = state_of(tagger, load_model(Bundle.load(tagger)))
+    state.data = DataConfig(path=str(tagger.parent / "data"))
+    ShrinkStep(layers=1, num_calibration=8).run(state)
+    (tmp_path / "text.txt").write_text("anna\n", encoding="utf-8")
+    step = DistillStep(
+        hidden_weight=0.5,
+        relations_weight=0.25,
+        relations_layer=1,
+        relation_heads=2,
+        unlabelled=str(tmp_path / "text.txt"),
+    )
+    told = from_mapping(TrainingConfig, step._settings(state, tmp_path, epochs=2, keep_zeros=True))
+    assert told.teacher is not None
+    assert (told.teacher.hidden.weight, told.teacher.relations.weight) == (0.5, 0.25)
+    assert told.teacher.hidden.layers == (state.remembered["shrink.layers"][0] + 1,)
+    assert (told.teacher.relations.layer, told.teacher.relations.heads) == (1, 2)
+    assert told.teacher.unlabelled == str(tmp_path / "text.txt")
+    assert (told.model.keep_zeros, told.epochs) == (True, 2)
+    assert not from_mapping(
+        TrainingConfig, DistillStep()._settings(state, tmp_path, epochs=2, keep_zeros=False)
+    ).teacher.looks_inside  # type: ignore[union-attr]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import threading
 
 import pytest
@@ -12,6 +13,7 @@ from training.attention import Attention, choose_attention
 from training.cpu_dropout import CpuDropout, install
 from training.engine import EngineConfig, choose_lanes
 from training.lanes import Lanes, count_lanes
+from training.taps import Tap, Taps
 
 CPU = torch.device("cpu")
 OURS = Attention("cpu", "")
@@ -42,7 +44,7 @@ def lanes(model, count, **options):
 
 
 def loss_of(outputs):
-    return sum((output**2).sum() for output in outputs)
+    return sum((output**2).sum() for said in outputs for output in (said if isinstance(said, tuple) else (said,)))
 
 
 def gradients(model):
@@ -68,6 +70,43 @@ def test_gradients_are_those_of_one_pass_after_the_other(four_threads, count, ki
         torch.testing.assert_close(
             found, wanted[name], rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_what_taps_note_in_lanes_has_the_gradients_of_one_pass_after_the_other(four_threads, count):
+    def run(count):
+        model = tagger()
+        layers = model.bert.encoder.layer
+        then = torch.nn.Linear(layers[0].output.dense.out_features, 3)
+        torch.nn.init.constant_(then.weight, 0.1)
+        then.bias.data.zero_()
+        model.add_module("then", then)
+        taps = Taps([Tap(layers[0], then), Tap(layers[1].attention.self.key)])
+        side_by_side = lanes(model, count, taps=taps)
+        for first in range(0, 4, count):
+            loss_of(side_by_side.forward(BATCHES[first : first + count])).backward()
+        return gradients(model)
+
+    def plain():
+        model = tagger()
+        layers = model.bert.encoder.layer
+        model.add_module("then", torch.nn.Linear(layers[0].output.dense.out_features, 3))
+        torch.nn.init.constant_(model.then.weight, 0.1)
+        model.then.bias.data.zero_()
+        loss = 0
+        for inputs in BATCHES:
+            keys = []
+            hook = layers[1].attention.self.key.register_forward_hook(lambda _, __, said, keys=keys: keys.append(said))
+            output = model(**inputs, output_hidden_states=True)
+            hook.remove()
+            loss = loss + loss_of([(output.logits, model.then(output.hidden_states[1]), keys[0])])
+        loss.backward()
+        return gradients(model)
+
+    found, wanted = run(count), plain()
+    assert found["then.weight"].abs().max() > 0
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-4)
 
 
 def test_fewer_batches_than_lanes_are_computed_too(four_threads):
@@ -104,7 +143,7 @@ def test_dropout_repeats_with_the_seed_however_the_lanes_are_timed(four_threads)
         side_by_side.seed(seed)
         outputs = side_by_side.forward(BATCHES)
         loss_of(outputs).backward()
-        found.append([*outputs, *gradients(model).values()])
+        found.append([*itertools.chain(*outputs), *gradients(model).values()])
     for again in found[1:3]:
         assert all(map(torch.equal, found[0], again))
     assert not torch.equal(found[0][0], found[3][0])
@@ -114,7 +153,7 @@ def test_lanes_draw_different_numbers(four_threads):
     model = tagger(dropout=0.3)
     side_by_side = lanes(model, 2)
     side_by_side.seed(0)
-    one, other = side_by_side.forward([BATCHES[0], BATCHES[0]])
+    (one,), (other,) = side_by_side.forward([BATCHES[0], BATCHES[0]])
     assert not torch.equal(one, other)
 
 
@@ -189,8 +228,8 @@ def test_a_number_of_lanes_must_divide_the_threads(four_threads):
 def test_bf16_passes_run_under_the_callers_context(four_threads):
     model = tagger()
     outputs = lanes(model, 2, context=lambda: torch.autocast("cpu", dtype=torch.bfloat16)).forward(BATCHES[:2])
-    assert {output.dtype for output in outputs} == {torch.bfloat16}
-    loss_of(output.float() for output in outputs).backward()
+    assert {output.dtype for (output,) in outputs} == {torch.bfloat16}
+    loss_of(output.float() for (output,) in outputs).backward()
     wanted = plainly(BATCHES[:2])
     for name, found in gradients(model).items():
         assert found.dtype is torch.float32

@@ -107,6 +107,14 @@ def test_an_unfinished_run_of_other_settings_or_data_is_refused(tmp_path, output
     assert "resume=false" in caught.value.remedy
 
 
+def test_an_unfinished_run_of_another_teacher_under_the_same_path_is_refused(tmp_path, output):
+    settings = config(tmp_path, **{"teacher.bundle": "agent"})
+    begin(settings, output, "abc", {"teacher.bundle": "one"})
+    begin(settings, output, "abc", {"teacher.bundle": "one"})
+    with pytest.raises(ConfigError, match=r"the content of teacher\.bundle"):
+        begin(settings, output, "abc", {"teacher.bundle": "another"})
+
+
 def test_resume_false_removes_the_unfinished_run_and_says_so(tmp_path, output, capsys):
     begin(config(tmp_path), output, "abc")
     store = checkpoint_store(config(tmp_path), output)
