@@ -118,9 +118,25 @@ def kill_group(process):
     process.wait()
 
 
+def run_beside(first, places, name):
+    """What the same command says while the first one has the output, which waits meanwhile: it shall not be done before that."""
+    deadline = time.monotonic() + 120
+    lock = places / f".{name}.lock"
+    while not (lock.exists() and lock.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        return run_command(places, name).communicate(timeout=120)[0]
+    finally:
+        first.send_signal(signal.SIGCONT)
+
+
 def test_the_same_command_goes_on_when_driver_and_cluster_were_lost(places, undisturbed):
     store = Store(str(places / ".lost.run"))
     first = run_command(places, "lost")
+    beside_it = run_beside(first, places, "lost")
+    assert f"{places / 'lost'} is being written by process {first.pid} on host" in beside_it
     wait_for_step(store, 42)
     kill_group(first)
     refused = run_command(places, "lost", "optimizer.learning_rate=0.1").communicate(timeout=120)[0]
@@ -132,7 +148,7 @@ def test_the_same_command_goes_on_when_driver_and_cluster_were_lost(places, undi
     np.testing.assert_allclose(
         list(losses(lines).values()), list(losses(undisturbed).values()), rtol=1e-4
     )  # another number of threads
-    again = run_command(places, "lost").communicate(timeout=60)[0]
+    again = run_command(places, "lost").communicate(timeout=120)[0]
     assert "this run is finished" in again
 
 
