@@ -1,10 +1,14 @@
 """How fast does training learn, beside the articles' loop and Hugging Face's Trainer? Same model, data and precision options.
 
-    python benchmarks/training_throughput.py [stages=[ceiling,article,trainer,ours,workers,quality]] [repeats=3]
+    python benchmarks/training_throughput.py [stages=[ceiling,article,trainer,ours,workers,scaling,quality]] [repeats=3]
 
 Every measurement is a process of its own, one after the other; contestants take turns. What stands in `workdir` is not measured
 again, so a run can be interrupted, and its stages can run one by one. Writes benchmarks/results/training_throughput.json from all
-that `workdir` holds and prints a table and the aims. Needs `pip install .[bench]` and a quiet machine.
+that `workdir` holds, with what that file already holds of other stages, and prints a table and the aims. Needs `pip install .[bench]`
+and a quiet machine. Stage quality alone, at learning rates and settings of Trainer that an earlier run chose, in half an hour:
+
+    python benchmarks/training_throughput.py stages=[quality] 'settings=[{waiting: briefly}]' trainer_rates=[2e-4] our_rates=[4e-4] \
+        looks_per_epoch=2 seeds=[0,1]
 """
 
 from __future__ import annotations
@@ -28,16 +32,16 @@ from agent import command  # noqa: E402
 from agent.config import Config  # noqa: E402
 from agent.data import DataConfig  # noqa: E402
 from benchmarks.aim import Aim  # noqa: E402
-from benchmarks.contest import AnyContestant, Article, Ceiling, Contestant, Ours, Trainer  # noqa: E402
+from benchmarks.contest import AnyContestant, Article, Ceiling, Contestant, Ours, Trainer, Twins  # noqa: E402
 from benchmarks.contest.aims import find_aims  # noqa: E402
-from benchmarks.contest.quality import Ask, race  # noqa: E402
+from benchmarks.contest.quality import Ask, race, together  # noqa: E402
 from benchmarks.contest.samples import write_samples  # noqa: E402
-from benchmarks.contest.summary import HEAD, ceilings, curve_lines, finite, line, rates, row  # noqa: E402
+from benchmarks.contest.summary import HEAD, ceilings, curve_lines, finite, line, rates, row, scaling, scaling_lines  # noqa: E402
 from benchmarks.contest.workbench import Workbench, doubt  # noqa: E402
 
 CONLL = ROOT / "../shared/data/ner_conll2003"
-Stage = Literal["ceiling", "article", "trainer", "ours", "workers", "quality"]
-ALL: tuple[Stage, ...] = ("ceiling", "article", "trainer", "ours", "workers", "quality")
+Stage = Literal["ceiling", "article", "trainer", "ours", "workers", "scaling", "quality"]
+ALL: tuple[Stage, ...] = ("ceiling", "article", "trainer", "ours", "workers", "scaling", "quality")
 # Ways to run Trainer that are tried for every batch size; the fastest one competes.
 SETTINGS: tuple[dict[str, Any], ...] = (
     {},
@@ -69,8 +73,20 @@ class ThroughputConfig(Config):
     quality_batch: int = Field(32, description="Trainer's batch size of stage quality")
     quality_tokens: int = Field(1024, description="our batch.tokens of stage quality, and in the aims")
     trainer_rates: tuple[float, ...] = Field((5e-5, 1e-4, 2e-4), description="Trainer's learning rates to choose from")
-    our_rates: tuple[float, ...] = Field((1e-4, 2e-4, 4e-4), description="our learning rates to choose from")
+    our_rates: tuple[float, ...] = Field(
+        (1e-4, 2e-4, 4e-4), description="our learning rates to choose from; one alone is taken untried"
+    )
+    settings: tuple[dict[str, Any], ...] = Field(
+        SETTINGS,
+        min_length=1,
+        description="ways to run Trainer that are tried for every batch size; one alone is taken untried",
+    )
+    scaling_seconds: float = Field(25.0, gt=0, description="of training in stage scaling")
     epochs: int = Field(3, ge=1, description="of the runs to the end in stage quality")
+    seeds: tuple[int, ...] = Field(
+        (0,), min_length=1, description="of the runs to the end in stage quality, one race for each"
+    )
+    looks_per_epoch: int = Field(4, ge=1, description="Trainer's evaluations on dev in an epoch of stage quality")
     measure: str = Field("", description="for the processes it starts: the file that says what to measure")
 
 
@@ -132,11 +148,12 @@ class Run:
         workdir = Path(config.workdir).absolute()
         self.config = config
         self.bench = Workbench(workdir / "measured", Path(__file__), accept_doubtful=config.accept_doubtful)
+        self.earlier = read_earlier(Path(config.result), config.data)
         self.whole, self.part = write_samples(config.data, workdir, size=config.trial_sentences)
 
     def measure(self) -> None:
         """All stages that are wanted, contestants in turn; quality at the end."""
-        if {"trainer", "quality"} & set(self.config.stages):
+        if {"trainer", "quality"} & set(self.config.stages) and len(self.config.settings) > 1:
             for trial in self.trials():
                 if "trainer" in self.config.stages or trial.batch == self.config.quality_batch:
                     self.bench.run(trial, self.whole)
@@ -154,14 +171,16 @@ class Run:
         return [
             Trainer(threads=config.threads, batch=batch, sentences=config.trial_sentences, **settings)
             for batch in sizes
-            for settings in SETTINGS
+            for settings in config.settings
         ]
 
     def trainer(self, batch: int) -> Trainer | None:
-        """Trainer in the way that was fastest; None before it was tried."""
+        """Trainer in the way that was fastest; None before it was tried. One way alone needs no trial."""
+        if len(self.config.settings) == 1:
+            return Trainer(threads=self.config.threads, batch=batch, **self.config.settings[0])
         tried = [(trial, self.bench.found(trial, self.whole)) for trial in self.trials() if trial.batch == batch]
         speeds = [(rates(found["result"]["steps"])["sentences_per_s"], trial) for trial, found in tried if found]
-        if len(speeds) < len(SETTINGS):
+        if len(speeds) < len(self.config.settings):
             return None
         best = max(speeds, key=lambda speed: speed[0])[1]
         return Trainer(threads=self.config.threads, batch=batch, **best.settings)
@@ -178,25 +197,40 @@ class Run:
         for tokens in config.workers_tokens:
             for workers in (1, 2):
                 yield Entry("workers", Ours(threads=workers, workers=workers, tokens=tokens), self.part)
+        yield from (
+            Entry("scaling", twins, self.part) for tokens in config.workers_tokens for twins in self.twins(tokens)
+        )
+
+    def twins(self, tokens: int) -> list[Twins]:
+        """One process, and two that know nothing of each other, each with its part of the tokens of a step."""
+        return [Twins(processes=count, tokens=tokens // count, seconds=self.config.scaling_seconds) for count in (1, 2)]
 
     def race(self, ask: Ask) -> dict[str, Any] | None:
-        """F1 over time of Trainer and of ours; None before it was run."""
+        """F1 over time of Trainer and of ours, for every seed; None before all were run."""
         config = self.config
         rival = self.trainer(config.quality_batch)
         if not rival:
             return None
+        rival = rival.model_copy(update={"looks_per_epoch": config.looks_per_epoch})
         ours = Ours(threads=config.threads, tokens=config.quality_tokens)
-        entrants = (
-            (rival.model_copy(update={"looks_per_epoch": 4}), config.trainer_rates),
-            (ours, config.our_rates),
-        )
-        return race(ask, entrants, config.epochs)
+        races = []
+        for seed in config.seeds:
+            entrants = [
+                (entrant.model_copy(update={"seed": seed}), chosen)
+                for entrant, chosen in ((rival, config.trainer_rates), (ours, config.our_rates))
+            ]
+            races.append(race(ask, entrants, config.epochs))
+        return together([found for found in races if found]) if all(races) else None
 
     def result(self, *, aims_hold: bool) -> Result:
         """All that is known so far."""
         tops, doubtful = self.ceilings(), self.doubtful()
-        rows = [found for entry in self.entries() if (found := self.row(entry, tops))]
-        quality = self.race(lambda contestant: self.bench.found(contestant, self.config.data))
+        tops = tops or {int(threads): top for threads, top in self.earlier.get("ceilings", {}).items()}
+        new_rows = [one for entry in self.entries() if (one := self.row(entry, tops))]
+        rows = new_rows + self.kept_rows({row["stage"] for row in new_rows})
+        new_quality = self.race(lambda contestant: self.bench.found(contestant, self.config.data))
+        quality = new_quality or self.earlier.get("quality")
+        scales = self.scales() or self.earlier.get("scaling", {})
         measured = find_aims(
             rows, quality, tokens=self.config.quality_tokens, workers_tokens=self.config.workers_tokens
         )
@@ -208,8 +242,10 @@ class Run:
             "data": Path(self.config.data.path).name,
             "config": self.config.model_dump(mode="json", exclude={"data", "workdir", "result", "measure"}),
             "ceilings": tops,
-            "trials": [self.trial_row(trial) for trial in self.trials()],
+            "trials": [one for trial in self.trials() if (one := self.trial_row(trial))]
+            or self.earlier.get("trials", []),
             "rows": rows,
+            "scaling": scales,
             "quality": quality,
             "doubtful": doubtful,
             "aims": [
@@ -219,7 +255,24 @@ class Run:
         }
         notes = [f"note: {name}; accept_doubtful=false measures it again" for name in doubtful]
         curves = curve_lines(quality) if quality else []
-        return Result(record, [HEAD, *map(line, rows), *curves, *notes, *map(str, measured)])
+        kept = sorted({row["stage"] for row in rows} - {row["stage"] for row in new_rows})
+        notes += [f"note: {stage} is of an earlier run, kept from {self.config.result}" for stage in kept]
+        if quality and not new_quality:
+            notes.append(f"note: quality is of an earlier run, kept from {self.config.result}")
+        told = [*curves, *scaling_lines(scales, measured), *notes, *map(str, measured)]
+        return Result(record, [HEAD, *map(line, rows), *told])
+
+    def kept_rows(self, known: set[str]) -> list[dict[str, Any]]:
+        """Rows of an earlier run, of stages of which nothing is known now."""
+        return [row for row in self.earlier.get("rows", []) if row["stage"] not in known]
+
+    def scales(self) -> dict[str, dict[str, float]]:
+        """What independent processes gain, by the tokens of a step, as far as it is known."""
+        pairs = {
+            str(tokens): [self.repeats(twins, self.part) for twins in self.twins(tokens)]
+            for tokens in self.config.workers_tokens
+        }
+        return {tokens: scaling(*pair) for tokens, pair in pairs.items() if all(pair)}
 
     def ceilings(self) -> dict[int, dict[str, Any]]:
         """By threads, as far as they are known."""
@@ -233,7 +286,7 @@ class Run:
     def row(self, entry: Entry, tops: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
         """A contestant's row, with its stage; None before it was measured."""
         found = self.repeats(entry.contestant, entry.data)
-        if not found or entry.stage == "ceiling":
+        if not found or entry.stage in ("ceiling", "scaling"):
             return None
         top = tops.get(entry.contestant.threads, {})
         gflops = top["gflops"][found[0]["result"]["precision"]]["square"] if top else None
@@ -253,10 +306,17 @@ class Run:
         asked = (self.bench.found(contestant, data, repeat) for repeat in range(self.config.repeats))
         return [found for found in asked if found]
 
-    def trial_row(self, trial: Trainer) -> dict[str, Any]:
-        """A trial's speed."""
+    def trial_row(self, trial: Trainer) -> dict[str, Any] | None:
+        """A trial's speed, if it is known."""
         found = self.bench.found(trial, self.whole)
-        return {"batch": trial.batch, **trial.settings, **(rates(found["result"]["steps"]) if found else {})}
+        return {"batch": trial.batch, **trial.settings, **rates(found["result"]["steps"])} if found else None
+
+
+def read_earlier(result: Path, data: DataConfig) -> dict[str, Any]:
+    """What an earlier run on the same data and the same kind of machine has written; nothing otherwise."""
+    earlier: dict[str, Any] = json.loads(result.read_text()) if result.is_file() else {}
+    alike = earlier.get("data") == Path(data.path).name and earlier.get("machine") == machine()
+    return earlier if alike else {}
 
 
 LIBRARIES = ("torch", "transformers", "accelerate", "ray", "deepspeed", "numpy", "tokenizers", "seqeval")

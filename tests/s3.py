@@ -1,10 +1,4 @@
-"""A real server that speaks S3's protocol, if MOTO_SERVER names one (5.2.5 or newer).
-
-    python -m venv DIR && DIR/bin/pip install 'moto[server]>=5.2.5'
-    MOTO_SERVER=DIR/bin/moto_server pytest tests/training/test_store.py tests/cluster/test_bundles.py
-
-It has an environment of its own, for it wants older libraries than ours.
-"""
+"""A real server that speaks S3's protocol, if MOTO_SERVER names one; `make test` does (CONTRIBUTING.md)."""
 
 from __future__ import annotations
 

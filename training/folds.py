@@ -17,6 +17,7 @@ from agent.config import Config, from_mapping
 from agent.data import Splits, load_splits
 from agent.data.digests import data_digest, split_digest
 from agent.errors import BundleError, CheckpointError, ConfigError, DataError
+from training.claim import claim
 from training.config import TrainingConfig, output_of
 from training.job import train
 from training.preparation import Company
@@ -100,6 +101,11 @@ def cross_validate(config: CrossValidationConfig) -> CrossValidationResult:
         AgentError: As a training run, or the data has fewer examples than there are folds.
     """
     output = output_of(config)
+    with claim(output):
+        return _cross_validate(config, output)
+
+
+def _cross_validate(config: CrossValidationConfig, output: Path) -> CrossValidationResult:
     done = _earlier(config, output)
     if done and len(done.folds) == config.folds:
         return CrossValidationResult(output, done, anew=False)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.bundle import Bundle
-from agent.errors import AgentError
+from agent.errors import AgentError, CheckpointError
 from cluster import WorkerPlan
+from training.claim import claim
 from training.config import TrainingConfig, absolute, output_of
 from training.gauges import count_failure
 from training.handover import publish
@@ -37,13 +38,22 @@ def train(config: TrainingConfig, company: Company = ALONE) -> TrainingResult:
         AgentError: Configuration, data, model, cluster or output are not in order, or training cannot go on. Nothing is lost.
     """
     config, output = absolute(config), output_of(config)
-    if done := finished(config, output):
-        checkpoint_store(config, output).clear()  # a command killed right after it had published leaves them
-        return TrainingResult(done, None)
-    ready = get_ready(config, company)
-    run = begin(config, output, ready.data.digest, ready.other_digests)
-    print(f"plan: {ready.plan}{'; goes on with an unfinished run' if run.resumes else ''}", flush=True)
-    return carry_out(ready, run.store)
+    store = checkpoint_store(config, output)
+    with claim(output), _claim_storage(config, store):
+        if done := finished(config, output):
+            store.clear()  # a command killed right after it had published leaves them
+            return TrainingResult(done, None)
+        ready = get_ready(config, company)
+        run = begin(config, output, ready.data.digest, ready.other_digests)
+        print(f"plan: {ready.plan}{'; goes on with an unfinished run' if run.resumes else ''}", flush=True)
+        return carry_out(ready, run.store)
+
+
+def _claim_storage(config: TrainingConfig, store: Store) -> AbstractContextManager[None]:
+    """There a run of another output with the same name would meet this one. S3 has nothing to lock it with."""
+    if config.checkpoint.storage and store.directory:
+        return claim(store.directory, error=CheckpointError)
+    return nullcontext()
 
 
 def carry_out(ready: Ready, store: Store) -> TrainingResult:

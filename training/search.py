@@ -11,6 +11,7 @@ from pathlib import Path
 from agent.bundle import MANIFEST, Bundle, Manifest, check_output, write_bundle
 from agent.errors import CheckpointError, ClusterError, ConfigError, TrainingError
 from cluster import WorkerPlan, node_resources, plan_workers
+from training.claim import claim
 from training.config import TrainingConfig, output_of
 from training.preparation import get_ready
 from training.resume import checkpoint_store, differences
@@ -46,8 +47,11 @@ def search(config: SearchConfig) -> SearchResult:
         AgentError: Configuration, space, data or cluster are not in order, or no trial could be finished.
     """
     output = output_of(config)
-    if done := _finished(config, output):
-        return done
+    with claim(output):
+        return _finished(config, output) or _search(config, output)
+
+
+def _search(config: SearchConfig, output: Path) -> SearchResult:
     trials = config.trials()
     os.environ.setdefault("RAY_LOG_TO_DRIVER", "0")  # lines of several runs at once tell nobody anything
     ready = get_ready(config.trained_with({}))

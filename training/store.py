@@ -84,6 +84,11 @@ class Store:
             yield Path(temporary)
 
     @property
+    def directory(self) -> Path | None:
+        """Where it lies, if that is a local path."""
+        return Path(self._root) if self._local else None
+
+    @property
     def beside(self) -> str:
         """A place on the same storage for files of Ray Train, which it wants all workers to reach."""
         return below(self.place, _FOREIGN)

@@ -9,13 +9,15 @@ from benchmarks.contest.base import Contestant
 from benchmarks.contest.ceiling import Ceiling
 from benchmarks.contest.ours import Ours
 from benchmarks.contest.trainer import Trainer
+from benchmarks.contest.twins import Twins
 
 AnyContestant = Annotated[
     Ceiling
     | Article
     | Trainer
-    | Ours,
+    | Ours
+    | Twins,
     Field(discriminator="kind"),
 ]  # fmt: skip
 
-__all__ = ["AnyContestant", "Article", "Ceiling", "Contestant", "Ours", "Trainer"]
+__all__ = ["AnyContestant", "Article", "Ceiling", "Contestant", "Ours", "Trainer", "Twins"]

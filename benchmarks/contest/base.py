@@ -58,7 +58,7 @@ class Material:
     rows: list[dict[str, list[int]]]
 
 
-def load_material(data: DataConfig) -> Material:
+def load_material(data: DataConfig, seed: int = SEED) -> Material:
     """Reads and encodes, and loads the model under a new head."""
     import torch
 
@@ -73,5 +73,5 @@ def load_material(data: DataConfig) -> Material:
         for window, targets in zip(document.windows, splits.task.targets(example, document), strict=True):
             ids = window.input_ids.tolist()
             rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": targets.tolist()})
-    torch.manual_seed(SEED)
+    torch.manual_seed(seed)
     return Material(splits, build_model(config, splits.task), tokenizer, encoder, rows)

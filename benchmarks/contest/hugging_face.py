@@ -14,7 +14,7 @@ from transformers import DataCollatorForTokenClassification, TrainerCallback, Tr
 from agent.data import DataConfig
 from agent.encoding import Batch, Float32
 from agent.evaluation import evaluate
-from benchmarks.contest.base import SEED, WARMUP, WEIGHT_DECAY, Material, Step, load_material
+from benchmarks.contest.base import WARMUP, WEIGHT_DECAY, Material, Step, load_material
 from benchmarks.contest.trainer import Trainer
 from training.engine import choose_precision
 
@@ -24,7 +24,7 @@ Look = Callable[[], float]
 def fine_tune(settings: Trainer, data: DataConfig) -> dict[str, Any]:
     """Trains as `settings` say; returns steps, points of the learning curve and the best point's score on test."""
     torch.set_num_threads(settings.threads)
-    material = load_material(data)
+    material = load_material(data, settings.seed)
     material.model.set_attn_implementation(settings.attention)
     clock = Clock(settings, len(material.rows), Curve(material))
     precision = choose_precision("auto", torch.device("cpu"))
@@ -65,7 +65,7 @@ def arguments(settings: Trainer, directory: str, *, bf16: bool) -> TrainingArgum
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        seed=SEED,
+        seed=settings.seed,
     )
 
 

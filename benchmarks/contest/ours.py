@@ -18,6 +18,7 @@ class Ours(Contestant):
     tokens: int = 1024
     learning_rate: float = 2e-4
     epochs: int = 1
+    seed: int = SEED
 
     @property
     def name(self) -> str:
@@ -45,7 +46,7 @@ class Ours(Contestant):
                 data=data,
                 model=ModelConfig(name=MODEL),
                 epochs=self.epochs,
-                seed=SEED,
+                seed=self.seed,
                 num_workers=self.workers,
                 batch=BatchConfig(tokens=self.tokens),
                 optimizer=AdamW(learning_rate=self.learning_rate, weight_decay=WEIGHT_DECAY),

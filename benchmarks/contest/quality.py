@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ Ask = Callable[[Contestant], Found | None]
 
 
 def race(ask: Ask, entrants: Sequence[tuple[Trainer | Ours, Sequence[float]]], epochs: int) -> dict[str, Any] | None:
-    """Chooses each one's learning rate by a run of one epoch, then runs it to the end; None if something is not known.
+    """Runs each one to the end, at the best of its learning rates by a run of one epoch; None if something is not known.
 
     Args:
         ask: Where results come from.
@@ -45,19 +46,37 @@ def race(ask: Ask, entrants: Sequence[tuple[Trainer | Ours, Sequence[float]]], e
     }
 
 
+def together(races: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Races of several seeds as one: means of the scores, medians of the ratios."""
+
+    def mean(who: str, figure: str) -> float:
+        return statistics.fmean(race[who][figure] for race in races)
+
+    figures = ("test_f1", "best_dev_f1", "seconds", "seconds_to_goal", "dev_f1_when_the_other_ended")
+    ratios = ("seconds_to_goal_ratio", "seconds_ratio")
+    return {
+        **{who: {figure: mean(who, figure) for figure in figures} for who in ("trainer", "ours")},
+        "goal_dev_f1": GOAL,
+        **{name: statistics.median(race[name] for race in races) for name in ratios},
+        "races": list(races),
+    }
+
+
 def run_to_the_end(ask: Ask, entrant: Trainer | Ours, rates: Sequence[float], epochs: int) -> dict[str, Any] | None:
     """One entrant's curve at the best of its learning rates."""
-    trials = {rate: ask(entrant.model_copy(update={"learning_rate": rate, "epochs": 1})) for rate in rates}
+    tried = rates if len(rates) > 1 else ()
+    trials = {rate: ask(entrant.model_copy(update={"learning_rate": rate, "epochs": 1})) for rate in tried}
     scores = {rate: best_f1(found["result"]["points"]) for rate, found in trials.items() if found}
-    if len(scores) < len(rates):
+    if len(scores) < len(tried):
         return None
-    chosen = max(scores, key=scores.__getitem__)
+    chosen = max(scores, key=scores.__getitem__) if scores else rates[0]
     whole = ask(entrant.model_copy(update={"learning_rate": chosen, "epochs": epochs}))
     if not whole:
         return None
     points = whole["result"]["points"]
     return {
         "name": entrant.name,
+        "seed": entrant.seed,
         "dev_f1_after_one_epoch_by_learning_rate": {f"{rate:g}": score for rate, score in scores.items()},
         "learning_rate": chosen,
         "epochs": epochs,

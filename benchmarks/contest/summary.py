@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.errors import DataError
+from benchmarks.aim import Aim
 from benchmarks.contest.base import Step
 from benchmarks.contest.workbench import Found
 
@@ -95,15 +97,40 @@ HEAD = (
 )
 
 
-def curve_lines(race: Mapping[str, Any]) -> list[str]:
+def scaling(one: Sequence[Found], two: Sequence[Found]) -> dict[str, float]:
+    """What two processes that exchange nothing do over what one does, each with half of a step: the most that two workers could gain."""
+    gains = {}
+    for figure in ("gflops", "sentences_per_s"):
+        alone, both = (statistics.median(run["result"][figure] for run in runs) for runs in (one, two))
+        gains |= {f"{figure}_one": alone, f"{figure}_two": both, f"{figure}_gain": both / alone}
+    return gains
+
+
+def scaling_lines(scales: Mapping[str, Mapping[str, float]], aims: Sequence[Aim]) -> list[str]:
+    """The ceilings of scaling, and what of them the workers reach."""
+    lines = []
+    for tokens, gains in scales.items():
+        lines.append(
+            f"ceiling of scaling, {int(tokens):,} tokens: two processes without Ray and without exchange, each with half of a step, do "
+            f"{gains['sentences_per_s_gain']:.2f} times the training of one; of plain matrix products {gains['gflops_gain']:.2f} times"
+        )
+        reached = next(
+            (aim.measured for aim in aims if "two workers" in aim.name and f"{int(tokens):,} tok" in aim.name), None
+        )
+        if reached:
+            lines.append(f"  two workers reach {reached / gains['sentences_per_s_gain']:.0%} of that")
+    return lines
+
+
+def curve_lines(quality: Mapping[str, Any]) -> list[str]:
     """The learning curves for people."""
     lines = []
-    for who in ("trainer", "ours"):
+    for race, who in itertools.product(quality["races"], ("trainer", "ours")):
         run = race[who]
         points = "  ".join(f"{seconds:.0f} s {score:.4f}" for seconds, score in run["points"])
         lines += [
-            f"{run['name']}, learning rate {run['learning_rate']:g} "
-            f"(one epoch: {run['dev_f1_after_one_epoch_by_learning_rate']}), dev F1: {points}",
+            f"{run['name']}, seed {run['seed']}, learning rate {run['learning_rate']:g} "
+            f"(one epoch: {run['dev_f1_after_one_epoch_by_learning_rate'] or 'not tried'}), dev F1: {points}",
             f"  best dev F1 {run['best_dev_f1']:.4f}, test F1 {run['test_f1']:.4f}, {run['seconds']:.0f} s; "
             f"dev F1 {race['goal_dev_f1']} {when(run['seconds_to_goal'])}; "
             f"in the time of the other's run {run['dev_f1_when_the_other_ended']:.4f}",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from agent.data import DataConfig
-from benchmarks.contest.base import Contestant
+from benchmarks.contest.base import SEED, Contestant
 
 
 class Trainer(Contestant):
@@ -19,6 +19,7 @@ class Trainer(Contestant):
     loaders: int = Field(0, description="processes that collate; 0: the one that trains")
     learning_rate: float = 5e-5
     epochs: int = 1
+    seed: int = SEED
     sentences: int | None = Field(None, description="stop after so many; the batches are those of whole epochs")
     looks_per_epoch: int = Field(
         0, description="evaluations on dev, which its clock leaves out; 0: test is not looked at either"

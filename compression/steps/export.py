@@ -71,11 +71,6 @@ class ExportStep(BaseStep):
         racing = self.exporter == "auto" and EXPORTERS["optimum"].missing()
         return [step.model_dump(mode="json") for step in following if step.kind == "quantize"] if racing else None
 
-    def heeds(self, following: Sequence[Any]) -> Any:
-        """The race is run in the precision that will be served."""
-        racing = self.exporter == "auto" and EXPORTERS["optimum"].missing()
-        return [step.model_dump(mode="json") for step in following if step.kind == "quantize"] if racing else None
-
     def run(self, state: State) -> None:
         """Slims, exports, checks, compares.
 

@@ -17,9 +17,9 @@ from benchmarks.contest import workbench
 from benchmarks.contest.aims import find_aims
 from benchmarks.contest.base import Contestant
 from benchmarks.contest.ours import Ours
-from benchmarks.contest.quality import f1_at, race, ratio, time_to
+from benchmarks.contest.quality import f1_at, race, ratio, time_to, together
 from benchmarks.contest.samples import write_samples
-from benchmarks.contest.summary import finite, rates, row
+from benchmarks.contest.summary import curve_lines, finite, rates, row, scaling, scaling_lines
 from benchmarks.contest.trainer import Trainer
 from benchmarks.contest.workbench import Workbench
 
@@ -132,6 +132,38 @@ def test_the_race_is_run_at_the_learning_rate_that_was_best_in_one_epoch():
     assert race(lambda _: None, [(Trainer(batch=32), (1e-4,)), (Ours(), (1e-4,))], 3) is None
 
 
+def test_a_learning_rate_that_is_given_alone_is_taken_untried():
+    asked = []
+
+    def ask(contestant):
+        asked.append((contestant.kind, contestant.learning_rate, contestant.epochs))
+        return kept(5, points=[(10.0, 0.95)], test_f1=0.9)
+
+    assert race(ask, [(Trainer(batch=32), (1e-4,)), (Ours(), (2e-4,))], 3)["ours"]["learning_rate"] == 2e-4
+    assert asked == [("trainer", 1e-4, 3), ("ours", 2e-4, 3)]
+
+
+def test_races_of_several_seeds_are_told_by_mean_scores_and_median_ratios():
+    def ask(contestant):
+        seconds = 10.0 + 10 * contestant.seed if contestant.kind == "ours" else 40.0
+        return kept(5, points=[(seconds, 0.9)], test_f1=0.8 + contestant.seed / 10)
+
+    races = [race(ask, [(Trainer(batch=32, seed=seed), (1e-4,)), (Ours(seed=seed), (1e-4,))], 3) for seed in range(3)]
+    found = together(races)
+    assert found["ours"]["test_f1"] == found["trainer"]["test_f1"] == pytest.approx(0.9)
+    assert found["seconds_ratio"] == found["seconds_to_goal_ratio"] == 0.5
+    assert [one["ours"]["seed"] for one in found["races"]] == [0, 1, 2]
+    assert any("seed 2" in text for text in curve_lines(found))
+
+
+def test_the_gain_of_independent_processes_is_told_as_the_ceiling_of_workers():
+    one, two = ({"result": {"gflops": speed, "sentences_per_s": speed / 2}} for speed in (200.0, 300.0))
+    gains = scaling([one], [two, two])
+    assert gains["gflops_gain"] == gains["sentences_per_s_gain"] == 1.5
+    aim = Aim("sentences/s of two workers over one, 1,024 tokens", 1.2, 1.8)
+    assert "two workers reach 80%" in " ".join(scaling_lines({"1024": gains}, [aim]))
+
+
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     """A workbench whose program answers with its environment, counts its starts, and fails on demand."""
@@ -226,3 +258,26 @@ def test_without_measurements_the_program_says_so_for_every_aim(tmp_path):
     aims = json.loads(result.read_text())["aims"]
     assert done.stdout.count("not measured") == len(aims) == 8
     assert all(aim["met"] is None for aim in aims)
+
+
+def test_what_earlier_runs_have_found_of_other_stages_stays_in_the_result(tmp_path):
+    program, result = ROOT / "benchmarks/training_throughput.py", tmp_path / "result.json"
+    command = [
+        sys.executable,
+        program,
+        "data.path=demo",
+        "stages=[]",
+        f"workdir={tmp_path / 'work'}",
+        f"result={result}",
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    empty = json.loads(result.read_text())
+    article = row("article's loop", [kept(5)], gflops=None, parameters=None) | {"stage": "article", "contestant": {}}
+    ours = row("ours", [kept(60)], gflops=None, parameters=None) | {"stage": "ours", "contestant": {"tokens": 1024}}
+    for machine, met in ((empty["machine"], True), ("another", None)):
+        result.write_text(json.dumps(empty | {"rows": [article, ours], "machine": machine}))
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        after = json.loads(result.read_text())
+        assert len(after["rows"]) == (2 if met else 0)
+        assert after["aims"][0]["met"] == met or after["aims"][0]["measured"] is None
+        assert ("article is of an earlier run" in told) == bool(met)

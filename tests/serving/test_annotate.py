@@ -240,7 +240,7 @@ def test_the_same_from_s3_to_s3(ray_of_two_cores: None, tagger_path: Path, tmp_p
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """The query of URIs into a bucket named `bucket`; see tests/training/test_store.py."""
+    """The query of URIs into a bucket named `bucket`; see CONTRIBUTING.md."""
     command = os.environ.get("MOTO_SERVER")
     if command is None:
         pytest.skip("MOTO_SERVER names no S3 server")

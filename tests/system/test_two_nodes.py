@@ -92,7 +92,7 @@ def deploy(cluster: Cluster, file: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def wait_until_served(url: str, digest: str, seconds: float = 90) -> None:
+def wait_until_served(url: str, digest: str, seconds: float = 150) -> None:
     """Until twenty answers in a row come from that version."""
     deadline, in_a_row = time.monotonic() + seconds, 0
     while in_a_row < 20:
@@ -157,7 +157,7 @@ def test_a_bundle_that_is_damaged_does_not_take_over(cluster, versions, serve_co
     deploy(cluster, write(old))
     wait_until_served(url, old_digest)
     deploy(cluster, write(str(broken)))
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while "was altered" not in (told := cluster.run("status", "--address", cluster.address).stdout):
         assert time.monotonic() < deadline, told
         time.sleep(0.5)

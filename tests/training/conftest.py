@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.tiny import make_model, write_conll
+
+# Ray's workers take what others leave (nice 15): beside busy neighbours a run of seconds would take minutes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.fixture(scope="module")

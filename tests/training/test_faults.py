@@ -45,7 +45,7 @@ def undisturbed(places):
     return train(settings(places, "undisturbed"))
 
 
-def wait_for_step(store, step, *, timeout_s=120):
+def wait_for_step(store, step, *, timeout_s=240):
     """Returns once a checkpoint of a step or a later one is complete."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -118,21 +118,38 @@ def kill_group(process):
     process.wait()
 
 
+def run_beside(first, places, name):
+    """What the same command says while the first one has the output, which waits meanwhile: it shall not be done before that."""
+    deadline = time.monotonic() + 240
+    lock = places / f".{name}.lock"
+    while not (lock.exists() and lock.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        return run_command(places, name).communicate(timeout=240)[0]
+    finally:
+        first.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.timeout(900)
 def test_the_same_command_goes_on_when_driver_and_cluster_were_lost(places, undisturbed):
     store = Store(str(places / ".lost.run"))
     first = run_command(places, "lost")
+    beside_it = run_beside(first, places, "lost")
+    assert f"{places / 'lost'} is being written by process {first.pid} on host" in beside_it
     wait_for_step(store, 42)
     kill_group(first)
-    refused = run_command(places, "lost", "optimizer.learning_rate=0.1").communicate(timeout=120)[0]
+    refused = run_command(places, "lost", "optimizer.learning_rate=0.1").communicate(timeout=240)[0]
     assert "optimizer.learning_rate=0.1 (was 0.003)" in refused
     assert "resume=false" in refused
-    output = run_command(places, "lost").communicate(timeout=200)[0]
+    output = run_command(places, "lost").communicate(timeout=240)[0]
     assert "resumed after step" in output, output
     lines = (places / "lost" / "metrics.jsonl").read_text().splitlines()
     np.testing.assert_allclose(
         list(losses(lines).values()), list(losses(undisturbed).values()), rtol=1e-4
     )  # another number of threads
-    again = run_command(places, "lost").communicate(timeout=60)[0]
+    again = run_command(places, "lost").communicate(timeout=240)[0]
     assert "this run is finished" in again
 
 

@@ -1,10 +1,4 @@
-"""Stores over a local directory and over S3's protocol: a real HTTP server, if MOTO_SERVER names one (5.2.5 or newer).
-
-    python -m venv DIR && DIR/bin/pip install 'moto[server]>=5.2.5'
-    MOTO_SERVER=DIR/bin/moto_server pytest tests/training/test_store.py
-
-It has an environment of its own, for it wants older libraries than ours.
-"""
+"""Stores over a local directory and over S3's protocol: a real HTTP server, if MOTO_SERVER names one (CONTRIBUTING.md)."""
 
 from __future__ import annotations
 
