@@ -51,8 +51,8 @@ def end_with_parent() -> None:
 def see_off(mark: str, *, patience_s: float = 5) -> None:
     """Kills every process that has the mark in its environment, and waits until it is gone.
 
-    Again and again, since one of them may have started another in the meantime: Ray's HAProxyManager outlives ray.shutdown()
-    for a moment, in which it may start a HAProxy.
+    Again and again, since one of them may have started another in the meantime. Not seen, but not excluded either: nothing
+    in ray.shutdown() waits for the HAProxyManager, which starts HAProxies.
     """
     deadline = time.monotonic() + patience_s
     while (pids := marked(mark)) and time.monotonic() < deadline:

@@ -74,7 +74,7 @@ def test_another_cluster_is_not_used_by_accident(tagger_path: Path, monkeypatch:
 
 
 def test_what_ray_left_running_does_not_outlive_its_haproxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray's HAProxyManager lives on for a moment after ray.shutdown(), in which it may start another HAProxy."""
+    """Whatever it is: a process of Ray's that is late could start another HAProxy."""
     for name, value in SWITCHES.items():
         monkeypatch.setenv(name, value)  # they outlive the block
     with own_haproxy(max_message_bytes=1):
