@@ -141,8 +141,8 @@ class TestRuns:
             )
         )
         assert result.outcome.after.value > 0.8
-        steps = [row for row in map(json.loads, result.outcome.journal) if row["kind"] == "step"]
-        assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
+        epochs = result.outcome.history
+        assert epochs[-1]["loss"] < 0.5 * epochs[0]["loss"]
         weights = load_file(result.bundle.path / "model.safetensors")
         assert not [name for name in weights if "projection" in name]
 
