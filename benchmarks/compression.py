@@ -50,13 +50,19 @@ from compression.picture import Point, draw_frontier  # noqa: E402
 RESULT = ROOT / "benchmarks/results/compression.json"
 OPTIMUM = ROOT / ".venv-optimum/bin/python"
 ORIGINAL, RIVAL = "PyTorch fp32, eager", "optimum, dynamic int8"
-TAIL = ("prune", "export", "quantize", "verify")
-# What follows distillation in the small recipes: a step more is one word here.
-SMALL_TAIL = ("prune", "export", "quantize", "verify")
+STATIC = {"kind": "quantize", "variant": "static", "calibration": "percentile"}
+TAIL = ("export", STATIC, "verify")
 RECIPES: dict[str, list[Any]] = {
-    "default": list(TAIL),
-    "5 layers, 768 units": [{"kind": "shrink", "layers": 5, "ffn_units": 768}, "distill", *SMALL_TAIL],
-    "small": [{"kind": "shrink", "layers": 4, "ffn_units": 768}, "distill", *SMALL_TAIL],
+    "default": ["prune", "export", "quantize", "verify"],
+    "static": ["prune", *TAIL],
+    "24,000 sub-words": ["prune", {"kind": "vocabulary", "size": 24_000}, *TAIL],
+    "5 layers, 768 units": [{"kind": "shrink", "layers": 5, "ffn_units": 768}, "distill", "prune", *TAIL],
+    "4 layers, 768 units": [
+        {"kind": "shrink", "layers": 4, "ffn_units": 768},
+        {"kind": "distill", "epochs": 5},
+        {"kind": "prune", "head_ratio": 0.0, "ffn_ratio": 0.1},
+        *TAIL,
+    ],
 }
 ARTICLE_SENTENCES = 64
 
