@@ -28,6 +28,7 @@ def claim(place: Path, *, error: type[AgentError] = BundleError) -> Iterator[Non
         AgentError: Of the kind asked for: another process has the place, or nothing can be written beside it.
     """
     file = place.parent / f".{place.name}.lock"
+    missing = [directory for directory in file.parents if not directory.exists()]
     try:
         handle = _open_locked(file)
     except OSError as failure:
@@ -48,6 +49,9 @@ def claim(place: Path, *, error: type[AgentError] = BundleError) -> Iterator[Non
     finally:
         file.unlink(missing_ok=True)  # while it is locked: who waits for it sees that it is gone
         os.close(handle)
+        for directory in missing:  # those that were made for it alone
+            with suppress(OSError):
+                directory.rmdir()
 
 
 def _open_locked(file: Path) -> int | None:
