@@ -144,7 +144,9 @@ def test_the_same_command_goes_on_when_driver_and_cluster_were_lost(places, undi
     assert "optimizer.learning_rate=0.1 (was 0.003)" in refused
     assert "resume=false" in refused
     output = run_command(places, "lost").communicate(timeout=240)[0]
-    assert "goes on with an unfinished run" in output, output  # the driver's; what workers say may come too late to be shown
+    assert "goes on with an unfinished run" in output, (
+        output
+    )  # the driver's; what workers say may come too late to be shown
     lines = (places / "lost" / "metrics.jsonl").read_text().splitlines()
     np.testing.assert_allclose(
         list(losses(lines).values()), list(losses(undisturbed).values()), rtol=1e-4
