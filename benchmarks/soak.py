@@ -39,6 +39,7 @@ from agent.bundle import Bundle, write_bundle  # noqa: E402
 from agent.config import Config  # noqa: E402
 from benchmarks.aim import Aim  # noqa: E402
 from benchmarks.callers import Answer, Callers  # noqa: E402
+from cluster.leaving import marked, see_off  # noqa: E402
 
 Stage = Literal["overload", "killed", "rollout", "idle", "mixed", "drained"]
 ALL: tuple[Stage, ...] = ("overload", "killed", "rollout", "idle", "mixed", "drained")
@@ -89,10 +90,9 @@ class Server:
     def processes(self) -> dict[int, str]:
         """Titles of all its living processes."""
         found = {}
-        for entry in Path("/proc").glob("[0-9]*"):
+        for pid in marked(self._mark):
             with suppress(OSError):
-                if self._mark.encode() in (entry / "environ").read_bytes():
-                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
         return found
 
     def replicas(self) -> list[int]:
@@ -110,9 +110,7 @@ class Server:
             self.process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(90)
-        for pid in self.processes():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        see_off(self._mark)
 
 
 def main(config: SoakConfig) -> None:

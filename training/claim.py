@@ -56,9 +56,9 @@ def claim(place: Path, *, error: type[AgentError] = BundleError) -> Iterator[Non
 
 def _open_locked(file: Path) -> int | None:
     """The open file, locked; None if another process keeps it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + _PATIENCE_S
     while time.monotonic() < deadline:
+        file.parent.mkdir(parents=True, exist_ok=True)  # whose last owner may have removed it again
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         if _lock(handle, file) and _is(handle, file):
             return handle

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.rivals.roster import Entrant
+from cluster.leaving import marked
 
 ROOT = Path(__file__).resolve().parents[2]
 _STOP_S = 60
@@ -80,10 +81,9 @@ class Server:
     def processes(self) -> list[psutil.Process]:
         """All that carry its mark in their environment."""
         found = []
-        for process in psutil.process_iter():
-            with suppress(OSError, psutil.Error):
-                if self._mark.encode() in Path(f"/proc/{process.pid}/environ").read_bytes():
-                    found.append(process)
+        for pid in marked(self._mark):
+            with suppress(psutil.Error):
+                found.append(psutil.Process(pid))
         return found
 
     def cpu_seconds(self) -> dict[str, float]:

@@ -55,7 +55,7 @@ def prepare(config: AnnotateConfig) -> Prepared:
     parameters = _parameters(bundle.task, config.parameters)
     order = Order(
         bundle=bundle.digest,
-        precision=bundle.onnx_variant(config.precision).precision,
+        precision=bundle.onnx_variant(config.precision, _hardware(config)).precision,
         input=place.url,
         format=choose_format(config, files).name,
         text_field=config.text_field,
@@ -71,6 +71,13 @@ def prepare(config: AnnotateConfig) -> Prepared:
         )
     fields = Fields(order.text_field, order.field, bundle.task.answer_item, order.max_characters)
     return Prepared(bundle, order, fields, parameters, Ledger(output))
+
+
+def _hardware(config: AnnotateConfig) -> str:
+    """Where workers will compute, as far as it is known here: one graph for all of them, whoever goes on with the work."""
+    if config.engine.provider != "auto":
+        return config.engine.provider
+    return "cuda" if config.workers.num_gpus else "cpu"
 
 
 def annotate(config: AnnotateConfig) -> None:

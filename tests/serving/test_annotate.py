@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agent.bundle import Bundle
+from agent.bundle import Bundle, write_bundle
 from agent.config import load
 from agent.errors import AgentError, ClusterError, ConfigError, DataError
 from cluster import ClusterConfig, connect
@@ -347,6 +348,24 @@ def test_a_format_that_is_given_holds_for_all_files(tagger_path: Path, tmp_path:
     (tmp_path / "in/b.txt").write_text("text")
     order = prepare(config(tagger_path, tmp_path / "in", tmp_path / "out", "format=text")).order
     assert (order.format, len(order.files), order.field) == ("text", 2, "entities")
+
+
+@pytest.mark.parametrize(
+    ("option", "precision"),
+    [("workers.num_gpus=0", "int8"), ("workers.num_gpus=1", "fp32"), ("engine.provider=cuda", "fp32"), ("precision=int8", "int8")],
+)  # fmt: skip
+def test_the_graph_is_the_one_for_the_hardware_of_the_workers(
+    tagger_path: Path, tmp_path: Path, option: str, precision: str
+) -> None:
+    with write_bundle(tmp_path / "bundle") as draft:
+        shutil.copytree(tagger_path, draft.path, dirs_exist_ok=True)
+        (draft.path / "bundle.json").unlink()
+        manifest = Bundle.load(tagger_path).manifest
+        where = {"fp32": ("cuda", "tensorrt"), "int8": ("cpu",)}
+        graphs = [graph.model_copy(update={"hardware": where[graph.precision]}) for graph in manifest.onnx]
+        draft.publish(manifest.model_copy(update={"onnx": tuple(graphs)}))
+    source = write_jsonl(tmp_path / "in.jsonl", 1)
+    assert prepare(config(tmp_path / "bundle", source, tmp_path / "out", option)).order.precision == precision
 
 
 def test_workers_are_as_many_as_nodes_have_room_for() -> None:
