@@ -30,4 +30,4 @@ if __name__ == "__main__":
     program = str(Path(sys.executable).with_name("bentoml"))
     service = f"{Path(__file__).stem}:Model"
     place = ["--working-dir", str(Path(__file__).parent), "--host", "127.0.0.1", "--port", str(PORT)]
-    os.execv(program, [program, "serve", service, *place])
+    os.execv(sys.executable, [sys.executable, program, "serve", service, *place])

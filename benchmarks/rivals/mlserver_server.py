@@ -69,4 +69,4 @@ if __name__ == "__main__":
     (PLACE / "sitecustomize.py").write_text(_SHIM.format(threads=SETTINGS["onnx_threads_of_each"]))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(PLACE), os.environ["PYTHONPATH"]])
     program = str(Path(sys.executable).with_name("mlserver"))
-    os.execv(program, [program, "start", str(PLACE)])
+    os.execv(sys.executable, [sys.executable, program, "start", str(PLACE)])
