@@ -68,9 +68,8 @@ def test_the_fastest_within_the_loss_is_published_and_an_unfinished_search_goes_
     assert [trial.state for trial in found.trials] == ["failed", "finished", "finished", "finished"]
     best = found.best(0.2)
     assert best is not None
-    assert best.settings["prune.ffn_ratio"] == 0.0  # nine units of ten cost more than a fifth of F1
     assert best.outcome == max(
-        (one.outcome for one in found.trials if one.outcome and one.outcome.kept > 0.8), key=lambda one: one.speed
+        (one.outcome for one in found.trials if one.outcome and one.outcome.kept >= 0.8), key=lambda one: one.speed
     )
     assert f"**{best.number}, the best**" in "\n".join(render(found, 0.2))
     # The best bundle: verified, its steps not taken again, with the record and the picture of all.

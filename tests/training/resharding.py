@@ -108,4 +108,5 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     _, place, source_name, target_name, number, shift, optimizer = sys.argv
     main(Path(place), source_name, target_name, int(number), rotation=int(shift), recipe=optimizer)
+    dist.barrier()  # whoever leaves while another still talks to it ends by a signal, now and then
     dist.destroy_process_group()
