@@ -7,7 +7,7 @@ again, so a run can be interrupted, and its stages can run one by one. Writes be
 that `workdir` holds, with what that file already holds of other stages, and prints a table and the aims. Needs `pip install .[bench]`
 and a quiet machine. Stage quality alone, at learning rates and settings of Trainer that an earlier run chose, in half an hour:
 
-    python benchmarks/training_throughput.py stages=[quality] 'settings=[{waiting: briefly}]' trainer_rates=[2e-4] our_rates=[4e-4] \
+    python benchmarks/training_throughput.py stages=[quality] 'settings=[{waiting: briefly}]' trainer_rates=[2e-4] our_rates=[2e-4] \
         looks_per_epoch=2 seeds=[0,1]
 """
 
@@ -71,7 +71,8 @@ class ThroughputConfig(Config):
     tokens: tuple[int, ...] = Field((512, 1024, 2048), description="our batch.tokens")
     workers_tokens: tuple[int, ...] = Field((1024, 2048), description="batch.tokens of stage workers")
     quality_batch: int = Field(32, description="Trainer's batch size of stage quality")
-    quality_tokens: int = Field(1024, description="our batch.tokens of stage quality, and in the aims")
+    quality_tokens: int = Field(512, description="our batch.tokens of stage quality")
+    rate_tokens: int = Field(1024, description="our batch.tokens in the aims of speed")
     trainer_rates: tuple[float, ...] = Field((5e-5, 1e-4, 2e-4), description="Trainer's learning rates to choose from")
     our_rates: tuple[float, ...] = Field(
         (1e-4, 2e-4, 4e-4), description="our learning rates to choose from; one alone is taken untried"
@@ -82,7 +83,8 @@ class ThroughputConfig(Config):
         description="ways to run Trainer that are tried for every batch size; one alone is taken untried",
     )
     scaling_seconds: float = Field(25.0, gt=0, description="of training in stage scaling")
-    epochs: int = Field(3, ge=1, description="of the runs to the end in stage quality")
+    trainer_epochs: int = Field(4, ge=1, description="of Trainer's runs to the end in stage quality")
+    our_epochs: int = Field(3, ge=1, description="of our runs to the end in stage quality")
     seeds: tuple[int, ...] = Field(
         (0,), min_length=1, description="of the runs to the end in stage quality, one race for each"
     )
@@ -211,15 +213,15 @@ class Run:
         rival = self.trainer(config.quality_batch)
         if not rival:
             return None
-        rival = rival.model_copy(update={"looks_per_epoch": config.looks_per_epoch})
-        ours = Ours(threads=config.threads, tokens=config.quality_tokens)
+        rival = rival.model_copy(update={"looks_per_epoch": config.looks_per_epoch, "epochs": config.trainer_epochs})
+        ours = Ours(threads=config.threads, tokens=config.quality_tokens, epochs=config.our_epochs)
         races = []
         for seed in config.seeds:
             entrants = [
                 (entrant.model_copy(update={"seed": seed}), chosen)
                 for entrant, chosen in ((rival, config.trainer_rates), (ours, config.our_rates))
             ]
-            races.append(race(ask, entrants, config.epochs))
+            races.append(race(ask, entrants))
         return together([found for found in races if found]) if all(races) else None
 
     def result(self, *, aims_hold: bool) -> Result:
@@ -231,9 +233,7 @@ class Run:
         new_quality = self.race(lambda contestant: self.bench.found(contestant, self.config.data))
         quality = new_quality or self.earlier.get("quality")
         scales = self.scales() or self.earlier.get("scaling", {})
-        measured = find_aims(
-            rows, quality, tokens=self.config.quality_tokens, workers_tokens=self.config.workers_tokens
-        )
+        measured = find_aims(rows, quality, tokens=self.config.rate_tokens, workers_tokens=self.config.workers_tokens)
         if not aims_hold:
             measured = [Aim(aim.name, None, aim.bound, aim.at_least) for aim in measured]
         record = {

@@ -23,15 +23,14 @@ Ask = Callable[[Contestant], Found | None]
 """Measures a contestant, or tells what is known of it."""
 
 
-def race(ask: Ask, entrants: Sequence[tuple[Trainer | Ours, Sequence[float]]], epochs: int) -> dict[str, Any] | None:
+def race(ask: Ask, entrants: Sequence[tuple[Trainer | Ours, Sequence[float]]]) -> dict[str, Any] | None:
     """Runs each one to the end, at the best of its learning rates by a run of one epoch; None if something is not known.
 
     Args:
         ask: Where results come from.
-        entrants: Trainer, then ours, each with its learning rates.
-        epochs: Of the whole run.
+        entrants: Trainer, then ours, with the epochs of the whole run, each with its learning rates.
     """
-    ends = [run_to_the_end(ask, entrant, rates, epochs) for entrant, rates in entrants]
+    ends = [run_to_the_end(ask, entrant, rates) for entrant, rates in entrants]
     if not all(ends):
         return None
     rival, ours = ends
@@ -62,7 +61,7 @@ def together(races: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def run_to_the_end(ask: Ask, entrant: Trainer | Ours, rates: Sequence[float], epochs: int) -> dict[str, Any] | None:
+def run_to_the_end(ask: Ask, entrant: Trainer | Ours, rates: Sequence[float]) -> dict[str, Any] | None:
     """One entrant's curve at the best of its learning rates."""
     tried = rates if len(rates) > 1 else ()
     trials = {rate: ask(entrant.model_copy(update={"learning_rate": rate, "epochs": 1})) for rate in tried}
@@ -70,7 +69,7 @@ def run_to_the_end(ask: Ask, entrant: Trainer | Ours, rates: Sequence[float], ep
     if len(scores) < len(tried):
         return None
     chosen = max(scores, key=scores.__getitem__) if scores else rates[0]
-    whole = ask(entrant.model_copy(update={"learning_rate": chosen, "epochs": epochs}))
+    whole = ask(entrant.model_copy(update={"learning_rate": chosen}))
     if not whole:
         return None
     points = whole["result"]["points"]
@@ -79,7 +78,7 @@ def run_to_the_end(ask: Ask, entrant: Trainer | Ours, rates: Sequence[float], ep
         "seed": entrant.seed,
         "dev_f1_after_one_epoch_by_learning_rate": {f"{rate:g}": score for rate, score in scores.items()},
         "learning_rate": chosen,
-        "epochs": epochs,
+        "epochs": entrant.epochs,
         "points": points,
         "seconds": points[-1][0],
         "seconds_to_goal": time_to(points, GOAL),

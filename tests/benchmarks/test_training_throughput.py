@@ -124,12 +124,12 @@ def test_the_race_is_run_at_the_learning_rate_that_was_best_in_one_epoch():
         score = {1e-4: 0.7, 2e-4: 0.8}[contestant.learning_rate]
         return kept(5, points=[(10.0 * contestant.epochs, score + contestant.epochs / 20)], test_f1=score)
 
-    found = race(ask, [(Trainer(batch=32), (1e-4, 2e-4)), (Ours(), (2e-4, 1e-4))], 3)
+    found = race(ask, [(Trainer(batch=32, epochs=3), (1e-4, 2e-4)), (Ours(epochs=3), (2e-4, 1e-4))])
     assert [(contestant.kind, contestant.epochs) for contestant in asked].count(("ours", 3)) == 1
     assert found["trainer"]["learning_rate"] == found["ours"]["learning_rate"] == 2e-4
     assert found["ours"]["test_f1"] == 0.8
     assert found["seconds_to_goal_ratio"] == found["seconds_ratio"] == 1
-    assert race(lambda _: None, [(Trainer(batch=32), (1e-4,)), (Ours(), (1e-4,))], 3) is None
+    assert race(lambda _: None, [(Trainer(batch=32, epochs=3), (1e-4,)), (Ours(epochs=3), (1e-4,))]) is None
 
 
 def test_a_learning_rate_that_is_given_alone_is_taken_untried():
@@ -139,7 +139,9 @@ def test_a_learning_rate_that_is_given_alone_is_taken_untried():
         asked.append((contestant.kind, contestant.learning_rate, contestant.epochs))
         return kept(5, points=[(10.0, 0.95)], test_f1=0.9)
 
-    assert race(ask, [(Trainer(batch=32), (1e-4,)), (Ours(), (2e-4,))], 3)["ours"]["learning_rate"] == 2e-4
+    assert (
+        race(ask, [(Trainer(batch=32, epochs=3), (1e-4,)), (Ours(epochs=3), (2e-4,))])["ours"]["learning_rate"] == 2e-4
+    )
     assert asked == [("trainer", 1e-4, 3), ("ours", 2e-4, 3)]
 
 
@@ -148,7 +150,10 @@ def test_races_of_several_seeds_are_told_by_mean_scores_and_median_ratios():
         seconds = 10.0 + 10 * contestant.seed if contestant.kind == "ours" else 40.0
         return kept(5, points=[(seconds, 0.9)], test_f1=0.8 + contestant.seed / 10)
 
-    races = [race(ask, [(Trainer(batch=32, seed=seed), (1e-4,)), (Ours(seed=seed), (1e-4,))], 3) for seed in range(3)]
+    races = [
+        race(ask, [(Trainer(batch=32, epochs=3, seed=seed), (1e-4,)), (Ours(epochs=3, seed=seed), (1e-4,))])
+        for seed in range(3)
+    ]
     found = together(races)
     assert found["ours"]["test_f1"] == found["trainer"]["test_f1"] == pytest.approx(0.9)
     assert found["seconds_ratio"] == found["seconds_to_goal_ratio"] == 0.5

@@ -47,7 +47,9 @@ def check(output: Path, report: CompressionReport, parent: Path) -> Bundle:
         forward = graph_forward(open_session(output / variant.file, threads=1))
         batches = probes(model.config.vocab_size, bundle.manifest.max_tokens, seed=3)
         gap, _ = largest_difference(reference, forward, batches)
-        spread = max(float(np.ptp(reference(batch))) for batch in batches)  # by machine: what it learns differs a little
+        spread = max(
+            float(np.ptp(reference(batch))) for batch in batches
+        )  # by machine: what it learns differs a little
         assert gap < {"fp32": 1e-3}.get(variant.precision, spread / 2), (gap, spread)
     measured = {one.model: one.report for one in bundle.manifest.evaluations}
     assert {variant.file for variant in bundle.manifest.onnx} <= set(measured)
