@@ -44,11 +44,13 @@ def check(output: Path, report: CompressionReport, parent: Path) -> Bundle:
     assert dict(model.config.id2label) == dict(enumerate(bundle.task.outputs))
     reference = torch_forward(load_directory(output, bundle.task.architecture))
     for variant in bundle.manifest.onnx:
-        forward = graph_forward(open_session(output / variant.file, threads=1))
+        forward = graph_forward(open_session(output / variant.file, 1, variant.precision))
         gap, _ = largest_difference(
             reference, forward, probes(model.config.vocab_size, bundle.manifest.max_tokens, seed=3)
         )
-        assert gap < {"fp32": 1e-3, "int4": 3.0}.get(variant.precision, 1.0), gap
+        assert gap < {"fp32": 1e-3, "int8": 2.0, "int4": 3.0}.get(variant.precision, 1.0), (
+            gap
+        )  # random words are unlike those of calibration
     measured = {one.model: one.report for one in bundle.manifest.evaluations}
     assert {variant.file for variant in bundle.manifest.onnx} <= set(measured)
     assert json.loads((output / "report.json").read_text())["passed"] is True
@@ -140,7 +142,9 @@ def test_nodes_can_be_kept_out_of_int8(tagger: Path, tmp_path: Path) -> None:
     run(tagger, tmp_path / "all", [*steps, "quantize"])
     run(tagger, tmp_path / "some", [*steps, {"kind": "quantize", "embeddings": False, "exclude": ["*layer.0*"]}])
     counts = [
-        sum(node.op_type == "MatMulInteger" for node in onnx.load(tmp_path / name / "model.int8.onnx").graph.node)
+        sum(
+            node.op_type == "MatMulIntegerToFloat" for node in onnx.load(tmp_path / name / "model.int8.onnx").graph.node
+        )
         for name in ("all", "some")
     ]
     assert counts[1] == counts[0] - 6
