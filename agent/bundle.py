@@ -34,7 +34,7 @@ Hardware = Literal["cpu", "cuda", "tensorrt"]
 HARDWARE: dict[Precision, tuple[Hardware, ...]] = {
     "fp32": ("cpu", "cuda", "tensorrt"),
     "fp16": ("cuda", "tensorrt"),  # ONNX Runtime has no half-precision kernels for the CPU and casts around every node
-    "bf16": ("cuda",),
+    "bf16": ("cuda", "tensorrt"),
     "int8": ("cpu",),  # nor integer ones for CUDA
     "int4": ("cpu",),
 }

@@ -50,11 +50,10 @@ from compression.picture import Point, draw_frontier  # noqa: E402
 RESULT = ROOT / "benchmarks/results/compression.json"
 OPTIMUM = ROOT / ".venv-optimum/bin/python"
 ORIGINAL, RIVAL = "PyTorch fp32, eager", "optimum, dynamic int8"
-STATIC = {"kind": "quantize", "variant": "static", "calibration": "percentile"}
-TAIL = ("export", STATIC, "verify")
+TAIL = ("export", "quantize", "verify")
 RECIPES: dict[str, list[Any]] = {
-    "default": ["prune", "export", "quantize", "verify"],
-    "static": ["prune", *TAIL],
+    "default": ["prune", *TAIL],
+    "dynamic": ["prune", "export", {"kind": "quantize", "variant": "dynamic"}, "verify"],
     "24,000 sub-words": ["prune", {"kind": "vocabulary", "size": 24_000}, *TAIL],
     "5 layers, 768 units": [{"kind": "shrink", "layers": 5, "ffn_units": 768}, "distill", "prune", *TAIL],
     "4 layers, 768 units": [

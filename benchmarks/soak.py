@@ -202,7 +202,7 @@ class Soak:
         calm = await self._load.open(self._config.fault_s, 0.3 * self._peak)
         room = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         writers = []
-        for _ in range(min(self._config.idle_connections, room // 4)):  # HAProxy needs 2.5 descriptors for each
+        for _ in range(min(self._config.idle_connections, int(room / 2.6))):  # HAProxy needs 2.5 descriptors for each
             with suppress(OSError):
                 writers.append((await asyncio.open_connection("127.0.0.1", self._server.port))[1])
         for number, writer in enumerate(writers[: len(writers) // 10]):

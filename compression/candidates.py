@@ -35,7 +35,7 @@ class Candidate:
         forward: Runs it.
         encoder: Its tokenizer.
         published: Whether it goes into the bundle.
-        timed: Whether its speed can differ from the original's.
+        timed: Whether its speed can differ from the original's and be measured on a CPU.
     """
 
     name: str
@@ -98,11 +98,12 @@ def network_of(state: State, name: str) -> Candidate:
 
 def graph_of(state: State, graph: Graph, network: PreTrainedModel, name: str) -> Candidate:
     """An ONNX graph on ONNX Runtime; `network` is what it was made of."""
-    forward = graph_forward(open_session(graph.path, state.threads))
+    forward = graph_forward(open_session(graph.path, state.threads, graph.precision))
     size = graph.path.stat().st_size
     return Candidate(
-        name, graph.path.name, graph.precision, size, network, forward, state.encoder, published=graph.published
-    )
+        name, graph.path.name, graph.precision, size, network, forward, state.encoder,
+        published=graph.published, timed=graph.precision != "bf16",
+    )  # fmt: skip
 
 
 def time_candidates(

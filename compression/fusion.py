@@ -1,4 +1,4 @@
-"""Fuses nodes of an exported encoder into ONNX Runtime's own, whatever number of heads each layer has."""
+"""Fuses nodes of an exported encoder into ONNX Runtime's own, whatever number of heads each layer has, and takes apart those that are slow on CPUs."""
 
 from __future__ import annotations
 
@@ -24,6 +24,27 @@ def fuse_graph(path: Path, model: PreTrainedModel) -> None:
     )
     fused.save_model_to_file(str(path))
     correct_heads(path, model)
+
+
+def unfuse_slow_nodes(path: Path) -> None:
+    """Takes fused nodes apart whose kernels for CPUs are slower than those of their parts (ONNX Runtime 1.31; docs/compression.md has the times).
+
+    SkipLayerNormalization takes six times as long as a sum and LayerNormalization. The sum is a Sum, since ONNX Runtime
+    fuses an Add again when it loads the graph. BiasGelu hides the bias from the product before it, which adds it at no
+    cost in int8, and is slower than Gelu.
+    """
+    import onnx
+
+    whole = onnx.load(str(path))
+    graph = whole.graph
+    parts = {"SkipLayerNormalization": _sum_and_norm, "BiasGelu": _sum_and_gelu}
+    nodes: list[Any] = []
+    for node in graph.node:
+        nodes += parts[node.op_type](node) if node.domain == "com.microsoft" and node.op_type in parts else [node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    _keep_sums(graph)
+    onnx.save(whole, str(path))
 
 
 def correct_heads(path: Path, model: PreTrainedModel) -> None:
@@ -69,6 +90,44 @@ def tidy_graph(path: Path) -> None:
     for node in model.graph.node:  # stack traces with paths of this machine, larger than a small agent's weights
         del node.metadata_props[:]
     onnx.save(model, str(path))
+
+
+def _sum_and_norm(node: Any) -> list[Any]:
+    """Of SkipLayerNormalization(input, skip, scale, shift, bias)."""
+    from onnx import helper
+
+    one, other, scale, shift, bias = [*node.input, ""][:5]
+    epsilon = next((item.f for item in node.attribute if item.name == "epsilon"), 1e-12)
+    total = node.output[3] if len(node.output) > 3 else f"{node.name}_sum"
+    made = []
+    if bias:
+        made.append(helper.make_node("Add", [one, bias], [f"{node.name}_biased"], f"{node.name}_bias"))
+        one = f"{node.name}_biased"
+    return [
+        *made,
+        helper.make_node("Add", [one, other], [total], f"{node.name}_add"),
+        helper.make_node(
+            "LayerNormalization", [total, scale, shift], node.output[:1], node.name, axis=-1, epsilon=epsilon
+        ),
+    ]
+
+
+def _sum_and_gelu(node: Any) -> list[Any]:
+    from onnx import helper
+
+    total = f"{node.name}_sum"
+    return [
+        helper.make_node("Add", node.input, [total], f"{node.name}_bias"),
+        helper.make_node("Gelu", [total], node.output, node.name, domain="com.microsoft"),
+    ]
+
+
+def _keep_sums(graph: Any) -> None:
+    """Makes a Sum of each Add that LayerNormalization reads."""
+    read = {node.input[0] for node in graph.node if node.op_type == "LayerNormalization"}
+    for node in graph.node:
+        if node.op_type == "Add" and node.output[0] in read:
+            node.op_type = "Sum"
 
 
 def _set(node: Any, name: str, value: int) -> None:

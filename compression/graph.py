@@ -16,23 +16,28 @@ from compression.torch_model import INPUTS
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+    from agent.bundle import Precision
+
 OUTPUT = "logits"
 _REMEDY = "choose another exporter (steps: [..., {kind: export, exporter: torchscript}, ...])"
 
 
-def open_session(path: Path, threads: int) -> InferenceSession:
-    """Opens a graph on the CPU with so many threads.
+def open_session(path: Path, threads: int, precision: Precision = "fp32") -> InferenceSession:
+    """Opens a graph on the CPU with so many threads; in the place of a bfloat16 one what `half.emulated` makes of it.
 
     Raises:
         ExportError: ONNX Runtime refuses it.
     """
     import onnxruntime
 
+    from compression.half import emulated
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        model = emulated(path) if precision == "bf16" else str(path)
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen kinds without a common parent
         raise ExportError(f"ONNX Runtime cannot load {path.name} ({_one_line(error)})", remedy=_REMEDY) from None
 
@@ -72,7 +77,7 @@ def graph_forward(session: InferenceSession) -> Forward:
     return forward
 
 
-def check_graph(path: Path) -> tuple[str, ...]:
+def check_graph(path: Path, precision: Precision = "fp32") -> tuple[str, ...]:
     """Runs onnx.checker over a file and loads it once; returns the names of its inputs.
 
     Raises:
@@ -84,7 +89,7 @@ def check_graph(path: Path) -> tuple[str, ...]:
         onnx.checker.check_model(str(path))
     except Exception as error:  # noqa: BLE001 - the checker raises its own error and protobuf's
         raise ExportError(f"{path.name} is no valid ONNX graph ({_one_line(error)})", remedy=_REMEDY) from None
-    session = open_session(path, threads=1)
+    session = open_session(path, 1, precision)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     wrong = [node.name for node in inputs if node.name not in INPUTS or node.type != "tensor(int64)"]
     if wrong or [node.name for node in outputs] != [OUTPUT]:
@@ -109,14 +114,16 @@ def largest_difference(one: Forward, other: Forward, batches: Sequence[Batch]) -
     return max(found)
 
 
-def require_parity(reference: Forward, path: Path, *, batches: Sequence[Batch], tolerance: float) -> float:
+def require_parity(
+    reference: Forward, path: Path, *, batches: Sequence[Batch], tolerance: float, precision: Precision = "fp32"
+) -> float:
     """Compares a graph with the network it was made from; returns the largest difference of logits.
 
     Raises:
         ExportError: They differ by more than `tolerance`, or the graph cannot run.
     """
     try:
-        difference, shape = largest_difference(reference, graph_forward(open_session(path, threads=1)), batches)
+        difference, shape = largest_difference(reference, graph_forward(open_session(path, 1, precision)), batches)
     except ExportError:
         raise
     except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen kinds without a common parent

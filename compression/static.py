@@ -39,6 +39,8 @@ def fix_scales(path: Path, ranges: Mapping[str, tuple[float, float]]) -> None:
         fixed = onnx.helper.make_node("QuantizeLinear", [node.input[0], scale_name, zero_name], [quantized], node.name)
         graph.node[index].CopyFrom(fixed)
     _join_products(graph)
+    if not any(one.domain == "com.microsoft" for one in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     onnx.save(model, str(path))
 
 
@@ -50,10 +52,11 @@ def _scale(low: float, high: float) -> tuple[Any, Any]:
 
 
 def _join_products(graph: Any) -> None:
-    """MatMulInteger, Cast and Mul in one node. ONNX Runtime does so itself only where scales are not constants."""
+    """MatMulInteger, Cast, Mul and the Add of a bias in one node. ONNX Runtime does so itself only where scales are not constants."""
     import onnx
 
     makers = {output: node for node in graph.node for output in node.output}
+    biases = _biases(graph)
     gone: list[str] = []
     for index, node in enumerate(graph.node):
         cast = makers.get(node.input[0]) if node.op_type == "Mul" else None
@@ -63,11 +66,31 @@ def _join_products(graph: Any) -> None:
             continue
         left, right, left_zero, right_zero = product.input
         left_scale, right_scale = scales.input
+        inputs, outputs = [left, right, left_scale, right_scale, left_zero, right_zero], list(node.output)
+        if node.output[0] in biases:
+            adding, bias = biases[node.output[0]]
+            inputs, outputs = [*inputs, bias], list(adding.output)
+            adding.output[0] += "_joined"  # to be removed below
+            gone += adding.output
         joined = onnx.helper.make_node(
-            "MatMulIntegerToFloat", [left, right, left_scale, right_scale, left_zero, right_zero], node.output,
-            name=product.name, domain="com.microsoft",
-        )  # fmt: skip
+            "MatMulIntegerToFloat", inputs, outputs, name=product.name, domain="com.microsoft"
+        )
         gone += [*cast.output, *scales.output, *product.output]
         graph.node[index].CopyFrom(joined)
     for node in [node for node in graph.node if set(node.output) & set(gone)]:
         graph.node.remove(node)
+
+
+def _biases(graph: Any) -> dict[str, tuple[Any, str]]:
+    """Values that are read once, by an Add with a vector of weights: the node, and the vector's name."""
+    vectors = {weight.name for weight in graph.initializer if len(weight.dims) == 1}
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    found = {}
+    for name, (first, *others) in readers.items():
+        bias = [other for other in first.input if other != name and other in vectors]
+        if not others and first.op_type == "Add" and bias:
+            found[name] = first, bias[0]
+    return found

@@ -53,7 +53,7 @@ class Trail:
             self._add(self._original, seconds=0.0)
 
     def after(self, kind: str, seconds: float) -> None:
-        """The row of a step: of the last graph if there is one, else of the network. What verify found is in its own rows."""
+        """The row of a step: of the last graph for CPUs if there is one, else of the network. What verify found is in its own rows."""
         from compression.candidates import graph_of, network_of
         from compression.slimming import slim
 
@@ -61,8 +61,8 @@ class Trail:
         if not self._bound or kind == "verify":
             state.trail.append(StepRow(kind=kind, seconds=seconds))
             return
-        if state.graphs:
-            self._add(graph_of(state, state.graphs[-1], slim(state.model), kind), seconds=seconds)
+        if graphs := [graph for graph in state.graphs if "cpu" in graph.variant.hardware]:
+            self._add(graph_of(state, graphs[-1], slim(state.model), kind), seconds=seconds)
         else:
             self._add(network_of(state, kind), seconds=seconds)
 

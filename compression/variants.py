@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from compression.state import State
 
 _INT4_BLOCK = 32  # weights that share a scale
+_CALIBRATION_TOKENS = 64  # longer texts cost time and show no wider ranges
 
 
 def write_dynamic(exporter: Exporter, source: Path, target: Path, how: Quantization) -> None:
@@ -52,8 +53,8 @@ def write_int4(exporter: Exporter, source: Path, target: Path, how: Quantization
         onnx.save(quantizer.model.model, str(target))
 
 
-def calibration_batches(state: State, num_examples: int, max_tokens: int) -> list[Batch]:
-    """Training texts one by one, without padding, and none longer than `max_tokens`.
+def calibration_batches(state: State, num_examples: int, max_tokens: int | None) -> list[Batch]:
+    """Training texts one by one, without padding, and none longer than `max_tokens` (default: 64, or as many as the shortest has).
 
     Raises:
         ConfigError: All of them are longer.
@@ -62,12 +63,12 @@ def calibration_batches(state: State, num_examples: int, max_tokens: int) -> lis
     sample = random.Random(state.seed).sample(train, min(num_examples, len(train)))
     documents = state.bundle.task.encode(state.encoder, sample)
     windows = [window for document in documents for window in document.windows]
-    found = [pad([window], state.encoder.pad_id) for window in windows if len(window.input_ids) <= max_tokens]
-    if not found:
-        shortest = min(len(window.input_ids) for window in windows)
+    shortest = min(len(window.input_ids) for window in windows)
+    limit = max(shortest, _CALIBRATION_TOKENS) if max_tokens is None else max_tokens
+    if shortest > limit:
         raise ConfigError(
-            f"quantize.max_calibration_tokens={max_tokens}, but the shortest calibration text has {shortest} tokens",
+            f"quantize.max_calibration_tokens={limit}, but the shortest calibration text has {shortest} tokens",
             allowed=f"at least {shortest}",
             remedy="raise it",
         )
-    return found
+    return [pad([window], state.encoder.pad_id) for window in windows if len(window.input_ids) <= limit]

@@ -60,6 +60,12 @@ class Sessions:
         import onnxruntime as ort
 
         file = self._bundle.path / self._variant.file
+        if self._provider == "cpu" and self._variant.precision == "bf16":
+            raise ConfigError(
+                "precision=bf16, but ONNX Runtime has no bfloat16 kernels for the CPU",
+                allowed="auto, fp32, int8, as the bundle has them; bf16 with engine.provider=cuda or tensorrt",
+                remedy="leave precision at auto",
+            )
         if self._provider != "cpu":
             ort.preload_dlls()  # those of NVIDIA's wheels, where the machine has no CUDA of its own (image serving-gpu)
         try:
@@ -110,7 +116,7 @@ class Sessions:
             "trt_engine_cache_enable": True,
             "trt_engine_cache_path": str(cache),
             "trt_timing_cache_enable": True,
-            "trt_fp16_enable": self._variant.precision == "fp16",
+            **({f"trt_{self._variant.precision}_enable": True} if self._variant.precision in ("fp16", "bf16") else {}),
             **profiles,
         }
 

@@ -230,7 +230,8 @@ class AppConfig(FrontConfig):
         "", description="the agent's name in /models/NAME and in the Open Inference Protocol; default: the directory's"
     )
     precision: str = Field(
-        "auto", description="precision of the ONNX graph: fp32, fp16, int8, int4; auto takes the one for the hardware"
+        "auto",
+        description="precision of the ONNX graph: fp32, fp16, bf16, int8, int4; auto takes the one for the hardware",
     )
     replicas: ReplicaConfig = Field(default_factory=ReplicaConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)

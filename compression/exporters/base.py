@@ -48,7 +48,7 @@ class Exporter(ABC):
         Args:
             model: In inference mode, float32, eager attention; layers may differ in heads and units.
             path: The file to write, weights included.
-            fuse: Whether to fuse nodes into ONNX Runtime's own (Attention, SkipLayerNormalization, BiasGelu).
+            fuse: Whether to fuse nodes into ONNX Runtime's own (Attention, EmbedLayerNormalization, Gelu).
             opset: Of ai.onnx; one of `opsets`.
         """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from compression.exporters.base import OPSET, Exporter, Quantization
-from compression.fusion import correct_heads
+from compression.fusion import correct_heads, unfuse_slow_nodes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,7 +40,9 @@ class OptimumExporter(Exporter):
             if fuse:
                 written = _fuse(model, written)
             written.rename(path)
-        correct_heads(path, model)
+        if fuse:
+            correct_heads(path, model)
+            unfuse_slow_nodes(path)
 
     def quantize(self, source: Path, target: Path, how: Quantization) -> None:
         """Quantises by ORTQuantizer."""

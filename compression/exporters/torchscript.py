@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compression.exporters.base import OPSET, Exporter
-from compression.fusion import fuse_graph
+from compression.fusion import fuse_graph, unfuse_slow_nodes
 from compression.graph import OUTPUT, probes
 from compression.torch_model import input_names, to_tensors
 
@@ -45,6 +45,7 @@ class TorchScriptExporter(Exporter):
             )
         if fuse:
             fuse_graph(path, model)
+            unfuse_slow_nodes(path)
 
 
 def _wrap(model: PreTrainedModel, names: tuple[str, ...]) -> nn.Module:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from compression.exporters.base import OPSET, Exporter
-from compression.fusion import tidy_graph
+from compression.fusion import tidy_graph, unfuse_slow_nodes
 from compression.graph import probes
 from compression.torch_model import to_tensors
 
@@ -45,3 +45,5 @@ class TransformersExporter(Exporter):
         finally:
             model.set_attn_implementation("eager")
         tidy_graph(path)
+        if fuse:
+            unfuse_slow_nodes(path)

@@ -20,22 +20,27 @@ from compression.torch_model import quiet, torch_forward
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FILE, HALF_FILE = "model.onnx", "model.fp16.onnx"
+    from compression.half import Half
+
+FILE = "model.onnx"
+_BFLOAT16_OPSET = 17
 
 
 class ExportStep(BaseStep):
-    """Writes `model.onnx`, float32, dynamic in rows and tokens; for GPUs also `model.fp16.onnx`."""
+    """Writes `model.onnx`, float32, dynamic in rows and tokens; for GPUs also `model.fp16.onnx` and `model.bf16.onnx`."""
 
     place: ClassVar[int] = 20
     kind: Literal["export"] = "export"
     exporter: str = Field(
         "auto", description="optimum, transformers, torchscript; auto: optimum where installed, else the faster one"
     )
-    fuse: bool = Field(True, description="fuse nodes into ONNX Runtime's own (Attention, SkipLayerNormalization ...)")
+    fuse: bool = Field(True, description="fuse nodes into ONNX Runtime's own (Attention, EmbedLayerNormalization ...)")
     tolerance: float = Field(1e-3, gt=0, description="largest difference of any logit from PyTorch's")
     opset: int = Field(OPSET, ge=14, description="of ai.onnx")
     fp16: bool = Field(False, description="write a float16 graph for CUDA and TensorRT too")
     fp16_tolerance: float = Field(0.1, gt=0, description="as tolerance, for the float16 graph")
+    bf16: bool = Field(False, description="write a bfloat16 graph for CUDA and TensorRT too")
+    bf16_tolerance: float = Field(0.5, gt=0, description="as tolerance, for the bfloat16 graph, emulated")
 
     @field_validator("exporter")
     @classmethod
@@ -65,6 +70,12 @@ class ExportStep(BaseStep):
                     remedy="change opset, or the exporter",
                 )
         require_opset(self.opset)
+        if self.bf16 and self.opset < _BFLOAT16_OPSET:
+            raise ConfigError(
+                f"export.opset={self.opset} and bf16=true",
+                allowed=f"at least {_BFLOAT16_OPSET} with bf16, which needs LayerNormalization",
+                remedy="raise opset or leave bf16 out",
+            )
 
     def heeds(self, following: Sequence[Any]) -> Any:
         """The race is run in the precision that will be served."""
@@ -92,25 +103,27 @@ class ExportStep(BaseStep):
         else:
             state.exporter, said = self._fastest(smaller, target, state)
         state.graphs.append(Graph(target, "fp32", check_graph(target), state.exporter.kind))
+        if self.bf16:  # before fp16: of two graphs for the same hardware the last listed is served
+            said += f"; bfloat16, emulated, {self._write_half(state, target, 'bf16', self.bf16_tolerance):.1e}"
         if self.fp16:
-            said += f"; float16 {self._write_half(state, target):.1e}"
-            half = state.directory / HALF_FILE
-            state.graphs.append(Graph(half, "fp16", check_graph(half), state.exporter.kind))
+            said += f"; float16 {self._write_half(state, target, 'fp16', self.fp16_tolerance):.1e}"
         state.note(f"export: {said}")
 
-    def _write_half(self, state: State, source: Path) -> float:
-        """Writes the float16 graph, inputs and logits as before; returns the largest difference of logits."""
-        import onnx
-        from onnxruntime.transformers.float16 import convert_float_to_float16
+    def _write_half(self, state: State, source: Path, precision: Half, tolerance: float) -> float:
+        """Adds the graph in half precision, inputs and logits as before; returns the largest difference of logits."""
+        from compression.half import write_half
 
-        target = state.directory / HALF_FILE
-        with bar("export: float16"), quiet():
-            model = onnx.load(str(source))
-            onnx.save(convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True), str(target))
-            check_graph(target)
+        assert state.exporter is not None
+        target = state.directory / f"model.{precision}.onnx"
+        with bar(f"export: {precision}"), quiet():
+            write_half(source, target, precision)
+            inputs = check_graph(target, precision)
             batches = probes(state.model.config.vocab_size, state.bundle.manifest.max_tokens, state.seed)
-            reference = torch_forward(state.model)
-            return require_parity(reference, target, batches=batches, tolerance=self.fp16_tolerance)
+            gap = require_parity(
+                torch_forward(state.model), target, batches=batches, tolerance=tolerance, precision=precision
+            )
+        state.graphs.append(Graph(target, precision, inputs, state.exporter.kind))
+        return gap
 
     def _write(self, exporter: Exporter, model: PreTrainedModel, target: Path, state: State) -> str:
         """Writes and proves one graph; returns what to say of it."""

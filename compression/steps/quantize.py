@@ -32,14 +32,14 @@ _SCAN_EXAMPLES = 64  # dev examples on which the sensitivity of nodes is measure
 class QuantizeStep(BaseStep):
     """Writes `model.int8.onnx`, or `model.int4.onnx`, from the float32 graph.
 
-    With `dynamic`, activations are scaled by each batch, so that a text's answer can hang on its company; with `static` the
-    scales are those of calibration sentences, and it does not. `auto` measures all on this machine.
+    With `static` activations have the scales of calibration sentences; with `dynamic` those of each batch, so that a text's
+    answer can hang on its company. `auto` measures all on this machine.
     """
 
     place: ClassVar[int] = 30
     kind: Literal["quantize"] = "quantize"
     variant: Literal["dynamic", "static", "int4", "auto"] = Field(
-        "dynamic", description="how; auto: the fastest that is good"
+        "static", description="how; auto: the fastest that is good"
     )
     per_channel: bool = Field(True, description="a scale for each output channel instead of one for each matrix")
     embeddings: bool = Field(True, description="quantise the embedding tables too")
@@ -47,12 +47,14 @@ class QuantizeStep(BaseStep):
     max_error: float | None = Field(
         None, gt=0, description="nodes that int8 hurts most stay in float32 too, until logits of the dev split differ by no more (root mean square, relative)"
     )  # fmt: skip
-    calibration: Method = Field("min_max", description="static: how ranges are found")
+    calibration: Method = Field("percentile", description="static: how ranges are found")
     percentile: float = Field(
         99.99, gt=50, le=100, description="static: part of the values inside the range, in percent"
     )
     num_calibration: int = Field(256, ge=1, description="static: training examples that are watched")
-    max_calibration_tokens: int = Field(64, ge=3, description="static: longer texts are not watched")
+    max_calibration_tokens: int | None = Field(
+        None, ge=3, description="static: longer texts are not watched; default: 64, or as many as the shortest has"
+    )
     dev_f1_kept: float = Field(
         0.99, ge=0, le=1, description="auto: part of the float32 graph's dev F1 that a variant must keep"
     )

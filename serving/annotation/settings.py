@@ -46,7 +46,8 @@ class AnnotateConfig(Config):
     )
     overwrite: bool = Field(False, description="begin anew, whatever annotation stands at output")
     precision: str = Field(
-        "auto", description="precision of the ONNX graph: fp32, fp16, int8, int4; auto takes the one for the hardware"
+        "auto",
+        description="precision of the ONNX graph: fp32, fp16, bf16, int8, int4; auto takes the one for the hardware",
     )
     max_characters: int = Field(1_000_000, ge=1, description="characters of a text; longer ones are set aside")
     shard_mb: float | Auto = Field(

@@ -54,7 +54,7 @@ def test_optimum_fuses_attention_of_layers_with_different_heads(compressed: tupl
     ]
     assert len(heads) == 2
     assert sum(heads) == 6
-    assert {"SkipLayerNormalization", "BiasGelu"} <= {node.op_type for node in nodes}
+    assert {"LayerNormalization", "Gelu"} <= {node.op_type for node in nodes}
 
 
 def test_ortquantizer_makes_products_and_embeddings_integer(compressed: tuple[Path, CompressionReport]) -> None:

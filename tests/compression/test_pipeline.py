@@ -44,12 +44,11 @@ def check(output: Path, report: CompressionReport, parent: Path) -> Bundle:
     assert dict(model.config.id2label) == dict(enumerate(bundle.task.outputs))
     reference = torch_forward(load_directory(output, bundle.task.architecture))
     for variant in bundle.manifest.onnx:
-        forward = graph_forward(open_session(output / variant.file, threads=1))
+        # By machine what it learns differs a little; and random words are unlike those of calibration.
+        forward = graph_forward(open_session(output / variant.file, 1, variant.precision))
         batches = probes(model.config.vocab_size, bundle.manifest.max_tokens, seed=3)
         gap, _ = largest_difference(reference, forward, batches)
-        spread = max(
-            float(np.ptp(reference(batch))) for batch in batches
-        )  # by machine: what it learns differs a little
+        spread = max(float(np.ptp(reference(batch))) for batch in batches)
         assert gap < {"fp32": 1e-3}.get(variant.precision, spread / 2), (gap, spread)
     measured = {one.model: one.report for one in bundle.manifest.evaluations}
     assert {variant.file for variant in bundle.manifest.onnx} <= set(measured)
@@ -142,7 +141,9 @@ def test_nodes_can_be_kept_out_of_int8(tagger: Path, tmp_path: Path) -> None:
     run(tagger, tmp_path / "all", [*steps, "quantize"])
     run(tagger, tmp_path / "some", [*steps, {"kind": "quantize", "embeddings": False, "exclude": ["*layer.0*"]}])
     counts = [
-        sum(node.op_type == "MatMulInteger" for node in onnx.load(tmp_path / name / "model.int8.onnx").graph.node)
+        sum(
+            node.op_type == "MatMulIntegerToFloat" for node in onnx.load(tmp_path / name / "model.int8.onnx").graph.node
+        )
         for name in ("all", "some")
     ]
     assert counts[1] == counts[0] - 6

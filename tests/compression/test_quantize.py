@@ -108,8 +108,9 @@ def test_an_activation_that_is_not_finite_is_an_error_with_its_node(tmp_path: Pa
     exporter, path = exported(tmp_path)
     write_dynamic(exporter, path, tmp_path / "dynamic.onnx", HOW)
     model = onnx.load(path)
-    node = next(node for node in model.graph.node if node.op_type == "BiasGelu")
-    bias = next(one for one in model.graph.initializer if one.name == node.input[1])
+    node = next(node for node in model.graph.node if node.op_type == "Gelu")
+    biased = next(one for one in model.graph.node if one.output[0] == node.input[0])
+    bias = next(one for one in model.graph.initializer if one.name in biased.input)
     values = onnx.numpy_helper.to_array(bias).copy()
     values[0] = np.inf
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
@@ -183,8 +184,19 @@ def test_texts_that_are_all_too_long_are_refused(tagger: Path, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
-def test_a_served_static_agent_gives_a_text_the_same_answer_in_any_batch(tagger: Path, tmp_path: Path) -> None:
-    run(tagger, tmp_path / "out", [EXPORT, {"kind": "quantize", "variant": "static"}])
+def test_long_texts_and_a_single_one_are_enough_to_calibrate(
+    tagger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compression.variants._CALIBRATION_TOKENS", 3)  # shorter than any text, as 64 may be elsewhere
+    report = run(
+        tagger, tmp_path / "out", [EXPORT, {"kind": "quantize", "num_calibration": 1}], gate={"min_f1_kept": 0.0}
+    )
+    check(tmp_path / "out", report, tagger)
+    assert any(note.startswith("quantize: static int8 (percentile)") for note in report.notes)
+
+
+def test_a_served_agent_gives_a_text_the_same_answer_in_any_batch(tagger: Path, tmp_path: Path) -> None:
+    run(tagger, tmp_path / "out", [EXPORT, "quantize"])
     bundle = Bundle.load(tmp_path / "out")
     texts = ["in oslo , acme hired anna .", "nothing happened today .", "bruno went to lima ."]
     windows = [document.windows[0] for document in bundle.encoder.encode_texts(texts)]
