@@ -55,7 +55,7 @@ RECIPES: dict[str, list[Any]] = {
     "default": ["prune", *TAIL],
     "dynamic": ["prune", "export", {"kind": "quantize", "variant": "dynamic"}, "verify"],
     "24,000 sub-words": ["prune", {"kind": "vocabulary", "size": 24_000}, *TAIL],
-    "5 layers, 768 units": [{"kind": "shrink", "layers": 5, "ffn_units": 768}, "distill", "prune", *TAIL],
+    "5 layers, 768 units": [{"kind": "shrink", "layers": 5, "ffn_units": 768}, "distill", *TAIL],
     "4 layers, 768 units": [
         {"kind": "shrink", "layers": 4, "ffn_units": 768},
         {"kind": "distill", "epochs": 5},
