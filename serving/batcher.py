@@ -182,6 +182,8 @@ class TokenBatcher:
             raise OverloadError(
                 f"the server is busy: a request has waited for {waited_s:.1f} s", retry_after_s=self.retry_after_s()
             )
+        if self.queued_s <= self._bounds.max_queued_s:
+            return
         ahead_s = sum(tokens for other, tokens in self._tokens_of_length.items() if other <= length) / self._rate
         if ahead_s > self._bounds.max_queued_s:
             raise OverloadError(
