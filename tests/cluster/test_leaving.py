@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cluster.leaving import marked, see_off
+from tests.signals import as_from_a_terminal
 
 ROOT = Path(__file__).parents[2]
 _PYTHON = [sys.executable, "-c"]
@@ -43,8 +44,9 @@ time.sleep(300)
 
 def _start(code: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*_PYTHON, code], cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, text=True, bufsize=1
-    )
+        [*_PYTHON, code], cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, text=True, bufsize=1,
+        preexec_fn=as_from_a_terminal,
+    )  # fmt: skip
 
 
 def _gone(pid: int, seconds: float = 10) -> bool:

@@ -25,6 +25,7 @@ from cluster.monitoring.serving_panels import SERVING
 from cluster.monitoring.stack import Prometheus
 from tests.cluster.monitoring.tools import Webhook, needed, unanswered, until
 from tests.serving.tiny import TAGGER, TEXTS, make_bundle
+from tests.signals import as_from_a_terminal
 
 pytestmark = pytest.mark.system
 ROOT = Path(__file__).parents[3]
@@ -85,6 +86,7 @@ def monitor(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Itera
             stdout=stream,
             stderr=stream,
             start_new_session=True,
+            preexec_fn=as_from_a_terminal,
         )
     try:
         until(lambda: "load for" in log.read_text() or process.poll() is not None, START_S)
