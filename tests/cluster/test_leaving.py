@@ -45,7 +45,7 @@ time.sleep(300)
 def _start(code: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*_PYTHON, code], cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, text=True, bufsize=1,
-        preexec_fn=as_from_a_terminal,
+        preexec_fn=as_from_a_terminal,  # noqa: PLW1509 - sets two handlers, takes no lock
     )  # fmt: skip
 
 

@@ -86,7 +86,7 @@ def monitor(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Itera
             stdout=stream,
             stderr=stream,
             start_new_session=True,
-            preexec_fn=as_from_a_terminal,
+            preexec_fn=as_from_a_terminal,  # noqa: PLW1509 - sets two handlers, takes no lock
         )
     try:
         until(lambda: "load for" in log.read_text() or process.poll() is not None, START_S)
