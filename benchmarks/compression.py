@@ -58,8 +58,7 @@ RECIPES: dict[str, list[Any]] = {
     "5 layers, 768 units": [{"kind": "shrink", "layers": 5, "ffn_units": 768}, "distill", *TAIL],
     "4 layers, 768 units": [
         {"kind": "shrink", "layers": 4, "ffn_units": 768},
-        {"kind": "distill", "epochs": 5},
-        {"kind": "prune", "head_ratio": 0.0, "ffn_ratio": 0.1},
+        {"kind": "distill", "epochs": 6, "batch_tokens": 512, "learning_rate": 3e-4},
         *TAIL,
     ],
 }
