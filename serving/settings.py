@@ -55,7 +55,7 @@ class EngineConfig(ComputeConfig):
     """How one replica computes."""
 
     max_wait_s: float = Field(
-        0.05,
+        0.2,
         gt=0,
         description="seconds of waiting after which the oldest request gets every second batch, however long its texts",
     )
