@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn, TypeVar
 
 from agent.config import Config, describe, dump, load
 from agent.errors import AgentError
@@ -26,6 +29,9 @@ def run(
     """Loads the configuration and calls `main` with it, or `dry_run` where --dry-run asks for it; returns the exit status.
 
     Errors of ours are printed as one readable message; anything else is a mistake in this program and keeps its trace.
+
+    Raises:
+        SystemExit: SIGTERM came; the status is 143, after all that tidies up has done so.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = {name: text for name, text in _OPTIONS.items() if name != _DRY_RUN or dry_run}
@@ -47,7 +53,8 @@ def run(
         elif dry_run and flags:
             dry_run(config)
         else:
-            main(config)
+            with _sigterm_is_an_exit():
+                main(config)
     except AgentError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, ValueError) else EXIT_FAILURE
@@ -55,6 +62,30 @@ def run(
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def _sigterm_is_an_exit() -> Iterator[None]:
+    """By default SIGTERM ends a process on the spot, and nothing is left that could end what it has started."""
+    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+        yield
+        return
+    status = 128 + signal.SIGTERM  # as shells tell it
+    asked = threading.Event()
+
+    def leave(*_: object) -> NoReturn:
+        asked.set()
+        sys.exit(status)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    except SystemExit:
+        if asked.is_set():
+            sys.exit(status)  # again: ray.get makes it a 1
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 _PRINT, _DRY_RUN = "--print-config", "--dry-run"

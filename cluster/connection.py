@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,8 @@ def connect(config: ClusterConfig, *, env_vars: Mapping[str, str] | None = None)
     if not ray.is_initialized():
         try:
             _check_reachable(address)
-            ray.init(**_arguments(config, address, dict(env_vars or {})))
+            with _own_sigterm():
+                ray.init(**_arguments(config, address, dict(env_vars or {})))
         except (OSError, RuntimeError, ValueError) as error:
             raise ClusterError(
                 f"cannot use Ray at {address or 'this machine'} ({' '.join(str(error).split())[:300]})",
@@ -78,6 +81,19 @@ def node_resources() -> list[Mapping[str, float]]:
 def usable_cores() -> int:
     """Cores that this process may run on (its affinity, not the machine's count)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray's handler prints native traces and kills Ray's processes before those who use them can end: ours stays."""
+    if threading.current_thread() is not threading.main_thread():  # there Ray sets none
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_reachable(address: str | None) -> None:

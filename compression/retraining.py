@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from agent.errors import TrainingError
 
@@ -47,12 +44,11 @@ def retrain(settings: Mapping[str, Any], directory: Path) -> Path:
 
 def _run(command: list[str]) -> int:
     """The exit status of a command that does not outlive this process."""
-    with _sigterm_is_an_exit():
-        child = subprocess.Popen(command)
-        try:
-            return child.wait()
-        finally:
-            _end(child)
+    child = subprocess.Popen(command)
+    try:
+        return child.wait()
+    finally:
+        _end(child)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -65,20 +61,3 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
-
-
-@contextmanager
-def _sigterm_is_an_exit() -> Iterator[None]:
-    """By default SIGTERM ends a process on the spot, and nothing is left that could pass it on."""
-    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _exit)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _exit(number: int, _: object) -> NoReturn:
-    sys.exit(128 + number)  # as shells tell it

@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent.errors import RequestError
+from serving.one_write import in_one_write
 from serving.replies import refusal
 
 _UNWATCHED = b"x-request-disconnect-disabled"
@@ -32,6 +33,7 @@ class Threshold:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
         if scope["type"] == "http":
+            send = in_one_write(send)
             try:
                 _check(scope)
             except RequestError as error:

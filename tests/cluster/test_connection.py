@@ -14,6 +14,7 @@ import pytest
 
 from agent.errors import ClusterError
 from cluster import ClusterConfig, connect, connection
+from cluster.leaving import marked
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +38,27 @@ sys.stdin.readline()
 ray.shutdown()
 """
 GUEST = "import sys; sys.path.insert(0, {root!r}); from cluster import *; print(connect(ClusterConfig())['CPU'])"
+
+STOPPED = """
+import sys, time
+sys.path.insert(0, {root!r})
+import ray
+from agent import command
+from agent.config import Config
+from cluster import ClusterConfig, connect
+
+def main(config):
+    connect(ClusterConfig(address="local", num_cpus=1, num_gpus=0, dashboard=False))
+    answer = ray.remote(lambda: time.sleep(300)).remote()
+    print("asked", flush=True)
+    try:
+        ray.get(answer)
+    finally:
+        ray.cluster_resources()  # Ray is still there
+        print("tidied", flush=True)
+
+sys.exit(command.run(Config, main, usage="usage", arguments=[]))
+"""
 
 
 def refusal(address):
@@ -124,3 +146,20 @@ def test_a_local_ray_serves_from_any_directory_and_can_be_joined(tmp_path):
         finally:
             host.communicate("\n", timeout=60)
     assert host.returncode == 0
+
+
+@pytest.mark.system
+def test_sigterm_ends_a_command_on_a_local_ray_in_order(tmp_path):
+    """Ray's own handler would print native traces and kill its processes before the command could tidy up."""
+    mark = f"bert-agent-{secrets.token_hex(8)}"
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPPED.format(root=str(ROOT))], cwd=tmp_path, env=os.environ | {"BERT_AGENT_TEST": mark},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as command:  # fmt: skip
+        assert command.stdout.readline().startswith("cluster: local Ray")
+        assert command.stdout.readline() == "asked\n"
+        command.terminate()
+        shown, errors = command.communicate(timeout=60)
+    assert (command.returncode, shown) == (143, "tidied\n"), errors
+    assert "SIGTERM" not in errors
+    assert marked(mark) == []

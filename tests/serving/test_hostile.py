@@ -225,6 +225,18 @@ def test_the_settings_that_ray_has_no_name_for_reach_haproxy(served: Served) -> 
     assert file.parent.parent.stat().st_mode & 0o777 == 0o700  # its admin socket is open to all who reach it
 
 
+def test_a_replica_sends_an_answer_in_one_piece(served: Served) -> None:
+    """So one that dies has answered wholly or not at all, and HAProxy asks another."""
+    file = next(path for path in _haproxy_configs() if f":{httpx.URL(served.url).port}\n" in path.read_text())
+    replica = re.search(r"^\s*server \S*Agent\S* (\S+):(\d+) ", file.read_text(), flags=re.MULTILINE)
+    pieces = []
+    for _ in range(20):
+        with socket.create_connection((replica[1], int(replica[2])), timeout=10) as caller:
+            caller.sendall(GOOD)
+            pieces.append(caller.recv(65_536))
+    assert all(SECRET.encode() in piece for piece in pieces), pieces
+
+
 def test_logs_know_ids_and_keys_names_but_no_text_and_no_key(served: Served) -> None:
     served.send(GOOD.replace(PLAIN, PLAIN + b"x-request-id: one-of-many\r\n"))
     served.send(GOOD.replace(b'{"inputs"', b'{"INPUTS"'))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import signal
 import socket
 import subprocess
 import sys
+import time
+import uuid
 from pathlib import Path
 
 import pytest
 
 from agent.errors import BundleError, ClusterError, ConfigError
+from cluster.leaving import marked
 from serving.haproxy import SWITCHES, own_haproxy
 from serving.run import running
 from serving.settings import AuthConfig, EngineConfig, ServingConfig
@@ -71,6 +75,28 @@ def test_another_cluster_is_not_used_by_accident(tagger_path: Path, monkeypatch:
         running(ServingConfig(bundle=str(tagger_path))),
     ):
         pass
+
+
+@pytest.mark.system
+def test_sigterm_while_it_starts_ends_it_as_ctrl_c_does(tagger_path: Path) -> None:
+    mark = f"bert-agent-{uuid.uuid4()}"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with subprocess.Popen(
+        [sys.executable, "serving/run.py", f"bundle={tagger_path}", f"port={port}", "replicas.num_cpus=1"],
+        cwd=ROOT, env=environment | {"BERT_AGENT_TEST": mark}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        while not process.stdout.readline().startswith("cluster: local Ray"):
+            assert process.poll() is None
+        time.sleep(2)  # Ray Serve starts
+        process.terminate()
+        _, errors = process.communicate(timeout=90)
+    assert process.returncode == 130, errors
+    assert errors.endswith("interrupted\n")
+    assert "SIGTERM" not in errors
+    assert marked(mark) == []
 
 
 def test_what_ray_left_running_does_not_outlive_its_haproxy(monkeypatch: pytest.MonkeyPatch) -> None:
