@@ -2,21 +2,24 @@
 
 A batch is cut the moment a worker is free, so a lone request never waits for a timer. A worker that is done cuts its next
 batch itself, without asking the event loop, which may be busy for milliseconds with other requests while cores stand
-still. Order of service: shortest first
-(least padding, and short texts do not wait for long ones) until a request has waited longer than a bound; then every
-second batch is built around the oldest request, so that neither long texts nor large requests starve, nor starve others.
+still.
+
+Order of service: earliest due first. A window is due when work of a multiple of its own length could have overtaken it, so
+short texts pass long ones, but nobody waits much longer than in the order of arrival. The windows of one request are due
+one after the other, at half of the measured rate, so large requests neither starve nor starve others. A batch is what is due
+next and its neighbours in length.
 
 Determinism: while one request is all there is, its batches are a pure function of its windows, the same that
-`agent.batching.cut_by_length` cuts, whatever the timing and the number of workers: cutting the shortest batch off the
-front again and again is what that function does, and the bound on waiting only ever prefers one *request* to another.
-So an idle server answers exactly as `Engine.predict` does, even where a result depends on its batch (dynamic int8
-quantisation scales activations by batch).
+`agent.batching.cut_by_length` cuts, whatever the timing and the number of workers: the shortest is due first, and cutting the
+shortest batch off the front again and again is what that function does. So an idle server answers exactly as
+`Engine.predict` does, even where a result depends on its batch (dynamic int8 quantisation scales activations by batch).
 """
 
 from __future__ import annotations
 
 import asyncio
 import bisect
+import heapq
 import itertools
 import math
 import threading
@@ -38,6 +41,8 @@ Forward = Callable[[Sequence[Window]], Sequence[Float32]]
 
 _SMOOTHING = 0.1  # weight of the newest batch in the measured rate
 _FIRST_GUESS_TOKENS_PER_S = 2_000.0  # until the first batch is measured
+_SHARE = 0.5  # of the rate, by which the windows of one request are due
+_SLOTS_PER_S = 20  # in which what is due is counted
 
 
 class OverloadError(RequestError):
@@ -79,9 +84,11 @@ class _Item:
 
     length: int
     number: int
+    due: float = field(compare=False)
     window: Window = field(compare=False)
     request: _Request = field(compare=False)
     place: int = field(compare=False)
+    waits: bool = field(compare=False, default=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +98,15 @@ class Bounds:
     Attributes:
         num_workers: Batches computed at once.
         max_batch_tokens: Budget of a batch: longest window times windows. A longer window gets a batch of its own.
-        max_wait_s: The oldest request that waited this long gets every second batch until it is answered.
+        overtaking: Tokens that may overtake a window by being shorter, as a multiple of its own.
+        max_wait_s: Seconds for which a window may be overtaken at most.
         max_queued_tokens: What may wait.
         max_queued_s: Seconds for which a new request may have to wait for those that are served before it.
     """
 
     num_workers: int = 1
     max_batch_tokens: int = 128
+    overtaking: float = 16.0
     max_wait_s: float = 0.5
     max_queued_tokens: int = 65_536
     max_queued_s: float = math.inf
@@ -118,16 +127,16 @@ class TokenBatcher:
         self._pool = ThreadPoolExecutor(bounds.num_workers, thread_name_prefix="batch")
         self._free = bounds.num_workers
         self._waiting: list[_Item] = []  # sorted
+        self._due: list[tuple[float, int, _Item]] = []  # a heap, with items that wait no longer
         self._requests: OrderedDict[int, _Request] = OrderedDict()  # those with waiting windows, oldest first
         self._numbers = itertools.count()
         self._lock = threading.Lock()  # of all that workers and the event loop change
         self._closed = False
-        self._favoured = False  # whether the last batch was built around an overdue request
         self._rate = _FIRST_GUESS_TOKENS_PER_S
         self._measured = False
         self._work, self._work_since = 0.0, time.monotonic()
         self.queued_tokens = 0
-        self._tokens_of_length: defaultdict[int, int] = defaultdict(int)
+        self._tokens_due: defaultdict[int, int] = defaultdict(int)  # by slot of time
         self.failures_in_a_row = 0
 
     async def run(self, windows: Sequence[Window]) -> list[Float32]:
@@ -184,7 +193,8 @@ class TokenBatcher:
             )
         if self.queued_s <= self._bounds.max_queued_s:
             return
-        ahead_s = sum(tokens for other, tokens in self._tokens_of_length.items() if other <= length) / self._rate
+        last = _slot(time.monotonic() + self._overtaken_s(length))
+        ahead_s = sum(tokens for slot, tokens in self._tokens_due.items() if slot <= last) / self._rate
         if ahead_s > self._bounds.max_queued_s:
             raise OverloadError(
                 f"the server is busy: the request would wait for {ahead_s:.1f} s", retry_after_s=self.retry_after_s()
@@ -193,7 +203,7 @@ class TokenBatcher:
     def _longest_wait_s(self) -> float:
         """For how long the oldest request has waited of which nothing is computed yet.
 
-        What overtakes it is not foreseen by counting what is there: under load ever more shorter ones come.
+        What overtakes it is not foreseen by counting what is there: under load more shorter ones come.
         """
         unstarted = (request for request in self._requests.values() if request.started is None)
         oldest = next(unstarted, None)
@@ -229,12 +239,16 @@ class TokenBatcher:
         if self.queued_tokens + tokens > self._bounds.max_queued_tokens:
             raise OverloadError("the server is busy: its queue is full", retry_after_s=self.retry_after_s())
         self._check_wait(max(len(window.input_ids) for window in windows))
-        done = asyncio.get_running_loop().create_future()
-        request = _Request(next(self._numbers), time.monotonic(), done, {}, len(windows), len(windows))
-        for place, window in enumerate(windows):
+        done, now, before = asyncio.get_running_loop().create_future(), time.monotonic(), 0
+        request = _Request(next(self._numbers), now, done, {}, len(windows), len(windows))
+        for place, window in sorted(enumerate(windows), key=lambda pair: len(pair[1].input_ids)):
             length = len(window.input_ids)
-            bisect.insort(self._waiting, _Item(length, next(self._numbers), window, request, place))
-            self._tokens_of_length[length] += length
+            due = now + self._overtaken_s(length) + before / (_SHARE * self._rate)
+            item = _Item(length, next(self._numbers), due, window, request, place)
+            bisect.insort(self._waiting, item)
+            heapq.heappush(self._due, (due, item.number, item))
+            self._tokens_due[_slot(due)] += length
+            before += length
         self._requests[request.number] = request
         self._count_queue(tokens)
         return request
@@ -255,48 +269,43 @@ class TokenBatcher:
                     batch, self._free = None, self._free + 1
 
     def _take(self) -> list[_Item]:
-        now = time.monotonic()
-        oldest = next(iter(self._requests.values()))
-        overdue = len(self._requests) > 1 and now - oldest.arrival > self._bounds.max_wait_s
-        self._favoured = overdue and not self._favoured
-        if self._favoured:
-            batch = self._around(oldest)
-            self._drop(batch)
-        else:
-            batch = _front(self._waiting, self._bounds.max_batch_tokens)
-            del self._waiting[: len(batch)]
+        first, end = _around(self._waiting, self._next(), self._bounds.max_batch_tokens)
+        batch = self._waiting[first:end]
+        del self._waiting[first:end]
         self._account(batch)
+        now = time.monotonic()
         for item in batch:
             item.request.started = item.request.started or now
         return batch
 
-    def _around(self, oldest: _Request) -> list[_Item]:
-        """The first batch of one request, filled up with the longest waiting windows that do not widen it."""
-        batch = _front([item for item in self._waiting if item.request is oldest], self._bounds.max_batch_tokens)
-        width = batch[-1].length
-        room = self._bounds.max_batch_tokens // width - len(batch)
-        if room > 0:
-            end = bisect.bisect_right(self._waiting, width, key=lambda item: item.length)
-            others = (item for item in reversed(self._waiting[:end]) if item.request is not oldest)
-            batch += itertools.islice(others, room)
-        return sorted(batch)
+    def _next(self) -> int:
+        """Which of the waiting windows is due first."""
+        while not self._due[0][-1].waits:
+            heapq.heappop(self._due)
+        return bisect.bisect_left(self._waiting, self._due[0][-1])
 
-    def _drop(self, items: list[_Item]) -> None:
-        dropped = {item.number for item in items}
-        self._waiting = [item for item in self._waiting if item.number not in dropped]
+    def _overtaken_s(self, length: int) -> float:
+        """For how long a window may be overtaken by shorter ones."""
+        return min(self._bounds.max_wait_s, self._bounds.overtaking * length / self._rate)
 
     def _account(self, items: list[_Item]) -> None:
         """Takes items that no longer wait off the books."""
         for item in items:
-            self._tokens_of_length[item.length] -= item.length
+            item.waits = False
+            slot = _slot(item.due)
+            self._tokens_due[slot] -= item.length
+            if not self._tokens_due[slot]:
+                del self._tokens_due[slot]
             item.request.waiting -= 1
             if not item.request.waiting:
                 self._requests.pop(item.request.number, None)
+        if not self._waiting:
+            self._due.clear()
         self._count_queue(-sum(item.length for item in items))
 
     def _forget(self, request: _Request) -> None:
         items = [item for item in self._waiting if item.request is request]
-        self._drop(items)
+        self._waiting = [item for item in self._waiting if item.request is not request]
         self._account(items)
 
     def _compute(self, batch: list[_Item]) -> None:
@@ -334,12 +343,17 @@ class TokenBatcher:
         self._metrics.set(telemetry.QUEUED_WINDOWS, len(self._waiting))
 
 
-def _front(items: Sequence[_Item], budget: int) -> list[_Item]:
-    """The first batch that `agent.batching.cut_by_length` would cut from sorted items."""
-    end = 1
-    while end < len(items) and items[end].length * (end + 1) <= budget:
+def _slot(due: float) -> int:
+    return int(due * _SLOTS_PER_S)
+
+
+def _around(items: Sequence[_Item], index: int, budget: int) -> tuple[int, int]:
+    """Where a batch with one of the sorted items begins and ends: shorter neighbours first, for they do not widen it."""
+    first = max(0, index + 1 - max(1, budget // items[index].length))
+    end = index + 1
+    while end < len(items) and items[end].length * (end + 1 - first) <= budget:
         end += 1
-    return list(items[:end])
+    return first, end
 
 
 def _on_loop(batch: list[_Item], then: Callable[[list[_Item], Any], None], result: Any) -> None:

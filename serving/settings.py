@@ -57,7 +57,7 @@ class EngineConfig(ComputeConfig):
     max_wait_s: float = Field(
         0.2,
         gt=0,
-        description="seconds of waiting after which the oldest request gets every second batch, however long its texts",
+        description="seconds for which a text may be overtaken by shorter ones, however long it is (docs/serving.md)",
     )
     warmup: bool = Field(True, description="run batches of several lengths before the replica says that it is ready")
 

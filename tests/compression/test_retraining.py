@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.signals import as_from_a_terminal
+
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "BERT_AGENT_TEST_RUN"
 
@@ -53,8 +55,9 @@ def test_a_signal_to_compression_ends_its_training_too(tagger: Path, tmp_path: P
     environment = os.environ | {MARK: mark, "OMP_NUM_THREADS": "1"}
     with log.open("wb") as stream:
         program = subprocess.Popen(
-            command, stdout=stream, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
+            command, stdout=stream, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
+            preexec_fn=as_from_a_terminal,  # noqa: PLW1509 - sets two handlers, takes no lock
+        )  # fmt: skip
     try:
         assert wait(lambda: "epoch 1" in log.read_text() or program.poll() is not None, 240), log.read_text()
         assert program.poll() is None, log.read_text()

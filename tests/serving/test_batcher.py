@@ -151,35 +151,72 @@ def test_a_long_text_is_not_starved_by_a_stream_of_short_ones() -> None:
     assert bound * 0.5 < waited < bound + 1
 
 
-def test_a_large_overdue_request_leaves_every_second_batch_to_others() -> None:
+def test_a_text_is_not_overtaken_for_longer_than_a_multiple_of_its_own_work() -> None:
+    model = Model(0.005)
+
+    async def scenario(batcher: TokenBatcher) -> float:
+        async def stream() -> None:
+            while not stop.is_set():
+                await batcher.run([window(5)])
+
+        stop = asyncio.Event()
+        streams = [asyncio.create_task(stream()) for _ in range(60)]  # 12 in 5 ms: 12,000 tokens a second
+        await asyncio.sleep(0.05)
+        started = time.monotonic()
+        await batcher.run([window(60, 1)])  # may be overtaken by 600 tokens, 50 ms
+        waited = time.monotonic() - started
+        stop.set()
+        await asyncio.gather(*streams)
+        return waited
+
+    assert drive(model, scenario, overtaking=10, max_wait_s=60) < 1
+    long = next(n for n, batch in enumerate(model.batches) if batch == [(1, 60)])
+    assert long < 10 + 10 + 30  # before it came, in its turn, and what a busy machine adds
+
+
+def test_a_large_request_leaves_room_to_others_and_is_not_starved_by_them() -> None:
     model = Model(0.004)
 
     async def scenario(batcher: TokenBatcher) -> None:
-        large = asyncio.create_task(batcher.run([window(60, 1)] * 30))
-        await asyncio.sleep(0.03)  # overdue by now
-        await asyncio.gather(*(batcher.run([window(50, 2)]) for _ in range(4)))
-        assert not large.done()
-        await large
+        async def stream() -> None:
+            while not large.done():
+                await batcher.run([window(50, 2)])
+
+        await batcher.run([window(60, 9)])  # the rate is known
+        large = asyncio.create_task(batcher.run([window(60, 1)] * 60))
+        await asyncio.sleep(0.03)
+        await asyncio.gather(*(stream() for _ in range(4)))
 
     drive(model, scenario, max_wait_s=0.01)
+    marks = [mark for batch in model.batches for mark, _ in batch]
+    begin, end = marks.index(2), len(marks) - marks[::-1].index(1)
+    large, others = marks[begin:end].count(1), marks[begin:end].count(2)
+    assert large > 10
+    assert 0.4 * large < others < 2.5 * large
 
 
-def test_an_overdue_batch_is_filled_up_without_widening_it() -> None:
-    model = Model()
+def test_a_batch_is_what_is_due_and_shorter_neighbours_then_longer_ones() -> None:
+    def cut(old: int, *young: int) -> list[int]:
+        model = Model()
 
-    async def scenario(batcher: TokenBatcher) -> None:
-        model.gate.clear()
-        blocker = asyncio.create_task(batcher.run([window(1, 9)]))
-        await asyncio.sleep(0.01)
-        old = asyncio.create_task(batcher.run([window(20, 1)]))
-        await asyncio.sleep(0.05)
-        young = [asyncio.create_task(batcher.run([window(n, 2)])) for n in (5, 10, 19, 25)]
-        await asyncio.sleep(0.01)
-        model.gate.set()
-        await asyncio.gather(blocker, old, *young)
+        async def scenario(batcher: TokenBatcher) -> None:
+            model.gate.clear()
+            blocker = asyncio.create_task(batcher.run([window(1, 9)]))
+            await asyncio.sleep(0.01)
+            tasks = [asyncio.create_task(batcher.run([window(old, 1)]))]
+            await asyncio.sleep(0.05)
+            tasks += [asyncio.create_task(batcher.run([window(n, 2)])) for n in young]
+            await asyncio.sleep(0.01)
+            model.gate.set()
+            await asyncio.gather(blocker, *tasks)
 
-    drive(model, scenario, max_wait_s=0.02)
-    assert model.lengths()[1] == [10, 19, 20]
+        drive(model, scenario, max_wait_s=0.02)
+        return model.lengths()[1]
+
+    assert cut(20, 5, 10, 19, 25) == [10, 19, 20]
+    assert cut(20, 19, 21, 25) == [19, 20, 21]
+    assert cut(40, 5, 41) == [40]
+    assert cut(BUDGET + 9, 5, 41) == [BUDGET + 9]
 
 
 def test_windows_of_callers_who_left_are_not_computed() -> None:
@@ -308,5 +345,5 @@ def test_while_a_request_waits_too_long_for_those_that_overtake_it_no_more_are_l
             await batcher.run([window(full)])
             return refused.what
 
-    waited = drive(Model(seconds=0.02), scenario, max_wait_s=60, max_queued_s=0.3)
+    waited = drive(Model(seconds=0.02), scenario, overtaking=1000, max_wait_s=60, max_queued_s=0.3)
     assert "a request has waited for 0." in waited
