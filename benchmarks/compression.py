@@ -3,9 +3,9 @@
     python benchmarks/compression.py [data.path=../shared/data/ner_conll2003] [workdir=runs/compression] [threads=2]
 
 Trains an agent, compresses it by each of `recipes` and by optimum (in .venv-optimum, which `make test-optimum` makes; left out
-where that is absent), then measures all of them. One recipe's student also learns from sentences of `news`. Bundles that stand in
-`workdir` are taken as they are; an interrupted one goes on. Writes `result`, beside it the picture of F1 against speed and each
-recipe's own report; prints a table, what each step gave, and the aims.
+where that is absent), then measures all of them. Bundles that stand in `workdir` are taken as they are; an interrupted one goes
+on. Writes `result`, beside it the picture of F1 against speed and each recipe's own report; prints a table, what each step gave,
+and the aims.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from agent.encoding import Batch, Encoder, Window, pad  # noqa: E402
 from agent.evaluation import Forward, evaluate  # noqa: E402
 from agent.tasks import BaseTask  # noqa: E402
 from benchmarks.aim import Aim  # noqa: E402
-from benchmarks.news import write_sentences  # noqa: E402
 from compression.measure import (  # noqa: E402
     Effort,
     Neighbours,
@@ -52,7 +51,6 @@ RESULT = ROOT / "benchmarks/results/compression.json"
 OPTIMUM = ROOT / ".venv-optimum/bin/python"
 ORIGINAL, RIVAL = "PyTorch fp32, eager", "optimum, dynamic int8"
 TAIL = ("export", "quantize", "verify")
-NEWS = "news.txt"  # in the work directory
 RECIPES: dict[str, list[Any]] = {
     "default": ["prune", *TAIL],
     "dynamic": ["prune", "export", {"kind": "quantize", "variant": "dynamic"}, "verify"],
@@ -61,11 +59,6 @@ RECIPES: dict[str, list[Any]] = {
     "4 layers, 768 units": [
         {"kind": "shrink", "layers": 4, "ffn_units": 768},
         {"kind": "distill", "epochs": 6, "batch_tokens": 512, "learning_rate": 3e-4},
-        *TAIL,
-    ],
-    "4 layers, 768 units, news": [
-        {"kind": "shrink", "layers": 4, "ffn_units": 768},
-        {"kind": "distill", "epochs": 4, "batch_tokens": 1024, "learning_rate": 3e-4, "unlabelled": NEWS},
         *TAIL,
     ],
 }
@@ -77,11 +70,6 @@ class CompressionBenchmark(Config):
 
     data: DataConfig = DataConfig(path=str(ROOT / "../shared/data/ner_conll2003"))
     workdir: str = Field("runs/compression", description="where the bundles go; remove it to train and compress anew")
-    news: str = Field(
-        str(ROOT / "../shared/data/mlm_wikinews_en/train.txt.xz"),
-        description="text without labels for a student, .txt.xz",
-    )
-    news_sentences: int = Field(28_000, ge=1, description="how many of its sentences")
     epochs: int = Field(3, ge=1, description="of the agent, and of students")
     recipes: dict[str, list[Any]] = Field(
         RECIPES, description="steps by name; the fastest that keeps min_kept competes"
@@ -115,8 +103,6 @@ def main(config: CompressionBenchmark) -> None:
     workdir = Path(config.workdir).absolute()
     agent = workdir / "agent"
     run(agent, "training/run.py", f"data.path={config.data.path}", f"epochs={config.epochs}", f"output={agent}")
-    if NEWS in json.dumps(config.recipes) and not (workdir / NEWS).is_file():
-        write_sentences(Path(config.news), workdir / NEWS, count=config.news_sentences)
     bundles = {name: compressed(config, agent, workdir / slug(name), steps) for name, steps in config.recipes.items()}
     contenders = gather(config, Bundle.load(agent), bundles, optimum(agent, workdir / "optimum"))
     rows, contention = measured(config, Bundle.load(agent), contenders)
@@ -160,7 +146,7 @@ def run(output: Path, *arguments: str) -> None:
 
 def compressed(config: CompressionBenchmark, agent: Path, output: Path, steps: list[Any]) -> Path:
     """The agent after a recipe, whatever the gate would say: F1 is told beside speed."""
-    given = json.dumps(steps).replace(json.dumps(NEWS), json.dumps(str(output.parent / NEWS)))
+    given = json.dumps(steps)
     options = (f"threads={config.threads}", "gate.min_f1_kept=0", "measure=full", f"steps={given}")
     run(output, "compression/run.py", f"bundle={agent}", f"output={output}", *options)
     return output
