@@ -50,11 +50,9 @@ def run(
         config = load(kind, [argument for argument in given if argument not in flags])
         if _PRINT in flags:
             print(dump(config), end="")
-        elif dry_run and flags:
-            dry_run(config)
         else:
             with _sigterm_is_an_exit():
-                main(config)
+                (dry_run if dry_run and flags else main)(config)
     except AgentError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, ValueError) else EXIT_FAILURE
