@@ -49,16 +49,29 @@ class Document:
         windows: At least one.
         word_ids: int64 [sub-words], the word of each sub-word, ascending.
         token_ids: int64 [sub-words], vocabulary ids without special tokens.
-        starts, ends: int64 [sub-words], characters: of the text, or of the word when words were given.
+        offsets: int64 [sub-words, 2], where each begins and ends as the tokenizer says; `starts` and `ends` are what it means.
         num_words: Words given, or words that the tokenizer found in the text.
     """
 
     windows: tuple[Window, ...]
     word_ids: Int64
     token_ids: Int64
-    starts: Int64
-    ends: Int64
+    offsets: Int64
     num_words: int
+
+    @cached_property
+    def starts(self) -> Int64:
+        """int64 [sub-words], characters: of the text, or of the word when words were given."""
+        return self._characters[0]
+
+    @cached_property
+    def ends(self) -> Int64:
+        """int64 [sub-words], as `starts`, exclusive."""
+        return self._characters[1]
+
+    @cached_property
+    def _characters(self) -> tuple[Int64, Int64]:
+        return _characters(self.offsets, self.word_ids)
 
     @property
     def num_tokens(self) -> int:
@@ -155,9 +168,9 @@ class Encoder:
             )
         probe = tokenizer.encode("a", add_special_tokens=True)
         before = next((i for i, special in enumerate(probe.special_tokens_mask) if not special), len(frame.ids))
-        self._before, self._after = np.array(frame.ids[:before], np.int64), np.array(frame.ids[before:], np.int64)
+        self._before, self._after = frame.ids[:before], frame.ids[before:]
         self._content_type = next(iter(probe.type_ids[before:]), 0)
-        self._types_before, self._types_after = np.split(np.array(frame.type_ids, np.int64), [before])
+        self._frame_types = frame.type_ids[:before], frame.type_ids[before:]
         self.pad_id = _pad_id(tokenizer)
 
     @classmethod
@@ -214,23 +227,24 @@ class Encoder:
             )
 
     def _document(self, encoding: Encoding, num_words: int | None, stride: int | None = None) -> Document:
-        word_ids = np.array([-1 if word is None else word for word in encoding.word_ids], np.int64)
-        starts, ends = _characters(np.array(encoding.offsets, np.int64).reshape(-1, 2), word_ids)
-        ids = np.array(encoding.ids, np.int64)
+        words = encoding.word_ids
+        word_ids = np.array([-1 if word is None else word for word in words] if None in words else words, np.int64)
+        ids = encoding.ids
         if num_words is None:
             num_words = int(word_ids.max(initial=-1)) + 1
         windows = self._windows(ids, self.stride if stride is None else stride)
-        return Document(windows, word_ids, ids, starts, ends, num_words)
+        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        return Document(windows, word_ids, np.array(ids, np.int64), offsets, num_words)
 
-    def _windows(self, ids: Int64, stride: int) -> tuple[Window, ...]:
+    def _windows(self, ids: list[int], stride: int) -> tuple[Window, ...]:
         step = self._room - stride
         firsts = range(0, max(len(ids) - stride, 1), step)
         return tuple(self._window(ids, first, min(first + self._room, len(ids))) for first in firsts)
 
-    def _window(self, ids: Int64, first: int, last: int) -> Window:
-        input_ids = np.concatenate([self._before, ids[first:last], self._after])
-        content_types = np.full(last - first, self._content_type, np.int64)
-        type_ids = np.concatenate([self._types_before, content_types, self._types_after])
+    def _window(self, ids: list[int], first: int, last: int) -> Window:
+        input_ids = np.array([*self._before, *ids[first:last], *self._after], np.int64)
+        type_ids = np.full(len(input_ids), self._content_type, np.int64)
+        type_ids[: len(self._before)], type_ids[len(self._before) + last - first :] = self._frame_types
         return Window(input_ids, type_ids, first, last, len(self._before))
 
 
@@ -250,13 +264,14 @@ class Batch:
 
 def pad(windows: Sequence[Window], pad_id: int) -> Batch:
     """Pads windows to the longest of them."""
-    lengths = np.array([len(window.input_ids) for window in windows])
-    shape = (len(windows), int(lengths.max()))
-    input_ids, types = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64)
-    for row, window in enumerate(windows):
-        input_ids[row, : lengths[row]] = window.input_ids
-        types[row, : lengths[row]] = window.type_ids
-    return Batch(input_ids, (np.arange(shape[1]) < lengths[:, None]).astype(np.int64), types)
+    lengths = [len(window.input_ids) for window in windows]
+    shape = (len(windows), max(lengths))
+    batch = Batch(np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
+    for row, (window, length) in enumerate(zip(windows, lengths, strict=True)):
+        batch.input_ids[row, :length] = window.input_ids
+        batch.attention_mask[row, :length] = 1
+        batch.token_type_ids[row, :length] = window.type_ids
+    return batch
 
 
 def _pad_id(tokenizer: Tokenizer) -> int:
@@ -273,6 +288,8 @@ def _characters(offsets: Int64, word_ids: Int64) -> tuple[Int64, Int64]:
     it is moved before it, else the word would lose that character.
     """
     starts, ends = offsets[:, 0], offsets[:, 1]
+    if (starts < ends).all() and (starts[1:] >= starts[:-1]).all():
+        return starts, ends
     word_bases = word_ids * (ends.max(initial=0) + 1)
     ordered = np.minimum.accumulate((word_bases + starts)[::-1])[::-1] - word_bases
     return ordered, np.where(starts == ends, ordered, ends)

@@ -173,6 +173,11 @@ class TokenBatcher:
         """Seconds that the waiting tokens will take, by the measured rate."""
         return self.queued_tokens / self._rate
 
+    @property
+    def queued_windows(self) -> int:
+        """Windows that wait."""
+        return len(self._waiting)
+
     def check_wait(self, length: int) -> None:
         """Refuses what would wait too long, to be asked before work is spent on it.
 
@@ -250,7 +255,7 @@ class TokenBatcher:
             self._tokens_due[_slot(due)] += length
             before += length
         self._requests[request.number] = request
-        self._count_queue(tokens)
+        self.queued_tokens += tokens
         return request
 
     def _dispatch(self) -> None:
@@ -301,7 +306,7 @@ class TokenBatcher:
                 self._requests.pop(item.request.number, None)
         if not self._waiting:
             self._due.clear()
-        self._count_queue(-sum(item.length for item in items))
+        self.queued_tokens -= sum(item.length for item in items)
 
     def _forget(self, request: _Request) -> None:
         items = [item for item in self._waiting if item.request is request]
@@ -336,11 +341,6 @@ class TokenBatcher:
         self._metrics.observe(telemetry.BATCH_TOKENS, padded)
         self._metrics.count(telemetry.TOKENS, tokens)
         self._metrics.count(telemetry.PADDED_TOKENS, padded)
-
-    def _count_queue(self, tokens: int) -> None:
-        self.queued_tokens += tokens
-        self._metrics.set(telemetry.QUEUED_TOKENS, self.queued_tokens)
-        self._metrics.set(telemetry.QUEUED_WINDOWS, len(self._waiting))
 
 
 def _slot(due: float) -> int:

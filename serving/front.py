@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from serving.access_log import AccessLog
@@ -30,15 +30,15 @@ class Front:
     Args:
         config: Which of them, and how.
         replica: Names the process.
-        adds_id: Whether answers get the request's id here; Ray Serve's own HTTP server adds it by itself.
+        behind_ray: Whether Ray Serve's own code, which adds a request's id to its answer, stands before the application.
 
     Raises:
         ConfigError: The file of keys is no good, the access log cannot be written, or what traces need is not installed.
     """
 
-    def __init__(self, config: FrontConfig | None = None, *, replica: str = "local", adds_id: bool = True) -> None:
+    def __init__(self, config: FrontConfig | None = None, *, replica: str = "local", behind_ray: bool = False) -> None:
         config = config or FrontConfig()
-        self._cors, self._adds_id, self.keeps_texts = config.cors, adds_id, config.log.texts
+        self._cors, self.keeps_texts, self.behind_ray = config.cors, config.log.texts, behind_ray
         self.keys = Keys(config.auth) if config.auth.keys_file else None
         self.duties: list[Duty] = [self.keys.watch] if self.keys else []
         self.reports: list[Report] = []
@@ -49,15 +49,22 @@ class Front:
             self.reports.append(tracing)
             self.duties.append(tracing.send_rest)
 
-    def stand_before(self, app: FastAPI, metrics: Metrics) -> None:
-        """Adds the layers; the last is the outermost. Pages are told where they may ask before they show a key."""
-        if self.keys:
-            app.add_middleware(Guard, keys=self.keys, metrics=metrics)
-        if self._cors.allow_origins:
-            app.add_middleware(CORSMiddleware, **_cors(self._cors))
-        app.add_middleware(
-            Observed, metrics=metrics, reports=self.reports, keeps_texts=self.keeps_texts, adds_id=self._adds_id
+    def layers(self, metrics: Metrics, *, adds_id: bool) -> list[Middleware]:
+        """What stands before the routes, outermost first. Pages are told where they may ask before they show a key.
+
+        Args:
+            metrics: Where answers and refusals are counted.
+            adds_id: Whether answers get the request's id here.
+        """
+        observed = Middleware(
+            Observed, metrics=metrics, reports=self.reports, keeps_texts=self.keeps_texts, adds_id=adds_id
         )
+        found = [observed]
+        if self._cors.allow_origins:
+            found.append(Middleware(CORSMiddleware, **_cors(self._cors)))
+        if self.keys:
+            found.append(Middleware(Guard, keys=self.keys, metrics=metrics))
+        return found
 
     def describe(self, document: dict[str, Any]) -> None:
         """Adds to an OpenAPI document what the layers ask callers for."""

@@ -198,11 +198,14 @@ class Predictor:
             await leaving.drain()
 
     async def watch_loop(self) -> None:
-        """Observes, for as long as it runs, how late the event loop is, and how busy the workers are."""
+        """Observes, for as long as it runs, how late the event loop is, and how much waits."""
         while True:
             due = time.monotonic() + _LAG_PERIOD_S
             await asyncio.sleep(_LAG_PERIOD_S)
             self.metrics.observe(telemetry.LOOP_LAG_SECONDS, max(0.0, time.monotonic() - due))
+            queues = [served.batcher for served in (self._live, self._candidate) if served]
+            self.metrics.set(telemetry.QUEUED_TOKENS, sum(queue.queued_tokens for queue in queues))
+            self.metrics.set(telemetry.QUEUED_WINDOWS, sum(queue.queued_windows for queue in queues))
 
     def load(self) -> dict[str, float]:
         """What autoscaling looks at, since the last call: `load` (0 to 1) and `queued_s`, seconds of waiting work."""

@@ -10,12 +10,13 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent.bundle import installed_versions
 from serving import hugging_face, open_inference_http, page, state
-from serving.express import Express
+from serving.express import Express, Lane
 from serving.front import Duty, Front
 from serving.hangup import HangUp
 from serving.open_inference import OpenInference
@@ -35,7 +36,7 @@ def create_app(
     scrape: state.Scrape | None = None,
     front: Front | None = None,
 ) -> FastAPI:
-    """The application over one predictor.
+    """The application over one predictor; its `state.lane` is the short way to predictions, for a server that knows of it.
 
     Args:
         predictor: What answers.
@@ -63,10 +64,13 @@ def create_app(
     app.include_router(state.routes(predictor, name, scrape))
     app.include_router(page.routes())
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_middleware(Express, route=hugging_face.plain(predictions))
-    app.add_middleware(HangUp)
-    front.stand_before(app, predictor.metrics)
-    app.add_middleware(BelowPrefix)  # the outermost: all others see the path that the routes see
+    hang_up = Middleware(HangUp)
+    lane = Lane(hugging_face.plain(predictions), [*front.layers(predictor.metrics, adds_id=True), hang_up])
+    layers = [*front.layers(predictor.metrics, adds_id=not front.behind_ray), hang_up, Middleware(Express, lane=lane)]
+    # BelowPrefix is the outermost: all others see the path that the routes see.
+    for layer in reversed([Middleware(BelowPrefix), *layers]):
+        app.add_middleware(layer.cls, *layer.args, **layer.kwargs)
+    app.state.lane = lane
     _complete_schema(app, [reader.model, tensor_reader.model], front)
     return app
 

@@ -1,4 +1,5 @@
-"""The layer before Ray Serve's own HTTP code: refuses with JSON what that would fail on. Ray is told of it by its environment.
+"""The layer before Ray Serve's own HTTP code, which tells Ray of it by its environment: refuses with JSON what that would
+fail on, and takes predictions past it.
 
 Ray (2.60, serve/_private/replica.py) decodes headers as UTF-8, and answers a plain 500 where they are not. A replica also
 starts two tasks for every request, to notice callers who hang up; a header that it knows declines that, since
@@ -8,12 +9,15 @@ that sees its callers, so there the header must not be.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ray import serve
 from ray.serve.exceptions import RayServeException
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent.errors import RequestError
+from serving.express import Lane
 from serving.one_write import in_one_write
 from serving.replies import refusal
 
@@ -26,10 +30,12 @@ class Threshold:
     Args:
         app: Ray Serve's.
         watches: Whether Ray Serve is to notice callers who hang up.
+        find_lane: Finds what answers predictions without Ray Serve; asked until it is there.
     """
 
-    def __init__(self, app: ASGIApp, *, watches: bool) -> None:
-        self._app, self._watches = app, watches
+    def __init__(self, app: ASGIApp, *, watches: bool, find_lane: Callable[[], Lane | None] | None = None) -> None:
+        self._app, self._watches, self._find_lane = app, watches, find_lane
+        self._lane: Lane | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
         if scope["type"] == "http":
@@ -39,6 +45,11 @@ class Threshold:
             except RequestError as error:
                 await refusal(error)(scope, receive, send)
                 return
+            if self._lane is None and self._find_lane:
+                self._lane = self._find_lane()
+            if self._lane and self._lane.takes(scope):
+                await self._lane(scope, receive, send)
+                return
             headers = [pair for pair in scope["headers"] if pair[0] != _UNWATCHED]  # a caller has no say in it
             scope["headers"] = headers if self._watches else [*headers, (_UNWATCHED, b"?1")]
         await self._app(scope, receive, send)
@@ -46,15 +57,16 @@ class Threshold:
 
 def layers() -> list[Middleware]:
     """Asked by Ray Serve, through RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH."""
-    return [Middleware(Threshold, watches=not _in_replica())]
-
-
-def _in_replica() -> bool:
     try:
         serve.get_replica_context()
-    except RayServeException:
-        return False
-    return True
+    except RayServeException:  # a proxy of Ray
+        return [Middleware(Threshold, watches=True)]
+    return [Middleware(Threshold, watches=False, find_lane=_lane_of_this_replica)]
+
+
+def _lane_of_this_replica() -> Lane | None:
+    """Ray opens the port of a replica a moment before it tells the replica's code of the agent in it."""
+    return getattr(serve.get_replica_context().servable_object, "lane", None)
 
 
 def _check(scope: Scope) -> None:

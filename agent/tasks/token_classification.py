@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +17,8 @@ from agent.spans import OUTSIDE, decode_tags, split_tag, tag_set, to_iob2
 from agent.tasks.base import BaseTask, Column, Parameters, Report, as_json, softmax
 from agent.tasks.tagged_words import TaggedWords, read_tagged_words, trim
 from agent.viterbi import best_path, iob2_rules
+
+_tags_of = lru_cache(maxsize=64)(tag_set)  # asked for with every answer
 
 Strategy = Literal["none", "simple", "first", "average", "max"]
 
@@ -64,7 +69,7 @@ class TokenClassification(BaseTask[TaggedWords]):
     @property
     def outputs(self) -> tuple[str, ...]:
         """`O`, then `B-X` and `I-X` for every label."""
-        return tag_set(self.labels)
+        return _tags_of(self.labels)
 
     def read_record(self, record: Mapping[str, Any], where: str) -> TaggedWords:
         """Reads `{"tokens", "tags"}` or `{"text", "spans"}`; tags may be of any scheme of the IOB family."""
@@ -132,16 +137,15 @@ class TokenClassification(BaseTask[TaggedWords]):
         self, text: str, document: Document, outputs: Sequence[Float32], parameters: TaggingParameters
     ) -> list[dict[str, Any]]:
         """Entities as Hugging Face's pipeline groups them, with exact characters of `text`."""
-        scores = softmax(document.merge(outputs))
+        logits = document.merge(outputs)
         if parameters.aggregation_strategy == "none":
-            return self._subwords(text, document, scores, parameters.ignore_labels)
-        units = _units(document, scores, parameters.aggregation_strategy)
+            return self._subwords(text, document, softmax(logits), parameters.ignore_labels)
+        units = _units(document, logits, parameters.aggregation_strategy)
         if self.decoding == "greedy" or parameters.aggregation_strategy == "simple":
-            best = units.scores.argmax(axis=-1)
+            best = units.logits.argmax(axis=-1)
         else:
-            log_probs = np.log(np.maximum(units.scores, np.finfo(np.float32).tiny))
-            best = best_path(log_probs, *iob2_rules(self.outputs))
-        return self._groups(text, units, best, ignored=parameters.ignore_labels)
+            best = best_path(units.logits, *iob2_rules(self.outputs))
+        return self._groups(text, document, units, best.tolist(), ignored=parameters.ignore_labels)
 
     def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
         """The label of every entity; with strategy `none` the tag of every sub-word."""
@@ -166,52 +170,66 @@ class TokenClassification(BaseTask[TaggedWords]):
             if names[output] not in ignored
         ]
 
-    def _groups(self, text: str, units: _Units, best: Int64, *, ignored: tuple[str, ...]) -> list[dict[str, Any]]:
-        names, outputs = self.outputs, best.tolist()
-        kept = range(len(best)) if OUTSIDE not in ignored else np.flatnonzero(best).tolist()
+    def _groups(
+        self, text: str, document: Document, units: _Units, best: list[int], *, ignored: tuple[str, ...]
+    ) -> list[dict[str, Any]]:
+        names = self.outputs
+        kept = (unit for unit, output in enumerate(best) if output or OUTSIDE not in ignored)
         groups: list[tuple[str, list[int]]] = []
         for unit in kept:
-            name = names[outputs[unit]]
-            begins, label = name.startswith("B-"), name.split("-", 1)[-1]
-            if groups and groups[-1][0] == label and groups[-1][1][-1] == unit - 1 and not begins:
+            name = names[best[unit]]
+            label = name[2:] or name
+            if groups and groups[-1][0] == label and groups[-1][1][-1] == unit - 1 and not name.startswith("B-"):
                 groups[-1][1].append(unit)
             else:
                 groups.append((label, [unit]))
         found = []
         for label, members in groups:
-            start, end = trim(text, int(units.starts[members[0]]), int(units.ends[members[-1]]))
+            start, end = trim(text, *units.characters(document, members[0], members[-1]))
             if label not in ignored and start < end:  # byte-level sub-words of white space cover no characters
+                score = sum(_probability(units.logits[unit].tolist(), best[unit]) for unit in members) / len(members)
                 found.append(
-                    {
-                        "entity_group": label,
-                        "score": float(units.scores[members, best[members]].mean()),
-                        "word": text[start:end],
-                        "start": start,
-                        "end": end,
-                    }
+                    {"entity_group": label, "score": score, "word": text[start:end], "start": start, "end": end}
                 )
         return found
 
 
 class _Units(NamedTuple):
-    """Probabilities, first and last character of what gets one tag: sub-words for `simple`, words otherwise."""
+    """What gets one tag: sub-words for `simple`, words otherwise.
 
-    scores: Float32
-    starts: Int64
-    ends: Int64
+    Attributes:
+        logits: float32 [units, outputs], up to a constant in each row.
+        firsts: The first sub-word of each unit.
+    """
+
+    logits: Float32
+    firsts: Sequence[int]
+
+    def characters(self, document: Document, first: int, last: int) -> tuple[int, int]:
+        """Where the units `first` to `last` (inclusive) begin and end in the text."""
+        after = self.firsts[last + 1] if last + 1 < len(self.firsts) else len(document.word_ids)
+        return int(document.starts[self.firsts[first]]), int(document.ends[after - 1])
 
 
-def _units(document: Document, scores: Float32, strategy: Strategy) -> _Units:
-    if strategy == "simple" or not len(scores):
-        return _Units(scores, document.starts, document.ends)
+def _units(document: Document, logits: Float32, strategy: Strategy) -> _Units:
+    if strategy == "simple" or not len(logits):
+        return _Units(logits, range(len(logits)))
     firsts = document.first_subwords
-    lasts = np.concatenate([firsts[1:], [len(document.ends)]]) - 1
-    starts, ends = document.starts[firsts], document.ends[lasts]
+    bounds = firsts.tolist()
     if strategy == "first":
-        return _Units(scores[firsts], starts, ends)
+        return _Units(logits[firsts], bounds)
+    scores = softmax(logits)
     if strategy == "average":
         counts = np.diff(np.append(firsts, len(scores)))[:, None]
-        return _Units(np.asarray(np.add.reduceat(scores, firsts, axis=0) / counts, np.float32), starts, ends)
+        average = np.add.reduceat(scores, firsts, axis=0) / counts
+        return _Units(np.log(np.maximum(average, np.finfo(np.float32).tiny)).astype(np.float32), bounds)
     best = scores.max(axis=-1)
-    bounds = zip(firsts.tolist(), [*firsts[1:].tolist(), len(scores)], strict=True)
-    return _Units(scores[[first + int(best[first:last].argmax()) for first, last in bounds]], starts, ends)
+    parts = pairwise([*bounds, len(scores)])
+    return _Units(logits[[first + int(best[first:last].argmax()) for first, last in parts]], bounds)
+
+
+def _probability(logits: list[float], output: int) -> float:
+    """Of one output; for a row of a few numbers this is faster than numpy."""
+    chosen = logits[output]
+    highest = max(logits)
+    return math.exp(chosen - highest) / sum(math.exp(logit - highest) for logit in logits)

@@ -237,6 +237,13 @@ def test_a_replica_sends_an_answer_in_one_piece(served: Served) -> None:
     assert all(SECRET.encode() in piece for piece in pieces), pieces
 
 
+def test_predictions_pass_ray_serve_by(served: Served) -> None:
+    """Seen by the ids of requests: those of Ray are UUIDs with dashes. The first request shows where the agent lies."""
+    answers = [served.send(GOOD).lower() for _ in range(3)]
+    assert all(SECRET.lower().encode() in answer for answer in answers)
+    assert re.search(rb"\r\nx-request-id: [0-9a-f]{32}\r\n", answers[-1]), answers[-1]
+
+
 def test_logs_know_ids_and_keys_names_but_no_text_and_no_key(served: Served) -> None:
     served.send(GOOD.replace(PLAIN, PLAIN + b"x-request-id: one-of-many\r\n"))
     served.send(GOOD.replace(b'{"inputs"', b'{"INPUTS"'))
