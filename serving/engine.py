@@ -147,8 +147,7 @@ class Engine:
     def warm_up(self) -> None:
         """Runs every session over batches of short to longest windows, so that the first caller does not pay for it."""
         for batch in self._batches((*_WARMUP_LENGTHS, self.bundle.manifest.max_tokens)):
-            for _ in range(self.plan.sessions):  # sessions are taken in turn
-                self.forward(batch)
+            self._sessions.warm(batch)
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[Batch]:
         """Full batches of windows of these lengths, as far as the model takes them."""

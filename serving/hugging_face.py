@@ -45,13 +45,12 @@ def routes(predictor: Predictor, reader: PayloadReader, name: str) -> APIRouter:
         with refusals_counted(predictor.metrics):
             predictor.check_room()
             check_name(asked, name)
-            timeout_s = allowed_time(request.headers)
-            if streaming.wanted(request.headers.get("accept", ""), request.headers.get("content-type", "")):
+            headers = headers_of(request)
+            timeout_s = allowed_time(headers)
+            if streaming.wanted(headers.get("accept", ""), headers.get("content-type", "")):
                 return await streams.answer(request, timeout_s)
-            chunks, headers = request.stream(), request.headers
-            wanted = reader.read(
-                await read_body(chunks, headers, max_bytes=limits.max_body_bytes, max_s=limits.max_body_s)
-            )
+            body = await read_body(request.stream(), headers, max_bytes=limits.max_body_bytes, max_s=limits.max_body_s)
+            wanted = reader.read(body)
         answers = await predictor.predict(wanted.texts, wanted.parameters, timeout_s=timeout_s)
         return reply(task.envelope(answers, single=wanted.single))
 
@@ -61,6 +60,11 @@ def routes(predictor: Predictor, reader: PayloadReader, name: str) -> APIRouter:
 def plain(router: APIRouter) -> APIRoute:
     """The route without a name in its path, which most callers take."""
     return next(route for route in router.routes if isinstance(route, APIRoute) and route.path == "/")
+
+
+def headers_of(request: Request) -> dict[str, str]:
+    """The headers, read once; of one that is there several times the first, as starlette's own mapping says, which searches."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(request.scope["headers"])}
 
 
 def allowed_time(headers: Mapping[str, str]) -> float | None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,6 +84,25 @@ def test_the_answer_does_not_depend_on_the_number_of_sessions(tagger_path: Path)
     bundle = Bundle.load(tagger_path)
     answers = [Engine(bundle, EngineConfig(sessions=n, threads_per_session=1)).predict(TEXTS) for n in (1, 3)]
     assert answers[0] == answers[1]
+
+
+def test_every_session_is_warmed_though_the_last_one_used_is_taken_first(
+    tagger_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+
+    def run(session: Any, feeds: dict[str, Any]) -> Any:
+        used.append(id(session))
+        return session.run(["logits"], feeds)[0]
+
+    monkeypatch.setattr("serving.sessions._run", run)
+    engine = Engine(Bundle.load(tagger_path), EngineConfig(sessions=3, threads_per_session=1))
+    engine.warm_up()
+    assert len(set(used)) == 3
+    used.clear()
+    for _ in range(4):
+        engine.predict(TEXTS[:1])
+    assert len(set(used)) == 1
 
 
 def test_the_answer_does_not_depend_on_the_plan(tagger_path: Path) -> None:
