@@ -18,31 +18,32 @@ shortest batch off the front again and again is what that function does. So an i
 from __future__ import annotations
 
 import asyncio
-import bisect
-import heapq
 import itertools
 import math
+import os
+import sys
 import threading
 import time
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from agent import telemetry
 from agent.encoding import Float32, Window
 from agent.errors import RequestError
 from serving.metrics import Metrics
+from serving.waiting import Item, Line
 
 Forward = Callable[[Sequence[Window]], Sequence[Float32]]
 """Windows of one batch to their logits, in order. Called in worker threads, several at once."""
 
 _SMOOTHING = 0.1  # weight of the newest batch in the measured rate
 _FIRST_GUESS_TOKENS_PER_S = 2_000.0  # until the first batch is measured
+_NICER = 4  # than the event loop are workers
 _SHARE = 0.5  # of the rate, by which the windows of one request are due
-_SLOTS_PER_S = 20  # in which what is due is counted
 
 
 class OverloadError(RequestError):
@@ -78,17 +79,7 @@ class _Request:
     started: float | None = None
 
 
-@dataclass(order=True, slots=True)
-class _Item:
-    """A waiting window; sorts by length, then by arrival."""
-
-    length: int
-    number: int
-    due: float = field(compare=False)
-    window: Window = field(compare=False)
-    request: _Request = field(compare=False)
-    place: int = field(compare=False)
-    waits: bool = field(compare=False, default=True)
+_Item = Item[_Request]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,10 +115,9 @@ class TokenBatcher:
     def __init__(self, forward: Forward, bounds: Bounds, metrics: Metrics | None = None) -> None:
         self._forward, self._bounds = forward, bounds
         self._metrics = metrics or Metrics()
-        self._pool = ThreadPoolExecutor(bounds.num_workers, thread_name_prefix="batch")
+        self._pool = ThreadPoolExecutor(bounds.num_workers, "batch", _stand_back)
         self._free = bounds.num_workers
-        self._waiting: list[_Item] = []  # sorted
-        self._due: list[tuple[float, int, _Item]] = []  # a heap, with items that wait no longer
+        self._line: Line[_Request] = Line(bounds.max_batch_tokens)
         self._requests: OrderedDict[int, _Request] = OrderedDict()  # those with waiting windows, oldest first
         self._numbers = itertools.count()
         self._lock = threading.Lock()  # of all that workers and the event loop change
@@ -135,8 +125,6 @@ class TokenBatcher:
         self._rate = _FIRST_GUESS_TOKENS_PER_S
         self._measured = False
         self._work, self._work_since = 0.0, time.monotonic()
-        self.queued_tokens = 0
-        self._tokens_due: defaultdict[int, int] = defaultdict(int)  # by slot of time
         self.failures_in_a_row = 0
 
     async def run(self, windows: Sequence[Window]) -> list[Float32]:
@@ -171,12 +159,17 @@ class TokenBatcher:
     @property
     def queued_s(self) -> float:
         """Seconds that the waiting tokens will take, by the measured rate."""
-        return self.queued_tokens / self._rate
+        return self._line.num_tokens / self._rate
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens that wait."""
+        return self._line.num_tokens
 
     @property
     def queued_windows(self) -> int:
         """Windows that wait."""
-        return len(self._waiting)
+        return len(self._line)
 
     def check_wait(self, length: int) -> None:
         """Refuses what would wait too long, to be asked before work is spent on it.
@@ -198,8 +191,7 @@ class TokenBatcher:
             )
         if self.queued_s <= self._bounds.max_queued_s:
             return
-        last = _slot(time.monotonic() + self._overtaken_s(length))
-        ahead_s = sum(tokens for slot, tokens in self._tokens_due.items() if slot <= last) / self._rate
+        ahead_s = self._line.tokens_due_by(time.monotonic() + self._overtaken_s(length)) / self._rate
         if ahead_s > self._bounds.max_queued_s:
             raise OverloadError(
                 f"the server is busy: the request would wait for {ahead_s:.1f} s", retry_after_s=self.retry_after_s()
@@ -249,17 +241,13 @@ class TokenBatcher:
         for place, window in sorted(enumerate(windows), key=lambda pair: len(pair[1].input_ids)):
             length = len(window.input_ids)
             due = now + self._overtaken_s(length) + before / (_SHARE * self._rate)
-            item = _Item(length, next(self._numbers), due, window, request, place)
-            bisect.insort(self._waiting, item)
-            heapq.heappush(self._due, (due, item.number, item))
-            self._tokens_due[_slot(due)] += length
+            self._line.add(Item(length, next(self._numbers), due, window, request, place))
             before += length
         self._requests[request.number] = request
-        self.queued_tokens += tokens
         return request
 
     def _dispatch(self) -> None:
-        while self._free and self._waiting:
+        while self._free and self._line:
             self._free -= 1
             self._pool.submit(self._work_off, self._take())
 
@@ -268,50 +256,31 @@ class TokenBatcher:
         while batch:
             self._compute(batch)
             with self._lock:
-                if self._waiting and not self._closed:
+                if self._line and not self._closed:
                     batch = self._take()
                 else:
                     batch, self._free = None, self._free + 1
 
     def _take(self) -> list[_Item]:
-        first, end = _around(self._waiting, self._next(), self._bounds.max_batch_tokens)
-        batch = self._waiting[first:end]
-        del self._waiting[first:end]
+        batch, now = self._line.take(), time.monotonic()
         self._account(batch)
-        now = time.monotonic()
         for item in batch:
-            item.request.started = item.request.started or now
+            item.owner.started = item.owner.started or now
         return batch
-
-    def _next(self) -> int:
-        """Which of the waiting windows is due first."""
-        while not self._due[0][-1].waits:
-            heapq.heappop(self._due)
-        return bisect.bisect_left(self._waiting, self._due[0][-1])
 
     def _overtaken_s(self, length: int) -> float:
         """For how long a window may be overtaken by shorter ones."""
         return min(self._bounds.max_wait_s, self._bounds.overtaking * length / self._rate)
 
     def _account(self, items: list[_Item]) -> None:
-        """Takes items that no longer wait off the books."""
+        """Counts windows of requests that no longer wait."""
         for item in items:
-            item.waits = False
-            slot = _slot(item.due)
-            self._tokens_due[slot] -= item.length
-            if not self._tokens_due[slot]:
-                del self._tokens_due[slot]
-            item.request.waiting -= 1
-            if not item.request.waiting:
-                self._requests.pop(item.request.number, None)
-        if not self._waiting:
-            self._due.clear()
-        self.queued_tokens -= sum(item.length for item in items)
+            item.owner.waiting -= 1
+            if not item.owner.waiting:
+                self._requests.pop(item.owner.number, None)
 
     def _forget(self, request: _Request) -> None:
-        items = [item for item in self._waiting if item.request is request]
-        self._waiting = [item for item in self._waiting if item.request is not request]
-        self._account(items)
+        self._account(self._line.drop(request))
 
     def _compute(self, batch: list[_Item]) -> None:
         started = time.monotonic()
@@ -343,34 +312,31 @@ class TokenBatcher:
         self._metrics.count(telemetry.PADDED_TOKENS, padded)
 
 
-def _slot(due: float) -> int:
-    return int(due * _SLOTS_PER_S)
+def _stand_back() -> None:
+    """Lets the event loop, which only needs moments, go first where a worker wants the same core.
 
-
-def _around(items: Sequence[_Item], index: int, budget: int) -> tuple[int, int]:
-    """Where a batch with one of the sorted items begins and ends: shorter neighbours first, for they do not widen it."""
-    first = max(0, index + 1 - max(1, budget // items[index].length))
-    end = index + 1
-    while end < len(items) and items[end].length * (end + 1 - first) <= budget:
-        end += 1
-    return first, end
+    Linux gives every thread a niceness of its own (setpriority(2), "C library/kernel differences").
+    """
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICER)
 
 
 def _on_loop(batch: list[_Item], then: Callable[[list[_Item], Any], None], result: Any) -> None:
     """Tells the callers of a batch, on their event loop; one that has ended meanwhile has no callers left."""
     with suppress(RuntimeError):
-        batch[0].request.done.get_loop().call_soon_threadsafe(then, batch, result)
+        batch[0].owner.done.get_loop().call_soon_threadsafe(then, batch, result)
 
 
 def _deliver(batch: list[_Item], outputs: Sequence[Float32]) -> None:
     for item, output in zip(batch, outputs, strict=True):
-        item.request.outputs[item.place] = output
-        item.request.unanswered -= 1
-        if not item.request.unanswered and not item.request.done.done():
-            item.request.done.set_result(None)
+        item.owner.outputs[item.place] = output
+        item.owner.unanswered -= 1
+        if not item.owner.unanswered and not item.owner.done.done():
+            item.owner.done.set_result(None)
 
 
 def _fail(batch: list[_Item], error: Exception) -> None:
-    for request in {id(item.request): item.request for item in batch}.values():
+    for request in {id(item.owner): item.owner for item in batch}.values():
         if not request.done.done():
             request.done.set_exception(error)

@@ -110,7 +110,8 @@ def _clients() -> dict[str, str]:
     room = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     fitting = int((room - 256) / _DESCRIPTORS_PER_CONNECTION) if room != resource.RLIM_INFINITY else _MOST_CONNECTIONS
     return {
-        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, usable_cores())),
+        # On two cores a second thread only costs: one serves some thousand requests/s.
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, usable_cores() // 2))),
         "RAY_SERVE_HAPROXY_MAXCONN": str(max(64, min(_MOST_CONNECTIONS, fitting))),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(_IDLE_CLIENT_S),
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -49,6 +49,10 @@ class Metrics:
     def set(self, metric: Metric, value: float, **labels: str) -> None:
         """Sets a gauge."""
         self._child(metric, labels).set(value)
+
+    def follow(self, metric: Metric, value: Callable[[], float]) -> None:
+        """Lets a gauge be what a function says whenever somebody looks: cheaper than to set what changes with every request."""
+        self._child(metric, {}).set_function(value)
 
     def families(self) -> list[Any]:
         """Everything observed so far, as prometheus-client's own families of samples; they can be sent elsewhere."""

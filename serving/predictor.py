@@ -119,6 +119,8 @@ class Predictor:
         self.ready = False
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="text")
         self._announce(engine, 1)
+        self.metrics.follow(telemetry.QUEUED_TOKENS, lambda: sum(queue.queued_tokens for queue in self._queues()))
+        self.metrics.follow(telemetry.QUEUED_WINDOWS, lambda: sum(queue.queued_windows for queue in self._queues()))
 
     @property
     def engine(self) -> Engine:
@@ -198,14 +200,11 @@ class Predictor:
             await leaving.drain()
 
     async def watch_loop(self) -> None:
-        """Observes, for as long as it runs, how late the event loop is, and how much waits."""
+        """Observes, for as long as it runs, how late the event loop is."""
         while True:
             due = time.monotonic() + _LAG_PERIOD_S
             await asyncio.sleep(_LAG_PERIOD_S)
             self.metrics.observe(telemetry.LOOP_LAG_SECONDS, max(0.0, time.monotonic() - due))
-            queues = [served.batcher for served in (self._live, self._candidate) if served]
-            self.metrics.set(telemetry.QUEUED_TOKENS, sum(queue.queued_tokens for queue in queues))
-            self.metrics.set(telemetry.QUEUED_WINDOWS, sum(queue.queued_windows for queue in queues))
 
     def load(self) -> dict[str, float]:
         """What autoscaling looks at, since the last call: `load` (0 to 1) and `queued_s`, seconds of waiting work."""
@@ -240,6 +239,9 @@ class Predictor:
                 self.candidate_failures += 1
                 _log.exception("the new version of the bundle failed; the request goes to the one before")
         return await self._served_by(self._live, texts, parameters)
+
+    def _queues(self) -> list[TokenBatcher]:
+        return [served.batcher for served in (self._live, self._candidate) if served]
 
     def _takes_turn(self) -> bool:
         """Every n-th request, spread evenly, goes to the candidate."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -102,6 +104,25 @@ def test_a_request_alone_gets_the_batches_of_cut_by_length(lengths: list[int], w
     assert sorted(model.batches) == sorted(expected)
     if workers == 1:
         assert model.batches == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no niceness of their own")
+def test_workers_stand_back_for_the_event_loop() -> None:
+    found: list[int] = []
+
+    def forward(windows: Sequence[Window]) -> list[Float32]:
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return [np.zeros((1, 1), np.float32) for _ in windows]
+
+    async def scenario() -> None:
+        batcher = TokenBatcher(forward, Bounds())
+        await batcher.run([window(5)])
+        batcher.close()
+
+    mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    asyncio.run(scenario())
+    assert found == [min(19, mine + 4)]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == mine
 
 
 def test_a_lone_window_starts_at_once() -> None:
