@@ -1,5 +1,6 @@
-"""The layer before Ray Serve's own HTTP code, which tells Ray of it by its environment: refuses with JSON what that would
-fail on, and takes predictions past it.
+"""The layer before Ray Serve's own HTTP code: refuses with JSON what that would fail on, and takes predictions past it.
+
+Ray is told of this layer by its environment (`serving.haproxy.everywhere`).
 
 Ray (2.60, serve/_private/replica.py) decodes headers as UTF-8, and answers a plain 500 where they are not. A replica also
 starts two tasks for every request, to notice callers who hang up; a header that it knows declines that, since

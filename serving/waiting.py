@@ -23,7 +23,8 @@ class Item(Generic[Owner]):
     Attributes:
         length: Tokens of the window.
         number: Nobody else's; later ones are higher.
-        due: When it is to be served, on the monotonic clock.
+        due: When it is to be served, in seconds of the monotonic clock.
+        window: What is to be computed.
         owner: Whose it is.
         place: Which of its owner's windows it is.
         waits: Whether it is still in the line.
