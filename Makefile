@@ -54,7 +54,7 @@ demo: setup  ## the whole way on the embedded default: data, train, compress, se
 	@echo "== data";     $(BIN)/python -m agent.corpus $(DEMO)/data
 	@echo "== train";    $(BIN)/python training/run.py data.path=$(DEMO)/data output=$(DEMO)/agent overwrite=true
 	@echo "== compress"; $(BIN)/python compression/run.py bundle=$(DEMO)/agent output=$(DEMO)/agent-small overwrite=true
-	@echo "== serve, predict, metrics"; $(BIN)/python serving/try_it.py bundle=$(DEMO)/agent-small
+	@echo "== serve, predict, metrics"; $(BIN)/python serving/demo_client.py bundle=$(DEMO)/agent-small
 	@echo "== done: make serve serves this agent until Ctrl-C"
 
 serve: setup  ## serve the demo's agent until Ctrl-C (PORT=8000)
@@ -89,7 +89,7 @@ $(S3_STAMP):
 	@touch $@
 
 test-optimum: $(OPTIMUM_STAMP)  ## the optimum exporter and transformers 4.57, in their own environment (.venv-optimum)
-	$(OPTIMUM_VENV)/bin/python -m pytest tests/compression tests/training/test_models.py tests/agent/test_tasks.py
+	$(OPTIMUM_VENV)/bin/python -m pytest tests/compression tests/training/model/test_models.py tests/agent/test_tasks.py
 
 $(OPTIMUM_STAMP): pyproject.toml
 	@echo "set-up: optimum in $(OPTIMUM_VENV), since it pins transformers below 4.58"
@@ -105,17 +105,17 @@ bench-training: setup  ## training's speed and F1 beside Hugging Face's Trainer;
 	$(BIN)/python benchmarks/training_throughput.py
 
 bench-compression: setup $(OPTIMUM_STAMP)  ## an agent's size, speed and F1 after compression, beside PyTorch and optimum; an hour
-	$(BIN)/python benchmarks/compression.py
+	$(BIN)/python benchmarks/compressed_agents.py
 
 bench-serving: setup  ## our server's throughput and latency beside those of six other libraries, each in .venv-rivals; half an hour, can be interrupted
 	@test -f $(DEMO)/agent-small/bundle.json || $(MAKE) --no-print-directory demo
 	@$(BIN)/python $(PIP) --editable ".[bench]"
-	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/serving_throughput.py
 
 bench-annotate: setup  ## offline annotation beside the sorted ceiling, up to a million sentences; an hour on a quiet machine
 	@$(BIN)/python $(PIP) --editable ".[bench]"
 	@test -f $(DEMO)/agent-small/bundle.json || $(MAKE) --no-print-directory demo
-	$(BIN)/python benchmarks/annotate.py
+	$(BIN)/python benchmarks/annotation_throughput.py
 
 soak: setup  ## overload, killed replicas, new versions, idle clients and ten minutes of mixed load on a served agent
 	@test -f $(DEMO)/agent-small/bundle.json || $(MAKE) --no-print-directory demo
@@ -123,7 +123,7 @@ soak: setup  ## overload, killed replicas, new versions, idle clients and ten mi
 
 monitor: setup  ## the demo's agent under load, watched by a real Prometheus, on a page of its own (PAGE_PORT=9900)
 	@test -f $(DEMO)/agent-small/bundle.json || $(MAKE) --no-print-directory demo
-	@exec $(BIN)/python benchmarks/monitor.py page_port=$(PAGE_PORT)
+	@exec $(BIN)/python benchmarks/monitored_load.py page_port=$(PAGE_PORT)
 
 image:  ## container images bert-agent/{training,compression,serving,all} (BUILD_ARGS, IMAGES, DOCKER)
 	@for target in $(IMAGES); do \
@@ -137,7 +137,7 @@ image-demo:  ## make demo's stages inside the image bert-agent/all, its root rea
 	@echo "== data";     $(IN_IMAGE) -m agent.corpus /bundles/data
 	@echo "== train";    $(IN_IMAGE) training/run.py data.path=/bundles/data output=/bundles/agent overwrite=true
 	@echo "== compress"; $(IN_IMAGE) compression/run.py bundle=/bundles/agent output=/bundles/agent-small overwrite=true
-	@echo "== serve, predict, metrics"; $(IN_IMAGE) serving/try_it.py bundle=/bundles/agent-small
+	@echo "== serve, predict, metrics"; $(IN_IMAGE) serving/demo_client.py bundle=/bundles/agent-small
 
 lock: setup  ## write the versions installed in .venv to .ci/constraints.txt
 	$(BIN)/python .ci/lock.py > .ci/constraints.new && mv .ci/constraints.new .ci/constraints.txt

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from agent.config import Config
+from agent.config.base import Config
 from agent.encoding import Encoder
 from agent.errors import BundleError
 from agent.tasks import BaseTask, Report, Task

@@ -26,10 +26,10 @@ sys.path[0] = str(ROOT)
 import numpy as np  # noqa: E402
 from pydantic import Field  # noqa: E402
 
-from agent import command  # noqa: E402
 from agent.batching import cut_by_length  # noqa: E402
 from agent.bundle import Bundle, installed_versions  # noqa: E402
-from agent.config import Config  # noqa: E402
+from agent.config import cli  # noqa: E402
+from agent.config.base import Config  # noqa: E402
 from agent.data import DataConfig, load_splits  # noqa: E402
 from agent.encoding import Window, pad  # noqa: E402
 
@@ -196,4 +196,4 @@ def _write(config: CutsConfig, rates: dict[str, dict[str, list[float]]]) -> None
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(CutsConfig, main, usage=__doc__))
+    sys.exit(cli.run(CutsConfig, main, usage=__doc__))

@@ -1,4 +1,4 @@
-"""optimum's own way from a model directory to int8, for benchmarks/compression.py: run in the environment of `make test-optimum`.
+"""optimum's own way from a model directory to int8, for benchmarks/compressed_agents.py: run in the environment of `make test-optimum`.
 
 python benchmarks/optimum_recipe.py MODEL OUTPUT
 """

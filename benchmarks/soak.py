@@ -34,12 +34,13 @@ sys.path[0] = str(ROOT)
 import uvloop  # noqa: E402
 from pydantic import Field  # noqa: E402
 
-from agent import command, corpus  # noqa: E402
+from agent import corpus  # noqa: E402
 from agent.bundle import Bundle, write_bundle  # noqa: E402
-from agent.config import Config  # noqa: E402
-from benchmarks.aim import Aim  # noqa: E402
-from benchmarks.callers import Answer, Callers  # noqa: E402
-from cluster.leaving import marked, see_off  # noqa: E402
+from agent.config import cli  # noqa: E402
+from agent.config.base import Config  # noqa: E402
+from benchmarks.common.aim import Aim  # noqa: E402
+from benchmarks.common.load_generator import Answer, Callers  # noqa: E402
+from cluster.process_cleanup import marked, see_off  # noqa: E402
 
 Stage = Literal["overload", "killed", "rollout", "idle", "mixed", "drained"]
 ALL: tuple[Stage, ...] = ("overload", "killed", "rollout", "idle", "mixed", "drained")
@@ -357,4 +358,4 @@ def _descriptors(pid: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(SoakConfig, main, usage=__doc__))
+    sys.exit(cli.run(SoakConfig, main, usage=__doc__))

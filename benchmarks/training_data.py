@@ -24,8 +24,8 @@ sys.path[0] = str(ROOT)
 
 from pydantic import Field  # noqa: E402
 
-from agent import command  # noqa: E402
-from agent.config import Config  # noqa: E402
+from agent.config import cli  # noqa: E402
+from agent.config.base import Config  # noqa: E402
 
 RESULT = ROOT / "benchmarks/results/training_data.json"
 GOAL = 10_000_000  # sentences
@@ -109,8 +109,8 @@ def measure_driver(directory: Path, mode: str) -> dict[str, Any]:
     from agent.data import DataConfig
     from agent.tasks import TokenClassification
     from cluster import ClusterConfig, connect
-    from training.ingest import IngestConfig, open_data
-    from training.models import ModelConfig, load_tokenizer, make_encoder
+    from training.data.ingest import IngestConfig, open_data
+    from training.model.models import ModelConfig, load_tokenizer, make_encoder
 
     encoder = make_encoder(load_tokenizer("minilm"), ModelConfig())
     if mode == "stream":
@@ -135,8 +135,8 @@ def measure_driver(directory: Path, mode: str) -> dict[str, Any]:
 
 def measure_worker(directory: Path, _: str) -> dict[str, Any]:
     """What a worker does with stored windows: plans an epoch, and collates batches that come from all over the store."""
-    from training.schedule import BatchConfig, plan_epoch
-    from training.token_cache import open_store
+    from training.data.batch_plan import BatchConfig, plan_epoch
+    from training.data.token_cache import open_store
 
     where, key = json.loads((directory / "store").read_text())
     windows, before = open_store(Path(where), key), memory("VmHWM")
@@ -198,7 +198,7 @@ def plan_of_goal() -> dict[str, float]:
     """Plans ten million windows outright."""
     import numpy as np
 
-    from training.schedule import BatchConfig, plan_epoch
+    from training.data.batch_plan import BatchConfig, plan_epoch
 
     lengths = np.clip(np.random.default_rng(0).lognormal(3, 0.6, GOAL), 3, 200).astype(np.int64)
     begun = time.perf_counter()
@@ -248,4 +248,4 @@ def print_aims(result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(DataBenchmark, main, usage=__doc__ or ""))
+    sys.exit(cli.run(DataBenchmark, main, usage=__doc__ or ""))

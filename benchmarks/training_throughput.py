@@ -28,16 +28,26 @@ sys.path[0] = str(ROOT)
 
 from pydantic import Field  # noqa: E402
 
-from agent import command  # noqa: E402
-from agent.config import Config  # noqa: E402
+from agent.config import cli  # noqa: E402
+from agent.config.base import Config  # noqa: E402
 from agent.data import DataConfig  # noqa: E402
-from benchmarks.aim import Aim  # noqa: E402
-from benchmarks.contest import AnyContestant, Article, Ceiling, Contestant, Ours, Trainer, Twins  # noqa: E402
-from benchmarks.contest.aims import find_aims  # noqa: E402
-from benchmarks.contest.quality import Ask, race, together  # noqa: E402
-from benchmarks.contest.samples import write_samples  # noqa: E402
-from benchmarks.contest.summary import HEAD, ceilings, curve_lines, finite, line, rates, row, scaling, scaling_lines  # noqa: E402
-from benchmarks.contest.workbench import Workbench, doubt  # noqa: E402
+from benchmarks.common.aim import Aim  # noqa: E402
+from benchmarks.trainer_comparison import AnyContestant, Article, Ceiling, Contestant, Ours, Trainer, Twins  # noqa: E402
+from benchmarks.trainer_comparison.comparison_aims import find_aims  # noqa: E402
+from benchmarks.trainer_comparison.f1_over_time import Ask, race, together  # noqa: E402
+from benchmarks.trainer_comparison.samples import write_samples  # noqa: E402
+from benchmarks.trainer_comparison.summary import (  # noqa: E402
+    HEAD,
+    ceilings,
+    curve_lines,
+    finite,
+    line,
+    rates,
+    row,
+    scaling,
+    scaling_lines,
+)
+from benchmarks.trainer_comparison.workbench import Workbench, doubt  # noqa: E402
 
 CONLL = ROOT / "../shared/data/ner_conll2003"
 Stage = Literal["ceiling", "article", "trainer", "ours", "workers", "scaling", "quality"]
@@ -330,4 +340,4 @@ def machine() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(ThroughputConfig, main, usage=__doc__ or ""))
+    sys.exit(cli.run(ThroughputConfig, main, usage=__doc__ or ""))

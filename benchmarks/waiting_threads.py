@@ -32,7 +32,7 @@ def measure() -> None:
     import torch
 
     from agent.tasks import TokenClassification
-    from training.models import ModelConfig, build_model
+    from training.model.models import ModelConfig, build_model
 
     model = build_model(ModelConfig(), TokenClassification(labels=("LOC", "MISC", "ORG", "PER"))).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)

@@ -20,9 +20,9 @@ sys.path[0] = str(ROOT)
 
 from pydantic import Field  # noqa: E402
 
-from agent import command  # noqa: E402
 from agent.bundle import Bundle  # noqa: E402
-from agent.config import Config  # noqa: E402
+from agent.config import cli  # noqa: E402
+from agent.config.base import Config  # noqa: E402
 from agent.data import DataConfig, load_splits  # noqa: E402
 from agent.spans import decode_tags  # noqa: E402
 
@@ -72,7 +72,7 @@ def run_station(output: Path, *arguments: str) -> float | None:
 
 def compare_served(path: Path, test: list[Any]) -> dict[str, Any]:
     """Predicts the test split over HTTP and in process, one request after another, and scores what was served."""
-    from serving.engine import Engine
+    from serving.inference.engine import Engine
     from serving.run import running
     from serving.settings import ServingConfig
 
@@ -125,4 +125,4 @@ def gold_spans(example: Any) -> list[tuple[str, int, int]]:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(WholeWayConfig, main, usage=__doc__ or ""))
+    sys.exit(cli.run(WholeWayConfig, main, usage=__doc__ or ""))

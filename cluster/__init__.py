@@ -1,6 +1,6 @@
 """Reaching a Ray cluster and planning its resources. Knows nothing of models."""
 
 from cluster.connection import ClusterConfig, connect, node_resources
-from cluster.plan import WorkerPlan, plan_workers
+from cluster.worker_plan import WorkerPlan, plan_workers
 
 __all__ = ["ClusterConfig", "WorkerPlan", "connect", "node_resources", "plan_workers"]

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from agent import command
 from agent.bundle import MANIFEST, Bundle, write_bundle
-from agent.config import Config
+from agent.config import cli
+from agent.config.base import Config
 from agent.errors import BundleError
 
 if TYPE_CHECKING:
@@ -193,4 +193,4 @@ def _speaking(verb: str, place: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(CopyConfig, main, usage=_USAGE))
+    sys.exit(cli.run(CopyConfig, main, usage=_USAGE))

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field
 
-from agent.config import Config
+from agent.config.base import Config
 from agent.errors import ClusterError
 
 _PROBE_TIMEOUT_S = 5.0

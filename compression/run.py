@@ -9,9 +9,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this directory's files must not pass for libraries
 
-from agent import command
-from compression.page import table
-from compression.pipeline import CompressionConfig, compress
+from agent.config import cli
+from compression.pipeline.pipeline import CompressionConfig, compress
+from compression.reporting.report_files import table
 
 USAGE = """
 usage: python compression/run.py bundle=DIR output=DIR [config.yaml ...] [key.path=value ...]
@@ -33,4 +33,4 @@ def main(config: CompressionConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(CompressionConfig, main, usage=USAGE))
+    sys.exit(cli.run(CompressionConfig, main, usage=USAGE))

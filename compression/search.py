@@ -9,11 +9,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this directory's files must not pass for libraries
 
-from agent import command
-from compression.exploring import search
-from compression.page import table
-from compression.search_config import SearchConfig
-from compression.trials import render
+from agent.config import cli
+from compression.reporting.report_files import table
+from compression.tuning.compression_search import SearchConfig
+from compression.tuning.search_runner import search
+from compression.tuning.trial_record import render
 
 USAGE = """
 usage: python compression/search.py bundle=DIR output=DIR [config.yaml ...] [key.path=value ...]
@@ -36,4 +36,4 @@ def main(config: SearchConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(SearchConfig, main, usage=USAGE))
+    sys.exit(cli.run(SearchConfig, main, usage=USAGE))

@@ -9,7 +9,7 @@ from typing import Any
 if __name__ == "__main__":  # Python puts docs/ there
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from agent import command
+from agent.config import cli
 from serving.run import running
 from serving.settings import ServingConfig
 from tests.serving.chromium import chromium, visiting
@@ -31,4 +31,4 @@ def main(config: ServingConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(ServingConfig, main, usage=str(__doc__)))
+    sys.exit(cli.run(ServingConfig, main, usage=str(__doc__)))

@@ -8,8 +8,8 @@ from pathlib import Path
 if __name__ == "__main__":  # Python puts serving/ there, where our file names would shadow libraries
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from agent import command
-from serving.annotation.settings import AnnotateConfig
+from agent.config import cli
+from serving.annotation.annotation_config import AnnotateConfig
 
 _USAGE = """
 Annotates every record of a corpus once, on all cores, without a server. The same command again goes on where it was.
@@ -23,17 +23,17 @@ On a cluster: ray job submit --working-dir . -- python serving/annotate.py bundl
 
 def main(config: AnnotateConfig) -> None:
     """Annotates, or goes on with it."""
-    from serving.annotation.job import annotate
+    from serving.annotation.annotation_job import annotate
 
     annotate(config)
 
 
 def rehearse(config: AnnotateConfig) -> None:
     """Checks everything and says what would be done."""
-    from serving.annotation.job import rehearse
+    from serving.annotation.annotation_job import rehearse
 
     rehearse(config)
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(AnnotateConfig, main, usage=_USAGE, dry_run=rehearse))
+    sys.exit(cli.run(AnnotateConfig, main, usage=_USAGE, dry_run=rehearse))

@@ -17,10 +17,10 @@ from typing import Any
 from ray import serve
 
 from agent.bundle import Bundle
-from agent.config import load
+from agent.config.base import load
 from cluster import bundles
-from serving.open_inference import OpenInference
-from serving.open_inference_rpc import InferenceService
+from serving.api.open_inference.grpc_service import InferenceService
+from serving.api.open_inference.protocol import OpenInference
 from serving.settings import AppConfig, ReplicaConfig
 
 _log = logging.getLogger(__name__)
@@ -39,11 +39,11 @@ class Agent(InferenceService):
 
     def __init__(self, config: AppConfig) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # requests are parallel already
-        from serving.engine import Engine
-        from serving.front import Front
+        from serving.inference.engine import Engine
         from serving.metrics import Metrics, RayCopy
-        from serving.predictor import Predictor
-        from serving.rollout import Rollout
+        from serving.middleware.middleware_stack import MiddlewareStack
+        from serving.ray_serve.rollout import Rollout
+        from serving.scheduling.predictor import Predictor
 
         cpus, self._name = config.replicas.num_cpus, config.agent_name
         assert cpus != "auto"
@@ -56,7 +56,7 @@ class Agent(InferenceService):
 
         replica = serve.get_replica_context().replica_id.unique_id
         metrics = Metrics(replica)
-        self._front = Front(config, replica=replica, behind_ray=True)
+        self._front = MiddlewareStack(config, replica=replica, behind_ray=True)
         samples = config.rollout.samples if config.rollout.watch else 0
         self._predictor = Predictor(engine, config.limits, metrics, num_samples=samples)
         self._predictor.warm_up()
@@ -67,10 +67,10 @@ class Agent(InferenceService):
 
     def __serve_build_asgi_app__(self) -> Any:
         """The HTTP surface, built in the replica because its models depend on the bundle's task."""
-        from serving.fleet import Fleet
-        from serving.surface import create_app
+        from serving.api.http_app import create_app
+        from serving.ray_serve.replica_metrics import ReplicaMetrics
 
-        fleet = Fleet(self._predictor.metrics, Agent.own_metrics.__name__)
+        fleet = ReplicaMetrics(self._predictor.metrics, Agent.own_metrics.__name__)
         app = create_app(self._predictor, self._duties, name=self._name, scrape=fleet.render, front=self._front)
         self.lane = app.state.lane
         _spare_garbage_collection()
@@ -86,7 +86,7 @@ class Agent(InferenceService):
         return [] if asking == metrics.replica else metrics.families()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Asked by Ray Serve: what `serving.scaling` looks at."""
+        """Asked by Ray Serve: what `serving.ray_serve.autoscaling` looks at."""
         return self._predictor.load()
 
     async def check_health(self) -> None:
@@ -159,7 +159,7 @@ def _options(config: AppConfig) -> dict[str, Any]:
             "min_replicas": replicas.min_replicas,
             "max_replicas": replicas.max_replicas,
             "policy": {
-                "policy_function": "serving.scaling:TokenLoadPolicy",
+                "policy_function": "serving.ray_serve.autoscaling:TokenLoadPolicy",
                 "policy_kwargs": {"target_load": replicas.target_load, "target_queued_s": replicas.target_queued_s},
             },
             "upscale_delay_s": replicas.upscale_delay_s,

@@ -14,9 +14,9 @@ from pathlib import Path
 if __name__ == "__main__":  # Python puts serving/ there, where our file names would shadow libraries
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from agent import command
+from agent.config import cli
 from agent.errors import ClusterError
-from cluster.leaving import at_signals, undisturbed
+from cluster.process_cleanup import at_signals, undisturbed
 from serving.settings import ServingConfig
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ Serves a bundle on this machine, behind HAProxy, until Ctrl-C.
 
 On a cluster: serve run serving.app:build bundle=DIR [key.path=value ...]
 """
-_SERVICE = "serving.inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server"
+_SERVICE = "serving.api.open_inference.inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server"
 _MESSAGE_PER_BODY = 8  # gRPC has one limit for both directions, and answers are longer than texts
 
 
@@ -43,7 +43,7 @@ def running(config: ServingConfig) -> Iterator[str]:
         ClusterError: The port is taken, or this process or the environment already points to a Ray.
     """
     from cluster import bundles
-    from serving.haproxy import own_haproxy
+    from serving.ray_serve.haproxy import own_haproxy
 
     for app in config.apps.values():  # before anything is started
         bundles.fetch(app.bundle).onnx_variant(app.precision)
@@ -72,7 +72,7 @@ def main(config: ServingConfig) -> None:
 def _check_place(config: ServingConfig) -> None:
     import ray
 
-    from serving.haproxy import is_port_free
+    from serving.ray_serve.haproxy import is_port_free
 
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     if address or ray.is_initialized():
@@ -90,11 +90,11 @@ def _check_place(config: ServingConfig) -> None:
 
 
 def _check_front(config: ServingConfig) -> None:
-    from serving.keys import Keys
-    from serving.tracing import require
+    from serving.middleware.api_keys import ApiKeys
+    from serving.middleware.tracing import require
 
     if config.auth.keys_file:
-        Keys(config.auth)
+        ApiKeys(config.auth)
     elif config.host not in _LOOPBACK:
         _log.warning("auth.keys_file is not set: whoever reaches %s:%d can ask this agent", config.host, config.port)
     if config.tracing.endpoint:
@@ -139,4 +139,4 @@ def _greeting(url: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(ServingConfig, main, usage=_USAGE))
+    sys.exit(cli.run(ServingConfig, main, usage=_USAGE))

@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from agent.config import Config
+from agent.config.base import Config
 from cluster import ClusterConfig
 
 Auto = Literal["auto"]

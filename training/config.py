@@ -7,21 +7,21 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from agent.config import Config
+from agent.config.base import Config
 from agent.data import DataConfig
 from agent.data.splits import DEMO
 from agent.tasks import Task, TokenClassification
 from cluster import ClusterConfig
-from training.checkpoint import CheckpointConfig
-from training.engine import EngineConfig
-from training.ingest import IngestConfig
-from training.learning_rate import Schedule
-from training.models import MINILM, ModelConfig
+from training.data.batch_plan import BatchConfig
+from training.data.ingest import IngestConfig
+from training.distillation.teacher import TeacherConfig
+from training.engine.deepspeed_engine import EngineConfig
+from training.engine.lr_schedule import Schedule
+from training.model.models import MINILM, ModelConfig
 from training.objectives import CrossEntropy, Objective
 from training.optimizers import AdamW, Optimizer
-from training.schedule import BatchConfig
-from training.teacher import TeacherConfig
-from training.trackers import TrackingConfig
+from training.state.checkpoint import CheckpointConfig
+from training.tracking.trackers import TrackingConfig
 
 
 class EarlyStopping(Config):

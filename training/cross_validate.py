@@ -7,8 +7,8 @@ sys.path[0] = str(
     Path(__file__).resolve().parents[1]
 )  # the repository, not this directory, whose names would shadow others
 
-from agent.command import run  # noqa: E402
-from training.folds import CrossValidationConfig, CrossValidationResult, cross_validate, render_table  # noqa: E402
+from agent.config.cli import run  # noqa: E402
+from training.search.cross_validation import CrossValidationConfig, CrossValidationResult, cross_validate, render_table  # noqa: E402
 
 USAGE = """usage: python training/cross_validate.py [config.yaml ...] [key.path=value ...] [--print-config] [--help]
 

@@ -7,9 +7,9 @@ sys.path[0] = str(
     Path(__file__).resolve().parents[1]
 )  # the repository, not this directory, whose names would shadow others
 
-from agent.command import run  # noqa: E402
+from agent.config.cli import run  # noqa: E402
 from training.config import TrainingConfig  # noqa: E402
-from training.job import TrainingResult, train  # noqa: E402
+from training.lifecycle.job import TrainingResult, train  # noqa: E402
 
 USAGE = """usage: python training/run.py [config.yaml ...] [key.path=value ...] [--dry-run] [--print-config] [--help]
 
@@ -49,7 +49,7 @@ def render(result: TrainingResult) -> str:
 
 def dry_run(config: TrainingConfig) -> None:
     """Checks everything that a run needs."""
-    from training.rehearsal import rehearse
+    from training.lifecycle.dry_run import rehearse
 
     rehearse(config)
 

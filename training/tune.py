@@ -7,10 +7,10 @@ sys.path[0] = str(
     Path(__file__).resolve().parents[1]
 )  # the repository, not this directory, whose names would shadow others
 
-from agent.command import run  # noqa: E402
-from training.search import SearchResult, search  # noqa: E402
-from training.search_config import SearchConfig  # noqa: E402
-from training.trials import render_table  # noqa: E402
+from agent.config.cli import run  # noqa: E402
+from training.search.hyperparameter_search import SearchResult, search  # noqa: E402
+from training.search.search_config import TuneConfig  # noqa: E402
+from training.search.search_record import render_table  # noqa: E402
 
 USAGE = """usage: python training/tune.py [config.yaml ...] [key.path=value ...] [--print-config] [--help]
 
@@ -22,7 +22,7 @@ All keys of training/run.py mean what they mean there.
   python training/tune.py recipe.yaml 'space.optimizer.learning_rate=loguniform(5e-5, 5e-4)' 'space.batch.tokens=choice(512, 1024)'"""
 
 
-def main(config: SearchConfig) -> None:
+def main(config: TuneConfig) -> None:
     """Searches and prints what came of it."""
     print(render(search(config)))
 
@@ -37,4 +37,4 @@ def render(result: SearchResult) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run(SearchConfig, main, usage=USAGE))
+    sys.exit(run(TuneConfig, main, usage=USAGE))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from agent.config import Config
+from agent.config.base import Config
 from agent.data.conll import Record, ends_sentence, read_conll
 from agent.data.digests import data_digest, split_digest
 from agent.data.hub import read_hub

@@ -10,10 +10,10 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, field_validator
 from pydantic_core import to_json
 
-from agent.config import Config
+from agent.config.base import Config
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
-from agent.pairs import Pair
+from agent.tasks.pairs import Pair
 
 ExampleT = TypeVar("ExampleT", bound="Example")
 

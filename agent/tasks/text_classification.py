@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field, Strict
 
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
-from agent.pairs import Outcome, Pair
 from agent.tasks.base import WHOLE, BaseTask, Column, Example, Parameters, Report, as_json, require_text, softmax
+from agent.tasks.pairs import Outcome, Pair
 
 _SHAPE = '{"text": "...", "label": "..."}'
 

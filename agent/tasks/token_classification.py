@@ -12,9 +12,9 @@ import numpy as np
 from pydantic import BaseModel, Field, field_validator
 
 from agent.encoding import Document, Encoder, Float32, Int64
-from agent.pairs import Pair, pair_spans
 from agent.spans import OUTSIDE, decode_tags, split_tag, tag_set, to_iob2
 from agent.tasks.base import BaseTask, Column, Parameters, Report, as_json, softmax
+from agent.tasks.pairs import Pair, pair_spans
 from agent.tasks.tagged_words import TaggedWords, read_tagged_words, trim
 from agent.viterbi import best_path, iob2_rules
 

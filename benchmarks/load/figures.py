@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.aim import Aim
+from benchmarks.common.aim import Aim
 from benchmarks.load.visit import BATCH_TEXTS, CURVE, IN_FLIGHT
 
 Figures = Mapping[str, Any]

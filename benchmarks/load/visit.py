@@ -14,8 +14,8 @@ from typing import Any
 
 import psutil
 
-from benchmarks.callers import Answer, Callers
-from benchmarks.load.server import Server, ServerError
+from benchmarks.common.load_generator import Answer, Callers
+from benchmarks.common.server_process import Server, ServerError
 from benchmarks.rivals.roster import Answers
 
 Figures = dict[str, Any]

@@ -9,7 +9,7 @@ from typing import Any
 
 import bentoml
 
-from benchmarks.rivals.settings import PORT, SETTINGS
+from benchmarks.rivals.rival_environment import PORT, SETTINGS
 from benchmarks.rivals.tagger import Tagger
 
 

@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from benchmarks.rivals.settings import PORT, SETTINGS
+from benchmarks.rivals.rival_environment import PORT, SETTINGS
 from benchmarks.rivals.tagger import Tagger
 
 

@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from benchmarks.rivals.settings import BUNDLE, PORT, SETTINGS
+from benchmarks.rivals.rival_environment import BUNDLE, PORT, SETTINGS
 
 
 class Body(BaseModel):

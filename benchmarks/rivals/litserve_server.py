@@ -6,7 +6,7 @@ from typing import Any
 
 import litserve
 
-from benchmarks.rivals.settings import PORT, SETTINGS
+from benchmarks.rivals.rival_environment import PORT, SETTINGS
 from benchmarks.rivals.tagger import Tagger
 
 

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from agent.bundle import Bundle
-from benchmarks.rivals.settings import BUNDLE, PLACE, PORT, SETTINGS
+from benchmarks.rivals.rival_environment import BUNDLE, PLACE, PORT, SETTINGS
 
 _SHIM = """
 import sys

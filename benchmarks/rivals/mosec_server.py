@@ -7,7 +7,7 @@ from typing import Any
 
 import mosec
 
-from benchmarks.rivals.settings import PORT, SETTINGS
+from benchmarks.rivals.rival_environment import PORT, SETTINGS
 from benchmarks.rivals.tagger import Tagger
 
 BATCH = SETTINGS.get("max_batch_size", 1)

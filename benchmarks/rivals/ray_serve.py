@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from ray import serve
 
-from benchmarks.rivals.settings import PORT, SETTINGS
+from benchmarks.rivals.rival_environment import PORT, SETTINGS
 from benchmarks.rivals.tagger import Answer, Tagger
 
 app = FastAPI()

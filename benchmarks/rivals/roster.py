@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.callers import Inputs, plain_body
+from benchmarks.common.load_generator import Inputs, plain_body
 
 Answers = list[list[dict[str, Any]]]
 

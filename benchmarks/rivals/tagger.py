@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from agent.bundle import Bundle
-from benchmarks.rivals.settings import BUNDLE, SETTINGS
-from serving.engine import Engine
+from benchmarks.rivals.rival_environment import BUNDLE, SETTINGS
+from serving.inference.engine import Engine
 from serving.settings import EngineConfig
 
 Answer = list[dict[str, Any]]

@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from cluster.monitoring.alerts import groups
-from cluster.monitoring.dashboards import DASHBOARDS
-from cluster.monitoring.grafana import grafana
+from cluster.monitoring.panels.dashboards import DASHBOARDS
+from cluster.monitoring.panels.grafana import grafana
+from cluster.monitoring.rules.alerts import groups
 from cluster.monitoring.scraping import metric_relabelings
 
 NAMESPACE = "bert-agent"

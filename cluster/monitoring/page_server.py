@@ -22,8 +22,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent.errors import RequestError
-from cluster.monitoring.dashboards import DASHBOARDS
-from cluster.monitoring.panels import Dashboard, Variable
+from cluster.monitoring.panels.dashboard import Dashboard, Variable
+from cluster.monitoring.panels.dashboards import DASHBOARDS
 from cluster.monitoring.stack import Labels, Prometheus
 
 _FILES = Path(__file__).parent / "page"

@@ -19,11 +19,11 @@ from typing import Any
 import yaml
 
 from agent.errors import ClusterError
-from cluster.leaving import end_with_parent
-from cluster.monitoring.alerts import groups
 from cluster.monitoring.promql import Clock
-from cluster.monitoring.rules import rules_file
+from cluster.monitoring.rules.alerts import groups
+from cluster.monitoring.rules.rule_file import rules_file
 from cluster.monitoring.scraping import prometheus_config
+from cluster.process_cleanup import end_with_parent
 
 _START_S = 30
 _STOP_S = 10

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from compression.exporters.base import OPSET, Exporter, Quantization
-from compression.fusion import correct_heads, unfuse_slow_nodes
+from compression.graphs.fusion import correct_heads, unfuse_slow_nodes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

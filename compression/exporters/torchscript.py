@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from compression.encoder.torch_model import input_names, to_tensors
 from compression.exporters.base import OPSET, Exporter
-from compression.fusion import fuse_graph, unfuse_slow_nodes
-from compression.graph import OUTPUT, probes
-from compression.torch_model import input_names, to_tensors
+from compression.graphs.fusion import fuse_graph, unfuse_slow_nodes
+from compression.graphs.onnx_graph import OUTPUT, probes
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,10 +6,10 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from compression.encoder.torch_model import to_tensors
 from compression.exporters.base import OPSET, Exporter
-from compression.fusion import tidy_graph, unfuse_slow_nodes
-from compression.graph import probes
-from compression.torch_model import to_tensors
+from compression.graphs.fusion import tidy_graph, unfuse_slow_nodes
+from compression.graphs.onnx_graph import probes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

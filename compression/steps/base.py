@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from agent.config import Config
-from compression.state import State
+from agent.config.base import Config
+from compression.pipeline.pipeline_state import State
 
 
 class BaseStep(Config, ABC):
@@ -41,7 +41,7 @@ class BaseStep(Config, ABC):
     def run(self, state: State) -> None:
         """Does its work on the state and leaves a note of what it did.
 
-        What it changes survives an interruption if it lies in the state as compression/state.py says. Weights that changed
+        What it changes survives an interruption if it lies in the state as compression/pipeline/pipeline_state.py says. Weights that changed
         are told by `state.changed`; a tokenizer that was rewritten in `state.directory` by `state.reload_encoder()`.
 
         Raises:

@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from compression.state import State
+from compression.distillation.teaching import Teaching, lesson_key
+from compression.pipeline.pipeline_state import State
 from compression.steps.base import BaseStep
-from compression.teaching import Teaching, lesson_key
 
 
 class DistillStep(Teaching, BaseStep):

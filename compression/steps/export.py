@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from agent.errors import AgentError, ConfigError, ExportError
-from compression.bars import bar
+from compression.encoder.torch_model import quiet, torch_forward
 from compression.exporters import EXPORTERS, OPSET, Exporter
-from compression.graph import check_graph, probes, require_opset, require_parity
-from compression.state import Graph, State
+from compression.graphs.onnx_graph import check_graph, probes, require_opset, require_parity
+from compression.pipeline.pipeline_state import Graph, State
+from compression.reporting.progress_bars import bar
 from compression.steps.base import BaseStep
-from compression.torch_model import quiet, torch_forward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from compression.half import Half
+    from compression.graphs.half_precision import Half
 
 FILE = "model.onnx"
 _BFLOAT16_OPSET = 17
@@ -88,7 +88,7 @@ class ExportStep(BaseStep):
         Raises:
             ExportError: No exporter wrote a valid graph that agrees with PyTorch; the difference is named.
         """
-        from compression.slimming import num_parameters, slim
+        from compression.encoder.structural_pruning import num_parameters, slim
 
         self.check()
         smaller = slim(state.model)
@@ -111,7 +111,7 @@ class ExportStep(BaseStep):
 
     def _write_half(self, state: State, source: Path, precision: Half, tolerance: float) -> float:
         """Adds the graph in half precision, inputs and logits as before; returns the largest difference of logits."""
-        from compression.half import write_half
+        from compression.graphs.half_precision import write_half
 
         assert state.exporter is not None
         target = state.directory / f"model.{precision}.onnx"
@@ -143,7 +143,7 @@ class ExportStep(BaseStep):
 
     def _fastest(self, model: PreTrainedModel, target: Path, state: State) -> tuple[Exporter, str]:
         """Writes with every exporter there is, times what would be served, and keeps the fastest."""
-        from compression.exporters.race import race_time
+        from compression.measurement.exporter_benchmark import race_time
 
         notes: list[str] = []
         best: tuple[float, Exporter, str] | None = None

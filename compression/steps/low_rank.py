@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from agent.errors import ConfigError
-from compression.bars import bar
-from compression.state import State
+from compression.pipeline.pipeline_state import State
+from compression.reporting.progress_bars import bar
 from compression.steps.base import BaseStep
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from agent.encoding import Batch
-    from compression.low_rank import Spectrum
+    from compression.encoder.factorise import Spectrum
 
 Matrix = Literal["query", "key", "value", "attention_output", "ffn_input", "ffn_output", "embeddings"]
 _ENERGY = 0.9  # docs/compression.md has the measurements
@@ -57,7 +57,7 @@ class LowRankStep(BaseStep):
         Raises:
             ConfigError: The architecture keeps its matrices in a way that we do not know.
         """
-        from compression.low_rank import ranks_within
+        from compression.encoder.factorise import ranks_within
 
         chosen = self._chosen(state.model)
         with bar("low_rank: what matrices say") as progress:
@@ -75,7 +75,7 @@ class LowRankStep(BaseStep):
 
     def _chosen(self, model: PreTrainedModel) -> list[tuple[str, Any]]:
         """The linear layers and the table to cut, each with its kind."""
-        from compression.layout import find_blocks, is_prunable
+        from compression.encoder.encoder_structure import find_blocks, is_prunable
 
         if not is_prunable(model):
             raise ConfigError(
@@ -102,8 +102,8 @@ def _watched(
     """For each module its spectrum on training sentences, and the mean of its inputs (None for the table)."""
     from torch import nn
 
-    from compression.low_rank import Spectrum
-    from compression.moments import batches_of, input_moments
+    from compression.encoder.factorise import Spectrum
+    from compression.encoder.input_statistics import batches_of, input_moments
 
     train = state.splits.train
     sample = random.Random(state.seed).sample(train, min(num_examples, len(train)))
@@ -136,7 +136,7 @@ def _second_moment(table: Tensor, batches: Sequence[Batch]) -> Tensor:
 
 def _cut(module: Any, spectrum: Spectrum, rank: int, mean: Tensor | None) -> str:
     """Cuts one matrix where that makes it cheaper; returns what to say of it."""
-    from compression.low_rank import cut
+    from compression.encoder.factorise import cut
 
     if rank >= spectrum.full:
         return "whole"

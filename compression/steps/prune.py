@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from compression.bars import bar
-from compression.calibration import Importance
-from compression.state import State
+from compression.distillation.teaching import Teaching, lesson_key
+from compression.pipeline.pipeline_state import State
+from compression.pruning.calibration import Importance
+from compression.pruning.pruning_target import Kept, Target
+from compression.reporting.progress_bars import bar
 from compression.steps.base import BaseStep
-from compression.target import Kept, Target
-from compression.teaching import Teaching, lesson_key
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from compression.calibration import Calibration, LabelledBatch, Projection
+    from compression.pruning.calibration import Calibration, LabelledBatch, Projection
 
 LEAST_UNITS = 8  # feed-forward units that every layer keeps: one step of the widest vector instructions
 
@@ -66,7 +66,7 @@ class PruneStep(BaseStep):
             ConfigError: The architecture keeps its heads and units in a way that we do not know, or the target is out of reach.
             TrainingError: Recovery failed; the same command goes on from its last checkpoint.
         """
-        from compression.calibration import labelled_batches
+        from compression.pruning.calibration import labelled_batches
 
         train = state.splits.train
         sample = random.Random(state.seed).sample(train, min(self.num_calibration, len(train)))
@@ -90,14 +90,14 @@ class PruneStep(BaseStep):
         return self.target is not None and self.target.name not in ("latency_ms", "speedup")
 
     def _judge(self, state: State, batches: Sequence[LabelledBatch]) -> Calibration:
-        from compression.calibration import calibrate
+        from compression.pruning.calibration import calibrate
 
         with bar("prune: importance of heads and units") as progress:
             return calibrate(state.model, batches, self.importance, progress)
 
     def _factor(self, state: State, seen: Calibration) -> float:
         """By what the ratios are multiplied."""
-        from compression.target import reach
+        from compression.pruning.pruning_target import reach
 
         if self.target is None:
             return 1.0
@@ -105,7 +105,7 @@ class PruneStep(BaseStep):
         return reach(self.target, state, lambda factor: self._keep(seen, factor), most)
 
     def _keep(self, seen: Calibration, factor: float) -> Kept:
-        from compression.selection import select
+        from compression.pruning.selection import select
 
         def keep(projections: Sequence[Projection], ratio: float, least: int) -> list[Tensor]:
             return select([one.scores for one in projections], min(1.0, factor * ratio), least=least)
@@ -113,9 +113,9 @@ class PruneStep(BaseStep):
         return Kept(keep(seen.heads, self.head_ratio, 1), keep(seen.units, self.ffn_ratio, LEAST_UNITS))
 
     def _remove(self, state: State, seen: Calibration, kept: Kept) -> None:
-        from compression.layout import find_blocks
-        from compression.repair import refit
-        from compression.target import zero
+        from compression.encoder.encoder_structure import find_blocks
+        from compression.pruning.pruning_target import zero
+        from compression.pruning.reconstruction import refit
 
         for projections, keeps in ((seen.heads, kept.heads), (seen.units, kept.units)):
             for projection, keep in zip(projections, keeps, strict=True):

@@ -13,8 +13,8 @@ from pydantic import Field
 
 from agent.errors import AgentError, ConfigError, ExportError
 from compression.exporters import Exporter, Quantization
-from compression.graph import check_graph
-from compression.state import Graph, State
+from compression.graphs.onnx_graph import check_graph
+from compression.pipeline.pipeline_state import Graph, State
 from compression.steps.base import BaseStep
 
 if TYPE_CHECKING:
@@ -114,8 +114,8 @@ class QuantizeStep(BaseStep):
 
     def _without_sensitive_nodes(self, job: _Job) -> tuple[_Job, str]:
         """Adds the nodes that the scan finds to those left out; and what to say of it."""
-        from compression.moments import batches_of
-        from compression.sensitivity import find_exclusions
+        from compression.encoder.input_statistics import batches_of
+        from compression.quantization.sensitivity import find_exclusions
 
         if self.max_error is None:
             return job, ""
@@ -133,19 +133,19 @@ class QuantizeStep(BaseStep):
 
     def _write(self, job: _Job, target: Path, variant: str, method: Method) -> str:
         """Writes one variant; returns what to call it."""
-        from compression import variants
-        from compression.ranges import Rule
+        from compression.quantization import quantizers
+        from compression.quantization.activation_ranges import Rule
 
         state, exporter, source, how = job
         try:
             if variant == "int4":
-                variants.write_int4(exporter, source, target, how)
+                quantizers.write_int4(exporter, source, target, how)
                 return "int4 products"
-            variants.write_dynamic(exporter, source, target, how)
+            quantizers.write_dynamic(exporter, source, target, how)
             if variant == "dynamic":
                 return "dynamic int8"
-            batches = variants.calibration_batches(state, self.num_calibration, self.max_calibration_tokens)
-            variants.write_static(target, source, target, batches, Rule(method, self.percentile))
+            batches = quantizers.calibration_batches(state, self.num_calibration, self.max_calibration_tokens)
+            quantizers.write_static(target, source, target, batches, Rule(method, self.percentile))
         except AgentError:
             raise
         except Exception as error:  # quantisers raise whatever their libraries do
@@ -157,8 +157,8 @@ class QuantizeStep(BaseStep):
 
     def _fastest(self, job: _Job) -> tuple[Precision, Path, str]:
         """Writes all variants, scores them on the dev split, times those that are good, keeps the fastest."""
-        from compression.exporters.race import seconds_in_turns
-        from compression.graph import graph_forward, open_session
+        from compression.graphs.onnx_graph import graph_forward, open_session
+        from compression.measurement.exporter_benchmark import seconds_in_turns
 
         state = job.state
         with tempfile.TemporaryDirectory(dir=state.directory) as scratch:
@@ -194,7 +194,7 @@ class _Job(NamedTuple):
 
 def _dev_f1(state: State, path: Path) -> float:
     from agent.evaluation import evaluate
-    from compression.graph import graph_forward, open_session
+    from compression.graphs.onnx_graph import graph_forward, open_session
 
     forward = graph_forward(open_session(path, state.threads))
     return evaluate(state.bundle.task, state.encoder, state.splits.dev, forward).value

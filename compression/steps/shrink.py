@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from agent.errors import ConfigError
-from compression.bars import bar
-from compression.calibration import Importance
-from compression.state import State
+from compression.distillation.teaching import KEPT_LAYERS
+from compression.pipeline.pipeline_state import State
+from compression.pruning.calibration import Importance
+from compression.reporting.progress_bars import bar
 from compression.steps.base import BaseStep
-from compression.teaching import KEPT_LAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from transformers import PreTrainedModel
 
-    from compression.calibration import LabelledBatch
+    from compression.pruning.calibration import LabelledBatch
 
 
 class ShrinkStep(BaseStep):
@@ -47,8 +47,8 @@ class ShrinkStep(BaseStep):
         Raises:
             ConfigError: The network has fewer layers or units than are to stay, or keeps them in a way that we do not know.
         """
-        from compression.calibration import labelled_batches
-        from compression.layout import find_blocks
+        from compression.encoder.encoder_structure import find_blocks
+        from compression.pruning.calibration import labelled_batches
 
         blocks = find_blocks(state.model)
         units = min(block.num_units for block in blocks)
@@ -75,10 +75,10 @@ class ShrinkStep(BaseStep):
     def _drop_units(self, model: PreTrainedModel, batches: Sequence[LabelledBatch], stay: int) -> None:
         import torch
 
-        from compression.calibration import calibrate
-        from compression.layout import find_blocks, set_units
-        from compression.repair import refit
-        from compression.slimming import keep_units
+        from compression.encoder.encoder_structure import find_blocks, set_units
+        from compression.encoder.structural_pruning import keep_units
+        from compression.pruning.calibration import calibrate
+        from compression.pruning.reconstruction import refit
 
         with bar("shrink: importance of units") as progress:
             seen = calibrate(model, batches, self.importance, progress)
@@ -92,7 +92,7 @@ class ShrinkStep(BaseStep):
 
 def _drop_layers(model: PreTrainedModel, batches: Sequence[LabelledBatch], stay: int) -> list[int]:
     """Greedy: after every removal all that remain are judged anew. Returns which went, by their first numbers."""
-    from compression.layout import keep_layers, layers_of
+    from compression.encoder.encoder_structure import keep_layers, layers_of
 
     left = dict(enumerate(layers_of(model)))
     removed: list[int] = []
@@ -116,7 +116,7 @@ def _drop_layers(model: PreTrainedModel, batches: Sequence[LabelledBatch], stay:
 def _loss(model: PreTrainedModel, batches: Sequence[LabelledBatch]) -> float:
     import torch
 
-    from compression.calibration import total_loss
+    from compression.pruning.calibration import total_loss
 
     with torch.inference_mode():
         return sum(float(total_loss(model, labelled)) for labelled in batches)

@@ -7,13 +7,20 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from compression.bars import bar
-from compression.candidates import Candidate, graph_of, network_of, original_of, time_candidates, time_sentences
-from compression.measure import Effort, Neighbours, evenly
-from compression.slimming import num_parameters, slim
-from compression.state import State
+from compression.encoder.structural_pruning import num_parameters, slim
+from compression.encoder.torch_model import WEIGHTS, save_model, torch_forward
+from compression.measurement.candidates import (
+    Candidate,
+    graph_of,
+    network_of,
+    original_of,
+    time_candidates,
+    time_sentences,
+)
+from compression.measurement.speed import ComputeCost, Neighbours, evenly
+from compression.pipeline.pipeline_state import State
+from compression.reporting.progress_bars import bar
 from compression.steps.base import BaseStep
-from compression.torch_model import WEIGHTS, save_model, torch_forward
 
 ORIGINAL = "original, PyTorch"
 
@@ -35,7 +42,7 @@ class VerifyStep(BaseStep):
         test = state.splits.test
         found = {one.name: one.answers(state, test, "verify") for one in candidates}
         timed = [one for one in candidates if one.timed]
-        effort = Effort(self.rounds, self.budget_s / 2)
+        effort = ComputeCost(self.rounds, self.budget_s / 2)
         neighbours = Neighbours()
         with bar("verify: latency and throughput") as progress:
             delays = time_sentences(timed, state, effort)

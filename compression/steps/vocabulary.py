@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from agent.errors import ConfigError, ExportError
-from compression.bars import bar
-from compression.state import State
+from compression.pipeline.pipeline_state import State
+from compression.reporting.progress_bars import bar
 from compression.steps.base import BaseStep
 
 if TYPE_CHECKING:
     from agent.encoding import Document, Encoder
-    from compression.wordpiece import WordPiece
+    from compression.encoder.wordpiece import WordPiece
 
 _CHUNK = 1000  # texts that are encoded at once
 _IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
@@ -61,7 +61,7 @@ class VocabularyStep(BaseStep):
             ConfigError: The tokenizer is no WordPiece, or `size` is less than what must stay.
             ExportError: A text is spelled otherwise although all its sub-words stayed.
         """
-        from compression.wordpiece import WordPiece
+        from compression.encoder.wordpiece import WordPiece
 
         before = state.encoder
         pieces = WordPiece.read(state.directory)

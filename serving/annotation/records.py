@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from agent.errors import DataError
-from serving.annotation.storage import Place
+from serving.annotation.storage import StorageLocation
 
 Span = tuple[int, int, int, int]
 """Start and stop (bytes or rows), number of the first line or row, how many there are."""
@@ -90,7 +90,7 @@ class Format(ABC):
     output_suffix: ClassVar[str]
 
     @abstractmethod
-    def cut(self, place: Place, path: str, shard_bytes: int, fields: Fields) -> Iterator[Span]:
+    def cut(self, place: StorageLocation, path: str, shard_bytes: int, fields: Fields) -> Iterator[Span]:
         """Cuts a file into spans of whole records.
 
         Raises:
@@ -98,7 +98,7 @@ class Format(ABC):
         """
 
     @abstractmethod
-    def read(self, place: Place, path: str, span: Span, fields: Fields) -> Content:
+    def read(self, place: StorageLocation, path: str, span: Span, fields: Fields) -> Content:
         """Reads a span.
 
         Raises:
@@ -132,7 +132,7 @@ class LineFormat(Format):
     def take(self, line: str, fields: Fields) -> tuple[str, str] | str | None:
         """Reads a line: (its text, the head of the output's line), or why it is set aside; None: it is no record."""
 
-    def cut(self, place: Place, path: str, shard_bytes: int, fields: Fields) -> Iterator[Span]:
+    def cut(self, place: StorageLocation, path: str, shard_bytes: int, fields: Fields) -> Iterator[Span]:
         """Cuts behind the first line end after `shard_bytes`; reads the file once, holding one shard."""
         with place.lines(path) as stream:
             start, line = 0, 1
@@ -143,7 +143,7 @@ class LineFormat(Format):
                 yield start, start + size, line, count
                 start, line = start + size, line + count
 
-    def read(self, place: Place, path: str, span: Span, fields: Fields) -> LineContent:
+    def read(self, place: StorageLocation, path: str, span: Span, fields: Fields) -> LineContent:
         """Reads lines; those that are no records of this format are set aside."""
         start, stop, first, _ = span
         content = LineContent(fields)

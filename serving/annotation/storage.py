@@ -25,7 +25,7 @@ class File(NamedTuple):
     modified_ns: int
 
 
-class Place:
+class StorageLocation:
     """A directory or a file.
 
     Args:
@@ -35,8 +35,8 @@ class Place:
     def __init__(self, url: str) -> None:
         self.url = url if "://" in url else str(Path(url).expanduser().absolute())
 
-    def __reduce__(self) -> tuple[type[Place], tuple[str]]:
-        return Place, (self.url,)
+    def __reduce__(self) -> tuple[type[StorageLocation], tuple[str]]:
+        return StorageLocation, (self.url,)
 
     def files(self) -> list[File]:
         """The file, or all files of the directory and those below, by path; hidden ones (`.x`, `_x`) are left out.
@@ -128,7 +128,7 @@ class Place:
         with self._writing():
             self._filesystem.delete_file(self._below(name))
 
-    def holds(self, other: Place) -> bool:
+    def holds(self, other: StorageLocation) -> bool:
         """Whether another place lies in this one, or is it."""
         same = self._filesystem.equals(other._filesystem)
         return bool(same) and f"{other.root}/".startswith(f"{self.root}/")

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
-from agent import command
-from agent.config import Config, describe, dump, from_mapping, load
+from agent.config import cli
+from agent.config.base import Config, describe, dump, from_mapping, load
 from agent.errors import BundleError, ConfigError, GateError
 from agent.tasks import Task, TokenClassification
 
@@ -234,7 +234,7 @@ def test_every_key_of_the_help_can_be_assigned_as_it_is_printed():
 
 
 def ran(*arguments, main=lambda config: None):
-    return command.run(Run, main, usage="usage: program\n\nDoes it.", arguments=arguments)
+    return cli.run(Run, main, usage="usage: program\n\nDoes it.", arguments=arguments)
 
 
 def test_help_is_printed_whatever_else_is_given(capsys):
@@ -252,7 +252,7 @@ def test_print_config_prints_the_resolved_configuration_and_stops(capsys):
 
 @pytest.mark.parametrize("option", ["--print-confg", "-v", "--epochs=3"])
 def test_an_unknown_option_is_refused(capsys, option):
-    assert ran("output=x", option) == command.EXIT_USAGE
+    assert ran("output=x", option) == cli.EXIT_USAGE
     assert f"unknown option {option!r}. Allowed: --print-config, --help" in capsys.readouterr().err
 
 
@@ -287,7 +287,7 @@ def test_the_main_function_gets_the_configuration():
 
 def test_arguments_come_from_the_command_line():
     program = (
-        "from agent.command import run; from agent.data import DataConfig; "
+        "from agent.config.cli import run; from agent.data import DataConfig; "
         "raise SystemExit(run(DataConfig, lambda c: print(c.path), usage='u'))"
     )
     done = subprocess.run([sys.executable, "-c", program, "path=somewhere"], capture_output=True, text=True, check=True)

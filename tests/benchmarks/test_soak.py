@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from benchmarks.callers import Answer, Callers
+from benchmarks.common.load_generator import Answer, Callers
 from benchmarks.soak import _summary, aims
 
 Scenario = Callable[[Callers], Awaitable[Any]]

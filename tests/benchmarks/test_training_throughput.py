@@ -12,16 +12,16 @@ import pytest
 
 from agent.data import DataConfig
 from agent.errors import DataError, TrainingError
-from benchmarks.aim import Aim
-from benchmarks.contest import workbench
-from benchmarks.contest.aims import find_aims
-from benchmarks.contest.base import Contestant
-from benchmarks.contest.ours import Ours
-from benchmarks.contest.quality import f1_at, race, ratio, time_to, together
-from benchmarks.contest.samples import write_samples
-from benchmarks.contest.summary import curve_lines, finite, rates, row, scaling, scaling_lines
-from benchmarks.contest.trainer import Trainer
-from benchmarks.contest.workbench import Workbench
+from benchmarks.common.aim import Aim
+from benchmarks.trainer_comparison import workbench
+from benchmarks.trainer_comparison.base import Contestant
+from benchmarks.trainer_comparison.comparison_aims import find_aims
+from benchmarks.trainer_comparison.f1_over_time import f1_at, race, ratio, time_to, together
+from benchmarks.trainer_comparison.ours import Ours
+from benchmarks.trainer_comparison.samples import write_samples
+from benchmarks.trainer_comparison.summary import curve_lines, finite, rates, row, scaling, scaling_lines
+from benchmarks.trainer_comparison.trainer import Trainer
+from benchmarks.trainer_comparison.workbench import Workbench
 
 ROOT = Path(__file__).resolve().parents[2]
 CURVE = [(10.0, 0.6), (20.0, 0.9), (30.0, 0.8)]

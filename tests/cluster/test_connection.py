@@ -14,7 +14,7 @@ import pytest
 
 from agent.errors import ClusterError
 from cluster import ClusterConfig, connect, connection
-from cluster.leaving import marked
+from cluster.process_cleanup import marked
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,8 +43,8 @@ STOPPED = """
 import sys, time
 sys.path.insert(0, {root!r})
 import ray
-from agent import command
-from agent.config import Config
+from agent.config import cli
+from agent.config.base import Config
 from cluster import ClusterConfig, connect
 
 def main(config):
@@ -57,7 +57,7 @@ def main(config):
         ray.cluster_resources()  # Ray is still there
         print("tidied", flush=True)
 
-sys.exit(command.run(Config, main, usage="usage", arguments=[]))
+sys.exit(cli.run(Config, main, usage="usage", arguments=[]))
 """
 
 

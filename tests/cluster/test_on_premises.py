@@ -41,7 +41,7 @@ def test_a_misspelt_key_is_refused(config):
 
 
 def test_every_node_starts_with_the_token_our_packages_and_the_fast_path(config):
-    from serving.haproxy import _RETRIES, SWITCHES
+    from serving.ray_serve.haproxy import _RETRIES, SWITCHES
 
     for command in starts(config):
         words = shlex.split(command)
@@ -69,7 +69,7 @@ def test_the_ports_it_fixes_are_the_ones_that_the_documentation_opens(config):
 def test_the_serve_config_in_the_documentation_is_one():
     from ray.serve.schema import ServeDeploySchema
 
-    from agent.config import from_mapping
+    from agent.config.base import from_mapping
     from serving.settings import AppConfig
 
     text = (ROOT / "docs" / "clusters.md").read_text()

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from agent.config import Config, from_mapping, load
+from agent.config.base import Config, from_mapping, load
 from agent.errors import ConfigError
 from cluster.bundles import CopyConfig, is_remote
 from tests.manifests.cluster_checks import SERVE_PORT
@@ -89,7 +89,7 @@ def _parse(line: str) -> tuple[str, Config]:
 
 @functools.cache
 def _configs() -> dict[str, type[Config]]:
-    from compression.pipeline import CompressionConfig
+    from compression.pipeline.pipeline import CompressionConfig
     from training.config import TrainingConfig
 
     return {"training/run.py": TrainingConfig, "compression/run.py": CompressionConfig}
@@ -206,8 +206,8 @@ def _serving(args: dict[str, Any]) -> Any:
 
 
 def throughput(world: World) -> Iterator[str]:
-    """The environment of the fast path, as serving/haproxy.py has it, on the head and every worker: Ray reads it at its start."""
-    from serving.haproxy import SWITCHES, everywhere
+    """The environment of the fast path, as serving/ray_serve/haproxy.py has it, on the head and every worker: Ray reads it at its start."""
+    from serving.ray_serve.haproxy import SWITCHES, everywhere
 
     maps = {item["metadata"]["name"]: item["data"] for item in world.of("ConfigMap")}
     for template in templates(world, "head", "worker"):

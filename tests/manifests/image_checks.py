@@ -83,7 +83,7 @@ def python_version(world: World) -> Iterator[str]:
 
 def pins(world: World) -> Iterator[str]:
     """Versions that the Dockerfile repeats are those of pyproject.toml and of the code."""
-    from training.models import _WHEEL, _WHEEL_VERSION
+    from training.model.models import _WHEEL, _WHEEL_VERSION
 
     for pin in re.findall(r"^ARG RAY_VERSION=(\S+)", world.dockerfile, flags=re.MULTILINE):
         if pin != world.ray_pin:

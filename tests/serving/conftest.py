@@ -15,14 +15,14 @@ import pytest
 import uvicorn
 
 from agent.bundle import Bundle
-from serving.engine import Engine
-from serving.front import Front
-from serving.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
-from serving.open_inference import OpenInference
-from serving.open_inference_rpc import InferenceService
-from serving.predictor import Predictor
+from serving.api.http_app import create_app
+from serving.api.open_inference.grpc_service import InferenceService
+from serving.api.open_inference.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from serving.api.open_inference.protocol import OpenInference
+from serving.inference.engine import Engine
+from serving.middleware.middleware_stack import MiddlewareStack
+from serving.scheduling.predictor import Predictor
 from serving.settings import EngineConfig, FrontConfig, LimitsConfig
-from serving.surface import create_app
 from tests.serving.tiny import CLASSIFIER, TAGGER, make_bundle
 
 
@@ -47,7 +47,7 @@ def listening(predictor: Predictor, *, warm: bool = True, front: FrontConfig | N
     if warm:
         predictor.warm_up()
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(predictor, front=Front(front)), log_config=None))
+    server = uvicorn.Server(uvicorn.Config(create_app(predictor, front=MiddlewareStack(front)), log_config=None))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -95,7 +95,7 @@ def serve_with(tagger_path: Path) -> Iterator[Callable[..., str]]:
 def calling(predictor: Predictor, front: FrontConfig | None = None) -> Iterator[str]:
     """The gRPC service on a real socket, in a thread."""
     predictor.warm_up()
-    service = InferenceService(OpenInference(predictor, "bundle"), Front(front))
+    service = InferenceService(OpenInference(predictor, "bundle"), MiddlewareStack(front))
     started, stop, place = threading.Event(), [], []
 
     async def serve() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent.bundle import Bundle
 from agent.encoding import Batch, Float32
-from serving.engine import Engine
+from serving.inference.engine import Engine
 from serving.settings import EngineConfig
 
 

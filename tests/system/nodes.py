@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.haproxy import _PLACES, _PORTS, _RETRIES, SWITCHES
+from serving.ray_serve.haproxy import _PLACES, _PORTS, _RETRIES, SWITCHES
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARIES = Path(sys.executable).parent

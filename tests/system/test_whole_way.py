@@ -73,7 +73,7 @@ def test_every_task_goes_from_data_to_predictions_by_the_documented_commands(kin
     texts = ["anna went to oslo .", "in lima , acme hired bruno .", "nothing happened today ."]
     with server(small) as url:
         served = post(url, texts)
-    from serving.engine import Engine
+    from serving.inference.engine import Engine
 
     bundle = Bundle.load(small)
     assert served == Engine(bundle).predict(texts)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 from pydantic import Field
 
-from agent.config import Config
+from agent.config.base import Config
 from agent.encoding import Float32
 
 if TYPE_CHECKING:

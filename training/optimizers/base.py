@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from agent.config import Config
+from agent.config.base import Config
 from agent.errors import ModelError
-from training.depth import depths
+from training.model.layer_depth import depths
 
 if TYPE_CHECKING:
     import torch

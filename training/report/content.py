@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agent.config import Config
+from agent.config.base import Config
 from agent.tasks import Report
 from training.report.findings import Findings
 

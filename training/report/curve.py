@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.journal import step_rows
+from training.tracking.metrics_log import step_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.config import Config
-from agent.pairs import Pair
+from agent.config.base import Config
 from agent.tasks import BaseTask
+from agent.tasks.pairs import Pair
 
 _NUM_WORST = 20
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent.pairs import Pair
+from agent.tasks.pairs import Pair
 from training.report.findings import Case, Findings
 from training.report.markdown import clip, escape, table
 

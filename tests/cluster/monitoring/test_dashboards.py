@@ -13,13 +13,13 @@ import pytest
 import yaml
 
 from agent import telemetry
-from cluster.monitoring.alerts import groups
-from cluster.monitoring.dashboards import DASHBOARDS
-from cluster.monitoring.grafana import grafana
 from cluster.monitoring.manifests import manifests
 from cluster.monitoring.page_server import legend
-from cluster.monitoring.panels import Dashboard, Panel, Query
-from cluster.monitoring.rules import Group, Recording, rules_file
+from cluster.monitoring.panels.dashboard import Dashboard, Panel, Query
+from cluster.monitoring.panels.dashboards import DASHBOARDS
+from cluster.monitoring.panels.grafana import grafana
+from cluster.monitoring.rules.alerts import groups
+from cluster.monitoring.rules.rule_file import Group, Recording, rules_file
 from tests.cluster.monitoring.test_rules import promtool
 from tests.cluster.monitoring.tools import needed
 from tests.manifests.schema_checks import close

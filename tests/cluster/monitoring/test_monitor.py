@@ -18,10 +18,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.callers import Callers
-from cluster.monitoring.dashboards import DASHBOARDS
-from cluster.monitoring.fleet_panels import FLEET_BOARD
-from cluster.monitoring.serving_panels import SERVING
+from benchmarks.common.load_generator import Callers
+from cluster.monitoring.panels.dashboards import DASHBOARDS
+from cluster.monitoring.panels.fleet_panels import FLEET_BOARD
+from cluster.monitoring.panels.serving_panels import SERVING
 from cluster.monitoring.stack import Prometheus
 from tests.cluster.monitoring.tools import Webhook, needed, unanswered, until
 from tests.serving.tiny import TAGGER, TEXTS, make_bundle
@@ -74,7 +74,7 @@ def monitor(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Itera
     bundle = make_bundle(tmp_path_factory.mktemp("served") / "bundle", TAGGER)
     mark, log = f"bert-agent-{uuid.uuid4()}", tmp_path_factory.mktemp("monitor") / "log"
     command = [
-        sys.executable, "benchmarks/monitor.py", f"bundle={bundle}", "load_s=600", "page_port=0", "callers=3", f"speed={SPEED}",
+        sys.executable, "benchmarks/monitored_load.py", f"bundle={bundle}", "load_s=600", "page_port=0", "callers=3", f"speed={SPEED}",
         f"webhook={webhook.url}", f"serving=[{', '.join(SERVE)}]",
     ]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.monitoring.alerts import groups
 from cluster.monitoring.promql import Clock
-from cluster.monitoring.rules import RUNBOOKS, Alert, rules_file
+from cluster.monitoring.rules.alerts import groups
+from cluster.monitoring.rules.rule_file import RUNBOOKS, Alert, rules_file
 from tests.cluster.monitoring.alert_cases import CASES, Case
 from tests.cluster.monitoring.tools import needed
 

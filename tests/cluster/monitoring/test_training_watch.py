@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.monitoring.panels.training_panels import TRAINING
 from cluster.monitoring.promql import Clock
 from cluster.monitoring.stack import Prometheus, free_port, watching
-from cluster.monitoring.training_panels import TRAINING
 from tests.cluster.monitoring.tools import Webhook, needed, unanswered, until
 from tests.tiny import make_model, write_conll
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pytest
 
 from cluster.monitoring.page_server import Page
-from cluster.monitoring.panels import Dashboard
+from cluster.monitoring.panels.dashboard import Dashboard
 from cluster.monitoring.stack import Prometheus
 
 T = TypeVar("T")

@@ -1,0 +1,132 @@
+"""A server as a process, with all that descends from it: started, watched, stopped. Knows nothing of what it serves."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from benchmarks.rivals.roster import Entrant
+from cluster.process_cleanup import marked
+
+ROOT = Path(__file__).resolve().parents[2]
+_STOP_S = 60
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_MARK = "BERT_AGENT_BENCHMARK"
+# Processes of Ray by a part of their title; of any other server all count as "server".
+_PARTS = {
+    "ServeReplica": "replica",
+    "haproxy": "haproxy",
+    "ServeController": "controller",
+    "ProxyActor": "proxy",
+    "HAProxyManager": "haproxy manager",
+    "raylet/raylet": "raylet",
+    "gcs_server": "gcs",
+    "dashboard": "dashboard",
+    "runtime_env": "agents",
+    "log_monitor": "log monitor",
+    "serving/run.py": "run.py",
+}
+
+
+class ServerError(Exception):
+    """A server did not start, or answered wrongly."""
+
+
+class Server:
+    """A running server.
+
+    Args:
+        entrant: What to run.
+        python: The interpreter of its environment.
+        bundle: The agent to serve.
+        place: A directory of its own, for its log and what it writes.
+    """
+
+    def __init__(self, entrant: Entrant, python: str, bundle: Path, place: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port: int = probe.getsockname()[1]
+        self.entrant, self._mark, self._log = entrant, f"{entrant.name}-{uuid.uuid4()}", place / "log"
+        command = [part.format(bundle=bundle, port=self.port) for part in entrant.command]
+        told = {"BUNDLE": str(bundle), "PORT": str(self.port), "PLACE": str(place), _MARK: self._mark}
+        told |= {"SETTINGS": json.dumps(dict(entrant.settings)), "PYTHONPATH": str(ROOT)}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OMP_"))}
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [python, *command], cwd=ROOT, env=inherited | told, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def check_alive(self) -> None:
+        """Raises ServerError, with the end of its log, if it has ended."""
+        if self._process.poll() is not None:
+            raise ServerError(f"ended with status {self._process.returncode}: {self.log_tail()}")
+
+    def log_tail(self) -> str:
+        """Its last words."""
+        lines = _COLOURS.sub("", self._log.read_text(errors="replace")).strip().splitlines()
+        return " / ".join(lines[-5:])[-500:].replace("|", "/")
+
+    def processes(self) -> list[psutil.Process]:
+        """All that carry its mark in their environment."""
+        found = []
+        for pid in marked(self._mark):
+            with suppress(psutil.Error):
+                found.append(psutil.Process(pid))
+        return found
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU seconds so far, by part of the server."""
+        used: Counter[str] = Counter()
+        for process in self.processes():
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                used[_part(" ".join(process.cmdline()))] += times.user + times.system
+        return dict(used)
+
+    def memory_bytes(self) -> int:
+        """Of all its processes, pages that they share counted once (PSS)."""
+        total = 0
+        for process in self.processes():
+            with suppress(psutil.Error):
+                total += process.memory_full_info().pss
+        return total
+
+    def stop(self) -> None:
+        """Asks it to stop, then ends whatever is left of it."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOP_S)
+        _, alive = psutil.wait_procs(self.processes(), timeout=2)
+        for process in alive:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(alive, timeout=5)
+
+
+@contextmanager
+def running(entrant: Entrant, python: str, bundle: Path) -> Iterator[Server]:
+    """A server that was started; nothing of it is left afterwards."""
+    place = Path(tempfile.mkdtemp(prefix="bench-"))
+    server = Server(entrant, python, bundle, place)
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _part(title: str) -> str:
+    return next((part for text, part in _PARTS.items() if text in title), "server")

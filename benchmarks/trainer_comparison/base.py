@@ -1,0 +1,77 @@
+"""What every contestant has: threads, how these wait, a name, a measurement. Knows no rival."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from agent.config.base import Config
+from agent.data import DataConfig, Splits, load_splits
+from agent.encoding import Encoder
+from agent.tasks import TokenClassification
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+MODEL, SEED = "minilm", 0
+WEIGHT_DECAY, WARMUP = 0.01, 0.06  # of whoever trains to the end
+
+Step = tuple[float, int, int, int]
+"""Seconds, sentences, real tokens and padded tokens of an optimizer step."""
+
+
+class Contestant(Config, ABC):
+    """Measured in a process of its own, with nothing beside it."""
+
+    kind: str
+    threads: int = 2
+    waiting: Literal["as installed", "briefly"] = "as installed"
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """For the table; says all that sets it apart."""
+
+    @abstractmethod
+    def measure(self, data: DataConfig) -> dict[str, Any]:
+        """Runs, and returns plain values. `steps` is a list of `Step`, in order, of whoever trains."""
+
+    def environment(self) -> dict[str, str]:
+        """Of the process. `briefly` is how our own workers wait (benchmarks/waiting_threads.py)."""
+        brief = {"GOMP_SPINCOUNT": "1000"} if self.waiting == "briefly" else {}
+        return {"OMP_NUM_THREADS": str(self.threads)} | brief
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the rivals train on: the model, sentences and targets that ours has too.
+
+    Attributes:
+        rows: `input_ids`, `attention_mask` and `labels` of each sentence, lists of int; the target of a word is at its first sub-word.
+    """
+
+    splits: Splits
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    encoder: Encoder
+    rows: list[dict[str, list[int]]]
+
+
+def load_material(data: DataConfig, seed: int = SEED) -> Material:
+    """Reads and encodes, and loads the model under a new head."""
+    import torch
+
+    from training.model.models import ModelConfig, build_model, load_tokenizer, make_encoder
+
+    config = ModelConfig(name=MODEL)
+    tokenizer = load_tokenizer(config.name)
+    encoder = make_encoder(tokenizer, config)
+    splits = load_splits(data, TokenClassification())
+    rows = []
+    for example, document in zip(splits.train, splits.task.encode(encoder, splits.train), strict=True):
+        for window, targets in zip(document.windows, splits.task.targets(example, document), strict=True):
+            ids = window.input_ids.tolist()
+            rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": targets.tolist()})
+    torch.manual_seed(seed)
+    return Material(splits, build_model(config, splits.task), tokenizer, encoder, rows)

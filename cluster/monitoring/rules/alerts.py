@@ -1,0 +1,255 @@
+"""What somebody is woken for, or finds in the morning. Every alert has its section in docs/runbooks.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agent import telemetry as t
+from cluster.monitoring.promql import Clock, exported, risen
+from cluster.monitoring.rules.recordings import recordings
+from cluster.monitoring.rules.rule_file import Alert, Group, Recording, Severity
+
+_SERVING, _TRAINING, _FLEET = "bert-agent-serving", "bert-agent-training", "bert-agent-fleet"
+_BY = "sum by (namespace, agent)"
+_AGENT = "{{ $labels.agent }} in {{ $labels.namespace }}"
+_RUN = "{{ $labels.run }} in {{ $labels.namespace }}"
+
+# Burn rate, long and short window, hold, severity: 2% of a month's budget in an hour, 5% in six, 10% in three days
+# (sre.google/workbook/alerting-on-slos, table 5-8). The short window ends the alert soon after the fault ends.
+_BURNS: tuple[tuple[float, str, str, str, Severity], ...] = (
+    (14.4, "1h", "5m", "2m", "page"),
+    (6, "6h", "30m", "15m", "page"),
+    (3, "1d", "2h", "1h", "ticket"),
+    (1, "3d", "6h", "3h", "ticket"),
+)
+_REFUSED_SHARE = 0.05
+_QUEUED_S = 0.1  # of work; what waits for less is no queue
+_DRIFT, _SHIFT = 0.15, 0.2
+_ENOUGH_ANSWERS = 500  # below it, distributions differ by chance: a KS distance of 0.06 at the 5% level
+
+
+def groups(clock: Clock | None = None) -> list[Group]:
+    """All rules.
+
+    Args:
+        clock: Makes windows and waits shorter, for tests and demonstrations.
+    """
+    clock = clock or Clock()
+    return [
+        recordings(clock),
+        Group("bert-agent-serving", [*_burns(clock), *_refusals(clock), *_replicas(clock), *_answers(clock)]),
+        Group("bert-agent-training", list(_training(clock))),
+        Group("bert-agent-fleet", list(_fleet(clock))),
+    ]
+
+
+def _burns(clock: Clock) -> Iterator[Alert]:
+    kinds = (
+        ("errors", "BertAgentErrorBudgetBurn", "fails requests"),
+        ("slow", "BertAgentLatencyBudgetBurn", "answers slower than 0.5 s"),
+    )
+    for series, name, does in kinds:
+        for factor, long, short, hold, severity in _BURNS:
+            recorded = f"agent:bert_agent_{series}:burn"
+            yield Alert(
+                name,
+                f"{recorded}{long} > {factor:g} and {recorded}{short} > {factor:g}",
+                clock.hold(hold),
+                severity,
+                f"{_AGENT} {does} {{{{ $value | printf `%.1f` }}}} times as often as its objective allows ({long})",
+                _SERVING,
+                {"window": long},
+            )
+
+
+def _refusals(clock: Clock) -> Iterator[Alert | Recording]:
+    window = clock.window("5m")
+    asked = f"{_BY} (rate({exported(t.REQUEST_SECONDS, 'count')}[{window}]))"
+    refused = f"{_BY} (rate({exported(t.REJECTED)}[{window}]))"
+    for name, reason, hold, says in (
+        ("BertAgentShedding", "overload", "2m", "sheds load: 429 for"),
+        ("BertAgentTimeouts", "timeout", "5m", "is too late for its callers: 408 for"),
+        ("BertAgentPredictionsFail", "failed", "2m", "fails in itself: 500 for"),
+    ):
+        these = f'{_BY} (rate({exported(t.REJECTED)}{{reason="{reason}"}}[{window}]))'
+        yield Alert(
+            name,
+            f"{these} / ({asked} + {refused}) > {_REFUSED_SHARE:g}",
+            clock.hold(hold),
+            "ticket" if reason == "timeout" else "page",
+            f"{_AGENT} {says} {{{{ $value | humanizePercentage }}}} of the requests",
+            _SERVING,
+        )
+    queue, before = "agent:bert_agent_queued_tokens:sum", clock.window("10m")
+    yield Recording(queue, f"{_BY} ({exported(t.QUEUED_TOKENS)})")
+    yield Alert(
+        "BertAgentQueueGrowing",
+        f"avg_over_time({queue}[{before}]) > 1.2 * avg_over_time({queue}[{before}] offset {before}) "
+        f"and min_over_time({queue}[{before}]) > 0 and {queue} / agent:bert_agent_tokens:rate5m > {_QUEUED_S:g}",
+        clock.hold("5m"),
+        "ticket",
+        f"the queue of {_AGENT} never empties and grows: {{{{ $value | humanize }}}} tokens wait",
+        _SERVING,
+    )
+
+
+def _replicas(clock: Clock) -> Iterator[Alert]:
+    target, window = "ray_serve_autoscaling_target_replicas", clock.window("30m")
+    healthy = f"{_BY} (ray_serve_deployment_replica_healthy)"
+    # Every replica that the controller knew in the window: one that dies at once never tells of itself.
+    known = f"count by (namespace, agent) (count by (namespace, agent, replica) (count_over_time(ray_serve_deployment_replica_healthy[{window}])))"
+    most = f"max by (namespace, agent) (max_over_time({target}[{window}]))"
+    yield Alert(
+        "BertAgentReplicasMissing",
+        f"({_BY} ({target}) - ({healthy} or 0 * {_BY} ({target}))) > 0",
+        clock.hold("5m"),
+        "page",
+        f"{_AGENT} lacks {{{{ $value }}}} of the replicas that it should have",
+        _SERVING,
+    )
+    yield Alert(
+        "BertAgentReplicaFlapping",
+        # More than the agent was ever to have. A rolling update replaces each replica once: that is not meant.
+        f"{known} - {most} > clamp_min(2 * {_BY} ({target}), 2)",
+        clock.hold("1m"),
+        "ticket",
+        f"{_AGENT} replaced replicas {{{{ $value }}}} times in 30 min",
+        _SERVING,
+    )
+    yield Alert(
+        "BertAgentNotRunning",
+        "min by (namespace, agent) (ray_serve_application_status) < 3",
+        clock.hold("2m"),
+        "page",
+        f"{_AGENT} is {{{{ if eq $value 1.0 }}}}not deployed: its start failed{{{{ else }}}}unhealthy{{{{ end }}}}",
+        _SERVING,
+    )
+    yield Alert(
+        "BertAgentVersionRefused",
+        f"count by (namespace, agent, outcome) ({risen(exported(t.ROLLOUTS) + '{outcome!=`promoted`}', clock.window('15m'))})",
+        "0s",
+        "ticket",
+        f"a new version of {_AGENT} was {{{{ $labels.outcome }}}} by {{{{ $value }}}} replicas: the old one goes on",
+        _SERVING,
+    )
+
+
+def _answers(clock: Clock) -> Iterator[Alert]:
+    enough = f"agent:bert_agent_answer_items:increase1h > {_ENOUGH_ANSWERS}"
+    for name, series, bound, what in (
+        (
+            "BertAgentScoreDrift",
+            "agent:bert_agent_score:drift1h",
+            _DRIFT,
+            "is as sure of its answers as before no more",
+        ),
+        ("BertAgentLabelShift", "agent:bert_agent_labels:shift1h", _SHIFT, "finds another mix of types than before"),
+    ):
+        yield Alert(
+            name,
+            f"{series} > {bound:g} and {enough}",
+            clock.hold("30m"),
+            "ticket",
+            f"{_AGENT} {what}: distance {{{{ $value | printf `%.2f` }}}} between the last hour and the day before",
+            _SERVING,
+        )
+
+
+def _training(clock: Clock) -> Iterator[Alert]:
+    steps, alive = exported(t.TRAINING_STEPS), exported(t.TRAINING_WORKERS)
+    failures = exported(t.TRAINING_FAILURES)
+    yield Alert(
+        "BertAgentTrainingStalled",
+        f"sum by (namespace, run) (rate({steps}[{clock.window('15m')}])) == 0 and on (namespace, run) sum by (namespace, run) ({alive}) > 0",
+        clock.hold("5m"),
+        "ticket",
+        f"{_RUN} lives but has made no step for 20 minutes",
+        _TRAINING,
+    )
+    yield Alert(
+        "BertAgentTrainingLossNotFinite",
+        f"count by (namespace, run) ({risen(failures + '{reason=`loss`}', clock.window('1h'))}) "
+        f"or count by (namespace, run) ({exported(t.TRAINING_LOSS)} != {exported(t.TRAINING_LOSS)})",
+        "0s",
+        "ticket",
+        f"the loss of {_RUN} is not finite or ran away; the run was given up",
+        _TRAINING,
+    )
+    yield Alert(
+        "BertAgentTrainingFailed",
+        f"count by (namespace, run, reason) ({risen(failures + '{reason!=`loss`}', clock.window('1h'))})",
+        "0s",
+        "ticket",
+        f"{_RUN} was given up: {{{{ $labels.reason }}}}",
+        _TRAINING,
+    )
+    yield Alert(
+        "BertAgentTrainingRestarts",
+        f"sum by (namespace, run) (changes({exported(t.TRAINING_RESTARTS)}[{clock.window('1h')}])) > 3 "
+        f"or max by (namespace, run) ({exported(t.TRAINING_RESTARTS)}) - min by (namespace, run) (min_over_time({exported(t.TRAINING_RESTARTS)}[{clock.window('1h')}])) > 3",
+        "0s",
+        "ticket",
+        f"{_RUN} was taken up again more than three times in an hour",
+        _TRAINING,
+    )
+    yield Alert(
+        "BertAgentTrainingWaits",
+        f"max by (namespace, run) ({exported(t.TRAINING_HOST_RATIO)}) > 0.5",
+        clock.hold("15m"),
+        "ticket",
+        f"the steps of {_RUN} wait for their batches {{{{ $value | humanizePercentage }}}} of the time",
+        _TRAINING,
+    )
+
+
+def _fleet(clock: Clock) -> Iterator[Alert]:
+    up = 'up{job="ray"}'
+    yield Alert(
+        "BertAgentNodeDown",
+        f"{up} == 0",
+        clock.hold("2m"),
+        "page",
+        "{{ $labels.instance }} in {{ $labels.namespace }} does not answer: its node or its Ray is down",
+        _FLEET,
+    )
+    yield Alert(
+        "BertAgentNodesFailed",
+        "sum by (namespace) (autoscaler_recently_failed_nodes) > 0",
+        clock.hold("1m"),
+        "ticket",
+        "{{ $value }} nodes of {{ $labels.namespace }} failed lately",
+        _FLEET,
+    )
+    yield Alert(
+        "BertAgentGcsDown",
+        f"count by (namespace, cluster) ({up} == 1) unless count by (namespace, cluster) (ray_running_jobs)",
+        clock.hold("1m"),
+        "page",
+        "the cluster {{ with $labels.cluster }}{{ . }} {{ end }}in {{ $labels.namespace }} has lost its control store (GCS): nothing scales or heals",
+        _FLEET,
+    )
+    yield Alert(
+        "BertAgentNothingWatched",
+        f"absent({up} == 1)",
+        clock.hold("5m"),
+        "page",
+        "Prometheus reaches no Ray node at all: either all is down or nobody is watched",
+        _FLEET,
+    )
+    yield Alert(
+        "BertAgentObjectStoreFull",
+        "sum by (namespace, ip, NodeAddress) (ray_object_store_used_memory) / sum by (namespace, ip, NodeAddress) "
+        "(ray_object_store_used_memory + ray_object_store_available_memory) > 0.9",
+        clock.hold("10m"),
+        "ticket",
+        "the object store of {{ $labels.NodeAddress }} in {{ $labels.namespace }} is {{ $value | humanizePercentage }} full",
+        _FLEET,
+    )
+    yield Alert(
+        "BertAgentDiskFull",
+        "max by (namespace, ip) (ray_node_disk_utilization_percentage) > 90",
+        clock.hold("10m"),
+        "ticket",
+        "the disk of {{ $labels.ip }} in {{ $labels.namespace }} is {{ $value | printf `%.0f` }}% full",
+        _FLEET,
+    )

@@ -1,0 +1,136 @@
+"""Fuses nodes of an exported encoder into ONNX Runtime's own, whatever number of heads each layer has, and takes apart those that are slow on CPUs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compression.encoder.encoder_structure import find_blocks, is_prunable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def fuse_graph(path: Path, model: PreTrainedModel) -> None:
+    """Rewrites a file with its fused graph. Architectures that ONNX Runtime's optimizer does not know stay as they are."""
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    if not is_prunable(model):
+        return
+    block = find_blocks(model)[0]
+    width = model.config.hidden_size
+    fused = optimize_model(
+        str(path), model_type="bert", num_heads=width // block.head_size, hidden_size=width, opt_level=0
+    )
+    fused.save_model_to_file(str(path))
+    correct_heads(path, model)
+
+
+def unfuse_slow_nodes(path: Path) -> None:
+    """Takes fused nodes apart whose kernels for CPUs are slower than those of their parts (ONNX Runtime 1.31; docs/compression.md has the times).
+
+    SkipLayerNormalization takes six times as long as a sum and LayerNormalization. The sum is a Sum, since ONNX Runtime
+    fuses an Add again when it loads the graph. BiasGelu hides the bias from the product before it, which adds it at no
+    cost in int8, and is slower than Gelu.
+    """
+    import onnx
+
+    whole = onnx.load(str(path))
+    graph = whole.graph
+    parts = {"SkipLayerNormalization": _sum_and_norm, "BiasGelu": _sum_and_gelu}
+    nodes: list[Any] = []
+    for node in graph.node:
+        nodes += parts[node.op_type](node) if node.domain == "com.microsoft" and node.op_type in parts else [node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    _keep_sums(graph)
+    onnx.save(whole, str(path))
+
+
+def correct_heads(path: Path, model: PreTrainedModel) -> None:
+    """Sets the number of heads of every fused Attention node by its own weights.
+
+    The optimizer takes one number for all layers from the configuration, which pruning has made untrue.
+    """
+    import onnx
+
+    if not is_prunable(model):
+        return
+    head_size = find_blocks(model)[0].head_size
+    graph = onnx.load(str(path))
+    shapes = {weight.name: tuple(weight.dims) for weight in graph.graph.initializer}
+    for node in graph.graph.node:
+        if node.op_type == "Attention" and node.domain == "com.microsoft":
+            _set(
+                node, "num_heads", shapes[node.input[1]][1] // 3 // head_size
+            )  # weight: [width, 3 * heads * head_size]
+    onnx.save(graph, str(path))
+
+
+def tidy_graph(path: Path) -> None:
+    """Drops traces of the export, and joins weights that the graph would concatenate anew in every run: only a weight in one piece can become int8.
+
+    transformers' fusion leaves query, key and value of each Attention node so.
+    """
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(path))
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    joins = [node for node in model.graph.node if node.op_type == "Concat" and set(node.input) <= set(weights)]
+    for node in joins:
+        parts = [numpy_helper.to_array(weights[name]) for name in node.input]
+        joined = np.concatenate(parts, axis=next(one.i for one in node.attribute if one.name == "axis"))
+        model.graph.initializer.append(numpy_helper.from_array(joined, node.output[0]))
+        model.graph.node.remove(node)
+    used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    for name in sorted({name for node in joins for name in node.input} - used):
+        model.graph.initializer.remove(weights[name])
+    for node in model.graph.node:  # stack traces with paths of this machine, larger than a small agent's weights
+        del node.metadata_props[:]
+    onnx.save(model, str(path))
+
+
+def _sum_and_norm(node: Any) -> list[Any]:
+    """Of SkipLayerNormalization(input, skip, scale, shift, bias)."""
+    from onnx import helper
+
+    one, other, scale, shift, bias = [*node.input, ""][:5]
+    epsilon = next((item.f for item in node.attribute if item.name == "epsilon"), 1e-12)
+    total = node.output[3] if len(node.output) > 3 else f"{node.name}_sum"
+    made = []
+    if bias:
+        made.append(helper.make_node("Add", [one, bias], [f"{node.name}_biased"], f"{node.name}_bias"))
+        one = f"{node.name}_biased"
+    return [
+        *made,
+        helper.make_node("Add", [one, other], [total], f"{node.name}_add"),
+        helper.make_node(
+            "LayerNormalization", [total, scale, shift], node.output[:1], node.name, axis=-1, epsilon=epsilon
+        ),
+    ]
+
+
+def _sum_and_gelu(node: Any) -> list[Any]:
+    from onnx import helper
+
+    total = f"{node.name}_sum"
+    return [
+        helper.make_node("Add", node.input, [total], f"{node.name}_bias"),
+        helper.make_node("Gelu", [total], node.output, node.name, domain="com.microsoft"),
+    ]
+
+
+def _keep_sums(graph: Any) -> None:
+    """Makes a Sum of each Add that LayerNormalization reads."""
+    read = {node.input[0] for node in graph.node if node.op_type == "LayerNormalization"}
+    for node in graph.node:
+        if node.op_type == "Add" and node.output[0] in read:
+            node.op_type = "Sum"
+
+
+def _set(node: Any, name: str, value: int) -> None:
+    for attribute in node.attribute:
+        if attribute.name == name:
+            attribute.i = value

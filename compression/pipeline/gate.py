@@ -1,0 +1,70 @@
+"""What a compressed agent must have kept before it may be published, and after each step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from agent.config.base import Config
+from agent.errors import GateError
+from compression.reporting.compression_report import Measured, StepRow, Verdict
+
+_REMEDY = "remove less (shrink, prune), distill for more epochs, leave out int8 embeddings, or lower the gate"
+
+
+class Gate(Config):
+    """The least quality, by the task's primary metric on the test split."""
+
+    min_f1_kept: float = Field(0.99, ge=0, le=1, description="part of the original's F1 that must remain")
+    min_f1: float | None = Field(None, ge=0, le=1, description="F1 that must be reached whatever the original's")
+    after_each: bool | None = Field(
+        None,
+        description="stop after a step that no later step can make up for (distill can); default: where steps are measured",
+    )
+    margin: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="how much less than min_f1_kept may be kept after a step, where the dev split tells it",
+    )
+
+    def judge(self, original: Measured, published: Sequence[Measured]) -> Verdict:
+        """Compares the worst model file that would be published with the original."""
+        worst = min(published, key=lambda row: row.f1)
+        needed = max(self.min_f1_kept * original.f1, self.min_f1 or 0.0)
+        return _verdict(worst.name, worst, original, needed)
+
+    def judge_step(self, row: StepRow, original: StepRow) -> Verdict:
+        """Compares what a step has left with the original, on the same part of the dev split."""
+        assert row.measured
+        assert original.measured
+        needed = max(0.0, self.min_f1_kept - self.margin) * original.measured.f1
+        split = f"{row.num_examples} examples of the dev split"
+        return _verdict(f"what {row.kind} left", row.measured, original.measured, needed, split=split)
+
+    def require(self, verdict: Verdict, report: str) -> None:
+        """Refuses an agent that lost too much.
+
+        Raises:
+            GateError: Says by how much, and where the report lies.
+        """
+        if verdict.passed:
+            return
+        if verdict.split == "test":
+            allowed = f"gate.min_f1_kept={self.min_f1_kept:g}"
+            allowed += "" if self.min_f1 is None else f" and gate.min_f1={self.min_f1:g}"
+        else:
+            allowed = f"gate.min_f1_kept={self.min_f1_kept:g} less gate.margin={self.margin:g} after a step"
+        raise GateError(
+            f"the gate refuses {verdict.model}: F1 {verdict.f1:.4f} is {verdict.needed - verdict.f1:.4f} below the "
+            f"{verdict.needed:.4f} it needs ({verdict.kept:.2%} of the original's {verdict.original:.4f} kept, "
+            f"{verdict.split}{'' if verdict.split != 'test' else ' split'}); nothing was published, the report is {report}",
+            allowed=allowed,
+            remedy=_REMEDY if verdict.split == "test" else f"{_REMEDY}, or set gate.after_each=false to see the end",
+        )
+
+
+def _verdict(model: str, row: Measured, original: Measured, needed: float, split: str = "test") -> Verdict:
+    kept = row.f1 / original.f1 if original.f1 else 1.0
+    return Verdict(model=model, f1=row.f1, original=original.f1, kept=kept, needed=needed, split=split)

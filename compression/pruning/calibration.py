@@ -1,0 +1,197 @@
+"""What heads and units do on labelled sentences: how much the loss hangs on them, and how they vary together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from agent.batching import cut_by_length
+from agent.encoding import IGNORED, Batch, Encoder, Int64, Window, pad
+from agent.errors import ModelError
+from agent.tasks import BaseTask
+from compression.encoder.encoder_structure import Slot, find_blocks
+from compression.encoder.torch_model import to_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+Importance = Literal["first_order", "fisher"]
+"""How effects on the loss, one for each window, become one score: the sum of their amounts, or of their squares."""
+
+_MAX_TOKENS = 2048  # padded tokens of a calibration batch: bounds memory, changes no result
+
+
+@dataclass(eq=False)
+class Projection:
+    """What was seen at the input of an output projection (of attention or of the feed-forward part).
+
+    Attributes:
+        slot: The projection.
+        group: Neighbouring inputs that are judged as one (a head's columns).
+        importance: How a score is made of effects. The effect of a group on the loss of a window is the sum over tokens and
+            group of a * dL/da.
+        scores: float32 [inputs / group]. `first_order`: sum over windows of |effect|, the first-order estimate of how the loss
+            changes when the group is removed (Molchanov et al., arXiv 1906.10771; for heads Michel et al., arXiv 1905.10650).
+            `fisher`: sum of effect^2, the diagonal of the empirical Fisher information of a gate on the group, which is its
+            second-order estimate (Kwon et al., arXiv 2204.09656, section 3.2).
+        gram: float64 [inputs + 1, inputs + 1]: sum over tokens of a a^T, with a 1 appended to a for the bias.
+    """
+
+    slot: Slot
+    group: int
+    importance: Importance
+    scores: Tensor
+    gram: Tensor
+
+    @classmethod
+    def of(cls, slot: Slot, group: int, importance: Importance) -> Projection:
+        """Nothing seen yet; `group` neighbouring inputs are judged as one."""
+        import torch
+
+        inputs = slot.linear.in_features
+        gram = torch.zeros(inputs + 1, inputs + 1, dtype=torch.float64)
+        return cls(slot, group, importance, torch.zeros(inputs // group), gram)
+
+    def watch(self, inputs: Tensor, mask: Tensor) -> None:
+        """Notes one batch: inputs float32 [rows, tokens, inputs], mask bool [rows, tokens]."""
+        import torch
+
+        seen = inputs.detach()
+        flat = seen[mask]
+        flat = torch.cat([flat, flat.new_ones(len(flat), 1)], dim=1)
+        self.gram += flat.T @ flat
+        inputs.register_hook(lambda gradient: self._note((seen * gradient).sum(dim=1)))  # type: ignore[no-untyped-call]
+
+    def _note(self, effects: Tensor) -> None:
+        """effects: float32 [rows, inputs], the derivative of the loss by a gate on each input."""
+        grouped = effects.reshape(len(effects), -1, self.group).sum(-1)
+        self.scores += (grouped.square() if self.importance == "fisher" else grouped.abs()).sum(0)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """For every layer, first to last, what its heads and its feed-forward units do."""
+
+    heads: list[Projection]
+    units: list[Projection]
+
+
+def calibrate(
+    model: PreTrainedModel,
+    batches: Sequence[LabelledBatch],
+    importance: Importance = "first_order",
+    progress: Callable[[int, int], None] | None = None,
+) -> Calibration:
+    """Runs labelled batches forwards and backwards; the model is left as it was.
+
+    Raises:
+        ModelError: Activations or the loss are no numbers; names the module.
+    """
+    blocks = find_blocks(model)
+    seen = Calibration(
+        [Projection.of(block.attention_output, block.head_size, importance) for block in blocks],
+        [Projection.of(block.ffn_output, 1, importance) for block in blocks],
+    )
+    for done, labelled in enumerate(batches, 1):
+        _observe(model, seen, labelled)
+        if progress:
+            progress(done, len(batches))
+    return seen
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """A padded batch with its targets: int64 [rows, tokens], or [rows] for one per window; -100 does not count."""
+
+    batch: Batch
+    targets: Int64
+
+
+def labelled_batches(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> list[LabelledBatch]:
+    """Examples in batches of neighbours in length."""
+    items = _windows(task, encoder, examples)
+    cuts = cut_by_length([len(window.input_ids) for window, _ in items], max_tokens=_MAX_TOKENS)
+    return [_labelled([items[index] for index in cut], encoder.pad_id) for cut in cuts]
+
+
+def total_loss(model: PreTrainedModel, labelled: LabelledBatch) -> Tensor:
+    """Cross-entropy of the targets, summed: float32 []."""
+    import torch
+
+    logits = model(**to_tensors(model, labelled.batch)).logits
+    return torch.nn.functional.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]),
+        torch.from_numpy(labelled.targets).reshape(-1),
+        ignore_index=IGNORED,
+        reduction="sum",
+    )
+
+
+def _windows(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> list[tuple[Window, Int64]]:
+    return [
+        pair
+        for example, document in zip(examples, task.encode(encoder, examples), strict=True)
+        for pair in zip(document.windows, task.targets(example, document), strict=True)
+    ]
+
+
+def _labelled(items: Sequence[tuple[Window, Int64]], pad_id: int) -> LabelledBatch:
+    batch = pad([window for window, _ in items], pad_id)
+    return LabelledBatch(batch, _pad_targets([target for _, target in items], batch.input_ids.shape))
+
+
+def _observe(model: PreTrainedModel, seen: Calibration, labelled: LabelledBatch) -> None:
+    import torch
+
+    mask = torch.from_numpy(labelled.batch.attention_mask.astype(bool))
+    with _watching(model, seen, mask), torch.enable_grad():
+        loss = total_loss(model, labelled)
+        _require_finite("the loss", loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+    model.zero_grad(set_to_none=True)
+
+
+def _pad_targets(targets: Sequence[Int64], shape: tuple[int, ...]) -> Int64:
+    """Stacks targets: int64 [rows, tokens] for one per token, [rows] for one per window."""
+    if not targets[0].ndim:
+        return np.stack(targets)
+    padded = np.full(shape, IGNORED, dtype=np.int64)
+    for row, target in enumerate(targets):
+        padded[row, : len(target)] = target
+    return padded
+
+
+def _require_finite(name: str, values: Tensor) -> None:
+    if bool(values.isfinite().all()):
+        return
+    raise ModelError(
+        f"calibration: {name} is not finite on training sentences",
+        remedy="the agent itself is damaged: look at its training, or train it again in float32 (engine.precision=fp32)",
+    )
+
+
+@contextmanager
+def _watching(model: PreTrainedModel, seen: Calibration, mask: Tensor) -> Iterator[None]:
+    names = {module: name for name, module in model.named_modules()}
+
+    def hook_for(projection: Projection) -> Callable[[Any, tuple[Tensor, ...]], None]:
+        def watch(module: Any, inputs: tuple[Tensor, ...]) -> None:
+            _require_finite(f"the input of {names[module]}", inputs[0])
+            projection.watch(inputs[0], mask)
+
+        return watch
+
+    hooks = [
+        projection.slot.linear.register_forward_pre_hook(hook_for(projection))
+        for projection in [*seen.heads, *seen.units]
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

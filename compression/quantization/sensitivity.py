@@ -1,0 +1,62 @@
+"""Which nodes of a graph int8 hurts: each is quantised alone, and the worst stay in float32 until the whole errs little enough."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from agent.encoding import Batch
+from agent.evaluation import Forward
+from compression.encoder.torch_model import quiet
+from compression.graphs.onnx_graph import graph_forward, open_session
+from compression.reporting.progress_bars import bar
+
+Quantize = Callable[[Path, Sequence[str]], None]
+
+
+def error_of(reference: Forward, forward: Forward, batches: Sequence[Batch]) -> float:
+    """The root mean square difference of logits, as part of that of the reference's own; padding does not count."""
+    gap = own = 0.0
+    for batch in batches:
+        wanted, said = reference(batch), forward(batch)
+        mask = batch.attention_mask.astype(bool) if wanted.ndim == 3 else np.ones(len(wanted), bool)
+        gap += float(((said - wanted)[mask] ** 2).sum())
+        own += float((wanted[mask] ** 2).sum())
+    return float(np.sqrt(gap / max(own, 1e-30)))
+
+
+def find_exclusions(
+    quantize: Quantize, source: Path, nodes: Sequence[str], *, batches: Sequence[Batch], max_error: float
+) -> tuple[list[str], float]:
+    """The fewest nodes, by their own error, that must stay in float32; and the error of the graph that remains.
+
+    Args:
+        quantize: Writes a graph with all but the nodes of these names quantised.
+        source: The float32 graph.
+        nodes: The names of all nodes that may be quantised.
+        batches: On which errors are measured.
+        max_error: As `error_of` has it.
+    """
+    reference = graph_forward(open_session(source, threads=1))
+    with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
+
+        def error_without(excluded: Sequence[str]) -> float:
+            target = Path(scratch) / "tried.onnx"
+            with quiet():
+                quantize(target, excluded)
+            return error_of(reference, graph_forward(open_session(target, threads=1)), batches)
+
+        with bar("quantize: sensitivity of nodes") as progress:
+            errors = {}
+            for done, name in enumerate(nodes, 1):
+                errors[name] = error_without([other for other in nodes if other != name])
+                progress(done, len(nodes))
+        excluded: list[str] = []
+        for name in sorted(errors, key=errors.__getitem__, reverse=True):
+            if (error := error_without(excluded)) <= max_error:
+                return excluded, error
+            excluded.append(name)
+    return excluded, 0.0

@@ -1,0 +1,101 @@
+"""Draws F1 against speed, both relative to the original, and the frontier: what nothing else beats in both."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from compression.reporting.compression_report import CompressionReport
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_BLUE, _ORANGE, _GREY = "#0072B2", "#B34700", "#5A5A5A"  # Okabe and Ito 2008, dark enough for text on white
+
+
+class Point(NamedTuple):
+    """A model in the picture.
+
+    Attributes:
+        name: Beside its mark.
+        speed: Sentences a second over the original's.
+        kept: F1 over the original's on the same split.
+        step: Whether it is what a step left (dev split, hollow mark), not a model file of a bundle.
+    """
+
+    name: str
+    speed: float
+    kept: float
+    step: bool = False
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """The points that no other beats in one of the two and equals in the other, slowest first."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda one: (-one.speed, -one.kept)):
+        if not best or point.kept > best[-1].kept:
+            best.append(point)
+    return best[::-1]
+
+
+def points_of(report: CompressionReport) -> list[Point]:
+    """What a run timed: the original, what its steps left, and the model files that were measured at its end."""
+    first = report.trail[0].measured if report.trail else None
+    found = [
+        Point(f"after {row.kind}", row.speed, row.measured.f1 / first.f1, step=True)
+        for row in report.trail
+        if row.measured and row.speed and first and first.f1
+    ]
+    original = report.rows[0] if report.rows else None
+    if original and original.f1 and original.sentences_per_s:
+        found += [
+            Point(row.name, row.sentences_per_s / original.sentences_per_s, row.f1 / original.f1)
+            for row in report.rows[1:]
+            if row.sentences_per_s
+        ]
+    return [Point("original", 1.0, 1.0), *found]
+
+
+def draw_frontier(file: Path, points: Sequence[Point]) -> None:
+    """Writes the picture as SVG, its text as text."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "bert-agent", "font.size": 10}
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        _draw(figure.subplots(), points)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Title": "F1 kept against speed"})
+    words = html.escape(describe(points))
+    file.write_text(stream.getvalue().replace("<svg ", f'<svg role="img" aria-label="{words}" ', 1), encoding="utf-8")
+
+
+def describe(points: Sequence[Point]) -> str:
+    """The picture in words, for who cannot see it."""
+    told = ", ".join(f"{one.name} {one.speed:.2f} times as fast with {one.kept:.1%} of F1" for one in points)
+    return f"F1 kept against speed: {told}."
+
+
+def _draw(axes: Axes, points: Sequence[Point]) -> None:
+    finished = [one for one in points if not one.step]
+    best = frontier(finished if len(finished) > 1 else points)
+    axes.step(
+        [one.speed for one in best], [one.kept * 100 for one in best], where="pre", color=_GREY, linewidth=1, alpha=0.7
+    )
+    for one in points:
+        colour = _ORANGE if one.step else _BLUE
+        axes.plot(
+            [one.speed], [one.kept * 100], marker="o", color=colour, markerfacecolor="white" if one.step else colour
+        )
+        axes.annotate(
+            one.name, (one.speed, one.kept * 100), (5, 5), textcoords="offset points", fontsize=8, color=colour
+        )
+    axes.set_xlabel("sentences/s over the original's, batches of 32")
+    axes.set_ylabel("F1 kept, % (hollow: after a step, dev split)" if any(one.step for one in points) else "F1 kept, %")
+    axes.margins(x=0.18, y=0.18)
+    axes.grid(visible=True, alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,161 @@
+"""Parquet: rows are records, a column takes the answers. Columns that are not asked for pass through untouched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from agent.errors import DataError
+from serving.annotation.records import Answer, Content, Fields, Format, Rejected, Span
+from serving.annotation.storage import StorageLocation
+
+_SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+class Parquet(Format):
+    """A record a row."""
+
+    name, input_suffix, output_suffix = "parquet", ".parquet", ".parquet"
+
+    def cut(self, place: StorageLocation, path: str, shard_bytes: int, fields: Fields) -> Iterator[Span]:
+        """Cuts by rows of average size; reads the file's footer only."""
+        with _opened(place, path) as file:
+            _check_schema(path, file.schema_arrow, fields)
+            footer = file.metadata
+            size = sum(footer.row_group(index).total_byte_size for index in range(footer.num_row_groups))
+            step = max(1, shard_bytes * footer.num_rows // max(1, size))
+            for start in range(0, footer.num_rows, step):
+                stop = min(start + step, footer.num_rows)
+                yield start, stop, start + 1, stop - start
+
+    def read(self, place: StorageLocation, path: str, span: Span, fields: Fields) -> Rows:
+        """Reads rows; those without a text are set aside."""
+        start, stop, first, _ = span
+        with _opened(place, path) as file:
+            table = pa.Table.from_batches(_rows(file, start, stop), file.schema_arrow)
+        return Rows(table, first, fields)
+
+
+class Rows(Content):
+    """Rows of a table."""
+
+    def __init__(self, table: pa.Table, first_row: int, fields: Fields) -> None:
+        super().__init__(fields)
+        self._table, self._answered = table, list[int]()
+        for index, raw in enumerate(_as_bytes(table.column(fields.text))):
+            text, reason = self._read(raw)
+            if reason:
+                row = _spelled(table.slice(index, 1).drop_columns([fields.text]), {fields.text: text})
+                self.rejected.append(Rejected(first_row + index, row, reason))
+            else:
+                self.texts.append(text)
+                self._answered.append(index)
+
+    def render(self, answers: Sequence[Answer]) -> bytes:
+        """The rows that have an answer, with it as their last column."""
+        column = pa.array(answers, _answer_type(self.fields.answer_item))
+        kept = self._table.take(pa.array(self._answered, pa.int64()))
+        buffer = pa.BufferOutputStream()
+        pq.write_table(kept.append_column(self.fields.answer, column), buffer)
+        return bytes(buffer.getvalue())
+
+    def _read(self, raw: bytes | None) -> tuple[Any, str]:
+        """The text, and why it cannot be answered."""
+        if raw is None:
+            return None, self.fields.fault(None)
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError as error:
+            return raw.decode(
+                errors="replace"
+            ), f"no UTF-8: byte {error.start + 1} of the text (0x{raw[error.start]:02x})"
+        return text, self.fields.fault(text)
+
+
+@contextmanager
+def _opened(place: StorageLocation, path: str) -> Iterator[pq.ParquetFile]:
+    with place.open(path) as stream:
+        try:
+            yield pq.ParquetFile(stream, buffer_size=1 << 20)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(
+                f"{path} cannot be read as Parquet ({' '.join(str(error).split())[:200]})",
+                remedy="mend the file, or take it away from the input",
+            ) from None
+
+
+def _rows(file: pq.ParquetFile, start: int, stop: int) -> Iterator[pa.RecordBatch]:
+    """Decodes the row groups that hold a range of rows, and holds no more of them than the range is long."""
+    first = 0
+    for group in range(file.num_row_groups):
+        after = first + file.metadata.row_group(group).num_rows
+        if first < stop and start < after:
+            for batch in file.iter_batches(stop - start, row_groups=[group]):
+                low, high = max(start - first, 0), min(stop - first, batch.num_rows)
+                if low < high:
+                    yield batch.slice(low, high - low)
+                first += batch.num_rows
+                if first >= stop:
+                    return
+        first = after
+
+
+def _check_schema(path: str, schema: pa.Schema, fields: Fields) -> None:
+    if schema.names.count(fields.text) != 1:
+        raise DataError(
+            f"{path} has {schema.names.count(fields.text) or 'no'} column {fields.text!r}",
+            allowed=f"text_field={' | '.join(schema.names)}",
+            remedy="say which column holds the text with text_field=...",
+        )
+    kind = schema.field(fields.text).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not any(test(kind) for test in _TEXTUAL):
+        raise DataError(
+            f"column {fields.text!r} of {path} is {kind}",
+            allowed="strings",
+            remedy="choose another with text_field=...",
+        )
+    if fields.answer in schema.names:
+        raise DataError(
+            f"{path} has a column {fields.answer!r} already, which takes the answer",
+            remedy="choose another with field=...",
+        )
+
+
+_TEXTUAL = (
+    pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view,
+    pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view,
+)  # fmt: skip
+
+
+def _as_bytes(column: pa.ChunkedArray) -> list[bytes | None]:
+    """Not as strings: a file may call strings what is no UTF-8."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    found: list[bytes | None] = column.cast(pa.large_binary()).to_pylist()
+    return found
+
+
+def _spelled(row: pa.Table, text: dict[str, Any]) -> str:
+    """A row as JSON."""
+    try:
+        others = row.to_pylist()[0] if row.num_columns else {}
+    except UnicodeDecodeError:  # another column that is called strings
+        others = {}
+    return json.dumps(others | text, ensure_ascii=False, default=str)
+
+
+def _answer_type(item: type[BaseModel]) -> pa.DataType:
+    """The same for all shards, whatever their answers hold."""
+    return pa.list_(pa.struct([(name, _scalar(field.annotation)) for name, field in item.model_fields.items()]))
+
+
+def _scalar(annotation: Any) -> pa.DataType:
+    options = [option for option in get_args(annotation) or (annotation,) if option is not type(None)]
+    return _SCALARS[options[0]]

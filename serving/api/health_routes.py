@@ -1,0 +1,91 @@
+"""Routes that tell how the server is and what it serves: /health, /ready, /info, /metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+
+from agent.bundle import installed_versions
+from serving.api.responses import ErrorBody, reply
+from serving.scheduling.predictor import Predictor
+from serving.settings import LimitsConfig
+
+VERSIONS = ("bert-agent", "ray", "onnxruntime-gpu", "onnxruntime", "tokenizers", "fastapi")
+
+
+class Status(BaseModel):
+    """Answer of /health and /ready."""
+
+    status: str
+
+
+class Info(BaseModel):
+    """What is served, and within which limits."""
+
+    agent: str
+    bundle: str
+    base_model: str
+    task: str
+    labels: list[str]
+    precision: str
+    provider: str
+    plan: str
+    max_tokens: int
+    limits: LimitsConfig
+    versions: dict[str, str]
+
+
+Scrape = Callable[[], Awaitable[bytes]]
+"""Gives metrics in Prometheus' text format."""
+
+
+def routes(predictor: Predictor, name: str, scrape: Scrape | None = None) -> APIRouter:
+    """The routes over one predictor, whose agent has a name; `/metrics` shows what `scrape` gives, or the predictor's own."""
+    router = APIRouter()
+
+    @router.get("/health", summary="Is the process alive?")
+    async def health() -> Status:
+        return Status(status="alive")
+
+    @router.get("/ready", summary="Is the agent loaded and warm?", responses={503: {"model": ErrorBody}})
+    async def ready() -> Response:
+        if predictor.ready:
+            return reply(Status(status="ready"))
+        body = ErrorBody(error="the agent is warming up", remedy="ask again in a second")
+        return reply(body, status=503, headers={"retry-after": "1"})
+
+    @router.get("/info", summary="Which agent is this?")
+    async def describe() -> Info:
+        return _info(predictor, name)
+
+    @router.get(
+        "/metrics",
+        summary="Metrics for Prometheus, by replica",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def metrics() -> Response:
+        text = await scrape() if scrape else predictor.metrics.render()
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def _info(predictor: Predictor, name: str) -> Info:
+    engine, manifest = predictor.engine, predictor.engine.bundle.manifest
+    return Info(
+        agent=name,
+        bundle=engine.bundle.digest,
+        base_model=manifest.lineage.base_model,
+        task=engine.bundle.task.kind,
+        labels=list(engine.bundle.task.labels),
+        precision=engine.variant.precision,
+        provider=engine.provider,
+        plan=str(engine.plan),
+        max_tokens=manifest.max_tokens,
+        limits=predictor.limits,
+        versions=installed_versions(VERSIONS),
+    )

@@ -1,0 +1,236 @@
+"""The Open Inference Protocol v2 over gRPC: the twin of its HTTP routes, with the same limits, refusals and keys.
+
+A refusal is a status and its details, never an exception, because Ray Serve drops the metadata of calls that raise. Whoever
+gives up, by a deadline or by hanging up, cancels the call, and what still waits for it is not computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from agent import telemetry
+from agent.errors import RequestError
+from serving.api.hugging_face import allowed_time
+from serving.api.open_inference.inference_pb2 import (
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelMetadataRequest,
+    ModelMetadataResponse,
+    ModelReadyRequest,
+    ModelReadyResponse,
+    ServerLiveRequest,
+    ServerLiveResponse,
+    ServerMetadataRequest,
+    ServerMetadataResponse,
+    ServerReadyRequest,
+    ServerReadyResponse,
+)
+from serving.api.open_inference.protocol import (
+    PLATFORM,
+    SERVER,
+    TEXT,
+    OpenInference,
+    Tensor,
+    Wanted,
+    check_tensor,
+    decode,
+    pack,
+    server_version,
+    unpack,
+)
+from serving.api.request_body import refusals_counted
+from serving.api.responses import retry_after_s
+from serving.middleware.middleware_stack import MiddlewareStack
+from serving.middleware.request_context import CALLER_LEFT, REQUEST_ID, RequestContext, begin, checked_id, new_id
+
+_log = logging.getLogger(__name__)
+ReplyT = TypeVar("ReplyT", bound=Message)
+_CODES = {
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+_ROUTE = "/inference.GRPCInferenceService/"
+
+
+class InferenceService:
+    """The service; its methods are named as the protocol names them.
+
+    Args:
+        agent: What answers.
+        front: Whose keys are asked for and who is told of calls, as over HTTP. Health is told without a key, and not logged.
+    """
+
+    def __init__(self, agent: OpenInference, front: MiddlewareStack | None = None) -> None:
+        self._agent, self._front = agent, front or MiddlewareStack()
+
+    async def ServerLive(self, request: ServerLiveRequest, grpc_context: Any) -> ServerLiveResponse:
+        """Tells that the process is alive."""
+        return ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: ServerReadyRequest, grpc_context: Any) -> ServerReadyResponse:
+        """Tells whether the agent is loaded and warm."""
+        return ServerReadyResponse(ready=self._agent.predictor.ready)
+
+    async def ModelReady(self, request: ModelReadyRequest, grpc_context: Any) -> ModelReadyResponse:
+        """Tells whether that model is loaded and warm."""
+
+        async def work() -> ModelReadyResponse:
+            self._agent.check(request.name, request.version)
+            return ModelReadyResponse(ready=self._agent.predictor.ready)
+
+        return await self._answered("ModelReady", grpc_context, work, ModelReadyResponse)
+
+    async def ServerMetadata(self, request: ServerMetadataRequest, grpc_context: Any) -> ServerMetadataResponse:
+        """Tells which server this is."""
+
+        async def work() -> ServerMetadataResponse:
+            return ServerMetadataResponse(name=SERVER, version=server_version())
+
+        return await self._answered("ServerMetadata", grpc_context, work, ServerMetadataResponse)
+
+    async def ModelMetadata(self, request: ModelMetadataRequest, grpc_context: Any) -> ModelMetadataResponse:
+        """The tensors that go in and come out."""
+
+        async def work() -> ModelMetadataResponse:
+            self._agent.check(request.name, request.version)
+            told = ModelMetadataResponse(name=self._agent.name, versions=[self._agent.version], platform=PLATFORM)
+            told.inputs.add(name=TEXT, datatype="BYTES", shape=[-1])
+            for column in self._agent.columns:
+                told.outputs.add(name=column.name, datatype=column.datatype, shape=[-1])
+            return told
+
+        return await self._answered("ModelMetadata", grpc_context, work, ModelMetadataResponse)
+
+    async def ModelInfer(self, request: ModelInferRequest, grpc_context: Any) -> ModelInferResponse:
+        """Predicts."""
+
+        async def work() -> ModelInferResponse:
+            with refusals_counted(self._agent.predictor.metrics):
+                wanted, timeout_s = self._read(request), allowed_time(_metadata(grpc_context))
+            tensors = await self._agent.infer(wanted, timeout_s)
+            return _reply(self._agent, request, tensors)
+
+        return await self._answered("ModelInfer", grpc_context, work, ModelInferResponse)
+
+    async def _answered(
+        self, method: str, context: Any, work: Callable[[], Awaitable[ReplyT]], empty: Callable[[], ReplyT]
+    ) -> ReplyT:
+        exchange = RequestContext(new_id(), "POST", _ROUTE + method, status=200, keeps_texts=self._front.keeps_texts)
+        begin(exchange)
+        code = grpc.StatusCode.OK
+        try:
+            self._admit(_metadata(context), exchange)
+            return await work()
+        except RequestError as error:
+            code, exchange.status = _refuse(context, error), error.status
+            return empty()
+        except asyncio.CancelledError:
+            code, exchange.status = grpc.StatusCode.CANCELLED, CALLER_LEFT
+            raise
+        except Exception:  # noqa: BLE001 - the caller gets no internals; the log gets the trace
+            _log.exception("request %s failed", exchange.request_id)
+            code, exchange.status = grpc.StatusCode.INTERNAL, 500
+            context.set_code(code)
+            context.set_details("the server failed; this is not the request's fault")
+            return empty()
+        finally:
+            self._agent.predictor.metrics.count(telemetry.REQUESTS, route=exchange.route, status=code.name)
+            exchange.seconds = time.monotonic() - exchange.started
+            for report in self._front.reports:
+                report(exchange)
+
+    def _admit(self, metadata: Mapping[str, str], exchange: RequestContext) -> None:
+        """Does for a call what the layers before the routes do for a request over HTTP."""
+        exchange.client = metadata.get("x-forwarded-for", "").rpartition(",")[2].strip()
+        exchange.traceparent = metadata.get("traceparent", "")
+        if given := metadata.get(REQUEST_ID):
+            exchange.request_id = checked_id(given)
+        if self._front.keys:
+            with refusals_counted(self._agent.predictor.metrics):
+                self._front.keys.admit(_presented(metadata), exchange)
+
+    def _read(self, request: ModelInferRequest) -> Wanted:
+        self._agent.check(request.model_name, request.model_version)
+        _check_size(request, self._agent.predictor.limits.max_body_bytes)
+        given = {name: _value(parameter) for name, parameter in request.parameters.items()}
+        parameters = self._agent.parameters(given)
+        return Wanted(_texts(request), parameters, self._agent.outputs([output.name for output in request.outputs]))
+
+
+def _texts(request: ModelInferRequest) -> list[str]:
+    if len(request.inputs) != 1:
+        raise RequestError(
+            f"inputs holds {len(request.inputs)} tensors",
+            allowed="one tensor, 'text'",
+            remedy="send all texts in one tensor",
+            field="inputs",
+        )
+    tensor, raw = request.inputs[0], request.raw_input_contents
+    if len(raw) > 1 or (raw and tensor.contents.bytes_contents):
+        raise RequestError(
+            "raw_input_contents does not fit the inputs",
+            allowed="the bytes of one tensor, which then has no contents of its own",
+            remedy="send the texts in one of the two ways",
+            field="raw_input_contents",
+        )
+    place = "raw_input_contents[0]" if raw else "inputs[0].contents.bytes_contents"
+    values = unpack(raw[0], place) if raw else tensor.contents.bytes_contents
+    check_tensor(tensor.name, tensor.datatype, tensor.shape, len(values))
+    return decode(values, place)
+
+
+def _reply(agent: OpenInference, request: ModelInferRequest, tensors: list[Tensor]) -> ModelInferResponse:
+    told = ModelInferResponse(model_name=agent.name, model_version=agent.version, id=request.id)
+    for tensor in tensors:
+        output = told.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=[len(tensor.values)])
+        if request.raw_input_contents:  # whoever sends in binary reads binary
+            told.raw_output_contents.append(pack(tensor))
+        elif tensor.datatype == "FP32":
+            output.contents.fp32_contents.extend(tensor.values)
+        else:
+            output.contents.bytes_contents.extend(value.encode() for value in tensor.values)
+    return told
+
+
+def _check_size(request: ModelInferRequest, max_bytes: int) -> None:
+    if request.ByteSize() > max_bytes:
+        raise RequestError(
+            "the request is too large",
+            allowed=f"at most {max_bytes} bytes",
+            remedy="send the texts in several requests",
+            status=413,
+        )
+
+
+def _refuse(context: Any, error: RequestError) -> grpc.StatusCode:
+    code = _CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT)
+    context.set_code(code)
+    context.set_details(str(error))
+    if (seconds := retry_after_s(error)) is not None:
+        context.set_trailing_metadata([("retry-after", str(seconds))])
+    return code
+
+
+def _metadata(context: Any) -> Mapping[str, str]:
+    return {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+
+
+def _presented(metadata: Mapping[str, str]) -> str | None:
+    """The key of a caller: `authorization: Bearer KEY`, or `x-api-key: KEY`."""
+    scheme, _, key = metadata.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" and key else metadata.get("x-api-key")
+
+
+def _value(parameter: Any) -> Any:
+    chosen = parameter.WhichOneof("parameter_choice")
+    return getattr(parameter, chosen) if chosen else None

@@ -1,0 +1,308 @@
+"""Reads and describes the bodies of requests: Hugging Face's shape, whatever the task. Refuses by name, never guesses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, ValidationError, create_model
+from starlette.requests import ClientDisconnect
+
+from agent import telemetry
+from agent.errors import RequestError
+from agent.tasks import BaseTask, Parameters
+from serving.metrics import Metrics
+from serving.middleware.request_context import CALLER_LEFT
+from serving.scheduling.predictor import reason_of
+
+JSON = "application/json"
+BYTES = {"schema": {"type": "string", "format": "binary"}}
+TIMEOUT = "x-request-timeout-seconds"
+REF = "#/components/schemas/{model}"
+_JSON_REMEDY = 'send one JSON object in UTF-8, such as {"inputs": "a text"}'
+_LONGEST_SHOWN = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A request that was read: its texts, whether they came as one string, and its parameters."""
+
+    texts: list[str]
+    single: bool
+    parameters: Parameters
+
+
+class PayloadReader:
+    """Reads prediction requests of one task.
+
+    Args:
+        task: What is predicted.
+        max_texts: What the schema says of the most texts; whoever predicts sees to it that it is kept.
+    """
+
+    def __init__(self, task: BaseTask[Any], *, max_texts: int | None = None) -> None:
+        self._parameters = task.parameters
+        self.model = _request_model(task.parameters, max_texts)
+        self._quoted = quoted_keys(self.model, task.parameters)
+        self.answer_model: Any = list[task.answer_item] | list[list[task.answer_item]]  # type: ignore[name-defined]
+
+    def read(self, body: bytes) -> Prediction:
+        """Reads a body.
+
+        Raises:
+            RequestError: 400 if it is no JSON, 422 if it is not the JSON that is asked for.
+        """
+        try:
+            request: Any = self.model.model_validate_json(body)
+        except ValidationError as error:
+            raise self._explain(error) from None
+        refuse_duplicates(body, self._quoted)
+        inputs = request.inputs
+        single = isinstance(inputs, str)
+        texts = [inputs] if single else list(inputs)
+        if not texts:
+            raise RequestError(
+                "inputs is an empty list", allowed="at least one text", remedy=_JSON_REMEDY, field="inputs"
+            )
+        refuse_empty(texts, "inputs" if single else "inputs[{}]")
+        return Prediction(texts, single, request.parameters or self._parameters())
+
+    def _explain(self, error: ValidationError) -> RequestError:
+        told = explain(error, self.model, {"parameters": self._parameters})
+        if told.field.startswith("inputs") and not told.what.startswith("unknown"):
+            return RequestError(told.what, allowed=_INPUTS, remedy=_JSON_REMEDY, field=told.field)
+        return told
+
+
+_ONE, _SEVERAL = "<one>", "<several>"  # tags of the union; no key of a request can be mistaken for them
+_INPUTS = "a string, or a list of strings"
+
+
+def _shape(value: Any) -> str | None:
+    if isinstance(value, str):
+        return _ONE
+    return _SEVERAL if isinstance(value, list) else None
+
+
+_Text = Annotated[str, Strict(), Field(json_schema_extra={"minLength": 1})]  # said here, seen to by refuse_empty
+_OneText = Annotated[_Text, Tag(_ONE)]
+OneOrSeveral = Annotated[_OneText | Annotated[list[_Text], Tag(_SEVERAL)], Discriminator(_shape)]
+
+
+def explain(error: ValidationError, model: type[BaseModel], inner: Mapping[str, type[BaseModel]]) -> RequestError:
+    """Says what the first thing is that is wrong with a body.
+
+    Args:
+        error: Pydantic's.
+        model: What the body was to be.
+        inner: The models below its keys, to name the keys that they know.
+    """
+    item = error.errors(include_url=False, include_context=False)[0]
+    kind, place = item["type"], [part for part in item["loc"] if part not in (_ONE, _SEVERAL)]
+    field = _path(place)
+    if kind == "json_invalid":
+        why = item["msg"].removeprefix("Invalid JSON: ")
+        return RequestError(f"the body is no JSON ({why})", allowed="JSON in UTF-8", remedy=_JSON_REMEDY, status=400)
+    if kind == "missing":
+        return RequestError(f"{field} is missing", allowed="a value", remedy="see the schema at /docs", field=field)
+    if kind == "extra_forbidden":
+        known = inner.get(str(place[0]), model) if len(place) > 1 else model
+        keys = ", ".join(known.model_fields) or "no keys"
+        return RequestError(f"unknown key {field}", allowed=keys, remedy="leave it out", field=field)
+    return RequestError(
+        f"{field or 'the body'} is {_kind(item['input'])}",
+        allowed=_INPUTS if kind == "union_tag_not_found" else item["msg"].removeprefix("Input should be "),
+        remedy="see the schema at /docs",
+        field=field,
+    )
+
+
+@contextmanager
+def refusals_counted(metrics: Metrics) -> Iterator[None]:
+    """Counts requests that are refused before the predictor sees them, which counts its own."""
+    try:
+        yield
+    except RequestError as error:
+        metrics.count(telemetry.REJECTED, reason=reason_of(error))
+        raise
+
+
+async def read_body(
+    chunks: AsyncIterator[bytes],
+    headers: Mapping[str, str],
+    *,
+    max_bytes: int,
+    max_s: float,
+    types: Sequence[str] = (JSON,),
+) -> bytes:
+    """Reads a body that says that it is plain and of one of the types; stops as soon as it grows too large or comes too slowly.
+
+    Raises:
+        RequestError: 415 for another content type or an encoded body, 413 beyond `max_bytes`, 408 beyond `max_s` seconds,
+            499 if the caller hung up.
+    """
+    content_type(headers, types)
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > max_bytes:
+        raise _too_large(max_bytes)
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(max_s):
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
+                parts.append(chunk)
+    except TimeoutError:
+        raise RequestError(
+            f"the body was not there within {max_s:g} s",
+            allowed=f"bodies that arrive within {max_s:g} s",
+            remedy="send fewer texts in one request, or over a faster line",
+            status=408,
+        ) from None
+    except ClientDisconnect:
+        raise RequestError("the caller hung up before the body was there", status=CALLER_LEFT) from None
+    return b"".join(parts)
+
+
+def content_type(headers: Mapping[str, str], types: Sequence[str]) -> str:
+    """Which of the types the body has; the first one where nothing is said.
+
+    Raises:
+        RequestError: 415, it is none of them, not in UTF-8, or compressed.
+    """
+    name, _, options = headers.get("content-type", types[0]).lower().partition(";")
+    charset = options.partition("charset=")[2].strip(" \"'") or "utf-8"
+    if name.strip() not in types or charset not in ("utf-8", "utf8"):
+        raise RequestError(
+            f"content type {headers['content-type'][:_LONGEST_SHOWN]!r}",
+            allowed=f"{' or '.join(types)} (UTF-8)",
+            remedy=f"send the header 'content-type: {types[0]}'",
+            status=415,
+        )
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise RequestError(
+            f"content encoding {headers['content-encoding'][:_LONGEST_SHOWN]!r}",
+            allowed="an uncompressed body",
+            remedy="leave the header out",
+            status=415,
+        )
+    return name.strip()
+
+
+def body_schema(model: type[BaseModel], *others: str) -> dict[str, Any]:
+    """What OpenAPI says of a prediction, whose body and headers are read by hand.
+
+    Args:
+        model: Of the body as JSON.
+        others: Further content types, of which OpenAPI can only say that they are bytes.
+    """
+    content: dict[str, Any] = {JSON: {"schema": {"$ref": REF.format(model=model.__name__)}}}
+    content |= dict.fromkeys(others, BYTES)
+    timeout = {"type": "number", "exclusiveMinimum": 0}
+    return {
+        "requestBody": {"required": True, "content": content},
+        "parameters": [header(TIMEOUT, timeout, "Seconds after which the caller no longer wants the answer.")],
+    }
+
+
+def header(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    """What OpenAPI says of a header that is read by hand."""
+    return {"name": name, "in": "header", "required": False, "schema": schema, "description": description}
+
+
+def refuse_empty(texts: Sequence[str], place: str) -> None:
+    """Refuses texts without a character.
+
+    Args:
+        texts: The texts.
+        place: What to call one of them, with `{}` for its index.
+
+    Raises:
+        RequestError: Names the first.
+    """
+    for index, text in enumerate(texts):
+        if not text:
+            field = place.format(index)
+            raise RequestError(
+                f"{field} is empty", allowed="texts of at least one character", remedy="leave it out", field=field
+            )
+
+
+def _too_large(max_bytes: int) -> RequestError:
+    return RequestError(
+        "the body is too large",
+        allowed=f"at most {max_bytes} bytes",
+        remedy="send the texts in several requests",
+        status=413,
+    )
+
+
+def quoted_keys(*models: type[BaseModel]) -> list[bytes]:
+    """The keys that objects of these models may hold, as they stand in JSON."""
+    return [f'"{name}"'.encode() for model in models for name in model.model_fields]
+
+
+def refuse_duplicates(body: bytes, quoted: Sequence[bytes]) -> None:
+    """Refuses objects that say one thing twice: pydantic would take the last, another reader of the same request the first.
+
+    Only a body that holds a key's name twice is parsed a second time.
+
+    Args:
+        body: Valid JSON.
+        quoted: The keys that it may hold, of `quoted_keys`.
+
+    Raises:
+        RequestError: Names the key.
+    """
+    if any(body.count(name) > 1 for name in quoted):
+        json.loads(body, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise RequestError(
+                f"key {name} stands twice in one object", allowed="each key once", remedy="leave one out", field=name
+            )
+        found[name] = value
+    return found
+
+
+def _request_model(parameters: type[Parameters], max_texts: int | None) -> type[BaseModel]:
+    # The document says what PayloadReader.read refuses, in words of its own.
+    bounds: dict[str, Any] = {"minItems": 1} | ({"maxItems": max_texts} if max_texts else {})
+    several = Annotated[list[_Text], Field(json_schema_extra=bounds), Tag(_SEVERAL)]
+    inputs: Any = Annotated[_OneText | several, Discriminator(_shape)]
+    optional: Any = parameters | None
+    return create_model(
+        "PredictionRequest",
+        __config__=ConfigDict(extra="forbid"),
+        __doc__="One text or several, and how to answer them.",
+        inputs=(inputs, Field(description="A text, or a list of texts.")),
+        parameters=(optional, Field(None, description="How to answer.")),
+    )
+
+
+def _path(parts: list[int | str]) -> str:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+    return path if len(path) <= _LONGEST_SHOWN else path[:_LONGEST_SHOWN] + "..."
+
+
+def _kind(value: Any) -> str:
+    names = {
+        dict: "an object",
+        list: "a list",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+    }
+    if isinstance(value, str):
+        return repr(value if len(value) <= _LONGEST_SHOWN else value[:_LONGEST_SHOWN] + "...")
+    return names.get(type(value), "something else")

@@ -1,0 +1,163 @@
+"""An agent that computes in this process: texts in, answers out. No torch, no HTTP, no event loop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from agent.bundle import Bundle
+from agent.encoding import Batch, Document, Float32, Window, pad
+from agent.errors import ConfigError
+from agent.evaluation import run_documents
+from agent.tasks import Parameters
+from cluster.connection import usable_cores
+from serving.inference.session_plan import SessionPlan, candidates, everyday, measured
+from serving.inference.sessions import Sessions, choose_provider
+from serving.settings import EngineConfig
+
+_log = logging.getLogger(__name__)
+_WARMUP_LENGTHS = (8, 16, 32, 64, 128, 256)
+_USUAL_LENGTHS = (8, 16, 24, 32, 48)  # of what a busy server computes: sentences
+
+
+class Engine:
+    """An agent with the sessions that compute it.
+
+    Args:
+        bundle: The agent.
+        config: How to compute.
+        precision: Which of the bundle's graphs; `auto`: the one for the hardware that it computes on.
+        num_cpus: Cores to use; default: those this process may use.
+        plan: How many sessions of what kind, as `best_plan` found it; default: the everyday one.
+
+    Raises:
+        BundleError: The bundle has no graph of that precision, or one that ONNX Runtime cannot read.
+        ConfigError: CUDA or TensorRT was asked for and is absent.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        config: EngineConfig | None = None,
+        *,
+        precision: str = "auto",
+        num_cpus: int | None = None,
+        plan: SessionPlan | None = None,
+    ) -> None:
+        self.bundle, self.config = bundle, config or EngineConfig()
+        self.provider = choose_provider(self.config.provider)
+        self.variant = bundle.onnx_variant(precision, self.provider)
+        self._num_cpus, self._plan = num_cpus or usable_cores(), plan
+        try:
+            self._sessions = self._open()
+        except ConfigError as error:
+            if self.config.provider != "auto":
+                raise
+            _log.warning("computing on the CPU: %s", error.what)
+            self.provider = "cpu"
+            self.variant = bundle.onnx_variant(precision)
+            self._sessions = self._open()
+
+    @property
+    def plan(self) -> SessionPlan:
+        """How it computes."""
+        return self._sessions.plan
+
+    def best_plan(self) -> SessionPlan:
+        """The fastest of the plans that the config leaves open, measured now; takes seconds and all cores."""
+        if self.provider != "cpu":
+            return self.plan
+        plans = candidates(self.config, num_cpus=self._num_cpus)
+        batches = list(self._batches(_USUAL_LENGTHS))
+        return measured(plans, lambda plan: self._open(plan).forward, batches)
+
+    def use(self, plan: SessionPlan) -> None:
+        """Computes under another plan from now on; not while a batch is computed."""
+        if plan != self.plan:
+            self._sessions = self._open(plan)
+
+    def encode(self, texts: Sequence[str], stride: int | None = None) -> list[Document]:
+        """Tokenises texts.
+
+        Args:
+            texts: The texts.
+            stride: Sub-words by which windows of a long text overlap; by default the agent's own.
+
+        Raises:
+            RequestError: A text is no Unicode text, or the stride does not fit.
+        """
+        return self.bundle.encoder.encode_texts(texts, stride=stride)
+
+    def forward(self, batch: Batch) -> Float32:
+        """Computes one batch on a free session; safe to call from several threads.
+
+        Returns:
+            float32 [rows, tokens, outputs], or [rows, outputs] for tasks with one answer per text.
+        """
+        return self._sessions.forward(batch)
+
+    def forward_windows(self, windows: Sequence[Window]) -> list[Float32]:
+        """Pads windows and computes them as one batch: the logits of each, with padded rows at the end."""
+        return list(self.forward(pad(windows, self.bundle.encoder.pad_id)))
+
+    def predict(self, texts: Sequence[str], parameters: Parameters | None = None) -> list[list[dict[str, Any]]]:
+        """Answers texts in this process, in the batches that an idle server cuts for one request with them.
+
+        Raises:
+            RequestError: A text is no Unicode text, or a parameter does not fit.
+        """
+        documents = self.encode(texts, parameters.stride if parameters else None)
+        return self.answer(texts, documents, self.run(documents), parameters)
+
+    def run(self, documents: Sequence[Document]) -> list[list[Float32]]:
+        """Computes all windows of documents in batches of like length, one after the other: the logits of each."""
+        encoder, budget = self.bundle.encoder, self.config.max_batch_tokens
+        return run_documents(documents, self.forward, pad_id=encoder.pad_id, max_tokens=budget)
+
+    def labels(self, texts: Sequence[str]) -> list[Any]:
+        """What the agent sees in each text, in the form that its task scores: without scores or positions."""
+        documents = self.encode(texts)
+        outputs = self.run(documents)
+        return [self.bundle.task.predict(document, logits) for document, logits in zip(documents, outputs, strict=True)]
+
+    def answer(
+        self,
+        texts: Sequence[str],
+        documents: Sequence[Document],
+        outputs: Sequence[Sequence[Float32]],
+        parameters: Parameters | None = None,
+    ) -> list[list[dict[str, Any]]]:
+        """Decodes logits into answers, one list per text."""
+        task = self.bundle.task
+        wanted = parameters or task.parameters()
+        return [
+            task.answer(text, document, logits, wanted)
+            for text, document, logits in zip(texts, documents, outputs, strict=True)
+        ]
+
+    def prepare(self) -> None:
+        """Makes the first request as fast as all others: reads the tokenizer, and warms up if so configured."""
+        if self.config.warmup:
+            self.warm_up()
+        self.predict(["warm"])
+
+    def warm_up(self) -> None:
+        """Runs every session over batches of short to longest windows, so that the first caller does not pay for it."""
+        for batch in self._batches((*_WARMUP_LENGTHS, self.bundle.manifest.max_tokens)):
+            self._sessions.warm(batch)
+
+    def _batches(self, lengths: Sequence[int]) -> Iterator[Batch]:
+        """Full batches of windows of these lengths, as far as the model takes them."""
+        longest, budget = self.bundle.manifest.max_tokens, self.config.max_batch_tokens
+        for length in sorted({min(length, longest) for length in lengths}):
+            ids = np.full((max(1, budget // length), length), self.bundle.encoder.pad_id, np.int64)
+            yield Batch(ids, np.ones_like(ids), np.zeros_like(ids))
+
+    def _open(self, plan: SessionPlan | None = None) -> Sessions:
+        usual = everyday(self.config, num_cpus=self._num_cpus, gpu=self.provider != "cpu")
+        return Sessions(
+            self.bundle, self.variant, self.provider, plan or self._plan or usual, self.config.max_batch_tokens
+        )

@@ -1,0 +1,146 @@
+"""Who may ask: API keys from a file, which is read again when it changes. Knows hashes, never shows a key."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from agent.errors import ConfigError, RequestError
+from serving.middleware.rate_limit import RateLimit
+from serving.middleware.request_context import RequestContext
+from serving.settings import AuthConfig
+
+_log = logging.getLogger(__name__)
+_LOOK_S = 1.0
+_LINE = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]{1,64})\s*:\s*)?(?P<key>[A-Za-z0-9._~+/=-]{16,512})", re.ASCII)
+_FORM = "KEY or NAME: KEY, the key of 16 to 512 letters, digits and - . _ ~ + / ="
+_HOW = "send the header 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
+
+
+class ApiKeys:
+    """The keys of a file.
+
+    Args:
+        config: Where the file is, and how much each key may use.
+
+    Raises:
+        ConfigError: The file cannot be read, holds no key, or a line of it is none.
+    """
+
+    def __init__(self, config: AuthConfig) -> None:
+        self._path, self._config = Path(config.keys_file), config
+        self._state, self._known = _look(self._path), _read(self._path)
+        self._allowances: dict[str, RateLimit] = {}
+
+    def admit(self, presented: str | None, exchange: RequestContext) -> None:
+        """Lets an exchange go on, on the account of the key that its caller shows.
+
+        Raises:
+            RequestError: As `check`.
+        """
+        exchange.key_id = self.check(presented)
+        exchange.allowance = self.allowance(exchange.key_id)
+
+    def check(self, presented: str | None) -> str:
+        """The id of a key, which logs may show. Every known key is compared, in constant time.
+
+        Raises:
+            RequestError: 401 if there is no key, 403 if it is none of ours.
+        """
+        if not presented:
+            raise RequestError("the request shows no key", allowed="a key of this server", remedy=_HOW, status=401)
+        digest, found = _hash(presented), ""
+        for known in self._known:
+            if hmac.compare_digest(known.digest, digest):
+                found = known.key_id
+        if not found:
+            raise RequestError(
+                "the key is none of this server's",
+                allowed="a key of this server",
+                remedy="ask its operator for one",
+                status=403,
+            )
+        return found
+
+    def allowance(self, key_id: str) -> RateLimit | None:
+        """What a key may still use in this replica; None without a limit."""
+        if not self._config.texts_per_s:
+            return None
+        if key_id not in self._allowances:
+            burst = self._config.burst_texts
+            most = self._config.texts_per_s if burst == "auto" else burst
+            self._allowances[key_id] = RateLimit(self._config.texts_per_s, max(1.0, most))
+        return self._allowances[key_id]
+
+    async def watch(self) -> None:
+        """Looks at the file again and again."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            await asyncio.to_thread(self.look)
+
+    def look(self) -> None:
+        """Reads the file if it changed; one that is no good leaves the keys as they were."""
+        state = _look(self._path)
+        if state == self._state:
+            return
+        self._state = state
+        try:
+            self._known = _read(self._path)
+        except ConfigError as error:
+            _log.error("the keys stay as they were: %s", error)
+            return
+        _log.info("%s changed; keys now: %s", self._path, ", ".join(sorted({key.key_id for key in self._known})))
+
+
+class _Key(NamedTuple):
+    key_id: str
+    digest: bytes
+
+
+def _hash(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _look(path: Path) -> tuple[int, int, int] | None:
+    """What tells one content of the file from another. Kubernetes swaps a link, so that the inode changes."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def _read(path: Path) -> list[_Key]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"auth.keys_file {path} cannot be read ({getattr(error, 'strerror', None) or 'it is no UTF-8'})",
+            remedy=f"write one key per line ({_FORM})",
+        ) from None
+    keys: dict[bytes, _Key] = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            key = _key(line.strip(), f"line {number} of auth.keys_file {path}")
+            if keys.setdefault(key.digest, key) != key:
+                raise ConfigError(
+                    f"line {number} of auth.keys_file {path} holds a key of another name", remedy="delete one of both"
+                )
+    if not keys:
+        raise ConfigError(f"auth.keys_file {path} holds no key", remedy=f"write one per line ({_FORM})")
+    return list(keys.values())
+
+
+def _key(line: str, where: str) -> _Key:
+    match = _LINE.fullmatch(line)
+    if not match:  # the line itself is not shown: it may be a secret
+        raise ConfigError(
+            f"{where} is no key", allowed=_FORM, remedy="make one with: openssl rand -hex 32; comments begin with '#'"
+        )
+    digest = _hash(match["key"])
+    return _Key(match["name"] or f"key-{digest.hex()[:8]}", digest)

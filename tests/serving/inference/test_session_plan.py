@@ -1,0 +1,63 @@
+"""Plans of an engine: which are tried, and which is taken. The work measured is real waiting, not real graphs."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from agent.encoding import Batch, Float32
+from serving.inference.session_plan import Forward, SessionPlan, candidates, everyday, measured
+from serving.settings import EngineConfig
+
+BATCHES = [Batch(np.ones((4, 8), np.int64), np.ones((4, 8), np.int64), np.zeros((4, 8), np.int64))]
+PLANS = [SessionPlan(2, 1), SessionPlan(1, 2), SessionPlan(2, 1, arena=False)]
+
+
+def test_one_core_leaves_only_the_arena_open() -> None:
+    assert candidates(EngineConfig(), num_cpus=1) == [SessionPlan(1, 1), SessionPlan(1, 1, arena=False)]
+
+
+def test_more_cores_leave_sessions_threads_and_spinning_open() -> None:
+    plans = candidates(EngineConfig(), num_cpus=4)
+    assert plans[0] == SessionPlan(4, 1)
+    assert {
+        SessionPlan(2, 2),
+        SessionPlan(1, 4),
+        SessionPlan(2, 2, spinning=True),
+        SessionPlan(1, 4, spinning=True),
+    } < set(plans)
+    assert not any(plan.spinning for plan in plans if plan.threads == 1)
+
+
+def test_what_the_config_says_is_not_tried_otherwise() -> None:
+    config = EngineConfig(sessions=3, spinning=False, arena=True)
+    assert candidates(config, num_cpus=6) == [SessionPlan(3, 2)]
+
+
+def test_a_gpu_computes_one_batch_at_a_time() -> None:
+    assert everyday(EngineConfig(), num_cpus=8, gpu=True).sessions == 1
+
+
+@pytest.mark.parametrize("fastest", PLANS)
+def test_the_clearly_fastest_plan_is_taken(fastest: SessionPlan) -> None:
+    assert measured(PLANS, _waiting(dict.fromkeys(PLANS, 0.004) | {fastest: 0.001}), BATCHES) == fastest
+
+
+def test_the_everyday_plan_stays_where_none_is_clearly_faster() -> None:
+    plans = [SessionPlan(1, 1), SessionPlan(1, 1, arena=False)]
+    assert measured(plans, _waiting({plans[0]: 0.0100, plans[1]: 0.0098}), BATCHES) == plans[0]
+
+
+def _waiting(seconds: dict[SessionPlan, float]) -> object:
+    """Opens what takes a plan's time for a batch and for each of its sessions, so that sessions do not add up."""
+
+    def open_forward(plan: SessionPlan) -> Forward:
+        def forward(batch: Batch) -> Float32:
+            time.sleep(seconds[plan] * plan.sessions)
+            return np.zeros((4, 8, 3), np.float32)
+
+        return forward
+
+    return open_forward

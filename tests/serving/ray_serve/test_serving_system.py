@@ -1,0 +1,341 @@
+"""`python serving/run.py` and `serve run` as real processes: Ray, HAProxy, HTTP, and nothing left behind."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+import tritonclient.http as triton
+from huggingface_hub import InferenceClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from agent.bundle import Bundle, write_bundle
+from serving.api.open_inference.inference_pb2_grpc import GRPCInferenceServiceStub
+from serving.inference.engine import Engine
+from tests.serving.api.test_open_inference import texts_tensor
+from tests.serving.api.test_open_inference_grpc import inference, refused
+from tests.serving.chromium import chromium, visiting
+from tests.serving.tiny import TAGGER, TEXTS, make_bundle
+
+pytestmark = pytest.mark.system
+ROOT = Path(__file__).parents[3]
+START_S = 150  # a busy machine takes its time
+
+
+@dataclass
+class Server:
+    """A server of ours. Every process that descends from it carries `mark` in its environment."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    mark: str
+    log: Path
+    bundle: Path
+    grpc_place: str
+
+    def processes(self) -> dict[int, list[str]]:
+        """Arguments of every living process of this server."""
+        found = {}
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark.encode() in (entry / "environ").read_bytes():
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().decode().split("\0")
+            except OSError:
+                continue
+        return found
+
+    def names(self) -> set[str]:
+        return {Path(arguments[0]).name for arguments in self.processes().values()}
+
+
+@pytest.fixture(scope="module")
+def server(tagger_path: Path, classifier_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    bundle = shutil.copytree(tagger_path, tmp_path_factory.mktemp("served") / "bundle")
+    with socket.create_server(("127.0.0.1", 0)) as probe, socket.create_server(("127.0.0.1", 0)) as other:
+        port, grpc_port = probe.getsockname()[1], other.getsockname()[1]
+    mark, log = f"bert-agent-{uuid.uuid4()}", tmp_path_factory.mktemp("run") / "log"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [
+                sys.executable, "serving/run.py", f"bundle={bundle}", f"agents={{classes: {classifier_path}}}", f"port={port}", f"grpc_port={grpc_port}",
+                "replicas.num_cpus=1", "cluster.num_cpus=3", "rollout.poll_s=0.2", "rollout.canary_s=1", "rollout.min_agreement=0",
+            ],
+            cwd=ROOT, env=environment | {"BERT_AGENT_TEST": mark}, stdout=stream, stderr=stream, start_new_session=True,
+        )  # fmt: skip
+    server = Server(process, f"http://127.0.0.1:{port}", mark, log, bundle, f"127.0.0.1:{grpc_port}")
+    try:
+        _wait(lambda: "serving at" in log.read_text() or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+        yield server
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        for pid in server.processes():
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_served_predictions_equal_those_in_process_to_the_last_bit(server: Server, engine: Engine) -> None:
+    requests = [*TEXTS, TEXTS, [" ".join(TEXTS * 5), "Oslo", *TEXTS * 6]]
+    for inputs in requests:
+        answer = httpx.post(server.url, json={"inputs": inputs}, timeout=20)
+        texts = [inputs] if isinstance(inputs, str) else inputs
+        expected = engine.predict(texts)
+        assert answer.json() == (expected[0] if isinstance(inputs, str) else expected)
+
+
+def test_haproxy_stands_before_it(server: Server) -> None:
+    assert {"haproxy", "raylet", "gcs_server"} <= server.names()
+    assert httpx.get(server.url + "/-/healthz").text == "success"
+
+
+def test_bad_requests_keep_their_answers_behind_haproxy(server: Server) -> None:
+    headers = {"content-type": "application/json"}
+    statuses = [
+        httpx.post(server.url, content=body, headers=headers, timeout=20).status_code
+        for body in (b"{", b'{"inputs": 1}', b'{"inputs": ""}', b"\xff\xfe", b'{"inputs": "' + b"a" * 5_000_000 + b'"}')
+    ]
+    assert statuses == [400, 422, 422, 400, 413]
+    assert httpx.get(server.url).status_code == 406
+    assert "/ready" in httpx.get(server.url + "/nowhere").json()["allowed"]
+
+
+def test_many_callers_at_once_are_all_answered(server: Server) -> None:
+    with concurrent.futures.ThreadPoolExecutor(16) as callers, httpx.Client(timeout=60) as client:
+        texts = [f"{TEXTS[n % 4]} {n}" for n in range(200)]
+        answers = list(callers.map(lambda text: client.post(server.url, json={"inputs": text}), texts))
+    assert {answer.status_code for answer in answers} == {200}
+    for text, answer in zip(texts, answers, strict=True):
+        assert all(text[item["start"] : item["end"]] == item["word"] for item in answer.json())
+
+
+def test_the_work_of_a_caller_who_hangs_up_is_dropped(server: Server) -> None:
+    before = _sample(server, "bert_agent_rejected_requests_total", reason="cancelled")
+    body = json.dumps({"inputs": [TEXTS[3] * 3] * 500}).encode()
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as client:
+        head = f"POST / HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body)
+        _wait(lambda: _sample(server, "bert_agent_queued_tokens"), 20, pause_s=0.005)
+    _wait(lambda: _sample(server, "bert_agent_rejected_requests_total", reason="cancelled") == before + 1, 20)
+    assert _sample(server, "bert_agent_queued_tokens") == 0
+
+
+def test_further_agents_stand_beside_the_first(server: Server, classifier_path: Path) -> None:
+    answer = httpx.post(f"{server.url}/models/classes", json={"inputs": TEXTS[0]}, timeout=20)
+    assert answer.json() == Engine(Bundle.load(classifier_path)).predict(TEXTS[:1])
+    info = httpx.get(f"{server.url}/models/classes/info").json()
+    assert (info["agent"], info["task"]) == ("classes", "text_classification")
+    assert httpx.post(f"{server.url}/models/bundle", json={"inputs": "Anna"}, timeout=20).status_code == 200
+    unknown = httpx.post(f"{server.url}/models/classics", json={"inputs": "Anna"}, timeout=20)
+    assert (unknown.status_code, unknown.json()["allowed"]) == (404, "bundle")
+
+
+def test_the_client_of_hugging_face_reaches_every_agent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # it would refuse even this machine
+    for url in (server.url, f"{server.url}/models/bundle"):
+        found = InferenceClient(model=url).token_classification(
+            TEXTS[0], aggregation_strategy="simple", ignore_labels=["PER"], stride=4
+        )
+        assert all(TEXTS[0][item.start : item.end] == item.word and item.entity_group != "PER" for item in found)
+    labels = InferenceClient(model=f"{server.url}/models/classes").text_classification(TEXTS[0], top_k=2)
+    assert len(labels) == 2
+
+
+def test_tritonclient_reaches_every_agent_over_http(server: Server, engine: Engine, classifier_path: Path) -> None:
+    place = server.url.removeprefix("http://")
+    tensor = texts_tensor(TEXTS[:1], binary=True)
+    with triton.InferenceServerClient(place) as client:
+        assert client.is_model_ready("bundle")
+        found = client.infer("bundle", [tensor]).as_numpy("entities")
+    with triton.InferenceServerClient(f"{place}/models/classes") as client:
+        assert client.is_server_ready()
+        label = client.infer("classes", [tensor]).as_numpy("label")
+    assert json.loads(found[0]) == engine.predict(TEXTS[:1])[0]
+    assert label[0].decode() == Engine(Bundle.load(classifier_path)).predict(TEXTS[:1])[0][0]["label"]
+
+
+@pytest.mark.parametrize("name", ["bundle", "classes"])
+def test_tritonclient_reaches_every_agent_over_grpc(
+    server: Server, tagger_path: Path, classifier_path: Path, name: str
+) -> None:
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("triton_caller.py")),
+        server.grpc_place,
+        name,
+        name,
+        TEXTS[0],
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["live"], told["ready"], told["id"], told["metadata"]["name"]) == (True, True, "seven", name)
+    expected = Engine(Bundle.load(tagger_path if name == "bundle" else classifier_path)).predict(TEXTS[:1])[0]
+    outputs = told["outputs"]
+    assert json.loads(outputs["entities" if name == "bundle" else "labels"][0]) == expected
+    assert name == "bundle" or outputs["score"] == pytest.approx([expected[0]["score"]])
+    assert told["refused"] == [
+        "StatusCode.NOT_FOUND",
+        f"there is no agent 'other' here. Allowed: {name}. Remedy: see /info.",
+    ]
+
+
+def test_a_generated_stub_is_refused_as_over_http_and_its_hang_ups_drop_the_work(server: Server) -> None:
+    here = [("application", "bundle")]
+    with grpc.insecure_channel(server.grpc_place) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        refused(stub.ModelInfer, inference(["Anna"]), grpc.StatusCode.NOT_FOUND)  # of two applications neither is named
+        refused(stub.ModelInfer, inference(["a"] * 1_001), grpc.StatusCode.INVALID_ARGUMENT, metadata=here)
+        refused(stub.ModelInfer, inference(["a" * 5_000_000]), grpc.StatusCode.INVALID_ARGUMENT, metadata=here)
+        refused(stub.ModelInfer, inference(["a" * 40_000_000]), grpc.StatusCode.RESOURCE_EXHAUSTED, metadata=here)
+        late = [*here, ("x-request-timeout-seconds", "0.02")]
+        refused(stub.ModelInfer, inference([TEXTS[3] * 3] * 500), grpc.StatusCode.DEADLINE_EXCEEDED, metadata=late)
+        before = _sample(server, "bert_agent_rejected_requests_total", reason="cancelled")
+        abandoned = stub.ModelInfer.future(inference([TEXTS[3] * 3] * 500), metadata=here)
+        _wait(lambda: _sample(server, "bert_agent_queued_tokens"), 20, pause_s=0.005)
+        abandoned.cancel()
+        _wait(lambda: _sample(server, "bert_agent_rejected_requests_total", reason="cancelled") == before + 1, 20)
+        assert _sample(server, "bert_agent_queued_tokens") == 0
+        assert stub.ModelInfer(inference(["Anna"]), metadata=here, timeout=20).model_name == "bundle"
+
+
+def test_lines_stream_through_haproxy_as_they_are_computed(server: Server) -> None:
+    body = "".join(json.dumps(f"{TEXTS[n % 4]} {n}") + "\n" for n in range(4_000))
+    started = time.monotonic()
+    headers = {"content-type": "application/x-ndjson"}
+    with httpx.stream("POST", server.url, content=body, headers=headers, timeout=60) as answer:
+        arriving = answer.iter_lines()
+        first = next(arriving)
+        first_s = time.monotonic() - started
+        rest = list(arriving)
+    assert first_s < (time.monotonic() - started) / 4
+    assert len(rest) == 3_999
+    assert all(isinstance(json.loads(line), list) for line in (first, *rest))
+
+
+def test_a_shell_with_curl_is_all_that_is_needed(server: Server, tmp_path: Path) -> None:
+    def curl(*arguments: str) -> str:
+        command = ["curl", "--silent", "--show-error", "--fail-with-body", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+
+    sending = ["-H", "content-type: application/json", "-d"]
+    assert json.loads(curl(server.url, *sending, '{"inputs": "Anna"}')) == json.loads(
+        curl(f"{server.url}/models/bundle", *sending, '{"inputs": "Anna"}')
+    )
+    tensor = '{"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["Anna"]}]}'
+    told = json.loads(curl(f"{server.url}/v2/models/bundle/infer", *sending, tensor))
+    assert told["outputs"][0]["name"] == "entities"
+    (tmp_path / "texts").write_text('"Anna"\n{"inputs": "Oslo"}\n')
+    streamed = curl(server.url, "-N", "-H", "content-type: application/x-ndjson", "--data-binary", f"@{tmp_path}/texts")
+    assert len(streamed.splitlines()) == 2
+
+
+def test_the_page_works_for_each_agent(server: Server) -> None:
+    with chromium() as browser:
+        for path, shown in (("", ".marked"), ("/models/classes", ".ranked")):
+            with visiting(browser, server.url + path) as page:
+                assert page.url == f"{server.url}{path}/"
+                page.get_by_label("Text", exact=True).fill(TEXTS[0])
+                page.keyboard.press("Control+Enter")
+                page.locator(shown).wait_for()
+
+
+def test_a_new_version_takes_over_under_load_without_a_lost_request(
+    server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    new = make_bundle(tmp_path_factory.mktemp("new") / "bundle", TAGGER, seed=1)
+    before, digest = httpx.get(server.url + "/info").json()["bundle"], Bundle.load(new).digest
+    assert before != digest
+    over, statuses = threading.Event(), []
+
+    def ask() -> None:
+        with httpx.Client(timeout=60) as client:
+            while not over.is_set():
+                statuses.append(client.post(server.url, json={"inputs": TEXTS[0]}).status_code)
+
+    callers = [threading.Thread(target=ask) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    try:
+        with write_bundle(server.bundle, overwrite=True) as draft:
+            shutil.copytree(new, draft.path, dirs_exist_ok=True)
+        _wait(lambda: httpx.get(server.url + "/info").json()["bundle"] == digest, 30)
+    finally:
+        over.set()
+        for caller in callers:
+            caller.join()
+    assert set(statuses) == {200}
+    answer = httpx.post(server.url, json={"inputs": TEXTS}, timeout=20).json()
+    assert answer == Engine(Bundle.load(new)).predict(TEXTS)
+    assert _sample(server, "bert_agent_rollouts_total", outcome="promoted") == 1
+
+
+def test_metrics_come_with_the_replica_that_counted(server: Server) -> None:
+    families = {
+        family.name: family for family in text_string_to_metric_families(httpx.get(server.url + "/metrics").text)
+    }
+    assert families["bert_agent_texts"].samples[0].value >= 200
+    assert {"bert_agent_batch_tokens", "bert_agent_stage_seconds", "bert_agent_info"} <= set(families)
+    assert all(sample.labels["replica"] for sample in families["bert_agent_requests"].samples)
+
+
+def test_serve_run_takes_the_same_application(server: Server, classifier_path: Path) -> None:
+    gcs = next(
+        found for text in server.processes().values() if (found := re.search(r"--gcs-address=(\S+)", " ".join(text)))
+    )
+    command = [
+        Path(sys.executable).with_name("serve"), "run", "serving.app:build", f"bundle={classifier_path}", "replicas.max_replicas=1",
+        "--name", "second", "--route-prefix", "/second", "--non-blocking",
+    ]  # fmt: skip
+    switches = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+    environment = (
+        os.environ | switches | {"RAY_ADDRESS": gcs[1], "RAY_AUTH_MODE": "token", "BERT_AGENT_TEST": server.mark}
+    )
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=START_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    _wait(lambda: httpx.get(server.url + "/second/ready").status_code == 200, 20)
+    assert len(httpx.post(server.url + "/second", json={"inputs": "fine"}, follow_redirects=True).json()[0]) == 3
+
+
+def test_ctrl_c_stops_everything_that_was_started(server: Server) -> None:
+    os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    assert server.process.wait(90) == 0, server.log.read_text()
+    _wait(lambda: not server.processes(), 20)
+    assert "stopped" in server.log.read_text()
+
+
+def _wait(condition: Callable[[], object], seconds: float = START_S, *, pause_s: float = 0.2) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(pause_s)
+
+
+def _sample(server: Server, name: str, **labels: str) -> float:
+    families = text_string_to_metric_families(httpx.get(server.url + "/metrics").text)
+    found = [
+        s.value for family in families for s in family.samples if s.name == name and labels.items() <= s.labels.items()
+    ]
+    return sum(found)

@@ -1,0 +1,370 @@
+"""The batcher: every window once, within the budget, nobody starves, nobody who left is computed for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.batching import cut_by_length
+from agent.encoding import Float32, Window
+from agent.errors import RequestError
+from serving.scheduling.batcher import Bounds, OverloadError, TokenBatcher
+
+BUDGET = 64
+LENGTHS = st.lists(st.integers(1, 90), min_size=1, max_size=30)
+
+
+def window(length: int, mark: int = 0) -> Window:
+    return Window(np.full(length, mark, np.int64), np.zeros(length, np.int64), 0, length, 0)
+
+
+class Model:
+    """Echoes each window's mark and length; records its batches; takes as long as it is told, or until it is let go."""
+
+    def __init__(self, seconds: float = 0) -> None:
+        self.seconds, self.batches, self.gate = seconds, [], threading.Event()
+        self.gate.set()
+
+    def __call__(self, windows: Sequence[Window]) -> list[Float32]:
+        self.batches.append([(int(item.input_ids[0]), len(item.input_ids)) for item in windows])
+        time.sleep(self.seconds)
+        assert self.gate.wait(10)
+        return [np.array([item.input_ids[0], len(item.input_ids)], np.float32) for item in windows]
+
+    def lengths(self) -> list[list[int]]:
+        return [[length for _, length in batch] for batch in self.batches]
+
+
+def drive(
+    model: Callable[..., Any], scenario: Callable[[TokenBatcher], Coroutine[Any, Any, Any]], **bounds: Any
+) -> Any:
+    batcher = TokenBatcher(model, Bounds(**{"max_batch_tokens": BUDGET} | bounds))
+
+    async def guarded() -> Any:
+        return await asyncio.wait_for(scenario(batcher), 20)
+
+    try:
+        return asyncio.run(guarded())
+    finally:
+        batcher.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(requests=st.lists(LENGTHS, min_size=1, max_size=8), workers=st.integers(1, 3))
+def test_every_window_is_computed_once_and_answers_keep_their_order(requests: list[list[int]], workers: int) -> None:
+    model = Model()
+
+    async def scenario(batcher: TokenBatcher) -> list[list[Float32]]:
+        return await asyncio.gather(
+            *(batcher.run([window(length, mark) for length in lengths]) for mark, lengths in enumerate(requests))
+        )
+
+    answers = drive(model, scenario, num_workers=workers)
+    for mark, (lengths, outputs) in enumerate(zip(requests, answers, strict=True)):
+        assert [tuple(output) for output in outputs] == [(mark, length) for length in lengths]
+    computed = sorted(item for batch in model.batches for item in batch)
+    assert computed == sorted((mark, length) for mark, lengths in enumerate(requests) for length in lengths)
+
+
+@settings(max_examples=60, deadline=None)
+@given(requests=st.lists(LENGTHS, min_size=1, max_size=8), max_wait_s=st.sampled_from([1e-9, 10]))
+def test_the_budget_of_padded_tokens_is_kept(requests: list[list[int]], max_wait_s: float) -> None:
+    model = Model()
+
+    async def scenario(batcher: TokenBatcher) -> None:
+        await asyncio.gather(*(batcher.run([window(length) for length in lengths]) for lengths in requests))
+
+    drive(model, scenario, max_wait_s=max_wait_s)
+    for batch in model.lengths():
+        assert len(batch) == 1 or max(batch) * len(batch) <= BUDGET
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths=LENGTHS, workers=st.integers(1, 3), max_wait_s=st.sampled_from([1e-9, 10]))
+def test_a_request_alone_gets_the_batches_of_cut_by_length(lengths: list[int], workers: int, max_wait_s: float) -> None:
+    model = Model()
+    drive(
+        model,
+        lambda batcher: batcher.run([window(n, i) for i, n in enumerate(lengths)]),
+        num_workers=workers,
+        max_wait_s=max_wait_s,
+    )
+    expected = [[(i, lengths[i]) for i in batch] for batch in cut_by_length(lengths, max_tokens=BUDGET)]
+    assert sorted(model.batches) == sorted(expected)
+    if workers == 1:
+        assert model.batches == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no niceness of their own")
+def test_workers_stand_back_for_the_event_loop() -> None:
+    found: list[int] = []
+
+    def forward(windows: Sequence[Window]) -> list[Float32]:
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return [np.zeros((1, 1), np.float32) for _ in windows]
+
+    async def scenario() -> None:
+        batcher = TokenBatcher(forward, Bounds())
+        await batcher.run([window(5)])
+        batcher.close()
+
+    mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    asyncio.run(scenario())
+    assert found == [min(19, mine + 4)]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == mine
+
+
+def test_a_lone_window_starts_at_once() -> None:
+    model = Model()
+
+    async def scenario(batcher: TokenBatcher) -> float:
+        started = time.perf_counter()
+        for _ in range(20):
+            await batcher.run([window(5)])
+        return (time.perf_counter() - started) / 20
+
+    assert drive(model, scenario, max_wait_s=5) < 0.02
+
+
+def test_short_texts_overtake_long_ones_that_have_not_waited_long() -> None:
+    model = Model(0.02)
+
+    async def scenario(batcher: TokenBatcher) -> None:
+        first = asyncio.create_task(batcher.run([window(60, 0)]))
+        await asyncio.sleep(0.005)
+        await asyncio.gather(first, batcher.run([window(60, 1)]), batcher.run([window(5, 2)]))
+
+    drive(model, scenario, max_wait_s=5)
+    assert [mark for batch in model.batches for mark, _ in batch] == [0, 2, 1]
+
+
+def test_a_long_text_is_not_starved_by_a_stream_of_short_ones() -> None:
+    model, bound = Model(0.005), 0.1
+
+    async def scenario(batcher: TokenBatcher) -> float:
+        async def stream() -> None:
+            while not stop.is_set():
+                await batcher.run([window(5)])
+
+        stop = asyncio.Event()
+        # enough callers that a full batch of short texts waits at all times
+        streams = [asyncio.create_task(stream()) for _ in range(60)]
+        await asyncio.sleep(0.05)
+        started = time.monotonic()
+        await batcher.run([window(60, 1)])
+        waited = time.monotonic() - started
+        stop.set()
+        await asyncio.gather(*streams)
+        return waited
+
+    waited = drive(model, scenario, max_wait_s=bound)
+    assert bound * 0.5 < waited < bound + 1
+
+
+def test_a_text_is_not_overtaken_for_longer_than_a_multiple_of_its_own_work() -> None:
+    model = Model(0.005)
+
+    async def scenario(batcher: TokenBatcher) -> float:
+        async def stream() -> None:
+            while not stop.is_set():
+                await batcher.run([window(5)])
+
+        stop = asyncio.Event()
+        streams = [asyncio.create_task(stream()) for _ in range(60)]  # 12 in 5 ms: 12,000 tokens a second
+        await asyncio.sleep(0.05)
+        started = time.monotonic()
+        await batcher.run([window(60, 1)])  # may be overtaken by 600 tokens, 50 ms
+        waited = time.monotonic() - started
+        stop.set()
+        await asyncio.gather(*streams)
+        return waited
+
+    assert drive(model, scenario, overtaking=10, max_wait_s=60) < 1
+    long = next(n for n, batch in enumerate(model.batches) if batch == [(1, 60)])
+    assert long < 10 + 10 + 30  # before it came, in its turn, and what a busy machine adds
+
+
+def test_a_large_request_leaves_room_to_others_and_is_not_starved_by_them() -> None:
+    model = Model(0.004)
+
+    async def scenario(batcher: TokenBatcher) -> None:
+        async def stream() -> None:
+            while not large.done():
+                await batcher.run([window(50, 2)])
+
+        await batcher.run([window(60, 9)])  # the rate is known
+        large = asyncio.create_task(batcher.run([window(60, 1)] * 60))
+        await asyncio.sleep(0.03)
+        await asyncio.gather(*(stream() for _ in range(4)))
+
+    drive(model, scenario, max_wait_s=0.01)
+    marks = [mark for batch in model.batches for mark, _ in batch]
+    begin, end = marks.index(2), len(marks) - marks[::-1].index(1)
+    large, others = marks[begin:end].count(1), marks[begin:end].count(2)
+    assert large > 10
+    assert 0.4 * large < others < 2.5 * large
+
+
+def test_a_batch_is_what_is_due_and_shorter_neighbours_then_longer_ones() -> None:
+    def cut(old: int, *young: int) -> list[int]:
+        model = Model()
+
+        async def scenario(batcher: TokenBatcher) -> None:
+            model.gate.clear()
+            blocker = asyncio.create_task(batcher.run([window(1, 9)]))
+            await asyncio.sleep(0.01)
+            tasks = [asyncio.create_task(batcher.run([window(old, 1)]))]
+            await asyncio.sleep(0.05)
+            tasks += [asyncio.create_task(batcher.run([window(n, 2)])) for n in young]
+            await asyncio.sleep(0.01)
+            model.gate.set()
+            await asyncio.gather(blocker, *tasks)
+
+        drive(model, scenario, max_wait_s=0.02)
+        return model.lengths()[1]
+
+    assert cut(20, 5, 10, 19, 25) == [10, 19, 20]
+    assert cut(20, 19, 21, 25) == [19, 20, 21]
+    assert cut(40, 5, 41) == [40]
+    assert cut(BUDGET + 9, 5, 41) == [BUDGET + 9]
+
+
+def test_windows_of_callers_who_left_are_not_computed() -> None:
+    model = Model()
+
+    async def scenario(batcher: TokenBatcher) -> int:
+        model.gate.clear()
+        first = asyncio.create_task(batcher.run([window(5, 0)]))
+        await asyncio.sleep(0.01)
+        left = asyncio.create_task(batcher.run([window(5, 1)] * 10))
+        stays = asyncio.create_task(batcher.run([window(5, 2)]))
+        await asyncio.sleep(0.01)
+        left.cancel()
+        await asyncio.sleep(0.01)
+        model.gate.set()
+        await asyncio.gather(first, stays)
+        with pytest.raises(asyncio.CancelledError):
+            await left
+        return batcher.queued_tokens
+
+    assert drive(model, scenario) == 0
+    assert {mark for batch in model.batches for mark, _ in batch} == {0, 2}
+
+
+def test_a_full_queue_refuses_with_a_time_to_come_back_and_recovers() -> None:
+    model = Model(0.01)
+
+    async def scenario(batcher: TokenBatcher) -> OverloadError:
+        tasks = [asyncio.create_task(batcher.run([window(50)])) for _ in range(4)]  # one runs, two wait
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        await batcher.run([window(50)])
+        refused = [result for result in results if isinstance(result, OverloadError)]
+        assert len(refused) == 1
+        return refused[0]
+
+    error = drive(model, scenario, max_queued_tokens=100)
+    assert error.status == 429
+    assert error.retry_after_s >= 1
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.status, copy.retry_after_s, str(copy)) == (429, error.retry_after_s, str(error))
+
+
+def test_the_time_to_come_back_follows_the_measured_rate() -> None:
+    model = Model(0.05)
+
+    async def scenario(batcher: TokenBatcher) -> int:
+        await batcher.run([window(10)])  # 200 tokens a second
+        waiting = [asyncio.create_task(batcher.run([window(50)])) for _ in range(17)]
+        await asyncio.sleep(0)
+        seconds = batcher.retry_after_s()
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        return seconds
+
+    assert 3 <= drive(model, scenario) <= 5
+
+
+def test_a_request_larger_than_the_queue_is_refused_as_too_large() -> None:
+    with pytest.raises(RequestError, match="holds 200 tokens") as caught:
+        drive(Model(), lambda batcher: batcher.run([window(50)] * 4), max_queued_tokens=100)
+    assert caught.value.status == 413
+
+
+def test_a_failing_batch_fails_its_callers_only_and_the_batcher_lives_on() -> None:
+    model = Model()
+
+    def forward(windows: Sequence[Window]) -> list[Float32]:
+        if any(item.input_ids[0] == 13 for item in windows):
+            raise MemoryError("no room")
+        return model(windows)
+
+    async def scenario(batcher: TokenBatcher) -> int:
+        bad = asyncio.create_task(batcher.run([window(60, 13), window(61, 13)]))
+        good = asyncio.create_task(batcher.run([window(62, 1)]))
+        with pytest.raises(MemoryError):
+            await bad
+        await good
+        await batcher.run([window(5)])
+        assert batcher.failures_in_a_row == 0
+        return batcher.queued_tokens
+
+    assert drive(forward, scenario) == 0
+
+
+def test_a_request_that_would_wait_too_long_is_refused_and_a_shorter_one_is_not() -> None:
+    model = Model(seconds=0.1)
+
+    async def scenario(batcher: TokenBatcher) -> list[float]:
+        await batcher.run([window(BUDGET)])  # measured: about 10 x BUDGET tokens a second
+        long = [asyncio.create_task(batcher.run([window(BUDGET)])) for _ in range(20)]
+        await asyncio.sleep(0)
+        assert batcher.queued_s > 1
+        with pytest.raises(OverloadError, match=r"the request would wait for \d\.\d s") as refused:
+            await batcher.run([window(BUDGET)])
+        started = time.monotonic()
+        await batcher.run([window(4)])
+        seconds = time.monotonic() - started
+        for task in long:
+            task.cancel()
+        await asyncio.gather(*long, return_exceptions=True)
+        return [refused.value.retry_after_s, seconds]
+
+    retry_after_s, seconds = drive(model, scenario, max_queued_s=1)
+    assert 1 <= retry_after_s <= 3
+    assert seconds < 1
+
+
+def test_while_a_request_waits_too_long_for_those_that_overtake_it_no_more_are_let_in() -> None:
+    async def scenario(batcher: TokenBatcher) -> str:
+        full = BUDGET // 4  # some of them wait all the time, so the long one does not get its turn
+        running = [asyncio.create_task(batcher.run([window(full)] * 4)) for _ in range(5)]
+        long = asyncio.create_task(batcher.run([window(BUDGET)]))
+        try:
+            while True:
+                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                running = [task for task in running if not task.done()]
+                running += [asyncio.create_task(batcher.run([window(full)] * 4)) for _ in range(5 - len(running))]
+                if long.done():  # on a busy machine all of them may have been served at once
+                    long = asyncio.create_task(batcher.run([window(BUDGET)]))
+                await asyncio.sleep(0)
+                if running[-1].done():
+                    running.pop().result()
+        except OverloadError as refused:
+            await asyncio.gather(long, *running)
+            await batcher.run([window(full)])
+            return refused.what
+
+    waited = drive(Model(seconds=0.02), scenario, overtaking=1000, max_wait_s=60, max_queued_s=0.3)
+    assert "a request has waited for 0." in waited

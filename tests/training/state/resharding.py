@@ -1,0 +1,112 @@
+"""One process of a group that trains a tiny model for a few steps from one checkpoint to the next, once per ZeRO stage.
+
+    RANK=0 WORLD_SIZE=2 ... python -m tests.training.state.resharding DIR FROM TO STEPS ROTATION RECIPE
+
+Reads DIR/FROM-<stage> if FROM is not `none`, does STEPS steps at stage (stage + ROTATION) % 4, writes DIR/TO-<stage> and adds the
+losses to DIR/losses-<stage>.jsonl. No Ray: what is shown is that a checkpoint does not care who wrote it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from training.data.batch_plan import BatchConfig, plan_epoch
+from training.data.packing import PackedWindows
+from training.engine.deepspeed_engine import Engine, EngineConfig, OptimizerPlan
+from training.engine.lr_schedule import Schedule
+from training.loop.train_step import BatchPrefetcher, Inputs, TrainStep
+from training.model.adapters import LoraConfig, adapt
+from training.model.attention import choose_attention
+from training.model.models import ModelConfig
+from training.objectives import CrossEntropy
+from training.optimizers import SGD, Adafactor, AdamW
+from training.state.checkpoint import Checkpoint
+from training.state.run_state import RunState
+
+LABELS, VOCABULARY, NUM_STEPS = 7, 61, 20
+OPTIMIZERS = {
+    "adamw": AdamW(learning_rate=0.01),
+    "lora": AdamW(learning_rate=0.01),
+    "sgd": SGD(learning_rate=0.1, momentum=0.9),
+    "adafactor": Adafactor(learning_rate=0.01),
+}
+
+
+def windows() -> PackedWindows:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(3, 17, 200)
+    ids = rng.integers(1, VOCABULARY, lengths.sum()).astype(np.int32)
+    return PackedWindows(
+        ids, ids % LABELS, np.cumsum([0, *lengths]).astype(np.int64), lengths.astype(np.int32),
+        np.arange(200, dtype=np.int32),
+    )  # fmt: skip
+
+
+def model(recipe: str) -> torch.nn.Module:
+    """Sizes that neither 2 nor 4 divides: what is cut into equal parts must be padded."""
+    from transformers import BertConfig, BertForTokenClassification
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=VOCABULARY, hidden_size=15, num_attention_heads=3, num_hidden_layers=2, intermediate_size=37,
+        max_position_embeddings=33, num_labels=LABELS, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    bare = BertForTokenClassification(config)
+    choose_attention(bare, "sdpa", device=torch.device("cpu"), half=False, per_token=True)
+    return adapt(bare, ModelConfig(lora=LoraConfig(rank=2) if recipe == "lora" else None))
+
+
+def main(directory: Path, source: str, target: str, steps: int, *, rotation: int, recipe: str) -> None:
+    for stage in range(4) if OPTIMIZERS[recipe].shardable else [0]:
+        before = Checkpoint.read(directory / f"{source}-{stage}") if source != "none" else None
+        state = before.state if before else RunState()
+        stepper, feed, engine = make((stage + rotation) % 4, before, state.step, recipe)
+        plan = plan_epoch(windows().lengths, config=BatchConfig(tokens=96), seed=0, epoch=0)
+        losses = []
+        for prepared, _ in feed.steps(plan, state.step):
+            losses.append(float(stepper.run(prepared, state.step)) / prepared.labelled)
+            state.step += 1
+            if len(losses) == steps:
+                break
+        weights, optimizer = engine.gather_weights(), engine.gather_optimizer()
+        if weights is not None:
+            place = directory / f"{target}-{stage}"
+            place.mkdir()
+            Checkpoint(weights, optimizer, state, []).write(place)
+            with (directory / f"losses-{stage}.jsonl").open("a") as stream:
+                stream.write(json.dumps(losses) + "\n")
+
+
+def make(stage: int, before: Checkpoint | None, done: int, recipe: str) -> tuple[TrainStep, BatchPrefetcher, Engine]:
+    network = model(recipe)
+    if before:
+        network.load_state_dict(before.weights)
+    course = OptimizerPlan(OPTIMIZERS[recipe], Schedule(), NUM_STEPS, first_step=done)
+    engine = Engine(network, course, EngineConfig(zero_stage=stage), precision="fp32")
+    if before:
+        engine.load_optimizer(before.optimizer)
+    inputs = Inputs(frozenset({"input_ids", "attention_mask"}), torch.device("cpu"), packed=False)
+    loss = CrossEntropy().bind([1] * LABELS, torch.device("cpu"))
+    batch = BatchConfig(tokens=96, micro_tokens=32)
+    feed = BatchPrefetcher(
+        windows(), inputs, batch, 0, dist.get_rank(), dist.get_world_size(), engine.lanes, engine.exchanges_rows
+    )
+    engine.train(True)
+    return TrainStep(engine, feed, loss, seed=0), feed, engine
+
+
+if __name__ == "__main__":
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    _, place, source_name, target_name, number, shift, optimizer = sys.argv
+    main(Path(place), source_name, target_name, int(number), rotation=int(shift), recipe=optimizer)
+    dist.barrier()  # whoever leaves while another still talks to it ends by a signal, now and then
+    dist.destroy_process_group()

@@ -1,0 +1,120 @@
+"""Which windows each worker sees at each step: a pure function of lengths, seed, epoch and number of workers.
+
+Every worker computes the whole plan, so no communication is needed to agree on the number of steps, and the windows of
+a step are the same whatever the number of workers or the size of a micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from agent.batching import cut_ascending, cut_by_length
+from agent.config.base import Config
+from agent.encoding import Int64
+
+_POOL = 16_384  # windows that are sorted by length together: enough for batches of one length, few enough to shuffle
+
+
+class BatchConfig(Config):
+    """How windows are batched."""
+
+    tokens: int = Field(1024, ge=16, description="padded tokens of one optimizer step, over all workers")
+    micro_tokens: int = Field(
+        4096, ge=16, description="padded tokens one worker takes through the model at once; lower it if memory is short"
+    )
+    halve_on_oom: bool = Field(
+        True,
+        description="when memory runs out, go on from the last checkpoint with half of micro_tokens: same result, slower",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EpochPlan:
+    """The steps of an epoch, as a few flat arrays: about 4 bytes a window.
+
+    Attributes:
+        order: int32 [windows], batch after batch.
+        bounds: int64 [steps + 1], where each batch begins in `order`.
+        sequence: int32 [steps], the batch of each step.
+    """
+
+    order: NDArray[np.int32]
+    bounds: Int64
+    sequence: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+    def __getitem__(self, step: int) -> Int64:
+        """The windows of a step: int64 [windows]."""
+        batch = self.sequence[step]
+        return self.order[self.bounds[batch] : self.bounds[batch + 1]].astype(np.int64)
+
+    def __iter__(self) -> Iterator[Int64]:
+        return map(self.__getitem__, range(len(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimizer step of one worker.
+
+    Attributes:
+        micro_batches: Window indices of each forward pass; the same number on every worker, possibly empty ones.
+        rows: int64 [windows], all windows of the step, over all workers.
+        padded_tokens: Tokens with padding, over all workers.
+    """
+
+    micro_batches: tuple[Int64, ...]
+    rows: Int64
+    padded_tokens: int
+
+
+def plan_epoch(lengths: Int64, *, config: BatchConfig, seed: int, epoch: int) -> EpochPlan:
+    """Plans the steps of an epoch: each window exactly once, like lengths together, steps shuffled.
+
+    Args:
+        lengths: int64 [windows], tokens.
+        config: Budgets.
+        seed, epoch: What the shuffling depends on.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(np.arange(len(lengths), dtype=np.int32))
+    bounds = [np.zeros(1, np.int64)]
+    begin = 0
+    for pool in np.array_split(order, max(1, -(-len(order) // _POOL))):  # views, each put in order where it lies
+        pool_lengths = lengths[pool]
+        ascending = np.argsort(pool_lengths, kind="stable")
+        pool[:] = pool[ascending]
+        cuts = cut_ascending(pool_lengths[ascending].tolist(), max_tokens=config.tokens)
+        bounds.append(np.array(cuts[1:], np.int64) + begin)
+        begin += len(pool)
+    starts = np.concatenate(bounds)
+    return EpochPlan(order, starts, rng.permutation(np.arange(len(starts) - 1, dtype=np.int32)))
+
+
+def share(  # noqa: PLR0913
+    rows: Int64, lengths: Int64, *, config: BatchConfig, rank: int, num_workers: int, lanes: int = 1
+) -> Step:
+    """Gives one worker its part of a step: windows are dealt by length, so that all workers, and all lanes of one, get like amounts.
+
+    With lanes, as many micro-batches as there are lanes follow each other, which are computed at once and have no more than
+    `micro_tokens` together.
+    """
+    ordered = rows[np.argsort(lengths[rows], kind="stable")]
+    hands = num_workers * lanes
+    budget = config.micro_tokens // lanes
+    cuts = [_cut(ordered[hand::hands], lengths, budget) for hand in range(hands)]
+    count = max(map(len, cuts))
+    empty = np.empty(0, dtype=np.int64)
+    filled = [[*cuts[lane * num_workers + rank], *[empty] * count][:count] for lane in range(lanes)]
+    padded = sum(int(lengths[batch].max()) * len(batch) for hand in cuts for batch in hand)
+    return Step(tuple(batch for together in zip(*filled, strict=True) for batch in together), rows, padded)
+
+
+def _cut(rows: Int64, lengths: Int64, budget: int) -> Sequence[Int64]:
+    return [rows[batch] for batch in cut_by_length(lengths[rows].tolist(), max_tokens=budget)]

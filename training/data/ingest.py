@@ -1,0 +1,216 @@
+"""From a data set to what training reads: small ones through memory, large ones streamed to disk; the windows are the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tokenizers
+from pydantic import Field
+
+from agent.config.base import Config
+from agent.data.digests import data_digest, split_digest
+from agent.data.lines import Part, cut_file
+from agent.data.splits import FORMATS, SPLITS, DataConfig, Splits, check_split, find_files, load_splits, read_files
+from agent.encoding import Encoder
+from agent.errors import DataError
+from agent.tasks import BaseTask
+from training.data.packing import Windows, pack
+from training.data.parallel_encoding import ParallelEncoding, with_labels
+from training.data.token_cache import StoreContent, StoreDraft, StoredWindows, draft_store, find_store, store_key
+
+CACHE = "~/.cache/bert-agent/windows"
+_PART_BYTES = 4_000_000  # text of one task: some seconds of work, some tens of MB of objects
+
+
+class IngestConfig(Config):
+    """How training data reaches the workers."""
+
+    mode: Literal["auto", "memory", "stream"] = Field(
+        "auto", description="read train at once on the driver, or in parts with Ray Data; auto goes by its size"
+    )
+    stream_above_mb: float = Field(64, gt=0, description="size of the train files from which auto streams")
+    cache: str | None = Field(
+        None,
+        description="directory that keeps tokenised data, found again by digest; all nodes must share it. "
+        f"Default: {CACHE} when streaming, none otherwise",
+    )
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All that training learns of its data.
+
+    Attributes:
+        task: The task, labels included.
+        train: Encoded windows, in memory or mapped from disk.
+        dev, test: Examples.
+        digest: Of the content of all splits; the same however it was read.
+        num_train: Examples that `train` was made from.
+        notes: What the user should know about how the data was read.
+    """
+
+    task: BaseTask[Any]
+    train: Windows
+    dev: list[Any]
+    test: list[Any]
+    digest: str
+    num_train: int
+    notes: tuple[str, ...] = ()
+
+
+def streams(config: DataConfig, ingest: IngestConfig) -> bool:
+    """Whether the train split is streamed, which needs a connection to Ray."""
+    if ingest.mode != "auto":
+        return ingest.mode == "stream"
+    train = find_files(config).get("train", ())
+    large = sum(file.stat().st_size for file in train) > ingest.stream_above_mb * 1e6
+    return large and config.max_examples is None
+
+
+def open_data(
+    config: DataConfig,
+    task: BaseTask[Any],
+    *,
+    ingest: IngestConfig,
+    seed: int,
+    make_encoder: Callable[[], Encoder],
+) -> TrainingData:
+    """Reads and encodes a data set. Where it `streams`, this process is connected to Ray already.
+
+    Args:
+        config: Which data.
+        task: With labels, or a template that takes them from train.
+        ingest: How train is read, and where its windows are kept.
+        seed: Chooses the examples held out where there is no dev split (in memory only).
+        make_encoder: Called once the data could be opened.
+
+    Raises:
+        DataError: Names file, line, what is wrong and how to mend it.
+    """
+    if streams(config, ingest):
+        return _stream(config, task, ingest, make_encoder)
+    splits = load_splits(config, task, seed=seed)
+    return encode_splits(splits, make_encoder(), ingest)
+
+
+def encode_splits(splits: Splits, encoder: Encoder, ingest: IngestConfig) -> TrainingData:
+    """Encodes examples that are in memory."""
+    train = _encode_in_memory(splits, encoder, ingest.cache)
+    return TrainingData(
+        splits.task, train, splits.dev, splits.test, splits.digest, num_train=len(splits.train), notes=splits.notes
+    )
+
+
+def _encode_in_memory(splits: Splits, encoder: Encoder, cache: str | None) -> Windows:
+    if cache is None:
+        return pack(splits.task, encoder, splits.train)
+
+    def fill(draft: StoreDraft) -> StoreContent:
+        draft.append(pack(splits.task, encoder, splits.train))
+        return StoreContent(splits.task.labels, split_digest(splits.train))
+
+    return find_or_fill(cache, windows_key(splits.task, encoder, splits.digest), fill)
+
+
+def _stream(
+    config: DataConfig, task: BaseTask[Any], ingest: IngestConfig, make_encoder: Callable[[], Encoder]
+) -> TrainingData:
+    files = _streamable(config)
+    held = {
+        name: [task.read_record(record, where) for record, where in read_files(files[name])] for name in ("dev", "test")
+    }
+    parts, source = _cut(files["train"])
+    for name, found in {"train": parts, **held}.items():
+        check_split(config, name, found)
+    encoder = make_encoder()
+
+    def fill(draft: StoreDraft) -> StoreContent:
+        return _encode(draft, ParallelEncoding(parts, task, encoder, draft.path / "parts"), config)
+
+    store = find_or_fill(ingest.cache or CACHE, windows_key(task, encoder, source), fill)
+    complete = with_labels(task, store.manifest.labels)
+    for examples in held.values():
+        complete.check_labels(examples)
+    digests = {"train": store.manifest.split_digest} | {name: split_digest(found) for name, found in held.items()}
+    note = f"train is streamed; its windows lie in {store.directory}"
+    return TrainingData(
+        complete, store, **held, digest=data_digest(digests), num_train=store.manifest.num_examples, notes=(note,)
+    )
+
+
+def _streamable(config: DataConfig) -> dict[str, tuple[Path, ...]]:
+    """The files of a data set that can be streamed.
+
+    Raises:
+        DataError: It cannot, with the reason.
+    """
+    files = find_files(config)
+    reasons = {
+        f"data.path={config.path!r} is no directory": not files,
+        f"data.max_examples={config.max_examples} asks for a part of it": config.max_examples is not None,
+        f"{config.path} has no dev split, and none is held out of what is not in memory": "dev" not in files,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise DataError(
+                f"train cannot be streamed: {reason}",
+                allowed="a whole directory with train, dev and test files",
+                remedy="add what is missing (dev.jsonl), or read it at once with ingest.mode=memory",
+            )
+    for name in SPLITS:
+        check_split(config, name, files.get(name))
+    return files
+
+
+def _cut(files: tuple[Path, ...]) -> tuple[list[Part], str]:
+    """The parts of files, and a digest of their bytes."""
+    parts, digest = list[Part](), hashlib.sha256()
+    for file in files:
+        found, content = cut_file(file, _PART_BYTES, FORMATS[file.suffix].ends_record)
+        parts += found
+        digest.update(f"{file.suffix} {content}\n".encode())
+    return parts, digest.hexdigest()
+
+
+def _encode(draft: StoreDraft, work: ParallelEncoding, config: DataConfig) -> StoreContent:
+    """Encodes all parts and joins their windows in the order of the files."""
+    work.directory.mkdir()
+    parts = [part for part in work.run() if part.num_examples]
+    check_split(config, "train", parts)
+    labels = tuple(sorted({label for part in parts for label in part.labels}))
+    task = with_labels(work.task, work.task.labels or labels)
+    if not task.labels:
+        task.with_labels([])  # refuses
+    digest = hashlib.sha256()
+    for part in parts:
+        windows, example_digests = work.load(part, task.outputs)
+        draft.append(windows)
+        digest.update(example_digests)
+        work.remove(part)
+    work.directory.rmdir()
+    return StoreContent(task.labels, digest.hexdigest())
+
+
+def find_or_fill(cache: str, key: str, fill: Callable[[StoreDraft], StoreContent]) -> StoredWindows:
+    """The windows that a cache keeps under a key, or those that `fill` writes there."""
+    directory = Path(cache).expanduser().absolute()
+    if store := find_store(directory, key):
+        return store
+    with draft_store(directory, key) as draft:
+        return draft.publish(fill(draft))
+
+
+def windows_key(task: BaseTask[Any], encoder: Encoder, data: str) -> str:
+    """Tells windows of the same data, given by a digest, apart: another task or tokenizer makes others."""
+    return store_key(
+        data=data,
+        task=task.model_dump(mode="json"),
+        tokenizer=encoder.tokenizer.to_str(),
+        tokenizers=tokenizers.__version__,
+        max_tokens=encoder.max_tokens,
+        stride=encoder.stride,
+    )

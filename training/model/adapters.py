@@ -1,0 +1,148 @@
+"""Training a part of a model: frozen layers, or LoRA through peft. What leaves training is a plain model again."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from agent.config.base import Config
+from agent.errors import ModelError
+from training.model.layer_depth import WRAPPED, depths, is_head
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from training.model.models import ModelConfig
+
+_HEAD, _BASE = ".modules_to_save.default", ".base_layer"  # what peft puts into names
+
+
+class LoraConfig(Config):
+    """Low-rank adapters (LoRA, arXiv 2106.09685) beside frozen matrices; the head is trained whole."""
+
+    rank: int = Field(16, ge=1, description="rank of the update of each matrix")
+    alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of what enters the adapters")
+    target_modules: tuple[str, ...] = Field(
+        (),
+        description="last parts of the names of matrices that get adapters (query, value); empty: all in the encoder layers",
+    )
+
+
+def adapt(model: torch.nn.Module, config: ModelConfig) -> torch.nn.Module:
+    """Leaves trainable what `model.trainable` or `model.lora` says. A model that is trained whole is returned as it is.
+
+    Args:
+        model: A model of transformers. Under LoRA it is changed in place, and the one returned wraps it.
+        config: What is trained.
+
+    Raises:
+        ModelError: The model has too few layers or lacks a target module, or peft is not installed.
+    """
+    if config.lora is not None:
+        return _with_lora(model, config.lora)
+    if config.trainable != "all":
+        _freeze(model, 0 if config.trainable == "head_only" else config.trainable)
+    return model
+
+
+def plain(model: torch.nn.Module) -> PreTrainedModel:
+    """The model of transformers that `adapt` was given: whose class loads, saves and names the inputs."""
+    inner: PreTrainedModel = model.get_base_model() if _is_wrapped(model) else model  # type: ignore[operator]
+    return inner
+
+
+def merged_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Turns a state dict of an adapted model into one of the plain model: W + alpha / rank * B @ A (arXiv 2106.09685).
+
+    Args:
+        model: What `adapt` returned; read for its scaling only.
+        weights: All of its weights, by its own names.
+    """
+    if not _is_wrapped(model):
+        return weights
+    lora: Any = model.peft_config
+    scaling = lora["default"].lora_alpha / lora["default"].r
+    merged = {}
+    for name, tensor in weights.items():
+        if ".lora_" in name or ".original_module." in name:
+            continue
+        stem, matrix, _ = name.partition(f"{_BASE}.weight")
+        factors = [weights[f"{stem}.lora_{factor}.default.weight"] for factor in "BA"] if matrix else []
+        plain_name = name.removeprefix(WRAPPED).replace(_HEAD, "").replace(_BASE, "")
+        merged[plain_name] = tensor + scaling * (factors[0] @ factors[1]) if matrix else tensor
+    return merged
+
+
+def _is_wrapped(model: torch.nn.Module) -> bool:
+    return hasattr(model, "get_base_model")  # of PeftModel alone; asking its class would import peft
+
+
+def _freeze(model: torch.nn.Module, num_layers: int) -> None:
+    of = depths(model)
+    head = max(of.values())
+    if num_layers > head - 1:
+        raise ModelError(
+            f"model.trainable={num_layers}, but {type(model).__name__} has {head - 1} encoder layers",
+            allowed=f"all, head_only, 1 to {head - 1}" if head > 1 else "all, head_only",
+            remedy="lower model.trainable",
+        )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(of[name] >= head - num_layers)
+
+
+def _with_lora(model: torch.nn.Module, config: LoraConfig) -> torch.nn.Module:
+    try:
+        import peft
+    except ImportError:
+        raise ModelError(
+            "model.lora needs the package peft, which is not installed", remedy="pip install 'peft>=0.18'"
+        ) from None
+    settings = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # said to be an int, only ever divided
+        lora_dropout=config.dropout,
+        target_modules=_targets(model, config.target_modules),
+        modules_to_save=_head_modules(model),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers 5.23 by an old name
+        wrapped: torch.nn.Module = peft.get_peft_model(model, settings)
+    return wrapped
+
+
+def _targets(model: torch.nn.Module, wanted: Sequence[str]) -> list[str]:
+    """Full names of the matrices that get adapters. All of the layers by default: arXiv 2305.14314, section 4."""
+    import torch
+
+    of = depths(model)
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not is_head(model, name) and of[f"{name}.weight"] > 0
+    ]
+    ends = {name: name.rsplit(".", 1)[-1] for name in linear}
+    if not linear:
+        raise ModelError(
+            f"model.lora: no parameter of {type(model).__name__} is named by its layer",
+            allowed="names with layer.N, layers.N, h.N or block.N",
+            remedy="train it without model.lora",
+        )
+    if unknown := sorted(set(wanted) - set(ends.values())):
+        raise ModelError(
+            f"model.lora.target_modules: {type(model).__name__} has no matrix {unknown[0]!r} in its encoder layers",
+            allowed=", ".join(sorted(set(ends.values()))),
+            remedy="take names from these, or none for all of them",
+        )
+    return [name for name in linear if not wanted or ends[name] in wanted]
+
+
+def _head_modules(model: torch.nn.Module) -> list[str]:
+    """The shortest names of modules that hold all of the head and nothing else."""
+    pooler = f"{model.base_model_prefix}.pooler"
+    heads = {name for name, _ in model.named_parameters() if is_head(model, name)}
+    return sorted({pooler if name.startswith(f"{pooler}.") else name.split(".")[0] for name in heads})

