@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.data import DataConfig, load_splits
+from agent.data.formats.base import Findings
+from agent.data.formats.columns import Layout, ends_sentence, read_columns
+from agent.data.formats.json_records import ends_object, read_jsonl
 from agent.data.hub import _records
 from agent.data.lines import Part, cut_file
-from agent.data.splits import FORMATS
 from agent.errors import DataError
 from agent.tasks import TextClassification, TokenClassification
 
@@ -335,6 +337,12 @@ def test_files_of_which_it_is_not_clear_which_are_meant_are_refused(tmp_path, ot
 LINES = st.sampled_from(["Anna B-PER", "Oslo\tI-LOC", "x O", "-DOCSTART- O", "", " ", "\t", "é B-ORG", "a b c O"])
 
 
+PARTS = {
+    ".conll": (lambda part: read_columns(part, Findings(), layout=Layout()), ends_sentence),
+    ".jsonl": (read_jsonl, ends_object),
+}
+
+
 @given(
     lines=st.lists(LINES, max_size=40),
     form=st.tuples(st.sampled_from(["\n", "\r\n"]), st.booleans(), st.booleans()),
@@ -350,7 +358,7 @@ def test_parts_hold_the_records_of_the_whole_with_their_places(tmp_path_factory,
     file = tmp_path_factory.mktemp("parts") / f"train{suffix}"
     text = "\ufeff" * begins_with_mark + end.join(lines) + end * ends_with_one
     file.write_bytes(text.encode())
-    read, ends_record = FORMATS[suffix]
+    read, ends_record = PARTS[suffix]
     parts, digest = cut_file(file, part_bytes, ends_record)
     assert digest == hashlib.sha256(text.encode()).hexdigest()
     bounds = [0, *(part.stop for part in parts)]
@@ -372,7 +380,7 @@ def test_parts_hold_the_records_of_the_whole_with_their_places(tmp_path_factory,
 def test_parts_are_about_as_long_as_wanted(tmp_path):
     file = tmp_path / "train.jsonl"
     file.write_text('{"a": 1}\n' * 10_000)
-    parts, _ = cut_file(file, 1000, FORMATS[".jsonl"].ends_record)
+    parts, _ = cut_file(file, 1000, ends_object)
     assert len(parts) == 10_000 * 9 // 1008 + 1
     assert parts[1].first_line == 113
 

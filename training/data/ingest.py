@@ -13,8 +13,18 @@ from pydantic import Field
 
 from agent.config.base import Config
 from agent.data.digests import data_digest, split_digest
-from agent.data.lines import Part, cut_file
-from agent.data.splits import FORMATS, SPLITS, DataConfig, Splits, check_split, find_files, load_splits, read_files
+from agent.data.formats.recognition import recognise
+from agent.data.sources import Source
+from agent.data.splits import (
+    SPLITS,
+    DataConfig,
+    Splits,
+    check_split,
+    find_files,
+    load_splits,
+    open_sources,
+    read_examples,
+)
 from agent.encoding import Encoder
 from agent.errors import DataError
 from agent.tasks import BaseTask
@@ -68,7 +78,7 @@ def streams(config: DataConfig, ingest: IngestConfig) -> bool:
         return ingest.mode == "stream"
     train = find_files(config).get("train", ())
     large = sum(file.stat().st_size for file in train) > ingest.stream_above_mb * 1e6
-    return large and config.max_examples is None
+    return large and config.max_examples is None and all(recognise(file, config.hints).ends_record for file in train)
 
 
 def open_data(
@@ -119,11 +129,13 @@ def _encode_in_memory(splits: Splits, encoder: Encoder, cache: str | None) -> Wi
 def _stream(
     config: DataConfig, task: BaseTask[Any], ingest: IngestConfig, make_encoder: Callable[[], Encoder]
 ) -> TrainingData:
-    files = _streamable(config)
-    held = {
-        name: [task.read_record(record, where) for record, where in read_files(files[name])] for name in ("dev", "test")
-    }
-    parts, source = _cut(files["train"])
+    sources = _streamable(config)
+    notes = [f"train: {note}" for note in sources["train"].notes]
+    held = dict[str, list[Any]]()
+    for name in ("dev", "test"):
+        held[name], met = read_examples(config, task, sources[name])
+        notes += [f"{name}: {note}" for note in met]
+    parts, source = sources["train"].cut(_PART_BYTES)
     for name, found in {"train": parts, **held}.items():
         check_split(config, name, found)
     encoder = make_encoder()
@@ -138,12 +150,17 @@ def _stream(
     digests = {"train": store.manifest.split_digest} | {name: split_digest(found) for name, found in held.items()}
     note = f"train is streamed; its windows lie in {store.directory}"
     return TrainingData(
-        complete, store, **held, digest=data_digest(digests), num_train=store.manifest.num_examples, notes=(note,)
+        complete,
+        store,
+        **held,
+        digest=data_digest(digests),
+        num_train=store.manifest.num_examples,
+        notes=(*notes, note),
     )
 
 
-def _streamable(config: DataConfig) -> dict[str, tuple[Path, ...]]:
-    """The files of a data set that can be streamed.
+def _streamable(config: DataConfig) -> dict[str, Source]:
+    """The splits of a data set that can be streamed.
 
     Raises:
         DataError: It cannot, with the reason.
@@ -163,17 +180,14 @@ def _streamable(config: DataConfig) -> dict[str, tuple[Path, ...]]:
             )
     for name in SPLITS:
         check_split(config, name, files.get(name))
-    return files
-
-
-def _cut(files: tuple[Path, ...]) -> tuple[list[Part], str]:
-    """The parts of files, and a digest of their bytes."""
-    parts, digest = list[Part](), hashlib.sha256()
-    for file in files:
-        found, content = cut_file(file, _PART_BYTES, FORMATS[file.suffix].ends_record)
-        parts += found
-        digest.update(f"{file.suffix} {content}\n".encode())
-    return parts, digest.hexdigest()
+    sources = open_sources(config)
+    if whole := sources["train"].whole:
+        raise DataError(
+            f"train cannot be streamed: {whole}",
+            allowed="CoNLL columns and JSON lines of our own shapes, not packed",
+            remedy=f"write them: python -m agent.data {config.path} output=DIR, or read it at once with ingest.mode=memory",
+        )
+    return sources
 
 
 def _encode(draft: StoreDraft, work: ParallelEncoding, config: DataConfig) -> StoreContent:

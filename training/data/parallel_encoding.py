@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from agent.data.digests import example_digest
-from agent.data.lines import Part
-from agent.data.splits import FORMATS
+from agent.data.sources import SourcePart
 from agent.encoding import IGNORED, Encoder
 from agent.errors import AgentError, DataError
 from agent.tasks import BaseTask
@@ -53,7 +52,7 @@ class ParallelEncoding:
         directory: Where the windows of the parts are written.
     """
 
-    parts: Sequence[Part]
+    parts: Sequence[SourcePart]
     task: BaseTask[Any]
     encoder: Encoder
     directory: Path
@@ -86,8 +85,7 @@ class ParallelEncoding:
         """
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # every core has a part of its own
         part = self.parts[number]
-        records = FORMATS[part.file.suffix].read(part)
-        examples = [self.task.read_record(record, where) for record, where in records]
+        examples = [self.task.read_record(record, where) for record, where in part.read()]
         labels = self.task.labels or tuple(sorted(set().union(*map(self.task.labels_of, examples))))
         task = with_labels(self.task, labels)
         task.check_labels(examples)
@@ -153,8 +151,8 @@ def _recount(targets: Int32, outputs: Sequence[str], final: Sequence[str]) -> In
 class _Shown:
     """Bytes of text that are encoded: a bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self._sizes = [(part.stop or 0) - part.start for part in parts]
+    def __init__(self, parts: Sequence[SourcePart]) -> None:
+        self._sizes = [part.num_bytes for part in parts]
         self._done = 0
         self._begun = self._last = time.monotonic()
         self._bar: Any = None

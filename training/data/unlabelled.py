@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.data.jsonl import ends_object, read_jsonl
+from agent.data.formats.json_records import ends_object, read_jsonl
 from agent.data.lines import Part, cut_file, numbered_lines
 from agent.encoding import Encoder
 from agent.errors import DataError
