@@ -9,12 +9,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,9 +22,11 @@ from pydantic import Field, ValidationError
 from agent.config.base import Config
 from agent.encoding import Encoder
 from agent.errors import BundleError
+from agent.files import draft_directory, replace_directory, sha256_of
+from agent.segmentation import Segmentation
 from agent.tasks import BaseTask, Report, Task
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: how texts are cut is recorded
 MANIFEST = "bundle.json"
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 Hardware = Literal["cpu", "cuda", "tensorrt"]
@@ -88,16 +87,25 @@ class Lineage(Config):
 
 
 class Manifest(Config):
-    """What `bundle.json` says. `max_tokens` counts special tokens; `stride` is the overlap of neighbouring windows."""
+    """What `bundle.json` says. `max_tokens` counts special tokens; `stride` is the overlap of neighbouring windows; `segmentation` cuts texts."""
 
     format_version: int = FORMAT_VERSION
     task: Task
     max_tokens: int = Field(ge=8)
     stride: int = Field(ge=0)
+    segmentation: Segmentation = Segmentation()
     lineage: Lineage
     evaluations: tuple[Evaluation, ...] = ()
     onnx: tuple[OnnxVariant, ...] = ()
     files: Mapping[str, FileEntry] = Field(default_factory=dict)
+
+    def load_encoder(self, directory: Path) -> Encoder:
+        """The tokenizer of a directory, set to this bundle's windows and its cut into pieces.
+
+        Raises:
+            BundleError: There is none.
+        """
+        return Encoder.load(directory, max_tokens=self.max_tokens, stride=self.stride, segmentation=self.segmentation)
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,7 @@ class Bundle:
     @cached_property
     def encoder(self) -> Encoder:
         """The tokenizer, set to the model's length."""
-        return Encoder.load(self.path, max_tokens=self.manifest.max_tokens, stride=self.manifest.stride)
+        return self.manifest.load_encoder(self.path)
 
     def onnx_variant(self, precision: str = "auto", hardware: str = "cpu") -> OnnxVariant:
         """The graph of a precision; `auto` takes the last one listed for the hardware, or else the last one at all.
@@ -162,21 +170,18 @@ def write_bundle(output: str | Path, *, overwrite: bool = False) -> Iterator[Dra
     """
     place = Path(output).resolve()
     check_output(place, overwrite=overwrite)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        draft = Draft(Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent)))
-    except OSError as error:
-        raise BundleError(
-            f"nothing can be written at output {place} ({error.strerror})", remedy="choose another output"
-        ) from None
-    try:
-        yield draft
-        if not (draft.path / MANIFEST).is_file():
+    with ExitStack() as stack:
+        try:
+            draft = stack.enter_context(draft_directory(place))
+        except OSError as error:
+            raise BundleError(
+                f"nothing can be written at output {place} ({error.strerror})", remedy="choose another output"
+            ) from None
+        yield Draft(draft)
+        if not (draft / MANIFEST).is_file():
             raise BundleError(f"nothing was published to {place}")
-        draft.path.chmod(0o755)
-        _swap(draft.path, place)
-    finally:
-        shutil.rmtree(draft.path, ignore_errors=True)
+        draft.chmod(0o755)
+        replace_directory(draft, place)
 
 
 def check_output(place: Path, *, overwrite: bool) -> None:
@@ -264,10 +269,12 @@ def _parse_manifest(directory: Path, raw: bytes) -> Manifest:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{directory / MANIFEST} is damaged ({error!r})", remedy=_REMEDY) from None
     if version != FORMAT_VERSION:
+        older = isinstance(version, int) and version < FORMAT_VERSION
         raise BundleError(
-            f"bundle {directory} has format version {version!r}",
+            f"bundle {directory} has format version {version!r}"
+            + (", which does not say how the agent cuts texts into words" if older else ""),
             allowed=f"format version {FORMAT_VERSION}",
-            remedy="use the release of bert-agent that wrote it, or a newer one",
+            remedy="train the agent anew" if older else "use the release of bert-agent that wrote it, or a newer one",
         )
     try:
         return Manifest.model_validate(tree)
@@ -278,8 +285,7 @@ def _parse_manifest(directory: Path, raw: bytes) -> Manifest:
 
 
 def _measure(file: Path) -> FileEntry:
-    with file.open("rb") as stream:
-        return FileEntry(size=file.stat().st_size, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
+    return FileEntry(size=file.stat().st_size, sha256=sha256_of(file))
 
 
 def _verify(file: Path, entry: FileEntry) -> None:
@@ -287,16 +293,6 @@ def _verify(file: Path, entry: FileEntry) -> None:
         raise BundleError(f"bundle file {file} is missing", remedy=_REMEDY)
     if _measure(file) != entry:
         raise BundleError(f"bundle file {file} was altered: its size or sha256 differs from {MANIFEST}", remedy=_REMEDY)
-
-
-def _swap(draft: Path, place: Path) -> None:
-    if not place.exists():
-        draft.rename(place)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.old.", dir=place.parent))
-    os.replace(place, aside)
-    draft.rename(place)
-    shutil.rmtree(aside)
 
 
 def _git_state(directory: Path) -> tuple[str | None, bool | None]:

@@ -18,8 +18,8 @@ SUFFIXES = (
     ".conll", ".conllu", ".txt", ".iob", ".iob2", ".bio", ".bioes", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".spacy", ".ann",
 )  # fmt: skip
 FILES = (
-    "files train, dev (or valid, val, validation, testa) and test (or testb) of any name like train.conll, train.jsonl or "
-    "corpus-train.txt, or folders train, dev and test"
+    "files train, dev and test (dev also as valid, val, validation or testa, test as testb), of any name like train.conll, train.jsonl "
+    "or corpus-train.txt, or folders of these names"
 )
 
 

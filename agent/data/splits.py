@@ -15,11 +15,13 @@ from agent.config.base import Config
 from agent.data.digests import data_digest, split_digest
 from agent.data.formats.base import Hints, Record
 from agent.data.hub import read_hub
+from agent.data.natural_text import TextForm, joiner
 from agent.data.normalisation.normal_form import SpansConfig
 from agent.data.sources import Source, open_files, open_rows
 from agent.data.split_files import FILES, SPLITS, split_files
 from agent.errors import DataError
 from agent.tasks import BaseTask
+from agent.tasks.base import Join
 
 DEMO = "demo"
 
@@ -45,11 +47,23 @@ class DataConfig(Config):
         (), description="what numbers stand for that are given as tags or classes, in their order from 0"
     )
     spans: SpansConfig = Field(default_factory=SpansConfig)
+    text: TextForm = Field(
+        "natural",
+        description="what becomes of data that comes as words: natural text, as callers send it, or the words joined by single blanks",
+    )
+    language: str = Field(
+        "en", min_length=2, description="of data that comes as words (ISO 639-1): natural text follows its rules"
+    )
 
     @property
     def hints(self) -> Hints:
         """What files do not say of themselves."""
         return Hints(self.tag_column, self.label_names)
+
+    @property
+    def join(self) -> Join:
+        """Makes a text of words."""
+        return joiner(self.text, self.language)
 
 
 @dataclass(frozen=True)
@@ -163,7 +177,8 @@ def read_examples(config: DataConfig, task: BaseTask[Any], source: Source) -> tu
     """
     records, notes = source.read_all(config.max_examples)
     check_kind(task, source, records[:1])
-    return [task.read_record(record, where) for record, where in records], notes
+    join = config.join
+    return [task.read_record(record, where, join=join) for record, where in records], notes
 
 
 def check_kind(task: BaseTask[Any], source: Source, first: Sequence[Record]) -> None:

@@ -79,6 +79,7 @@ class Teaching(Config):
             "seed": state.seed,
             "task": state.bundle.task.model_dump(mode="json"),
             "data": state.data.model_dump(mode="json"),
+            "segmentation": manifest.segmentation.model_dump(mode="json"),
             "model": {
                 "name": str(student),
                 "max_tokens": manifest.max_tokens,

@@ -99,8 +99,7 @@ class State:
 
     def reload_encoder(self) -> None:
         """Reads the tokenizer again: for a step that wrote another one into `directory`."""
-        manifest = self.bundle.manifest
-        self.encoder = Encoder.load(self.directory, max_tokens=manifest.max_tokens, stride=manifest.stride)
+        self.encoder = self.bundle.manifest.load_encoder(self.directory)
 
     def note(self, text: str) -> None:
         """Adds a line to the report and shows it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,21 +15,15 @@ from agent.config.base import Config
 from agent.data.digests import data_digest, split_digest
 from agent.data.formats.recognition import recognise
 from agent.data.sources import Source
-from agent.data.splits import (
-    SPLITS,
-    DataConfig,
-    Splits,
-    check_split,
-    find_files,
-    load_splits,
-    open_sources,
-    read_examples,
-)
+from agent.data.split_files import SPLITS
+from agent.data.splits import DataConfig, Splits, check_split, find_files, load_splits, open_sources, read_examples
 from agent.encoding import Encoder
 from agent.errors import DataError
+from agent.segmentation import Segmentation
 from agent.tasks import BaseTask
 from training.data.packing import Windows, pack
 from training.data.parallel_encoding import ParallelEncoding, with_labels
+from training.data.segmentation_choice import AUTO, SegmentationConfig, choose_segmentation, reach
 from training.data.token_cache import StoreContent, StoreDraft, StoredWindows, draft_store, find_store, store_key
 
 CACHE = "~/.cache/bert-agent/windows"
@@ -60,6 +54,7 @@ class TrainingData:
         dev, test: Examples.
         digest: Of the content of all splits; the same however it was read.
         num_train: Examples that `train` was made from.
+        segmentation: How texts are cut into pieces.
         notes: What the user should know about how the data was read.
     """
 
@@ -69,6 +64,7 @@ class TrainingData:
     test: list[Any]
     digest: str
     num_train: int
+    segmentation: Segmentation
     notes: tuple[str, ...] = ()
 
 
@@ -81,11 +77,12 @@ def streams(config: DataConfig, ingest: IngestConfig) -> bool:
     return large and config.max_examples is None and all(recognise(file, config.hints).ends_record for file in train)
 
 
-def open_data(
+def open_data(  # noqa: PLR0913  # parts of a run's configuration, each by its name
     config: DataConfig,
     task: BaseTask[Any],
     *,
     ingest: IngestConfig,
+    segmentation: SegmentationConfig = AUTO,
     seed: int,
     make_encoder: Callable[[], Encoder],
 ) -> TrainingData:
@@ -95,6 +92,7 @@ def open_data(
         config: Which data.
         task: With labels, or a template that takes them from train.
         ingest: How train is read, and where its windows are kept.
+        segmentation: How texts are cut into pieces, or that it is chosen by examples: of train, or of dev where train is not in memory.
         seed: Chooses the examples held out where there is no dev split (in memory only).
         make_encoder: Called once the data could be opened.
 
@@ -102,17 +100,29 @@ def open_data(
         DataError: Names file, line, what is wrong and how to mend it.
     """
     if streams(config, ingest):
-        return _stream(config, task, ingest, make_encoder)
+        return _stream(config, task, ingest, segmentation, make_encoder)
     splits = load_splits(config, task, seed=seed)
-    return encode_splits(splits, make_encoder(), ingest)
+    return encode_splits(splits, make_encoder(), ingest, segmentation)
 
 
-def encode_splits(splits: Splits, encoder: Encoder, ingest: IngestConfig) -> TrainingData:
+def encode_splits(
+    splits: Splits, encoder: Encoder, ingest: IngestConfig, segmentation: SegmentationConfig = AUTO
+) -> TrainingData:
     """Encodes examples that are in memory."""
+    cut, notes = choose_segmentation(segmentation, splits.task, encoder, splits.train)
+    encoder = encoder.with_segmentation(cut)
+    notes += _reaches(splits.task, encoder, {name: getattr(splits, name) for name in SPLITS})
     train = _encode_in_memory(splits, encoder, ingest.cache)
     return TrainingData(
-        splits.task, train, splits.dev, splits.test, splits.digest, num_train=len(splits.train), notes=splits.notes
-    )
+        splits.task, train, splits.dev, splits.test, splits.digest,
+        num_train=len(splits.train), segmentation=cut, notes=(*splits.notes, *notes),
+    )  # fmt: skip
+
+
+def _reaches(task: BaseTask[Any], encoder: Encoder, splits: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
+    """What a perfect model could answer of each split, for people."""
+    found = {name: reach(task, encoder, examples) for name, examples in splits.items()}
+    return tuple(each.told(name) for name, each in found.items() if each)
 
 
 def _encode_in_memory(splits: Splits, encoder: Encoder, cache: str | None) -> Windows:
@@ -127,21 +137,28 @@ def _encode_in_memory(splits: Splits, encoder: Encoder, cache: str | None) -> Wi
 
 
 def _stream(
-    config: DataConfig, task: BaseTask[Any], ingest: IngestConfig, make_encoder: Callable[[], Encoder]
+    config: DataConfig,
+    task: BaseTask[Any],
+    ingest: IngestConfig,
+    segmentation: SegmentationConfig,
+    make_encoder: Callable[[], Encoder],
 ) -> TrainingData:
-    sources = _streamable(config)
-    notes = [f"train: {note}" for note in sources["train"].notes]
-    held = dict[str, list[Any]]()
+    sources, held, read = _streamable(config), dict[str, list[Any]](), list[str]()
     for name in ("dev", "test"):
         held[name], met = read_examples(config, task, sources[name])
-        notes += [f"{name}: {note}" for note in met]
+        read += [f"{name}: {note}" for note in met]
+    read += [f"train: {note}" for note in sources["train"].notes]
     parts, source = sources["train"].cut(_PART_BYTES)
     for name, found in {"train": parts, **held}.items():
         check_split(config, name, found)
     encoder = make_encoder()
+    cut, notes = choose_segmentation(segmentation, task, encoder, held["dev"])
+    encoder = encoder.with_segmentation(cut)
+    notes += _reaches(task, encoder, held)
+    source = f"{source} {config.text} {config.language}"
 
     def fill(draft: StoreDraft) -> StoreContent:
-        return _encode(draft, ParallelEncoding(parts, task, encoder, draft.path / "parts"), config)
+        return _encode(draft, ParallelEncoding(parts, task, encoder, draft.path / "parts", config), config)
 
     store = find_or_fill(ingest.cache or CACHE, windows_key(task, encoder, source), fill)
     complete = with_labels(task, store.manifest.labels)
@@ -150,13 +167,9 @@ def _stream(
     digests = {"train": store.manifest.split_digest} | {name: split_digest(found) for name, found in held.items()}
     note = f"train is streamed; its windows lie in {store.directory}"
     return TrainingData(
-        complete,
-        store,
-        **held,
-        digest=data_digest(digests),
-        num_train=store.manifest.num_examples,
-        notes=(*notes, note),
-    )
+        complete, store, **held, digest=data_digest(digests), num_train=store.manifest.num_examples,
+        segmentation=cut, notes=(*read, note, *notes),
+    )  # fmt: skip
 
 
 def _streamable(config: DataConfig) -> dict[str, Source]:
@@ -227,4 +240,5 @@ def windows_key(task: BaseTask[Any], encoder: Encoder, data: str) -> str:
         tokenizers=tokenizers.__version__,
         max_tokens=encoder.max_tokens,
         stride=encoder.stride,
+        segmentation=encoder.segmentation.model_dump(mode="json"),
     )

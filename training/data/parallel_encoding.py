@@ -17,6 +17,7 @@ import numpy as np
 
 from agent.data.digests import example_digest
 from agent.data.sources import SourcePart
+from agent.data.splits import DataConfig
 from agent.encoding import IGNORED, Encoder
 from agent.errors import AgentError, DataError
 from agent.tasks import BaseTask
@@ -50,12 +51,14 @@ class ParallelEncoding:
         task: With or without labels.
         encoder: For the model.
         directory: Where the windows of the parts are written.
+        data: Says what becomes of words.
     """
 
     parts: Sequence[SourcePart]
     task: BaseTask[Any]
     encoder: Encoder
     directory: Path
+    data: DataConfig
 
     def run(self) -> list[EncodedPart]:
         """Encodes all parts; returns them in order.
@@ -84,8 +87,8 @@ class ParallelEncoding:
             DataError: A record is wrong, or this node cannot write to the directory.
         """
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # every core has a part of its own
-        part = self.parts[number]
-        examples = [self.task.read_record(record, where) for record, where in part.read()]
+        part, join = self.parts[number], self.data.join
+        examples = [self.task.read_record(record, where, join=join) for record, where in part.read()]
         labels = self.task.labels or tuple(sorted(set().union(*map(self.task.labels_of, examples))))
         task = with_labels(self.task, labels)
         task.check_labels(examples)

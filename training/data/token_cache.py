@@ -21,7 +21,7 @@ from agent.config.base import Config
 from agent.errors import DataError
 from training.data.packing import PackedWindows
 
-FORMAT = 1  # raised whenever the same text would be stored otherwise
+FORMAT = 2  # raised whenever the same text would be stored otherwise
 _MANIFEST = "store.json"
 _TYPES: Mapping[str, type[np.integer[Any]]] = {
     "input_ids": np.int32,

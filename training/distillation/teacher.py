@@ -11,6 +11,7 @@ from agent.bundle import Bundle
 from agent.config.base import Config
 from agent.encoding import Encoder
 from agent.errors import ConfigError
+from agent.segmentation import Segmentation
 from agent.tasks import BaseTask
 
 if TYPE_CHECKING:
@@ -136,6 +137,10 @@ class TeacherConfig(Config):
         return Teacher(build_model(ModelConfig(name=self.bundle), task).to(device), self, label_weight)
 
 
+def _told(segmentation: Segmentation) -> str:
+    return f"pieces={segmentation.pieces}, line_end={segmentation.line_end}"
+
+
 def _check_answers(bundle: Bundle, task: BaseTask[Any], encoder: Encoder) -> None:
     if bundle.task.outputs != task.outputs:
         raise ConfigError(
@@ -148,6 +153,12 @@ def _check_answers(bundle: Bundle, task: BaseTask[Any], encoder: Encoder) -> Non
             f"teacher.bundle={bundle.path} cuts texts into other sub-words than the model in training",
             allowed="a teacher with the same tokenizer",
             remedy="choose a model.name that shares the teacher's tokenizer",
+        )
+    if bundle.encoder.segmentation != encoder.segmentation:
+        raise ConfigError(
+            f"teacher.bundle={bundle.path} cuts texts into other pieces than the model in training ({_told(encoder.segmentation)})",
+            allowed=f"the teacher's: {_told(bundle.encoder.segmentation)}",
+            remedy="set segmentation.pieces and segmentation.line_end to the teacher's",
         )
     if bundle.manifest.max_tokens < encoder.max_tokens:
         raise ConfigError(

@@ -103,11 +103,15 @@ def _prepare(config: TrainingConfig, splits: Splits | None) -> tuple[TrainingDat
         return made[0][1]
 
     if splits:
-        data = encode_splits(splits, encoder(), config.ingest)
+        data = encode_splits(splits, encoder(), config.ingest, config.segmentation)
     else:
-        data = open_data(config.data, config.task, ingest=config.ingest, seed=config.seed, make_encoder=encoder)
+        data = open_data(
+            config.data, config.task, ingest=config.ingest, segmentation=config.segmentation, seed=config.seed,
+            make_encoder=encoder,
+        )  # fmt: skip
     _say_data(config, data)
-    return data, *made[0]
+    tokenizer, made_encoder = made[0]
+    return data, tokenizer, made_encoder.with_segmentation(data.segmentation)
 
 
 def _hear_teacher(config: TrainingConfig, data: TrainingData, encoder: Encoder) -> tuple[TrainingData, dict[str, str]]:

@@ -58,6 +58,7 @@ def _manifest(ready: Ready, outcome: Outcome) -> Manifest:
         task=data.task,
         max_tokens=ready.encoder.max_tokens,
         stride=ready.encoder.stride,
+        segmentation=ready.encoder.segmentation,
         lineage=lineage_now(
             base_model=config.model.name,
             data_digest=data.digest,

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from agent.data import DataConfig
-from agent.data.lines import Part
+from agent.data.splits import open_split
 from agent.encoding import Encoder
 from agent.errors import DataError
 from agent.tasks import TextClassification, TokenClassification
@@ -206,7 +206,9 @@ def test_a_worker_maps_the_windows_that_the_driver_made(tmp_path, read):
 
 def test_a_node_that_does_not_share_the_cache_is_named(tmp_path, encoder):
     file = write_conll(tmp_path / "data") / "train.conll"
-    elsewhere = ParallelEncoding([Part(file)], TokenClassification(), encoder, tmp_path / "not" / "here")
+    config = DataConfig(path=str(file.parent))
+    parts, _ = open_split(config, [file]).cut(1_000_000)
+    elsewhere = ParallelEncoding(parts, TokenClassification(), encoder, tmp_path / "not" / "here", config)
     with pytest.raises(DataError, match=r"cannot be written to .*not/here on the node .*Remedy: .*all nodes share"):
         elsewhere.run()
 
