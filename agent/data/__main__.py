@@ -15,19 +15,19 @@ from pydantic import Field
 from agent.config import cli
 from agent.config.base import Config
 from agent.data.data_summary import ReadSplit, describe, text_of
+from agent.data.exports import Form, write_split
 from agent.data.formats.base import Record
 from agent.data.normalisation.normal_form import SplitReport
 from agent.data.sources import Source, told
 from agent.data.split_files import SPLITS
 from agent.data.splits import DataConfig, kinds_of, open_sources, open_split
-from agent.errors import DataError
-from agent.spans import to_iob2
 from agent.tasks import BaseTask, TextClassification, TokenClassification
 
 _USAGE = """
 Shows what training would read: format, splits, labels with counts, lengths, spans that cannot be taught, texts in two splits.
 
   python -m agent.data DIR                                   a directory with train, dev and test, 'demo' or a hub data set
+  python -m agent.data FILE output=DIR format=doccano        answers of an agent, for people to correct them in a tool
   python -m agent.data FILE output=DIR test_fraction=0.1     one file: makes splits of it and writes them in the normal form
 """
 
@@ -36,6 +36,10 @@ class ShowConfig(Config):
     """What to show, and whether to write it."""
 
     data: DataConfig = Field(default_factory=DataConfig)
+    format: Form = Field(
+        "jsonl",
+        description="what is written: jsonl is the normal form, the others are files of a tool in which people correct entities",
+    )
     output: str | None = Field(
         None, description="directory that takes train.jsonl, dev.jsonl and test.jsonl in the normal form"
     )
@@ -64,7 +68,10 @@ def show(config: ShowConfig) -> None:
         split.report.refuse(config.data.spans)
     _check(splits)
     if config.output:
-        _write(Path(config.output).expanduser(), splits)
+        directory = Path(config.output).expanduser()
+        for name, split in splits.items():
+            files = write_split(directory, name, split.records, config.format, config.data.join)
+            print(f"{files[0] if len(files) == 1 else files[0].parent}: {len(split.records):,} examples")
 
 
 _REMEDIES = {
@@ -118,16 +125,6 @@ def _check(splits: Mapping[str, ReadSplit]) -> None:
                 task.read_record(record, where)
 
 
-def _normal(record: Mapping[str, Any]) -> dict[str, Any]:
-    if "tokens" in record:
-        return {"tokens": record["tokens"], "tags": to_iob2(record["tags"])}
-    spans = record.get("spans")
-    kept = {"spans": spans} if spans is not None and (spans or "label" not in record) else {}
-    return (
-        {"text": record["text"]} | kept | ({"label": record["label"]} if isinstance(record.get("label"), str) else {})
-    )
-
-
 _TASKS: Mapping[str, type[BaseTask[Any]]] = {
     "token_classification": TokenClassification,
     "text_classification": TextClassification,
@@ -140,25 +137,6 @@ def main() -> int:
     if given and not given[0].startswith("-") and "=" not in given[0]:
         given[0] = f"data.path={json.dumps(given[0])}"
     return cli.run(ShowConfig, show, usage=_USAGE, arguments=given)
-
-
-def _write(directory: Path, splits: Mapping[str, ReadSplit]) -> None:
-    """Writes JSON lines.
-
-    Raises:
-        DataError: A file is there already, or cannot be written.
-    """
-    files = {name: directory / f"{name}.jsonl" for name in splits}
-    if there := [str(file) for file in files.values() if file.exists()]:
-        raise DataError(f"{there[0]} exists", remedy="give another output, or move it away")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, file in files.items():
-            lines = [json.dumps(_normal(record), ensure_ascii=False) + "\n" for record, _ in splits[name].records]
-            file.write_text("".join(lines), encoding="utf-8", newline="\n")
-            print(f"{file}: {len(lines)} examples")
-    except OSError as error:
-        raise DataError(f"{directory} cannot be written ({error.strerror})", remedy="give another output") from None
 
 
 if __name__ == "__main__":

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from agent.data.exports import words_of
 from agent.data.formats.base import Record
 from agent.data.normalisation.normal_form import SplitReport
 from agent.data.sources import Source
 from agent.spans import decode_tags
+from agent.tasks.tagged_text import trim
 
 _LABELS_SHOWN = 40
 
@@ -108,7 +110,25 @@ def _untaught(splits: Mapping[str, ReadSplit]) -> list[str]:
         ):
             if problems.number:
                 lines.append(f"  {name}: {problems.number:,} {what}: {problems}")
+        within, number = _within_words(split.records)
+        if within:
+            lines.append(
+                f"  {name}: {within:,} of {number:,} begin or end within a word: an agent that labels sub-words can say them"
+            )
     return lines if len(lines) > 1 else [f"{lines[0]}: none"]
+
+
+def _within_words(records: Sequence[Record]) -> tuple[int, int]:
+    """Spans that an agent which labels whole words cannot say, of how many."""
+    within = number = 0
+    for record, _ in records:
+        if spans := record.get("spans"):
+            pieces = words_of(record["text"])
+            starts, ends = set(pieces.starts), set(pieces.ends)
+            edges = [trim(record["text"], span["start"], span["end"]) for span in spans]
+            within += sum(start not in starts or end not in ends for start, end in edges)
+            number += len(spans)
+    return within, number
 
 
 def _duplicates(splits: Mapping[str, ReadSplit]) -> list[str]:

@@ -302,7 +302,10 @@ def test_mistakes_in_labelled_texts_are_named(tmp_path, record, part):
 
 def test_columns_do_not_serve_a_task_that_wants_texts(tmp_path):
     message = refusal(tmp_path, GOOD, task=CLASSES)
-    assert "train.conll:1: CoNLL columns, which is data for token_classification, and the task is text_classification" in message
+    assert (
+        "train.conll:1: CoNLL columns, which is data for token_classification, and the task is text_classification"
+        in message
+    )
 
 
 # --- splits

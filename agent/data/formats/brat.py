@@ -69,7 +69,7 @@ def _join(parts: list[Any], text: str) -> list[tuple[int, int]]:
     return joined
 
 
-def write(spans: list[dict[str, Any]], text: str) -> str:
+def write(text: str, spans: list[dict[str, Any]]) -> str:
     """The annotations of a text; the text itself is the other file."""
     lines = []
     for number, span in enumerate(spans, start=1):

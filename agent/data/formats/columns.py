@@ -130,12 +130,12 @@ def _layout(file: Path, text: str, hints: Hints) -> Layout:
         return Layout(tag=-1 if hints.tag_column is None else hints.tag_column - 1)
     numbered = len(rows[0]) > 2 and all(_is_counted(sentence) for sentence in sentences)
     widths = {len(row) for row in rows}
-    width = min(widths)
+    width = max(widths)
     if hints.tag_column is not None:
         return _told(file, hints.tag_column, numbered=numbered, width=width, rows=rows)
     word = int(numbered)
-    columns = {place: [row[place] for row in rows] for place in range(word + 1, width)}
-    tagged = [place for place, values in columns.items() if all(map(is_tag, values))]
+    columns = {place: [row[place] for row in rows if place < len(row)] for place in range(word + 1, width)}
+    tagged = [place for place, values in columns.items() if 2 * len(values) >= len(rows) and all(map(is_tag, values))]
     tagged = [place for place in tagged if not _phrases(columns[place])] or tagged
     only = width if len(widths) == 1 else None
     if numbered and tagged:  # GermEval: the outer entities, then the inner ones; Universal NER: remarks follow the tags
@@ -156,7 +156,9 @@ def _told(file: Path, number: int, *, numbered: bool, width: int, rows: Sequence
             allowed=f"{int(numbered) + 2} to {width}",
             remedy="give the number of the column that holds the tags",
         )
-    return Layout(int(numbered), place, numbered=numbered, labels=frozenset(row[place] for row in rows))
+    return Layout(
+        int(numbered), place, numbered=numbered, labels=frozenset(row[place] for row in rows if place < len(row))
+    )
 
 
 def _sentences(text: str) -> list[list[list[str]]]:

@@ -70,7 +70,7 @@ def is_array(file: Path, text: str) -> bool:
     except (ValueError, RecursionError):
         lines = file.name.removesuffix(".gz").endswith(LINE_SUFFIXES)
         return first in ("[", "{") or not lines
-    return isinstance(found, list) and all(isinstance(item, dict | list) for item in found) and not _is_pair(found)
+    return not _is_pair(found) and _items(found) != [found]
 
 
 def _items(content: Any) -> list[Any]:

@@ -183,7 +183,7 @@ def _normal_spans(spans: Sequence[Any], text: str, where: str, reading: Reading,
     places = to_characters(text, reading.unit)
     found: list[Any] = []
     for index, span in enumerate(spans):
-        if not well_formed(span):
+        if not well_formed(span) or not isinstance(span.get("label"), str) or not span["label"]:
             return list(spans)  # the task refuses it
         placed = span if places is None else convert(span, places)
         if placed is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 _STARTS = ("start", "start_offset", "begin", "start_char")
 _ENDS = ("end", "end_offset", "end_char")
-_LABELS = ("label", "entity_group", "entity", "type", "tag")
+_LABELS = ("label", "entity_group", "type", "tag")
 _TEXTS = ("text", "surface", "mention")
 
 

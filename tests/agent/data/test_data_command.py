@@ -7,6 +7,7 @@ import pytest
 
 from agent.data import DataConfig, load_splits
 from agent.data import __main__ as command
+from agent.data.splits import open_sources
 from agent.tasks import TokenClassification
 from tests.agent.data.reading import json_lines, put, spanned
 
@@ -112,6 +113,67 @@ def test_classes_are_shown_and_written(tmp_path, run):
         {"text": "back!", "label": "refund"},
         {"text": "great", "label": "praise"},
     ]
+
+
+WRITTEN = [spanned("🙂 Zoë-Ann left Oslo.", (2, 9, "PER"), (15, 19, "LOC")), spanned("nothing here")]
+
+
+@pytest.mark.parametrize(
+    ("form", "files"),
+    [
+        ("doccano", ["train.jsonl"]),
+        ("prodigy", ["train.jsonl"]),
+        ("label_studio", ["train.json"]),
+        ("brat", ["train/000000.ann", "train/000000.txt", "train/000001.ann", "train/000001.txt"]),
+    ],
+)
+def test_answers_of_an_agent_are_written_for_a_tool(tmp_path, run, form, files):
+    answers = [
+        {
+            "text": one["text"],
+            "entities": [
+                {"entity_group": span["label"], "score": 0.9, "word": "x", "start": span["start"], "end": span["end"]}
+                for span in one["spans"]
+            ],
+        }
+        for one in WRITTEN
+    ]
+    output = tmp_path / "written"
+    status, _, _ = run(put(tmp_path, "answers.jsonl", answers), f"output={output}", f"format={form}")
+    assert status == 0
+    assert sorted(str(file.relative_to(output)) for file in output.rglob("*") if file.is_file()) == files
+    if form == "prodigy":
+        put(output, "train.jsonl", [one | {"answer": "accept"} for one in records(output / "train.jsonl")])
+    if form == "label_studio":  # where suggestions become annotations once a person has accepted them
+        tasks = json.loads((output / "train.json").read_text())
+        put(
+            output,
+            "train.json",
+            json.dumps([{"data": task["data"], "annotations": task["predictions"]} for task in tasks]),
+        )
+    corrected = open_sources(DataConfig(path=str(output)))["train"].read_all()[0]
+    assert [{key: record[key] for key in ("text", "spans")} for record, _ in corrected] == WRITTEN
+
+
+def test_columns_are_written_of_texts_and_of_words(tmp_path, run):
+    file = put(tmp_path, "x.jsonl", [WRITTEN[0], {"tokens": ["U.S.", "left"], "tags": ["b-LOC", "o"]}])
+    assert run(file, f"output={tmp_path / 'written'}", "format=conll")[0] == 0
+    assert (tmp_path / "written" / "train.conll").read_text(encoding="utf-8") == (
+        "🙂\tO\nZoë\tB-PER\n-\tI-PER\nAnn\tI-PER\nleft\tO\nOslo\tB-LOC\n.\tO\n\nU.S.\tB-LOC\nleft\tO\n\n"
+    )
+
+
+def test_classes_are_not_written_as_entities(tmp_path, run):
+    status, _, err = run(
+        put(tmp_path, "x.jsonl", [{"text": "a", "label": "b"}]), f"output={tmp_path / 'w'}", "format=brat"
+    )
+    assert status == 2
+    assert "x.jsonl:1: format=brat is for entities, and this record has none. Allowed: format=jsonl" in err
+
+
+def test_spans_within_words_are_counted(tmp_path, run):
+    file = put(tmp_path, "x.jsonl", [spanned("Karlas Haus in Oslo", (0, 5, "PER"), (15, 19, "LOC"))])
+    assert "train: 1 of 2 begin or end within a word" in run(file)[1]
 
 
 def test_a_file_as_data_for_training_names_the_command(tmp_path):

@@ -64,7 +64,9 @@ def test_surer_names_go_before_others(tmp_path):
     "two", [("valid.conll", "dev.conll"), ("a-dev.conll", "b-dev.conll"), ("dev/a.conll", "dev.conll")]
 )
 def test_two_candidates_for_a_split_are_refused(tmp_path, two):
-    with pytest.raises(DataError, match=r"holds .*dev.* and .*dev.*Remedy: move the others away"):
+    with pytest.raises(
+        DataError, match=r"holds .*dev.* and .*conll\. Allowed: one file .*Remedy: move the others away"
+    ):
         found(tmp_path, "train.conll", *two)
 
 

@@ -49,7 +49,7 @@ def test_classes_of_prodigy_are_read(tmp_path):
         "answer": "accept",
     }
     assert read(put(tmp_path, "x.jsonl", [choice]))[0]["label"] == "refund"
-    assert "x.jsonl:1: 2 classes are chosen" in refusal(
+    assert "y.jsonl:1: 2 classes are chosen" in refusal(
         put(tmp_path, "y.jsonl", [choice | {"accept": ["refund", "praise"]}])
     )
 
@@ -244,4 +244,4 @@ def test_what_is_written_for_a_tool_is_read_from_it(tmp_path, tool, name):
 
 def test_what_is_written_for_brat_is_read_from_it(tmp_path):
     put(tmp_path, "x.txt", EMOJI)
-    assert read(put(tmp_path, "x.ann", brat.write(SPANS["spans"], EMOJI))) == [SPANS]
+    assert read(put(tmp_path, "x.ann", brat.write(EMOJI, SPANS["spans"]))) == [SPANS]
