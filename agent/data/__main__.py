@@ -56,9 +56,10 @@ def show(config: ShowConfig) -> None:
     """Prints what a data set holds, and writes it where `output` says so.
 
     Raises:
-        DataError: What cannot be read, after everything else was shown.
+        DataError: A record that no task could read; spans that cannot be taught, after everything was shown.
     """
     splits = {name: _read(source, config.data.max_examples) for name, source in _sources(config.data).items()}
+    _check(splits)
     splits = _completed(splits, config)
     print(describe(splits), flush=True)
     for name in SPLITS:
@@ -66,7 +67,6 @@ def show(config: ShowConfig) -> None:
             print(f"\nno {name} split{_REMEDIES.get(name, '')}")
     for split in splits.values():
         split.report.refuse(config.data.spans)
-    _check(splits)
     if config.output:
         directory = Path(config.output).expanduser()
         for name, split in splits.items():
