@@ -74,8 +74,16 @@ class Source:
         """
         report = SplitReport()
         records = list(self.read(report, limit))
+        return records, self.finish(report)
+
+    def finish(self, report: SplitReport) -> list[str]:
+        """What the user should know of a split once it was read.
+
+        Raises:
+            DataError: Of spans that overlap or have gaps the first three, and how many there are.
+        """
         report.refuse(self.reading.spans)
-        return records, [*self.notes, *told(report, self.reading.spans)]
+        return [*self.notes, *told(report, self.reading.spans)]
 
     @property
     def whole(self) -> str | None:

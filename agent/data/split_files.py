@@ -28,7 +28,7 @@ def split_files(directory: Path) -> dict[str, tuple[Path, ...]]:
 
     A split is one file (`train.jsonl`), several of one kind (`train-00.jsonl`, `train-01.jsonl`, read in order of name), or a folder of them.
     Where no file has the name of a split, one whose name ends with it is taken (`corpus-train.jsonl`, `eng.train`).
-    brat's pairs that lie in no folder of a split are all train.
+    brat's pairs that lie in no folder of a split are all train, and so are the parts that `serving/annotate.py` writes.
 
     Raises:
         DataError: The directory cannot be read, holds no data, or it is not clear which files are meant.
@@ -41,8 +41,12 @@ def split_files(directory: Path) -> dict[str, tuple[Path, ...]]:
     annotated = {file.stem for file in files if file.suffix == ".ann"}
     files = [file for file in files if not (file.suffix == ".txt" and file.stem in annotated)]
     found = {split: chosen for split in SPLITS if (chosen := _files_of(directory, split, files))}
-    if not found and (pairs := tuple(file for file in files if file.suffix == ".ann")):
-        return {"train": pairs}
+    for rest in (".ann", ".jsonl", ".parquet"):
+        parts = tuple(
+            file for file in files if file.suffix == rest and (rest == ".ann" or file.name.startswith("part-"))
+        )
+        if not found and parts:
+            return {"train": parts}
     if not found:
         raise DataError(f"directory {directory} holds no data files", allowed=FILES, remedy="check data.path")
     return found

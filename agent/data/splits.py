@@ -16,7 +16,7 @@ from agent.data.digests import data_digest, split_digest
 from agent.data.formats.base import Hints, Record
 from agent.data.hub import read_hub
 from agent.data.natural_text import TextForm, joiner
-from agent.data.normalisation.normal_form import SpansConfig
+from agent.data.normalisation.normal_form import SpansConfig, SplitReport
 from agent.data.sources import Source, open_files, open_rows
 from agent.data.split_files import FILES, SPLITS, split_files
 from agent.errors import DataError
@@ -175,10 +175,12 @@ def read_examples(config: DataConfig, task: BaseTask[Any], source: Source) -> tu
     Raises:
         DataError: Names file, line, what is wrong and how to mend it.
     """
-    records, notes = source.read_all(config.max_examples)
-    check_kind(task, source, records[:1])
-    join = config.join
-    return [task.read_record(record, where, join=join) for record, where in records], notes
+    report, examples, join = SplitReport(), list[Any](), config.join
+    for record, where in source.read(report, config.max_examples):
+        if not examples:
+            check_kind(task, source, [(record, where)])
+        examples.append(task.read_record(record, where, join=join))
+    return examples, source.finish(report)
 
 
 def check_kind(task: BaseTask[Any], source: Source, first: Sequence[Record]) -> None:

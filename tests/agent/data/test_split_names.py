@@ -79,6 +79,11 @@ def test_pairs_of_brat_are_one_split_or_folders(tmp_path):
     }
 
 
+def test_the_parts_of_an_annotation_are_one_split(tmp_path):
+    names = ["part-000000.jsonl", "part-000001.jsonl", "manifest.json"]
+    assert found(tmp_path, *names) == {"train": names[:2]}
+
+
 # --- what is odd is said
 
 
