@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import numpy as np
@@ -211,6 +212,21 @@ def test_a_node_that_does_not_share_the_cache_is_named(tmp_path, encoder):
     elsewhere = ParallelEncoding(parts, TokenClassification(), encoder, tmp_path / "not" / "here", config)
     with pytest.raises(DataError, match=r"cannot be written to .*not/here on the node .*Remedy: .*all nodes share"):
         elsewhere.run()
+
+
+def test_what_cannot_be_cut_is_read_as_a_whole(tmp_path, read):
+    path = write_conll(tmp_path / "data")
+    plain = read(path, mode="memory", cache=None)
+    (path / "train.conll.gz").write_bytes(gzip.compress((path / "train.conll").read_bytes()))
+    (path / "train.conll").unlink()
+    config = DataConfig(path=str(path))
+    assert not streams(config, IngestConfig(stream_above_mb=0.000_001))
+    assert read(path, mode="memory", cache=None).digest == plain.digest
+    with pytest.raises(
+        DataError,
+        match=r"train\.conll\.gz \(CoNLL columns\) is read as a whole.*Remedy: write them: python -m agent\.data",
+    ):
+        read(path)
 
 
 def test_several_files_are_one_split_in_order_of_name(tmp_path, read):
