@@ -27,7 +27,7 @@ class Layout:
 
     Attributes:
         word, tag: Their places from 0; -1 is the last.
-        nested: The place of a second column of tags, for entities within entities.
+        nested: The place of another column of tags, as a rule of entities within entities.
         numbered: Whether the first column counts the words of a sentence.
         width: How many columns its lines have; None if they differ.
         labels: What stands in the column of tags where it holds labels without prefixes.
@@ -96,7 +96,7 @@ def read_columns(part: Part, findings: Findings, *, layout: Layout) -> Iterator[
         yield {"tokens": tokens, "tags": tags}, f"{part.file}:{first}"
         sentences, longest = sentences + 1, max(longest, len(tokens))
     if nested:
-        findings.remarks["nested entities are not read (data.tag_column chooses their column)"] += nested
+        findings.remarks["entities of another column of tags are not read (data.tag_column chooses it)"] += nested
     if sentences == 1 and longest >= _LONG_SENTENCE and part.stop is None:
         findings.remarks["words are one sentence, for the file has no blank line: put one after each sentence"] += (
             longest
@@ -141,7 +141,8 @@ def _layout(file: Path, text: str, hints: Hints) -> Layout:
     if numbered and tagged:  # GermEval: the outer entities, then the inner ones; Universal NER: remarks follow the tags
         return Layout(word, tagged[0], nested=tagged[1] if len(tagged) > 1 else None, numbered=True, width=only)
     if only and tagged:
-        return Layout(word, tagged[-1] if tagged[-1] < width - 1 else -1, width=only)
+        other = tagged[-2] if len(tagged) > 1 and not _phrases(columns[tagged[-2]]) else None
+        return Layout(word, tagged[-1] if tagged[-1] < width - 1 else -1, nested=other, width=only)
     last = [row[-1] for row in rows]
     if not any(value in "Oo" or is_tag(value) for value in last):
         raise _untagged(file, rows, last)

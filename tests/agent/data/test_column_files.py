@@ -82,9 +82,16 @@ def test_a_hash_that_is_a_word_is_no_comment(tmp_path):
 def test_columns_are_told_and_nested_entities_counted(tmp_path):
     file = put(tmp_path, "x.tsv", GERMEVAL)
     assert source_of(file).name == "CoNLL columns (word 2, tag 3)"
-    assert notes(file) == ["1 nested entities are not read (data.tag_column chooses their column)"]
+    assert notes(file) == ["1 entities of another column of tags are not read (data.tag_column chooses it)"]
     inner = read(file, hints=Hints(tag_column=4))
     assert inner[0]["tags"] == ["O", "B-LOC", "O"]
+
+
+def test_the_last_of_two_columns_of_tags_is_read_without_a_counting_one(tmp_path):
+    file = put(tmp_path, "x.conll", "Anna B-PER O\nOslo B-LOC B-CITY\n")
+    assert read(file)[0]["tags"] == ["O", "B-CITY"]
+    assert notes(file) == ["2 entities of another column of tags are not read (data.tag_column chooses it)"]
+    assert notes(put(tmp_path, "y.conll", CONLL_2003)) == []
 
 
 def test_lines_of_conllu_that_are_no_words_are_left_out_and_counted(tmp_path):
