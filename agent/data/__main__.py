@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def _check(splits: Mapping[str, ReadSplit]) -> None:
                 task.read_record(record, where)
 
 
-_TASKS: Mapping[str, type[BaseTask[Any]]] = {
+_TASKS: Mapping[str, Callable[[], BaseTask[Any]]] = {
     "token_classification": TokenClassification,
     "text_classification": TextClassification,
 }
