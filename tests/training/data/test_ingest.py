@@ -13,22 +13,12 @@ from agent.data.lines import Part
 from agent.encoding import Encoder
 from agent.errors import DataError
 from agent.tasks import TextClassification, TokenClassification
-from cluster import ClusterConfig, connect
 from tests.tiny import make_tokenizer, sentences, write_classes, write_conll
 from training.data import ingest
 from training.data.ingest import IngestConfig, open_data, streams
 from training.data.parallel_encoding import ParallelEncoding
 
-pytestmark = pytest.mark.system
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    import ray
-
-    connect(ClusterConfig(address="local", num_cpus=2, num_gpus=0, dashboard=False))
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("local_ray")]
 
 
 @pytest.fixture(autouse=True)

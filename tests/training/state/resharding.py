@@ -25,6 +25,7 @@ from training.loop.train_step import BatchPrefetcher, Inputs, TrainStep
 from training.model.adapters import LoraConfig, adapt
 from training.model.attention import choose_attention
 from training.model.models import ModelConfig
+from training.model.sparsity_mask import hold_zeros
 from training.objectives import CrossEntropy
 from training.optimizers import SGD, Adafactor, AdamW
 from training.state.checkpoint import Checkpoint
@@ -36,6 +37,7 @@ OPTIMIZERS = {
     "lora": AdamW(learning_rate=0.01),
     "sgd": SGD(learning_rate=0.1, momentum=0.9),
     "adafactor": Adafactor(learning_rate=0.01),
+    "pruned": AdamW(learning_rate=0.01, weight_decay=0.1),
 }
 
 
@@ -60,7 +62,24 @@ def model(recipe: str) -> torch.nn.Module:
     )  # fmt: skip
     bare = BertForTokenClassification(config)
     choose_attention(bare, "sdpa", device=torch.device("cpu"), half=False, per_token=True)
+    if recipe == "pruned":
+        prune({name: parameter.data for name, parameter in bare.named_parameters()})
+        hold_zeros(bare)
     return adapt(bare, ModelConfig(lora=LoraConfig(rank=2) if recipe == "lora" else None))
+
+
+def prune(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Zeroes every third unit and the first head of all layers, in place; returns where zeros are, by name."""
+    for name, tensor in weights.items():
+        if ".intermediate.dense" in name:
+            tensor[::3] = 0
+        elif ".attention.self." in name:
+            tensor[: len(tensor) // 4] = 0
+        elif name.endswith("attention.output.dense.weight"):
+            tensor[:, : tensor.shape[1] // 4] = 0
+        elif name.endswith("output.dense.weight"):
+            tensor[:, ::3] = 0
+    return {name: tensor == 0 for name, tensor in weights.items() if ".layer." in name and "LayerNorm" not in name}
 
 
 def main(directory: Path, source: str, target: str, steps: int, *, rotation: int, recipe: str) -> None:
