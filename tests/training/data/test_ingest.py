@@ -88,7 +88,7 @@ def test_windows_are_found_again_without_being_encoded(tmp_path, read, monkeypat
     (tmp_path / "moved").mkdir()
     for file in path.iterdir():
         file.rename(tmp_path / "moved" / file.name)
-    monkeypatch.setattr(ingest, "EncodingPass", None)
+    monkeypatch.setattr(ingest, "ParallelEncoding", None)
     monkeypatch.setattr(ingest, "_PART_BYTES", 999)
     again = read(tmp_path / "moved")
     equal(again.train, first.train)

@@ -63,6 +63,7 @@ def test_adapters_cannot_keep_zeros():
 
 
 @pytest.mark.system
+@pytest.mark.faults
 def test_a_pruned_model_stays_pruned_under_deepspeed_with_two_workers_at_every_zero_stage(tmp_path):
     launch(2, "tests.training.state.resharding", tmp_path, "none", "a", 5, 0, "pruned")
     fresh = resharding.model("pruned").state_dict()
@@ -78,15 +79,24 @@ def test_a_pruned_model_stays_pruned_under_deepspeed_with_two_workers_at_every_z
 
 @pytest.mark.system
 @pytest.mark.usefixtures("local_ray")
-def test_a_run_with_keep_zeros_leaves_a_pruned_agent_pruned(places):
-    pruned = places / "pruned"
-    shutil.copytree(places / "model", pruned)
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_run_with_keep_zeros_leaves_a_pruned_agent_pruned_at_every_zero_stage(places, tmp_path, stage):
+    pruned = shutil.copytree(places / "model", tmp_path / "pruned")
     weights = load_file(pruned / "model.safetensors")
     dead = prune(weights)
     save_file(weights, pruned / "model.safetensors", metadata={"format": "pt"})
     optimizer = {"kind": "adamw", "learning_rate": 0.005, "weight_decay": 0.1}
     model = {"name": str(pruned), "keep_zeros": True}
-    bundle = train_here(settings(places, "agent", epochs=1, optimizer=optimizer, model=model)).bundle
+    config = settings(
+        tmp_path,
+        "agent",
+        epochs=1,
+        data={"path": str(places / "ner")},
+        optimizer=optimizer,
+        model=model,
+        engine={"zero_stage": stage},
+    )
+    bundle = train_here(config).bundle
     after = load_file(bundle.path / "model.safetensors")
     assert sum(int(zeros.sum()) for zeros in dead.values()) > 1000
     for name, zeros in dead.items():

@@ -1,9 +1,9 @@
 """One process of a group that trains a tiny model for a few steps from one checkpoint to the next, once per ZeRO stage.
 
-    RANK=0 WORLD_SIZE=2 ... python -m tests.training.state.resharding DIR FROM TO STEPS ROTATION RECIPE
+    RANK=0 WORLD_SIZE=2 ... python -m tests.training.state.resharding DIR FROM TO STEPS ROTATION RECIPE [STAGES]
 
-Reads DIR/FROM-<stage> if FROM is not `none`, does STEPS steps at stage (stage + ROTATION) % 4, writes DIR/TO-<stage> and adds the
-losses to DIR/losses-<stage>.jsonl. No Ray: what is shown is that a checkpoint does not care who wrote it.
+For each of STAGES (0123): reads DIR/FROM-<stage> if FROM is not `none`, does STEPS steps at stage (stage + ROTATION) % 4, writes
+DIR/TO-<stage> and adds the losses to DIR/losses-<stage>.jsonl. No Ray: what is shown is that a checkpoint does not care who wrote it.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def prune(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor == 0 for name, tensor in weights.items() if ".layer." in name and "LayerNorm" not in name}
 
 
-def main(directory: Path, source: str, target: str, steps: int, *, rotation: int, recipe: str) -> None:
-    for stage in range(4) if OPTIMIZERS[recipe].shardable else [0]:
+def main(directory: Path, source: str, target: str, steps: int, *, rotation: int, recipe: str, stages: str) -> None:
+    for stage in map(int, stages):
         before = Checkpoint.read(directory / f"{source}-{stage}") if source != "none" else None
         state = before.state if before else RunState()
         stepper, feed, engine = make((stage + rotation) % 4, before, state.step, recipe)
@@ -125,7 +125,8 @@ if __name__ == "__main__":
     os.environ["DS_ACCELERATOR"] = "cpu"
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    _, place, source_name, target_name, number, shift, optimizer = sys.argv
-    main(Path(place), source_name, target_name, int(number), rotation=int(shift), recipe=optimizer)
+    _, place, source_name, target_name, number, shift, optimizer, *rest = sys.argv
+    chosen = rest[0] if rest else "0123"
+    main(Path(place), source_name, target_name, int(number), rotation=int(shift), recipe=optimizer, stages=chosen)
     dist.barrier()  # whoever leaves while another still talks to it ends by a signal, now and then
     dist.destroy_process_group()
