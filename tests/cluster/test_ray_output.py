@@ -26,7 +26,7 @@ def work():
     logging.getLogger("training.loop.worker").warning("memory is short")
 
 class Reader(logging.StreamHandler):
-    """Not Ray's."""
+    pass
 
 reader, closed = Reader(io.StringIO()), io.StringIO()
 logging.getLogger("ray").addHandler(reader)
