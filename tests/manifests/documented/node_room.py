@@ -80,7 +80,7 @@ def _selected(item: Object, selector: str) -> bool:
     if not selector:
         return True
     key, unequal, wanted = selector.partition("!=") if "!=" in selector else selector.partition("=")
-    return (value.get(key) != wanted) if unequal == "!=" else value.get(key) == wanted
+    return bool((value.get(key) == wanted) != (unequal == "!="))
 
 
 def _pods(world: World, finished: set[str]) -> Iterator[tuple[str, Room]]:

@@ -183,7 +183,7 @@ class _Workshop:
     def run(self, cluster: str, day: str = "2026-11-29") -> Iterator[subprocess.Popen[str]]:
         """The script in a cluster; what still runs in the end is killed, as a lost pod is."""
         environment = {
-            "PATH": f"{self.place}/bin:{os.environ['PATH']}", "PLACE": str(self.place), "CLUSTER": cluster, "DAY": day,
+            "PATH": f"{self.place}/bin:{os.environ['PATH']}", "PLACE": str(self.place), "CLUSTER": cluster, "DAY": day, "PATIENCE_S": "0",
         }  # fmt: skip
         command = ["bash", str(self.place / "retrain.sh")]
         options: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
