@@ -22,7 +22,8 @@ from cluster.bundles import CopyConfig, is_remote
 from tests.manifests.world import Object, Template, World, label, templates
 
 _LONG_S = 86_400  # a first training may take this long
-_PATIENCE_S = 30.0
+_PATIENCE_S = 120.0  # far above what starting two shells takes on a busy host
+_DYING_S = "60"  # a killed process keeps its lock until the kernel has ended it
 _NODE_TYPE = "metadata.labels['ray.io/node-type']"  # KubeRay sets it: head, worker, redis-cleanup
 _CLUSTER = "metadata.labels['ray.io/cluster']"
 _WAITING = ["python", "-m", "cluster.bundles"]
@@ -152,7 +153,7 @@ def _one_after_the_other(shop: _Workshop) -> Iterator[str]:
             time.sleep(0.02)
     shop.let_go()
     for cluster, day in (("retrain-aaaaa-33333", "2026-11-30"), ("retrain-bbbbb-22222", "2026-11-30")):
-        with shop.run(cluster, day) as again:
+        with shop.run(cluster, day, patience=_DYING_S) as again:
             says = again.communicate()[1]
             if again.returncode:
                 yield f"ends with {again.returncode} after a killed run: {says[-200:]}"
@@ -180,10 +181,10 @@ class _Workshop:
         (place / "retrain.sh").write_text(script.replace("/bundles/", f"{place}/bundles/"))
 
     @contextlib.contextmanager
-    def run(self, cluster: str, day: str = "2026-11-29") -> Iterator[subprocess.Popen[str]]:
+    def run(self, cluster: str, day: str = "2026-11-29", patience: str = "0") -> Iterator[subprocess.Popen[str]]:
         """The script in a cluster; what still runs in the end is killed, as a lost pod is."""
         environment = {
-            "PATH": f"{self.place}/bin:{os.environ['PATH']}", "PLACE": str(self.place), "CLUSTER": cluster, "DAY": day, "PATIENCE_S": "0",
+            "PATH": f"{self.place}/bin:{os.environ['PATH']}", "PLACE": str(self.place), "CLUSTER": cluster, "DAY": day, "PATIENCE_S": patience,
         }  # fmt: skip
         command = ["bash", str(self.place / "retrain.sh")]
         options: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
