@@ -71,7 +71,7 @@ class Document:
         """What gets a label each."""
         if isinstance(self.text, GivenWords):
             return of_words(self.text.words, self.text, self.offsets)
-        return cut(self.text, self.offsets, self.segmentation.pieces)
+        return cut(self.text, self.offsets, self.segmentation)
 
     @cached_property
     def word_pieces(self) -> Pieces | None:

@@ -1,7 +1,7 @@
 """Cuts raw text into pieces, the units that get one label each; training, report, compression and serving use this one.
 
-A piece is a run of sub-words. With `words` it is a run of letters, digits and combining marks, or one other sign; scripts without blanks
-between words are cut at every sub-word. With `subwords` every sub-word is a piece, for languages whose names have endings and clitics glued on.
+A piece is a run of sub-words. With `words` it is a run of letters, digits and combining marks, or one other sign; signs that the training data
+never cuts at join what stands around them (`Jean-Claude`, `U.S.`); scripts without blanks between words are cut at every sub-word. With `subwords` every sub-word is a piece, for languages whose names have endings and clitics glued on.
 Either way no piece begins within a character or behind the base of a combining mark, and an address (e-mail, URL) is one piece.
 """
 
@@ -26,6 +26,10 @@ class Segmentation(Config):
     """How an agent cuts text; its bundle records it."""
 
     pieces: Unit = Field("words", description="what gets a label of its own: every word and sign, or every sub-word")
+    joins: str = Field("", description="signs that join letters and digits on both sides to one word")
+    abbreviations: bool = Field(
+        False, description="whether the dot behind a single letter, or behind U.S, is of the word"
+    )
     line_end: LineEnd = Field(
         "joins", description="whether a single line end may stand inside an entity, as a blank may, or ends it"
     )
@@ -72,20 +76,22 @@ def word_edges(words: Sequence[str]) -> WordEdges:
     return tuple(edges)
 
 
-def cut(text: str, offsets: Offsets, unit: Unit) -> Pieces:
+def cut(text: str, offsets: Offsets, segmentation: Segmentation) -> Pieces:
     """Cuts a text into pieces.
 
     Args:
         text: As it was given to the tokenizer.
         offsets: The characters of each sub-word, as the tokenizer says; those without a visible character of their own
             (white space, further bytes of a character) belong to the piece before.
-        unit: What a piece is.
+        segmentation: What a piece is.
     """
     firsts: list[int] = []
     starts: list[int] = []
     ends: list[int] = []
     last, size, kinds = 0, len(text), _KINDS
-    joint = _FLAG | (_WORD if unit == "words" else 0)
+    words = segmentation.pieces == "words"
+    joint = _FLAG | (_WORD if words else 0)
+    joins, dots = (segmentation.joins, segmentation.abbreviations) if words else ("", False)
     for index, (start, end) in enumerate(offsets):
         if start < last:
             if start == starts[-1] and end > last:  # the one before is the blank that a tokenizer puts before a text
@@ -100,7 +106,13 @@ def cut(text: str, offsets: Offsets, unit: Unit) -> Pieces:
             end += 1  # noqa: PLW2901
         if start == last and last:
             before, after = kinds[text[start - 1]], kinds[text[start]]
-            if before & after & joint or after & _EXTENDS or before & _JOINER:
+            if (
+                before & after & joint
+                or after & _EXTENDS
+                or before & _JOINER
+                or (joins and _joins(text, start, joins))
+                or (dots and text[start] == "." and _abbreviates(text, starts[-1], start))
+            ):
                 ends[-1] = last = end
                 continue
         firsts.append(index)
@@ -110,6 +122,31 @@ def cut(text: str, offsets: Offsets, unit: Unit) -> Pieces:
     if firsts and ("@" in text or "://" in text or "www." in text):
         return _join_addresses(text, Pieces(firsts, starts, ends))
     return Pieces(firsts, starts, ends)
+
+
+def word_like(text: str, place: int) -> bool:
+    """Whether a letter, a digit or a mark of a script with blanks between words stands at a place of a text."""
+    return 0 <= place < len(text) and bool(_KINDS[text[place]] & _WORD)
+
+
+def joining_sign(text: str, place: int) -> str:
+    """The sign before or behind a place that stands between two word-like characters; empty if there is none."""
+    if word_like(text, place - 1) and not word_like(text, place) and word_like(text, place + 1):
+        return text[place]
+    if word_like(text, place - 2) and not word_like(text, place - 1) and word_like(text, place):
+        return text[place - 1]
+    return ""
+
+
+def _joins(text: str, place: int, signs: str) -> bool:
+    sign = joining_sign(text, place)
+    return sign != "" and sign in signs
+
+
+def _abbreviates(text: str, start: int, dot: int) -> bool:
+    """Whether the dot ends an abbreviation: it follows a single letter, or a piece with a dot inside and a single letter at its end."""
+    single = text[dot - 1].isalpha() and not word_like(text, dot - 2)
+    return single and (start == dot - 1 or "." in text[start:dot])
 
 
 def of_words(words: WordEdges, text: str, offsets: Offsets) -> Pieces:

@@ -97,6 +97,7 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     answer_item: ClassVar[type[BaseModel]]
     answer_field: ClassVar[str]  # what holds the answer in an annotated record
     columns: ClassVar[tuple[Column, ...]]
+    takes_words: ClassVar[bool] = False  # whether a request may bring the words of a text
 
     kind: str
     labels: tuple[str, ...] = Field((), description="labels of the agent; empty takes them from the training data")
@@ -149,6 +150,10 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     @abstractmethod
     def targets(self, example: ExampleT, document: Document) -> list[Int64]:
         """Training targets for each window: int64 [tokens] or int64 [] (one for the window)."""
+
+    def edges_of(self, example: ExampleT) -> Sequence[int]:
+        """The places of the text at which labelled spans begin or end; none for a task without spans."""
+        return ()
 
     def reachable(self, example: ExampleT, document: Document) -> tuple[Sequence[Any], Sequence[Any]] | None:
         """The gold items of an example beside those that a perfect model would answer; None if every item can be answered."""

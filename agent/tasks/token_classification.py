@@ -68,6 +68,7 @@ class TokenClassification(BaseTask[TaggedText]):
     answer_item: ClassVar[type[BaseModel]] = Entity
     answer_field: ClassVar[str] = "entities"
     columns: ClassVar[tuple[Column, ...]] = (Column("entities", "BYTES", as_json),)
+    takes_words: ClassVar[bool] = True
 
     kind: Literal["token_classification"] = "token_classification"
     decoding: Literal["greedy", "viterbi"] = Field(
@@ -115,6 +116,10 @@ class TokenClassification(BaseTask[TaggedText]):
         targets = np.array([place[tag] for tag in tags_of(document.pieces, example.spans)], dtype=np.int64)
         firsts = np.array(document.pieces.firsts, dtype=np.int64)
         return [document.spread(window, firsts, targets) for window in range(len(document.windows))]
+
+    def edges_of(self, example: TaggedText) -> Sequence[int]:
+        """Begins and ends of the spans."""
+        return [edge for span in example.spans for edge in span[:2]]
 
     def reachable(self, example: TaggedText, document: Document) -> tuple[Sequence[Span], Sequence[Span]]:
         """The spans, beside those that the nearest tags of pieces say."""

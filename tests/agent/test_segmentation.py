@@ -95,8 +95,9 @@ def test_pieces_are_visible_apart_and_in_order(family, unit, text):
     assert document.pieces.firsts == sorted(set(document.pieces.firsts))
 
 
-def pieces_of(text, unit="words", family="wordpiece"):
-    (document,) = encoder_of(of_characters(family), unit, max_tokens=200).encode_texts([text])
+def pieces_of(text, unit="words", family="wordpiece", **options):
+    cut = Segmentation(pieces=unit, **options)
+    (document,) = Encoder(of_characters(family), max_tokens=200, stride=6, segmentation=cut).encode_texts([text])
     return [text[start:end] for start, end in zip(*document.pieces[1:], strict=True)]
 
 
@@ -118,6 +119,23 @@ def test_words_and_signs_are_pieces(text, pieces, family):
     if family in ("wordpiece", "suffix_only") and "नी" in text:
         pytest.skip("BERT's normalizer drops marks")
     assert pieces_of(text, family=family) == pieces
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("Jean-Claude 1996-12-06", ["Jean-Claude", "1996-12-06"]),
+        ("-a b- c -- d--e", ["-", "a", "b", "-", "c", "-", "-", "d", "-", "-", "e"]),
+        ("U.S. S.p.A., J. Edgar", ["U.S.", "S.p.A.", ",", "J.", "Edgar"]),
+        ("end. 3. x.y. Ph.D.", ["end", ".", "3", ".", "x.y.", "Ph.D."]),
+        ("O'Neil's", ["O", "'", "Neil", "'", "s"]),
+        ("福-岡", ["福", "-", "岡"]),
+    ],
+)
+def test_signs_join_words_where_the_bundle_says_so(text, pieces, family):
+    assert pieces_of(text, family=family, joins="-.", abbreviations=True) == pieces
+    assert "-" in pieces_of("Jean-Claude", family=family)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -176,7 +194,7 @@ def test_blank_lines_cells_and_runs_of_blanks_end_an_entity(text, found, family)
 )
 def test_a_span_that_pieces_cannot_say_gets_the_nearest_they_can(span, tags):
     text = "Karlas Museum heute"
-    pieces = cut(text, [(0, 6), (7, 13), (14, 19)], "words")
+    pieces = cut(text, [(0, 6), (7, 13), (14, 19)], Segmentation())
     task = TokenClassification(labels=("X",))
     example = task.read_record({"text": text, "spans": [{"start": span[0], "end": span[1], "label": "X"}]}, "f:1")
     assert tags_of(pieces, example.spans) == tags
@@ -185,7 +203,7 @@ def test_a_span_that_pieces_cannot_say_gets_the_nearest_they_can(span, tags):
 def test_two_spans_in_one_piece_are_one_label_and_a_lost_one():
     task = TokenClassification(labels=("X", "Y"))
     record = {"text": "ab c", "spans": [{"start": 0, "end": 1, "label": "X"}, {"start": 1, "end": 2, "label": "Y"}]}
-    assert tags_of(cut("ab c", [(0, 2), (3, 4)], "words"), task.read_record(record, "f:1").spans) == ["B-X", "O"]
+    assert tags_of(cut("ab c", [(0, 2), (3, 4)], Segmentation()), task.read_record(record, "f:1").spans) == ["B-X", "O"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

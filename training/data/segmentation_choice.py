@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,13 +12,17 @@ from pydantic import Field
 
 from agent.config.base import Config
 from agent.encoding import Encoder
-from agent.segmentation import LineEnd, Segmentation, Unit
+from agent.segmentation import LineEnd, Segmentation, joining_sign
 from agent.tasks import BaseTask
 
 _NUM_EXAMPLES = 20_000  # that the choice is made by; about a second of work
 _CHUNK = 1_000  # examples encoded at once
 _MAX_LOST_SHARE = 0.002  # of spans that words may lose which sub-words express
+_MAX_CUT_SHARE = 0.01  # of a sign's places between letters at which spans may begin or end, for it to join words
 _SHOWN = 3
+_ABBREVIATION = "abbreviation"
+_INNER_SIGN = re.compile(r"(?<=\w)[-.'’&/+@·‐‑](?=\w)")  # commas, colons and brackets part words even without a blank
+_INITIAL = re.compile(r"(?:^|(?<=\W))[^\W\d_]\.")
 
 
 class SegmentationConfig(Config):
@@ -26,6 +32,14 @@ class SegmentationConfig(Config):
         "auto",
         description="words: a label for every word and sign; subwords: for every sub-word, for names with endings glued on; "
         f"auto: words, unless more than {_MAX_LOST_SHARE:.1%} of the training spans begin or end inside of one",
+    )
+    joins: str | None = Field(
+        None,
+        description="signs that join letters and digits on both sides to one word (with pieces=words); default: those at which the "
+        "training spans do not begin or end",
+    )
+    abbreviations: bool = Field(
+        False, description="whether the dot of an initial (J., U.S.) is of the word; chosen with joins by default"
     )
     line_end: LineEnd = Field(
         "joins", description="whether an entity may go on behind a single line end, as behind a blank, or ends there"
@@ -74,24 +88,39 @@ def choose_segmentation(
     Returns:
         The choice, and why it was made, in one line; nothing where there was none to make.
     """
-    if config.pieces != "auto":
-        return Segmentation(pieces=config.pieces, line_end=config.line_end), ()
     sample = examples[:_NUM_EXAMPLES]
-    choices: dict[Unit, Segmentation] = {
-        unit: Segmentation(pieces=unit, line_end=config.line_end) for unit in ("words", "subwords")
-    }
-    words = reach(task, encoder.with_segmentation(choices["words"]), sample)
-    if words is None or not words.lost:
-        return choices["words"], ()
-    subwords = reach(task, encoder.with_segmentation(choices["subwords"]), sample)
-    assert subwords
-    gained = len(words.lost) - len(subwords.lost)
-    chosen: Unit = "subwords" if gained > _MAX_LOST_SHARE * words.num_spans else "words"
+    joins, abbreviations = _joining(task, sample) if config.joins is None else (config.joins, config.abbreviations)
+    words = Segmentation(joins=joins, abbreviations=abbreviations, line_end=config.line_end)
+    subwords = Segmentation(pieces="subwords", line_end=config.line_end)
+    if config.pieces != "auto":
+        return (words if config.pieces == "words" else subwords), ()
+    lost = reach(task, encoder.with_segmentation(words), sample)
+    if lost is None or not lost.lost:
+        return words, ()
+    fewer = reach(task, encoder.with_segmentation(subwords), sample)
+    assert fewer
+    chosen = subwords if len(lost.lost) - len(fewer.lost) > _MAX_LOST_SHARE * lost.num_spans else words
     note = (
-        f"segmentation.pieces={chosen}: of {words.num_spans:,} spans words lose {len(words.lost):,}, sub-words {len(subwords.lost):,} "
+        f"segmentation.pieces={chosen.pieces}: of {lost.num_spans:,} spans words lose {len(lost.lost):,}, sub-words {len(fewer.lost):,} "
         f"(words may lose {_MAX_LOST_SHARE:.1%})"
     )
-    return choices[chosen], (note,)
+    return chosen, (note,)
+
+
+def _joining(task: BaseTask[Any], examples: Sequence[Any]) -> tuple[str, bool]:
+    """The signs between letters or digits at which next to no span begins or ends, and whether the same holds of dots of abbreviations."""
+    seen, cut = Counter[str](), Counter[str]()
+    for example in examples:
+        text = task.text_of(example)
+        seen.update(_INNER_SIGN.findall(text))
+        seen[_ABBREVIATION] += len(_INITIAL.findall(text))
+        for edge in task.edges_of(example):
+            cut[joining_sign(text, edge)] += 1
+            cut[_ABBREVIATION] += (
+                text.startswith(".", edge) and _INITIAL.search(text, max(0, edge - 2), edge + 1) is not None
+            )
+    kept = {sign for sign, count in seen.items() if count and cut[sign] <= _MAX_CUT_SHARE * count}
+    return "".join(sorted(kept - {_ABBREVIATION})), _ABBREVIATION in kept
 
 
 def reach(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> Reach | None:

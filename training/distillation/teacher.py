@@ -138,7 +138,7 @@ class TeacherConfig(Config):
 
 
 def _told(segmentation: Segmentation) -> str:
-    return f"pieces={segmentation.pieces}, line_end={segmentation.line_end}"
+    return ", ".join(f"{name}={value}" for name, value in segmentation.model_dump().items())
 
 
 def _check_answers(bundle: Bundle, task: BaseTask[Any], encoder: Encoder) -> None:
@@ -158,7 +158,7 @@ def _check_answers(bundle: Bundle, task: BaseTask[Any], encoder: Encoder) -> Non
         raise ConfigError(
             f"teacher.bundle={bundle.path} cuts texts into other pieces than the model in training ({_told(encoder.segmentation)})",
             allowed=f"the teacher's: {_told(bundle.encoder.segmentation)}",
-            remedy="set segmentation.pieces and segmentation.line_end to the teacher's",
+            remedy="set segmentation to the teacher's",
         )
     if bundle.manifest.max_tokens < encoder.max_tokens:
         raise ConfigError(
