@@ -10,7 +10,7 @@ from typing import Any, Literal
 from agent.data.formats import brat, columns, doccano, label_studio, prodigy
 from agent.data.formats.base import Record
 from agent.errors import DataError
-from agent.segmentation import Pieces, cut
+from agent.segmentation import Pieces, Segmentation, cut
 from agent.spans import to_iob2
 from agent.tasks.base import Join
 from agent.tasks.piece_labels import tags_of
@@ -46,8 +46,8 @@ def write_split(directory: Path, name: str, records: Sequence[Record], form: For
 
 
 def words_of(text: str) -> Pieces:
-    """The words and signs of a text, as an agent that labels whole words cuts it."""
-    return cut(text, [(place, place + 1) for place in range(len(text))], "words")
+    """The words and signs of a text, as an agent that labels whole words cuts it by default."""
+    return cut(text, [(place, place + 1) for place in range(len(text))], Segmentation())
 
 
 def _examples(records: Sequence[Record], form: Form, join: Join) -> list[TaggedText]:
