@@ -11,7 +11,6 @@ from agent.bundle import Bundle
 from agent.config.base import Config
 from agent.encoding import Encoder
 from agent.errors import ConfigError
-from agent.segmentation import Segmentation
 from agent.tasks import BaseTask
 
 if TYPE_CHECKING:
@@ -137,10 +136,6 @@ class TeacherConfig(Config):
         return Teacher(build_model(ModelConfig(name=self.bundle), task).to(device), self, label_weight)
 
 
-def _told(segmentation: Segmentation) -> str:
-    return ", ".join(f"{name}={value}" for name, value in segmentation.model_dump().items())
-
-
 def _check_answers(bundle: Bundle, task: BaseTask[Any], encoder: Encoder) -> None:
     if bundle.task.outputs != task.outputs:
         raise ConfigError(
@@ -156,8 +151,8 @@ def _check_answers(bundle: Bundle, task: BaseTask[Any], encoder: Encoder) -> Non
         )
     if bundle.encoder.segmentation != encoder.segmentation:
         raise ConfigError(
-            f"teacher.bundle={bundle.path} cuts texts into other pieces than the model in training ({_told(encoder.segmentation)})",
-            allowed=f"the teacher's: {_told(bundle.encoder.segmentation)}",
+            f"teacher.bundle={bundle.path} cuts texts into other pieces than the model in training ({encoder.segmentation.told})",
+            allowed=f"the teacher's: {bundle.encoder.segmentation.told}",
             remedy="set segmentation to the teacher's",
         )
     if bundle.manifest.max_tokens < encoder.max_tokens:
