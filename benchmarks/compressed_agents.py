@@ -36,12 +36,12 @@ from agent.evaluation import Forward, evaluate  # noqa: E402
 from agent.tasks import BaseTask  # noqa: E402
 from benchmarks.common.aim import Aim  # noqa: E402
 from compression.measurement.speed import (  # noqa: E402
-    ComputeCost,
-    Neighbours,
-    evenly,
+    CpuContention,
+    TimeBudget,
+    batches_by_length,
+    evenly_spaced,
     latencies,
     machine,
-    neighbours_in_length,
     seconds_of,
     throughputs,
 )
@@ -116,7 +116,7 @@ def main(config: CompressionBenchmark) -> None:
         "reports": {name: report["notes"] for name, report in reports.items()},
         "after_each_step": {name: after_each_step(report) for name, report in reports.items()},
         "rows": rows,
-        "aims": [{"name": aim.name, "measured": aim.measured, "bound": aim.bound, "met": aim.met} for aim in aims],
+        "aims": [{"name": aim.name, "measured": aim.measurement, "bound": aim.bound, "met": aim.met} for aim in aims],
     }
     place = Path(config.result)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -195,20 +195,20 @@ def measured(
 
     task = agent.task
     test = load_splits(config.data, task).test
-    sample = evenly(test, config.sentences)
+    sample = evenly_spaced(test, config.sentences)
     windows = {one.name: windows_of(task, one.encoder, sample) for one in contenders}
     batches = {
-        one.name: neighbours_in_length(windows[one.name], pad_id=one.encoder.pad_id, batch_size=config.batch_size)
+        one.name: batches_by_length(windows[one.name], pad_id=one.encoder.pad_id, batch_size=config.batch_size)
         for one in contenders
     }
     forwards = {one.name: one.forward for one in contenders}
     with torch_threads(config.threads):
         scores = {one.name: evaluate(task, one.encoder, test, one.forward) for one in contenders}
-        neighbours = Neighbours()
-        effort = ComputeCost(config.rounds, budget_s=600)
+        neighbours = CpuContention()
+        budget = TimeBudget(config.rounds, budget_s=600)
         vocabulary = min(one.encoder.tokenizer.get_vocab_size() for one in contenders)
-        delays = latencies(forwards, max_tokens=agent.manifest.max_tokens, vocabulary=vocabulary, effort=effort)
-        flows = throughputs(forwards, batches, effort=effort)
+        delays = latencies(forwards, max_tokens=agent.manifest.max_tokens, vocabulary=vocabulary, budget=budget)
+        flows = throughputs(forwards, batches, budget=budget)
         article = one_at_a_time(contenders, windows, tokens=config.article_tokens, rounds=config.rounds)
         contention = neighbours.contention(config.threads)
     rows = [
@@ -295,7 +295,7 @@ def points(rows: Sequence[Mapping[str, Any]]) -> list[Point]:
 
 def after_each_step(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What a recipe's own report says of its steps (dev split), without clocks of single sentences."""
-    rows = [row for row in report["trail"] if row["measured"]]
+    rows = [row for row in report["step_rows"] if row["measured"]]
     original = rows[0]["measured"]["quality"]["metrics"]["f1"]
     return [
         {

@@ -1,4 +1,4 @@
-"""The exporters to ONNX behind one contract. Adding one is one file here and one line in the table below."""
+"""Exporters to ONNX. Adding one is one file here and one line in the table below."""
 
 from compression.exporters.base import OPSET, Exporter, Quantization
 from compression.exporters.optimum_onnx import OptimumExporter

@@ -46,10 +46,10 @@ def test_a_network_without_zeros_stays_as_it_is() -> None:
 @given(
     layers=st.lists(st.lists(st.floats(0, 1e6), min_size=1, max_size=16), min_size=1, max_size=6),
     ratio=st.floats(0, 0.999),
-    least=st.integers(1, 9),
+    minimum=st.integers(1, 9),
 )
 def test_every_ratio_leaves_something_in_every_layer(layers: list[list[float]], ratio: float, least: int) -> None:
-    keeps = select([torch.tensor(layer) for layer in layers], ratio, least=least)
+    keeps = select([torch.tensor(layer) for layer in layers], ratio, minimum=least)
     assert all(int(keep.sum()) >= min(least, len(keep)) for keep in keeps)
     removed = sum(len(keep) - int(keep.sum()) for keep in keeps)
     room = sum(max(0, len(keep) - least) for keep in keeps)
@@ -57,7 +57,7 @@ def test_every_ratio_leaves_something_in_every_layer(layers: list[list[float]], 
 
 
 def test_the_least_important_go_first() -> None:
-    keeps = select([torch.tensor([3.0, 1.0, 2.0]), torch.tensor([30.0, 10.0, 20.0])], 0.34, least=1)
+    keeps = select([torch.tensor([3.0, 1.0, 2.0]), torch.tensor([30.0, 10.0, 20.0])], 0.34, minimum=1)
     assert [keep.tolist() for keep in keeps] == [[True, False, True], [True, False, True]]
 
 
