@@ -29,9 +29,9 @@ from agent.config import cli  # noqa: E402
 from agent.config.base import Config  # noqa: E402
 from agent.errors import ClusterError  # noqa: E402
 from benchmarks.common.load_generator import Callers  # noqa: E402
-from cluster.monitoring.page_server import Page, shown  # noqa: E402
+from cluster.monitoring.page_server import Page, serve_page  # noqa: E402
 from cluster.monitoring.promql import Clock  # noqa: E402
-from cluster.monitoring.stack import PROMETHEUS, find, free_port, watching  # noqa: E402
+from cluster.monitoring.stack import PROMETHEUS, find, free_port, monitoring  # noqa: E402
 from cluster.process_cleanup import at_signals, end_with_parent, see_off  # noqa: E402
 
 _USAGE = """
@@ -78,8 +78,8 @@ def main(config: MonitorConfig) -> None:
             prefix="bm-", dir="/tmp"
         ) as place,  # short: paths of Ray's sockets end at 107 bytes
         _serving(config, Path(place), stop) as port,
-        watching(_discovery(Path(place)), clock=Clock(config.speed), webhook=config.webhook) as prometheus,
-        shown(Page(prometheus, notice=notice), config.page_port) as url,
+        monitoring(_discovery(Path(place)), clock=Clock(config.speed), webhook=config.webhook) as prometheus,
+        serve_page(Page(prometheus, notice=notice), config.page_port) as url,
     ):
         print(f"agent:      http://127.0.0.1:{port}\nprometheus: {prometheus.url}\npage:       {url}", flush=True)
         print(f"load for {config.load_s:g} s; Ctrl-C stops", flush=True)

@@ -1,4 +1,4 @@
-"""The files of k8s/monitoring/: dashboards as ConfigMaps, a PrometheusRule, PodMonitors, and what kustomize lists."""
+"""The Kubernetes manifests in k8s/monitoring/: dashboards as ConfigMaps, a PrometheusRule, PodMonitors and a Kustomization."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RAY_PORTS = ("metrics", "as-metrics", "dash-metrics")  # every node; autoscaler
 
 
 def manifests() -> dict[str, str]:
-    """Texts by file name."""
+    """Content by file name."""
     files = {f"10-dashboard-{name}.yaml": _dashboard(name, board) for name, board in _boards()}
     files["20-rules.yaml"] = _yaml("The Prometheus operator loads it.", _rules())
     files["30-pod-monitors.yaml"] = _yaml("What the Prometheus operator scrapes.", _ray_pods(), _operator_pods())
@@ -73,7 +73,7 @@ def _operator_pods() -> dict[str, Any]:
     spec = {
         "namespaceSelector": {"any": True},
         "selector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}},
-        # Its series carry the namespace of the thing that they tell of: that one counts.
+        # Keeps the namespace label of its series, which is that of the described resource.
         "podMetricsEndpoints": [{"targetPort": 8080, "interval": "30s", "honorLabels": True}],
     }
     return item | {"spec": spec}
@@ -93,7 +93,7 @@ def _camel(rule: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Long texts as blocks, nothing by reference: what a reviewer can read."""
+    """Writes multi-line texts as blocks and no anchors, so that the files can be reviewed."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -106,5 +106,7 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def _yaml(says: str, *items: dict[str, Any]) -> str:
-    return f"{_HEAD}{says}\n" + yaml.dump_all(items, Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True)
+def _yaml(purpose: str, *items: dict[str, Any]) -> str:
+    return f"{_HEAD}{purpose}\n" + yaml.dump_all(
+        items, Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compression.encoder.encoder_structure import find_blocks, is_prunable
+from compression.graphs.onnxruntime_internals import fuse_bert
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -13,16 +14,11 @@ if TYPE_CHECKING:
 
 def fuse_graph(path: Path, model: PreTrainedModel) -> None:
     """Fuses a graph in place; one of an architecture that ONNX Runtime's optimizer does not support stays as it is."""
-    from onnxruntime.transformers.optimizer import optimize_model
-
     if not is_prunable(model):
         return
     block = find_blocks(model)[0]
     width = model.config.hidden_size
-    fused = optimize_model(
-        str(path), model_type="bert", num_heads=width // block.head_size, hidden_size=width, opt_level=0
-    )
-    fused.save_model_to_file(str(path))
+    fuse_bert(path, num_heads=width // block.head_size, hidden_size=width)
     correct_heads(path, model)
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from compression.graphs.onnxruntime_internals import to_float16
+
 Half = Literal["fp16", "bf16"]
 
 
 def write_half(source: Path, target: Path, precision: Half) -> None:
     """Writes the graph in half precision; inputs and logits keep their types."""
     import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = onnx.load(str(source))
     exact = {weight.name: onnx.numpy_helper.to_array(weight) for weight in model.graph.initializer}
     if precision == "bf16":
         _expand_embeddings(model.graph)
-    half = convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True)
+    half = to_float16(model)
     if precision == "bf16":
         _to_bfloat16(half.graph, exact)
     onnx.save(half, str(target))

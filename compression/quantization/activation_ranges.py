@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from agent.encoding import Batch, Float32
 from agent.errors import ExportError
 from compression.encoder.torch_model import quiet
 from compression.graphs.onnx_graph import open_session
+from compression.graphs.onnxruntime_internals import histogram_collector
 
 Method = Literal["min_max", "entropy", "percentile"]
 Range = tuple[float, float]
@@ -29,9 +30,6 @@ class CalibrationRule(NamedTuple):
 
     method: Method
     percentile: float = 99.99
-
-
-_BINS = {"entropy": 128, "percentile": 2048}  # the defaults of onnxruntime.quantization
 
 
 def find_ranges(
@@ -55,7 +53,7 @@ def find_ranges(
         ExportError: An activation is not finite; names its node.
     """
     with _observed(path, tensors) as (run, producers):
-        collector = _Extremes() if rule.method == "min_max" else _histograms(rule)
+        collector = _Extremes() if rule.method == "min_max" else histogram_collector(rule.method, rule.percentile)
         for done, batch in enumerate(batches, 1):
             values = run(batch)
             for name, value in values.items():
@@ -81,14 +79,6 @@ class _Extremes:
 
     def compute_collection_result(self) -> dict[str, Range]:
         return self._seen
-
-
-def _histograms(rule: CalibrationRule) -> Any:
-    from onnxruntime.quantization.calibrate import HistogramCollector
-
-    return HistogramCollector(
-        method=rule.method, symmetric=False, num_bins=_BINS[rule.method], num_quantized_bins=128, percentile=rule.percentile, scenario="same"
-    )  # fmt: skip
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from agent.errors import ConfigError
 from cluster.progress import timed_bar
 from compression.encoder.torch_model import quiet
 from compression.exporters import Exporter, Quantization
+from compression.graphs.onnxruntime_internals import quantize_int4
 from compression.quantization.activation_ranges import CalibrationRule, find_ranges
 from compression.quantization.static_quantization import fix_scales, scaled_tensors
 
@@ -40,17 +41,11 @@ def write_static(dynamic: Path, source: Path, target: Path, batches: Sequence[Ba
 def write_int4(exporter: Exporter, source: Path, target: Path, options: Quantization) -> None:
     """Writes int4 weights of matrix products, in blocks; Attention and embeddings are int8, since they have no int4 kernel."""
     import onnx
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     with timed_bar("quantize: int4 weights"), quiet():
         others = [kind for kind in options.op_types if kind not in ("MatMul", "Gemm")]
         exporter.quantize(source, target, dataclasses.replace(options, op_types=others))
-        quantizer = MatMulNBitsQuantizer(
-            onnx.load(str(target)), bits=4, block_size=_INT4_BLOCK, is_symmetric=True, accuracy_level=4,
-            nodes_to_exclude=list(options.exclude), op_types_to_quantize=("MatMul",),
-        )  # fmt: skip
-        quantizer.process()
-        onnx.save(quantizer.model.model, str(target))
+        onnx.save(quantize_int4(onnx.load(str(target)), block_size=_INT4_BLOCK, exclude=options.exclude), str(target))
 
 
 def calibration_batches(state: PipelineState, num_examples: int, max_tokens: int | None) -> list[Batch]:

@@ -1,4 +1,4 @@
-"""Dashboards as Grafana reads them, by Grafana's own typed builders."""
+"""Converts dashboards to Grafana's JSON with Grafana's typed builders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HEIGHT, _SPAN = 8, 8  # three beside each other, of 24 columns
 
 
 def grafana(dashboard: Dashboard) -> dict[str, Any]:
-    """The dashboard's JSON as plain values."""
+    """A dashboard's JSON as plain values."""
     builder = (
         builders.Dashboard(dashboard.title)
         .uid(dashboard.uid)

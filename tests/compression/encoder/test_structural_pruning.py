@@ -1,4 +1,4 @@
-"""Zeroed and slimmed networks answer alike; selection never empties a layer; the repair is the least-squares optimum."""
+"""Zeroed and slimmed networks answer alike; selection never empties a layer; the repair is the minimum-squares optimum."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def test_a_network_without_zeros_stays_as_it_is() -> None:
     ratio=st.floats(0, 0.999),
     minimum=st.integers(1, 9),
 )
-def test_every_ratio_leaves_something_in_every_layer(layers: list[list[float]], ratio: float, least: int) -> None:
-    keeps = select([torch.tensor(layer) for layer in layers], ratio, minimum=least)
-    assert all(int(keep.sum()) >= min(least, len(keep)) for keep in keeps)
+def test_every_ratio_leaves_something_in_every_layer(layers: list[list[float]], ratio: float, minimum: int) -> None:
+    keeps = select([torch.tensor(layer) for layer in layers], ratio, minimum=minimum)
+    assert all(int(keep.sum()) >= min(minimum, len(keep)) for keep in keeps)
     removed = sum(len(keep) - int(keep.sum()) for keep in keeps)
-    room = sum(max(0, len(keep) - least) for keep in keeps)
+    room = sum(max(0, len(keep) - minimum) for keep in keeps)
     assert removed == min(int(ratio * sum(map(len, layers))), room)
 
 
