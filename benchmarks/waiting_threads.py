@@ -1,4 +1,4 @@
-"""What should CPU threads do while they wait for each other: spin, spin briefly, or sleep? Alone, and beside a busy process.
+"""Speed of training and inference when waiting CPU threads spin, spin briefly or sleep, with and without a busy process.
 
     python benchmarks/waiting_threads.py
 

@@ -1,4 +1,4 @@
-"""The loop that articles about fine-tuning show: every sentence padded to 128, 16 at once, fp32, AdamW. Some steps only."""
+"""The contestant article: the training loop of tutorials, with batches of 16 sentences padded to 128 tokens, fp32 and AdamW."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ LENGTH, BATCH, LEARNING_RATE = 128, 16, 2e-5
 
 
 class Article(Contestant):
-    """A single process. Steps are all alike, so a few tell the speed of an epoch, which takes 20 minutes."""
+    """Runs a few steps in a single process; all have the same size, and an epoch would take 20 minutes."""
 
     kind: Literal["article"] = "article"
     steps: int = 23
 
     @property
     def name(self) -> str:
-        """By how threads wait."""
+        """Names how threads wait."""
         return f"article's loop, threads wait {self.waiting}"
 
     def measure(self, data: DataConfig) -> dict[str, Any]:

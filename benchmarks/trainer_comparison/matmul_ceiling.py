@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices: what the use of a model's FLOPs is measured against. Trains nothing."""
+"""The contestant ceiling: the rate of matrix products on this machine, which FLOP utilisation is relative to."""
 
 from __future__ import annotations
 

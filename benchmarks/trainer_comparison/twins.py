@@ -1,4 +1,4 @@
-"""One-thread processes that know nothing of each other, at once: how far this machine lets two workers scale at all.
+"""The contestant twins: independent processes of one thread each, the bound for scaling on this machine.
 
 No Ray, no exchange, no waiting for each other. First matrix products, then our own training steps.
 """
@@ -36,7 +36,7 @@ class Twins(Contestant):
 
     @property
     def name(self) -> str:
-        """By their number."""
+        """Names their number."""
         return f"{self.processes} process(es) of 1 thread, {self.tokens:,} tokens, no Ray, no exchange"
 
     def measure(self, data: DataConfig) -> dict[str, Any]:
