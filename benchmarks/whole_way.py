@@ -51,7 +51,7 @@ def main(config: WholeWayConfig) -> None:
     result = {
         "data": Path(config.data.path).name,
         "test_f1_trained": {e.split: e.report.value for e in Bundle.load(trained).manifest.evaluations}["test"],
-        "compression": json.loads((small / "report.json").read_text())["rows"],
+        "compression": json.loads((small / "report.json").read_text())["model_rows"],
         "served": compare_served(small, test),
         "station_seconds": seconds,
         "lineage": bundle.manifest.lineage.model_dump(mode="json", exclude={"config"}),

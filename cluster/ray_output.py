@@ -37,7 +37,7 @@ def divert() -> Path:
     for name in _RAY_LOGGERS:
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, logging.StreamHandler):
-                handler.setStream(router.stream)
+                handler.stream = router.stream  # setStream would flush the stream before, which may be closed already
     return file
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from compression.encoder.factorise import Spectrum
 
 Matrix = Literal["query", "key", "value", "attention_output", "ffn_input", "ffn_output", "embeddings"]
-_ENERGY = 0.9  # docs/compression.md has the measurements
+_ENERGY = 0.9  # measurements in docs/benchmarks.md
 
 
 class LowRankStep(BaseStep):
