@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from agent.encoder_layers import find_layers
 from agent.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -105,9 +106,10 @@ def keep_layers(model: PreTrainedModel, layers: Sequence[nn.Module]) -> None:
     """Keeps only these layers of an encoder, in this order, and sets their number in its configuration."""
     from torch import nn
 
-    home = _home(model)
-    assert home is not None
-    home.layer = nn.ModuleList(layers)
+    found = find_layers(model)
+    assert found is not None
+    parent, _, name = found[0].rpartition(".")
+    setattr(model.base_model.get_submodule(parent), name, nn.ModuleList(layers))
     _set_size(model, _LAYER_COUNTS, len(layers))
 
 
@@ -128,19 +130,9 @@ def _set_size(model: PreTrainedModel, names: tuple[str, ...], value: int) -> Non
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers as modules; none where the encoder keeps them elsewhere than BERT and DistilBERT."""
-    home = _home(model)
-    return list(home.layer.children()) if home is not None else []  # type: ignore[union-attr]
-
-
-def _home(model: PreTrainedModel) -> nn.Module | None:
-    """The module whose `layer` holds the layers."""
-    base = getattr(model, "base_model", model)
-    for path in ("encoder", "transformer"):
-        found: nn.Module | None = getattr(base, path, None)
-        if found is not None and hasattr(found, "layer"):
-            return found
-    return None
+    """The layers as modules, lowest first; none if the encoder has no list of them."""
+    found = find_layers(model)
+    return list(found[1]) if found else []
 
 
 def _bert_block(layer: nn.Module) -> Block | None:

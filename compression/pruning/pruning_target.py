@@ -170,10 +170,7 @@ def _batch(target: PruningTarget, state: PipelineState) -> Batch:
     if target.name == "latency_ms":
         ids = np.ones((1, min(LATENCY_TOKENS, state.bundle.manifest.max_tokens)), np.int64)
         return Batch(ids, np.ones_like(ids), np.zeros_like(ids))
-    documents = state.bundle.task.encode(state.encoder, state.splits.train[: 16 * BATCH_SIZE])
-    windows = sorted(
-        (window for document in documents for window in document.windows), key=lambda one: len(one.input_ids)
-    )
+    windows = sorted(state.windows(state.splits.train[: 16 * BATCH_SIZE]), key=lambda one: len(one.input_ids))
     first = max(0, (len(windows) - BATCH_SIZE) // 2)
     return pad(windows[first : first + BATCH_SIZE], state.encoder.pad_id)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,10 +53,7 @@ def calibration_batches(state: PipelineState, num_examples: int, max_tokens: int
     Raises:
         ConfigError: All texts are longer.
     """
-    train = state.splits.train
-    sample = random.Random(state.seed).sample(train, min(num_examples, len(train)))
-    documents = state.bundle.task.encode(state.encoder, sample)
-    windows = [window for document in documents for window in document.windows]
+    windows = state.windows(state.sample_train(num_examples))
     shortest = min(len(window.input_ids) for window in windows)
     limit = max(shortest, _CALIBRATION_TOKENS) if max_tokens is None else max_tokens
     if shortest > limit:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent.markdown import escape
 from agent.markdown import table as markdown_table
 from compression.reporting.compression_report import CompressionReport, Latency, Measurement, StepRow
 from compression.reporting.frontier_plot import draw_frontier, points_of
@@ -121,31 +122,24 @@ def _verdict_line(report: CompressionReport) -> str:
 def _model_cells(row: Measurement, original: Measurement) -> tuple[str, ...]:
     shortest = row.latency[min(row.latency)].median_ms if row.latency else None
     speed = row.sentences_per_s and original.sentences_per_s and row.sentences_per_s / original.sentences_per_s
-    return (
-        row.name + ("" if row.published or row is original else " (not published)"),
-        f"{row.size_bytes / 1e6:.1f}",
-        f"{row.parameters / 1e6:.2f} M",
-        f"{row.f1:.4f}",
-        f"{row.f1 / original.f1:.2%}" if original.f1 else "-",
-        _number(shortest, ".2f"),
-        _number(row.sentences_per_s, ".0f"),
-        _number(speed, ".2f", "x"),
-    )
+    name = row.name + ("" if row.published or row is original else " (not published)")
+    clocks = (_number(shortest, ".2f"), _number(row.sentences_per_s, ".0f"), _number(speed, ".2f", "x"))
+    return (name, *_sizes(row), *_f1(row, original), *clocks)
 
 
 def _step_cells(row: StepRow, original: StepRow) -> tuple[str, ...]:
     found, first = row.measurement, original.measurement
     assert found
     assert first
-    return (
-        row.kind,
-        f"{found.size_bytes / 1e6:.1f}",
-        f"{found.parameters / 1e6:.2f} M",
-        _mflops(found),
-        f"{found.f1:.4f}",
-        f"{found.f1 / first.f1:.2%}" if first.f1 else "-",
-        *_agreement(found),
-    )
+    return (row.kind, *_sizes(found), _mflops(found), *_f1(found, first), *_agreement(found))
+
+
+def _sizes(row: Measurement) -> tuple[str, str]:
+    return f"{row.size_bytes / 1e6:.1f}", f"{row.parameters / 1e6:.2f} M"
+
+
+def _f1(row: Measurement, original: Measurement) -> tuple[str, str]:
+    return f"{row.f1:.4f}", f"{row.f1 / original.f1:.2%}" if original.f1 else "-"
 
 
 def _agreement(row: Measurement) -> tuple[str, str, str]:
@@ -165,29 +159,22 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 def _labels(rows: Sequence[tuple[str, Measurement]]) -> list[tuple[str, ...]]:
     labels = [name for name in rows[0][1].quality.metrics if name.startswith("f1.")]
-    head = ("model", "all", *[name.removeprefix("f1.") for name in labels])
-    return [
-        head,
-        *[(name, f"{row.f1:.4f}", *[_number(row.quality.metrics.get(n), ".4f") for n in labels]) for name, row in rows],
+    lines = [
+        (name, f"{row.f1:.4f}", *(_number(row.quality.metrics.get(n), ".4f") for n in labels)) for name, row in rows
     ]
+    return [("model", "all", *(escape(label.removeprefix("f1.")) for label in labels)), *lines]
 
 
 def _latencies(rows: Sequence[tuple[str, Measurement]]) -> list[tuple[str, ...]]:
     lengths = sorted(rows[0][1].latency)
-    head = ("model", *[f"{tokens} tokens" for tokens in lengths])
-    return [
-        head,
-        *[(name, *[_latency_cell(row.latency[tokens]) for tokens in lengths]) for name, row in rows if row.latency],
-    ]
+    lines = [(name, *(_latency_cell(row.latency[n]) for n in lengths)) for name, row in rows if row.latency]
+    return [("model", *(f"{tokens} tokens" for tokens in lengths)), *lines]
 
 
 def _speeds(rows: Sequence[StepRow]) -> list[tuple[str, ...]]:
     head, *body = _latencies([(row.kind, row.measurement) for row in rows if row.measurement])
-    rates = [
-        (_number(row.measurement.sentences_per_s, ".0f"), _number(row.speed, ".2f", "x"))
-        for row in rows
-        if row.measurement
-    ]
+    measured = [(row.measurement.sentences_per_s, row.speed) for row in rows if row.measurement]
+    rates = [(_number(per_s, ".0f"), _number(speed, ".2f", "x")) for per_s, speed in measured]
     lines = [(*cells, *rate) for cells, rate in zip(body, rates, strict=True)]
     return [("one sentence, ms", *head[1:], "sentences/s", "speed"), *lines]
 

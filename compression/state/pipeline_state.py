@@ -6,13 +6,15 @@ network is what `save_model` writes and `load_directory` reads, everything else 
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.bundle import HARDWARE, Bundle, OnnxVariant, Precision
 from agent.data import DataConfig, Splits
-from agent.encoding import Encoder
+from agent.encoding import Encoder, Window
 from compression.reporting.compression_report import Measurement, StepRow
 
 if TYPE_CHECKING:
@@ -94,6 +96,16 @@ class PipelineState:
     step_rows: list[StepRow] = field(default_factory=list)
     step_outputs: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def sample_train(self, num_examples: int) -> list[Any]:
+        """Draws examples of the training split by the seed."""
+        train = self.splits.train
+        return random.Random(self.seed).sample(train, min(num_examples, len(train)))
+
+    def windows(self, examples: Sequence[Any]) -> list[Window]:
+        """The windows of examples, by the current tokenizer."""
+        documents = self.bundle.task.encode(self.encoder, examples)
+        return [window for document in documents for window in document.windows]
 
     def reload_encoder(self) -> None:
         """Reads the tokenizer again, after a step wrote another one into `directory`."""

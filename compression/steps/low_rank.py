@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -105,10 +104,7 @@ def _spectra(
     from compression.encoder.factorise import Spectrum
     from compression.encoder.input_statistics import batches_of, collect_statistics
 
-    train = state.splits.train
-    sample = random.Random(state.seed).sample(train, min(num_examples, len(train)))
-    documents = state.bundle.task.encode(state.encoder, sample)
-    batches = batches_of([window for document in documents for window in document.windows], state.encoder.pad_id)
+    batches = batches_of(state.windows(state.sample_train(num_examples)), state.encoder.pad_id)
     linears = [module for module in modules if isinstance(module, nn.Linear)]
     moments = iter(collect_statistics(state.model, linears, batches, progress))
     found: list[tuple[Spectrum, Tensor | None]] = []

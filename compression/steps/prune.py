@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -68,9 +67,7 @@ class PruneStep(BaseStep):
         """
         from compression.pruning.calibration import labelled_batches
 
-        train = state.splits.train
-        sample = random.Random(state.seed).sample(train, min(self.num_calibration, len(train)))
-        batches = labelled_batches(state.bundle.task, state.encoder, sample)
+        batches = labelled_batches(state.bundle.task, state.encoder, state.sample_train(self.num_calibration))
         factor: float | None = None
         for number in range(1, self.rounds + 1):
             seen = self._statistics(state, batches)

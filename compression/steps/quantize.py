@@ -121,8 +121,7 @@ class QuantizeStep(BaseStep):
         if self.max_error is None:
             return job, ""
         state, options = job.state, job.options
-        documents = state.bundle.task.encode(state.encoder, state.splits.dev[:_SCAN_EXAMPLES])
-        batches = batches_of([window for document in documents for window in document.windows], state.encoder.pad_id)
+        batches = batches_of(state.windows(state.splits.dev[:_SCAN_EXAMPLES]), state.encoder.pad_id)
 
         def quantize(target: Path, excluded: Sequence[str]) -> None:
             job.exporter.quantize(

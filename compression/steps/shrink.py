@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -59,9 +58,7 @@ class ShrinkStep(BaseStep):
                     allowed=f"at most {found}",
                     remedy=f"lower {name} or leave it out",
                 )
-        train = state.splits.train
-        sample = random.Random(state.seed).sample(train, min(self.num_calibration, len(train)))
-        batches = labelled_batches(state.bundle.task, state.encoder, sample)
+        batches = labelled_batches(state.bundle.task, state.encoder, state.sample_train(self.num_calibration))
         removed: list[int] = []
         if self.layers is not None:
             removed = _drop_layers(state.model, batches, self.layers)
