@@ -9,6 +9,7 @@ when they change.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -36,8 +37,8 @@ def divert() -> Path:
     logging.getLogger("ray").setLevel(logging.WARNING)
     for name in _RAY_LOGGERS:
         for handler in logging.getLogger(name).handlers:
-            if isinstance(handler, logging.StreamHandler):
-                handler.stream = router.stream  # setStream would flush the stream before, which may be closed already
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler.stream, io.StringIO):  # in memory
+                handler.stream = router.stream  # setStream would flush the former stream, which may be closed
     return file
 
 
