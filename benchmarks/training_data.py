@@ -119,11 +119,11 @@ def measure_driver(directory: Path, mode: str) -> dict[str, Any]:
     before = memory("VmHWM")
     seconds = []
     for _ in range(2 if mode == "stream" else 1):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         data = open_data(
             DataConfig(path=str(directory)), TokenClassification(), ingest=ingest, seed=0, make_encoder=lambda: encoder
         )
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
     found = {"seconds": seconds[0], "rss_before": before, "rss_peak": memory("VmHWM"), "digest": data.digest}
     found |= {"windows": len(data.train.labelled), "tokens": len(data.train.input_ids)}
     if mode == "stream":
@@ -141,16 +141,16 @@ def measure_worker(directory: Path, _: str) -> dict[str, Any]:
     where, key = json.loads((directory / "store").read_text())
     windows, before = open_store(Path(where), key), memory("VmHWM")
     lengths = windows.lengths
-    begun = time.perf_counter()
+    started = time.perf_counter()
     plan = plan_epoch(lengths, config=BatchConfig(), seed=0, epoch=0)
-    found: dict[str, Any] = {"plan_seconds": time.perf_counter() - begun, "steps": len(plan)}
+    found: dict[str, Any] = {"plan_seconds": time.perf_counter() - started, "steps": len(plan)}
     found["plan_bytes"] = plan.order.nbytes + plan.bounds.nbytes + plan.sequence.nbytes
     steps = range(min(len(plan), BATCHES))
     drop_cached(windows.directory)
     for state in ("cold", "warm"):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         rows = sum(len(windows.collate(plan[step], 0)[0].input_ids) for step in steps)
-        found[f"collated_windows_per_s_{state}"] = rows / (time.perf_counter() - begun)
+        found[f"collated_windows_per_s_{state}"] = rows / (time.perf_counter() - started)
     return found | {"rss_before": before, "rss_peak": memory("VmHWM"), "rss_of_its_own": memory("RssAnon")}
 
 
@@ -201,9 +201,9 @@ def plan_of_goal() -> dict[str, float]:
     from training.data.batch_plan import BatchConfig, plan_epoch
 
     lengths = np.clip(np.random.default_rng(0).lognormal(3, 0.6, GOAL), 3, 200).astype(np.int64)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     plan = plan_epoch(lengths, config=BatchConfig(), seed=0, epoch=0)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     return {"seconds": seconds, "bytes": plan.order.nbytes + plan.bounds.nbytes + plan.sequence.nbytes}
 
 

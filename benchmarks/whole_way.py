@@ -65,9 +65,9 @@ def run_station(output: Path, *arguments: str) -> float | None:
     """Runs a command unless its bundle stands; returns its seconds."""
     if (output / "bundle.json").is_file():
         return None
-    begun = time.perf_counter()
+    started = time.perf_counter()
     subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def compare_served(path: Path, test: list[Any]) -> dict[str, Any]:

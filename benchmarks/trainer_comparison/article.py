@@ -38,14 +38,14 @@ class Article(Contestant):
         optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
         torch.manual_seed(SEED)
         steps: list[Step] = []
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for ids, mask, labels in itertools.islice(DataLoader(padded(material), BATCH, shuffle=True), self.steps):
             optimizer.zero_grad()
             model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
             optimizer.step()
             now = time.perf_counter()
-            steps.append((now - begun, len(ids), int(mask.sum()), mask.numel()))
-            begun = now
+            steps.append((now - started, len(ids), int(mask.sum()), mask.numel()))
+            started = now
         return {"steps": steps, "precision": "fp32"}
 
 

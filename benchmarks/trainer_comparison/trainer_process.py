@@ -135,11 +135,11 @@ class Clock(TrainerCallback):
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Starts the clock."""
-        self._begun = time.perf_counter()
+        self._started = time.perf_counter()
 
     def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
         """Records a step, and scores the dev split when it is due."""
         self.seconds.append(time.perf_counter() - self._begun)
         if state.global_step in self._looks:
             self.curve.look(sum(self.seconds))
-        self._begun = time.perf_counter()
+        self._started = time.perf_counter()

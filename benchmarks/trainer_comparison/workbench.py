@@ -56,14 +56,14 @@ class Workbench:
         before = others_before()
         asked, answer, log = (self._file(contestant, data, repeat, kind) for kind in ("order", "answer", "log"))
         asked.write_text(json.dumps({"order": order(contestant, data), "answer": str(answer)}))
-        begun = time.perf_counter()
+        started = time.perf_counter()
         watched = self._start(contestant, asked, log)
         found = {
             "order": order(contestant, data),
             "result": json.loads(answer.read_text()),
             "others_before": before,
             **watched,
-            "process_seconds": time.perf_counter() - begun,
+            "process_seconds": time.perf_counter() - started,
         }
         asked.unlink()
         answer.unlink()
@@ -140,9 +140,9 @@ class ProcessMonitor:
 def others_before() -> float:
     """The share of all cores that other processes use, after a pause in which earlier processes can end."""
     time.sleep(PAUSE_S)
-    begun, busy = time.perf_counter(), busy_seconds()
+    started, busy = time.perf_counter(), busy_seconds()
     time.sleep(PAUSE_S)
-    return (busy_seconds() - busy) / (time.perf_counter() - begun) / (os.cpu_count() or 1)
+    return (busy_seconds() - busy) / (time.perf_counter() - started) / (os.cpu_count() or 1)
 
 
 def doubt(found: Found) -> str:

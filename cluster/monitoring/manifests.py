@@ -25,11 +25,7 @@ def manifests() -> dict[str, str]:
     files["30-pod-monitors.yaml"] = _yaml("What the Prometheus operator scrapes.", _ray_pods(), _operator_pods())
     files["Kustomization"] = _yaml(
         "Without an extension, as ../Kustomization.",
-        {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1",
-            "kind": "Kustomization",
-            "resources": sorted(files),
-        },
+        {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": sorted(files)},
     )
     return files
 

@@ -57,10 +57,7 @@ def batches_of(windows: Sequence[Window], pad_id: int) -> list[Batch]:
 
 
 def collect_statistics(
-    model: PreTrainedModel,
-    layers: Sequence[nn.Linear],
-    batches: Sequence[Batch],
-    progress: Callable[[int, int], None],
+    model: PreTrainedModel, layers: Sequence[nn.Linear], batches: Sequence[Batch], progress: Callable[[int, int], None]
 ) -> list[InputStatistics]:
     """Statistics of the inputs of each layer over batches, without padding."""
     import torch

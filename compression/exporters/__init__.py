@@ -6,12 +6,7 @@ from compression.exporters.torchscript import TorchScriptExporter
 from compression.exporters.transformers_onnx import TransformersExporter
 
 EXPORTERS: dict[str, type[Exporter]] = {
-    exporter.kind: exporter
-    for exporter in (
-        OptimumExporter,
-        TransformersExporter,
-        TorchScriptExporter,
-    )
+    exporter.kind: exporter for exporter in (OptimumExporter, TransformersExporter, TorchScriptExporter)
 }
 
 __all__ = ["EXPORTERS", "OPSET", "Exporter", "Quantization"]

@@ -84,12 +84,7 @@ def _steps(report: CompressionReport) -> list[str]:
         return []
     original = rows[0]
     named = [(row.kind, row.measurement) for row in rows if row.measurement]
-    lines = [
-        "## After each step",
-        "",
-        *markdown_table([_STEP_HEAD, *(_step_cells(row, original) for row in rows)]),
-        "",
-    ]
+    lines = ["## After each step", "", *markdown_table([_STEP_HEAD, *(_step_cells(row, original) for row in rows)]), ""]
     lines += [f"Of {original.num_examples} examples of the dev split. Expected calibration error, 15 bins. Speed below is over the original's,",
               "both measured in turns after the step; of a network the weights without their zeros.", ""]  # fmt: skip
     lines += [*markdown_table(_speeds(rows)), ""]

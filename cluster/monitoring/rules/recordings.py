@@ -42,8 +42,7 @@ def _burns(clock: Clock) -> Iterator[Recording]:
         everything = f"{_BY} (rate({_HTTP}[{window}]))"
         errors = f'{_BY} (rate({_HTTP}{{status_code=~"5.."}}[{window}]))'
         yield Recording(
-            f"agent:bert_agent_errors:burn{name}",
-            f"({errors} or 0 * {everything}) / {everything} / {ERROR_BUDGET:g}",
+            f"agent:bert_agent_errors:burn{name}", f"({errors} or 0 * {everything}) / {everything} / {ERROR_BUDGET:g}"
         )
         yield Recording(
             f"agent:bert_agent_slow:burn{name}",
@@ -66,8 +65,7 @@ def _drift(clock: Clock) -> Iterator[Recording]:
     # Sums of windows that may be empty, NaN among them, stay out: nothing was answered then.
     enough = f"{_BY} (rate({items}[{old})) > 0"
     yield Recording(
-        "agent:bert_agent_score:drift1h",
-        f"max by (namespace, agent) (abs({scores(new)} - {scores(old)})) and {enough}",
+        "agent:bert_agent_score:drift1h", f"max by (namespace, agent) (abs({scores(new)} - {scores(old)})) and {enough}"
     )
     yield Recording(
         "agent:bert_agent_labels:shift1h",
