@@ -1,16 +1,17 @@
-"""Zeroed and slimmed networks answer alike; selection never empties a layer; the repair is the minimum-squares optimum."""
+"""Zeroed and slimmed networks answer alike; selection never empties a layer; the repair is the least-squares optimum."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import ConfigError
 from agent.tasks import TextClassification, TokenClassification
-from compression.encoder.encoder_structure import find_blocks
+from compression.encoder.encoder_structure import find_blocks, is_prunable
 from compression.encoder.structural_pruning import num_parameters, slim
 from compression.encoder.torch_model import torch_forward
 from compression.graphs.onnx_graph import largest_difference, probes
@@ -92,3 +93,10 @@ def test_other_architectures_are_refused_by_name_and_left_unslimmed(family: str,
         find_blocks(model)
     assert "leave the step out" in str(caught.value)
     assert num_parameters(slim(model)) == num_parameters(model)
+
+
+@pytest.mark.parametrize("family", sorted(SHAPES))
+def test_encoders_have_the_modules_that_they_had_in_transformers_5_24(family: str) -> None:
+    assert is_prunable(tiny_model(family, TAGGER)), (
+        f"transformers {transformers.__version__} builds {family} otherwise than 5.24: adapt compression/encoder/encoder_structure.py"
+    )
