@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from agent.config.base import Config
 from cluster import ClusterConfig
-from serving.settings import Auto, ComputeConfig
+from serving.inference.session_plan import Auto, ComputeConfig
 
 FormatName = Literal["jsonl", "text", "parquet"]
 

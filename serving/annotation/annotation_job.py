@@ -33,7 +33,7 @@ from serving.annotation.job_ledger import (
 from serving.annotation.records import Fields
 from serving.annotation.shards import Shard, choose_format, cut
 from serving.annotation.storage import File, StorageLocation
-from serving.settings import EngineConfig
+from serving.inference.engine import EngineConfig
 
 _SHARDS_AHEAD = 2  # one that is annotated, one that waits beside it
 

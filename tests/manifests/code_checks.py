@@ -200,7 +200,7 @@ def _serving(args: dict[str, Any]) -> Any:
     Raises:
         ConfigError: A key or value is wrong.
     """
-    from serving.settings import AppConfig
+    from serving.ray_serve.app_config import AppConfig
 
     return from_mapping(AppConfig, args)
 
@@ -267,7 +267,7 @@ def _target(image: str) -> str:
 
 def ingress_limits(world: World) -> Iterator[str]:
     """The ingress lets through what the agent takes: refusals are the agent's own, in JSON."""
-    from serving.settings import LimitsConfig
+    from serving.scheduling.limits import LimitsConfig
 
     for item in world.of("Ingress"):
         size = item["metadata"].get("annotations", {}).get("nginx.ingress.kubernetes.io/proxy-body-size", "1m")

@@ -7,7 +7,7 @@ from typing import Any
 
 from agent import telemetry
 from agent.errors import LossError
-from agent.telemetry import Metric
+from agent.telemetry import Metric, ascii_label
 from training.tracking.metrics_log import Joiner, Row
 
 _EVERY_S = 1.0  # Prometheus asks every ten seconds or so; a step must not pay for ten metrics
@@ -39,7 +39,7 @@ class RayMetrics:
         self._standing: dict[str, float] = {}
         self._ended = threading.Event()
         self._metrics = {metric.name: _ray(metric) for metric in telemetry.TRAINING_PROGRESS}
-        self._tags = {"run": run}
+        self._tags = {"run": ascii_label(run)}
         self._joiner = Joiner(_EVERY_S)
         self._record(telemetry.TRAINING_RESTARTS, restarts)
         self._heart = threading.Thread(target=self._beat, name="gauges", daemon=True)
@@ -83,7 +83,7 @@ class RayMetrics:
 def count_failure(run: str, error: BaseException) -> None:
     """Counts a run that was given up. To be called on the driver: it is the process that hands over its metrics as it ends."""
     reason = "loss" if isinstance(error, LossError) else "error"
-    _ray(telemetry.TRAINING_FAILURES).inc(tags={"run": run, "reason": reason})
+    _ray(telemetry.TRAINING_FAILURES).inc(tags={"run": ascii_label(run), "reason": reason})
 
 
 def _ray(metric: Metric) -> Any:

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol v2 over gRPC: the twin of its HTTP routes, with the same limits, refusals and keys.
+"""The Open Inference Protocol v2 over gRPC, with the same limits, refusals and keys as over HTTP.
 
 A refusal is a status and its details, never an exception, because Ray Serve drops the metadata of calls that raise. Whoever
 gives up, by a deadline or by hanging up, cancels the call, and what still waits for it is not computed.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -17,7 +16,7 @@ from google.protobuf.message import Message
 
 from agent import telemetry
 from agent.errors import RequestError
-from serving.api.hugging_face import allowed_time
+from serving.api.endpoint import allowed_time
 from serving.api.open_inference.inference_pb2 import (
     ModelInferRequest,
     ModelInferResponse,
@@ -46,9 +45,11 @@ from serving.api.open_inference.protocol import (
     unpack,
 )
 from serving.api.request_body import refusals_counted
-from serving.api.responses import retry_after_s
 from serving.middleware.middleware_stack import MiddlewareStack
-from serving.middleware.request_context import CALLER_LEFT, REQUEST_ID, RequestContext, begin, checked_id, new_id
+from serving.middleware.request_logging import report
+from serving.middleware.responses import retry_after_s
+from serving.scheduling.refusals import CALLER_LEFT
+from serving.scheduling.request_context import REQUEST_ID, RequestContext, begin, checked_id, new_id
 
 _log = logging.getLogger(__name__)
 ReplyT = TypeVar("ReplyT", bound=Message)
@@ -125,39 +126,38 @@ class InferenceService:
     async def _answered(
         self, method: str, context: Any, work: Callable[[], Awaitable[ReplyT]], empty: Callable[[], ReplyT]
     ) -> ReplyT:
-        exchange = RequestContext(new_id(), "POST", _ROUTE + method, status=200, keeps_texts=self._front.keeps_texts)
-        begin(exchange)
+        request_context = RequestContext(new_id(), "POST", _ROUTE + method, keeps_texts=self._front.keeps_texts)
+        request_context.status = 200
+        begin(request_context)
         code = grpc.StatusCode.OK
         try:
-            self._admit(_metadata(context), exchange)
+            self._admit(_metadata(context), request_context)
             return await work()
         except RequestError as error:
-            code, exchange.status = _refuse(context, error), error.status
+            code, request_context.status = _refuse(context, error), error.status
             return empty()
         except asyncio.CancelledError:
-            code, exchange.status = grpc.StatusCode.CANCELLED, CALLER_LEFT
+            code, request_context.status = grpc.StatusCode.CANCELLED, CALLER_LEFT
             raise
         except Exception:  # noqa: BLE001 - the caller gets no internals; the log gets the trace
-            _log.exception("request %s failed", exchange.request_id)
-            code, exchange.status = grpc.StatusCode.INTERNAL, 500
+            _log.exception("request %s failed", request_context.request_id)
+            code, request_context.status = grpc.StatusCode.INTERNAL, 500
             context.set_code(code)
             context.set_details("the server failed; this is not the request's fault")
             return empty()
         finally:
-            self._agent.predictor.metrics.count(telemetry.REQUESTS, route=exchange.route, status=code.name)
-            exchange.seconds = time.monotonic() - exchange.started
-            for report in self._front.reports:
-                report(exchange)
+            self._agent.predictor.metrics.count(telemetry.REQUESTS, route=request_context.route, status=code.name)
+            report(request_context, self._front.reports)
 
-    def _admit(self, metadata: Mapping[str, str], exchange: RequestContext) -> None:
+    def _admit(self, metadata: Mapping[str, str], request_context: RequestContext) -> None:
         """Does for a call what the layers before the routes do for a request over HTTP."""
-        exchange.client = metadata.get("x-forwarded-for", "").rpartition(",")[2].strip()
-        exchange.traceparent = metadata.get("traceparent", "")
+        request_context.client = metadata.get("x-forwarded-for", "").rpartition(",")[2].strip()
+        request_context.traceparent = metadata.get("traceparent", "")
         if given := metadata.get(REQUEST_ID):
-            exchange.request_id = checked_id(given)
+            request_context.request_id = checked_id(given)
         if self._front.keys:
             with refusals_counted(self._agent.predictor.metrics):
-                self._front.keys.admit(_presented(metadata), exchange)
+                self._front.keys.admit(metadata, request_context)
 
     def _read(self, request: ModelInferRequest) -> Wanted:
         self._agent.check(request.model_name, request.model_version)
@@ -223,12 +223,6 @@ def _refuse(context: Any, error: RequestError) -> grpc.StatusCode:
 
 def _metadata(context: Any) -> Mapping[str, str]:
     return {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
-
-
-def _presented(metadata: Mapping[str, str]) -> str | None:
-    """The key of a caller: `authorization: Bearer KEY`, or `x-api-key: KEY`."""
-    scheme, _, key = metadata.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" and key else metadata.get("x-api-key")
 
 
 def _value(parameter: Any) -> Any:

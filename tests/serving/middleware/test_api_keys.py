@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from agent.errors import ConfigError, RequestError
-from serving.middleware.api_keys import ApiKeys
-from serving.middleware.rate_limit import RateLimit, RateLimitError
-from serving.settings import AuthConfig
+from serving.middleware.api_keys import ApiKeys, AuthConfig
+from serving.scheduling.rate_limit import RateLimit
+from serving.scheduling.refusals import RateLimitError
 
 ANNA, BRUNO, CHIDI = "a" * 16, "B0b-._~+/=" * 3, "0123456789abcdef"
 

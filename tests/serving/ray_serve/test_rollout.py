@@ -14,9 +14,8 @@ from agent.bundle import MANIFEST, Bundle
 from agent.encoding import Float32, Window
 from serving.inference.engine import Engine
 from serving.metrics import Metrics
-from serving.ray_serve.rollout import Outcome, Rollout
+from serving.ray_serve.rollout import Outcome, Rollout, RolloutConfig
 from serving.scheduling.predictor import Predictor
-from serving.settings import RolloutConfig
 from tests.serving.tiny import CLASSIFIER, TAGGER, TEXTS, make_bundle
 
 QUICK = RolloutConfig(poll_s=0.05, canary_share=0.5, canary_s=0.2, min_agreement=0, samples=16)

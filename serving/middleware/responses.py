@@ -1,4 +1,4 @@
-"""How answers and refusals are written: JSON, one body for everything that is refused, no internals."""
+"""Answers and refusals as JSON: one body for everything that is refused, no internals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from agent.errors import RequestError
-from serving.middleware.request_context import current
+from serving.scheduling.request_context import current
 
 _log = logging.getLogger(__name__)
 
