@@ -55,12 +55,12 @@ _THROUGHPUT = Row(
         ),
         Panel(
             "Requests at HAProxy by status",
-            "What callers see, counted by HAProxy; 5xx here and not above are requests that no replica took.",
+            "What callers see, counted by HAProxy by class of status; 5xx here and not above are requests that no replica took.",
             " requests/s",
             (
                 Query(
-                    f"sum by (agent, status_code) (rate({_ray('ray_serve_num_http_requests_total')}[$__rate_interval]))",
-                    "{{agent}} {{status_code}}",
+                    f"sum by (agent, code) (rate({_ray('haproxy_backend_http_responses_total')}[$__rate_interval]))",
+                    "{{agent}} {{code}}",
                 ),
             ),
             stacked=True,
