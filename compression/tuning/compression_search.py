@@ -10,7 +10,8 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from agent.config.base import from_mapping
-from agent.config.search_ranges import Range, corners, draw, flatten, parse_range
+from agent.config.nested import flatten
+from agent.config.search_ranges import Range, corners, draw, parse_range
 from agent.errors import ConfigError
 from cluster import ClusterConfig
 from compression.pipeline.pipeline import CompressionConfig
@@ -48,7 +49,7 @@ class SearchConfig(CompressionConfig):
     @field_validator("space", mode="before")
     @classmethod
     def _dotted(cls, space: Any) -> Any:
-        return flatten(space)
+        return flatten(space) if isinstance(space, Mapping) else space
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

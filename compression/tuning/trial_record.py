@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from agent.config.base import Config
+from agent.files import write_file
+from agent.markdown import escape, table
 from compression.reporting.frontier_plot import Point, frontier
 
 
@@ -63,10 +64,7 @@ class SearchRecord(Config):
 
     def write(self, file: Path) -> None:
         """Replaces the file at once, so that it is never half written."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_suffix(".draft")
-        draft.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        os.replace(draft, file)
+        write_file(file, self.model_dump_json(indent=1) + "\n")
 
     def changed(self, number: int, **changes: Any) -> SearchRecord:
         """The same with changes to one trial."""
@@ -96,21 +94,19 @@ def render(record: SearchRecord, max_f1_loss: float) -> list[str]:
     """Markdown of the Pareto set, and of the others below it."""
     best, pareto = record.best(max_f1_loss), record.pareto
     others = [one for one in record.trials if one not in pareto]
-    head = ["| trial | settings | dev F1 | kept | speed | MB |", "|---|---|---:|---:|---:|---:|"]
-    lines = [
-        "Pareto set (nothing is faster and better at once):",
-        "",
-        *head,
-        *(_row(one, one == best) for one in pareto),
-    ]
-    return [*lines, "", "Others:", "", *head, *(_row(one, False) for one in others)] if others else lines
+    lines = ["Pareto set (nothing is faster and better at once):", "", *_table(pareto, best)]
+    return [*lines, "", "Others:", "", *_table(others, best)] if others else lines
 
 
-def _row(trial: Trial, best: bool) -> str:
-    name = f"**{trial.number}, the best**" if best else str(trial.number)
+def _table(trials: Sequence[Trial], best: Trial | None) -> list[str]:
+    head = ("trial", "settings", "dev F1", "kept", "speed", "MB")
+    return table([head, *(_row(one, one == best) for one in trials)], num_text_columns=2)
+
+
+def _row(trial: Trial, is_best: bool) -> tuple[str, ...]:
+    name, settings = f"**{trial.number}, the best**" if is_best else str(trial.number), str(trial)
     if trial.outcome is None:
-        return f"| {name} | {trial} | {trial.state} {' '.join(trial.failure.replace('|', '/').split())} | | | |"
+        return name, settings, f"{trial.state} {escape(trial.failure)}", "", "", ""
     found = trial.outcome
-    return (
-        f"| {name} | {trial} | {found.f1:.4f} | {found.kept:.2%} | {found.speed:.2f}x | {found.size_bytes / 1e6:.1f} |"
-    )
+    size = f"{found.size_bytes / 1e6:.1f}"
+    return name, settings, f"{found.f1:.4f}", f"{found.kept:.2%}", f"{found.speed:.2f}x", size

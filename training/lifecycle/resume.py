@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.bundle import MANIFEST, Bundle, check_output
+from agent.config import nested
 from agent.errors import CheckpointError, ConfigError
 from training.state.checkpoint import LAST
 from training.state.directory_store import DirectoryStore, below
@@ -108,9 +109,7 @@ def unfinished(
 
 def differences(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Keys by which two resolved configurations would give different agents, with both values."""
-    before, now = _flat(begun), _flat(wanted)
-    keys = sorted(before.keys() | now.keys())
-    return [f"{key}={now.get(key)!r} (was {before.get(key)!r})" for key in keys if before.get(key) != now.get(key)]
+    return nested.differences(begun, wanted, without=_FREE)
 
 
 def _wanted(config: TrainingConfig, data_digest: str, others: Mapping[str, str]) -> dict[str, Any]:
@@ -137,16 +136,3 @@ def _compare(store: DirectoryStore, wanted: Mapping[str, Any]) -> None:
 
 
 _AFRESH = "give the settings it was begun with, or set resume=false to start afresh, or choose another output"
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        if path in _FREE:
-            continue
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{path}.")
-        else:
-            flat[path] = value
-    return flat

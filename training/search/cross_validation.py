@@ -17,13 +17,13 @@ from agent.config.base import Config, from_mapping
 from agent.data import Splits, load_splits
 from agent.data.digests import data_digest, split_digest
 from agent.errors import BundleError, CheckpointError, ConfigError, DataError
+from agent.markdown import escape, table
 from training.config import TrainingConfig, output_of
 from training.lifecycle.job import train
 from training.lifecycle.output_lock import claim
 from training.lifecycle.preparation import RunOverrides
 from training.lifecycle.resume import differences
 from training.report.content import RunReport
-from training.report.markdown import escape, table
 
 RECORD = "cross_validation.json"
 

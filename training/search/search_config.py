@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from agent.config.base import from_mapping
-from agent.config.search_ranges import Range, corners, draw, flatten, parse_range
+from agent.config.nested import flatten
+from agent.config.search_ranges import Range, corners, draw, parse_range
 from agent.errors import ConfigError
 from training.config import TrainingConfig
 from training.search.search_record import Trial, show
@@ -37,7 +38,7 @@ class TuneConfig(TrainingConfig):
     @field_validator("space", mode="before")
     @classmethod
     def _dotted(cls, space: Any) -> Any:
-        return flatten(space)
+        return flatten(space) if isinstance(space, Mapping) else space
 
     @field_validator("space")
     @classmethod

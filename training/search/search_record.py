@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from agent.config.base import Config
-from training.report.markdown import escape, table
+from agent.markdown import escape, table
 
 
 class Trial(Config):

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, field_validator
 
 from agent.config.base import Config
+from agent.config.nested import flatten
 from agent.errors import ConfigError
 from training.tracking.metrics_log import Joiner, Row
 from training.tracking.tracker_backends import MLflowBackend, Point, TensorBoardBackend, TrackerBackend, mlflow_client
@@ -109,7 +110,8 @@ class Trackers:
         state: Mapping[str, str] | None = None,
         done: int = 0,
     ) -> None:
-        texts, self._state = flatten(parameters), dict(state or {})
+        texts = {key: str(value) for key, value in flatten(parameters).items()}
+        self._state = dict(state or {})
         self._sinks: list[TrackerBackend] = []
         if config.tensorboard:
             self._sinks.append(TensorBoardBackend(Path(config.tensorboard) / run_name, texts, done))
@@ -194,17 +196,6 @@ class Trackers:
             if sink.name not in self._warned:
                 self._warned.add(sink.name)
                 _warn(f"{sink.name} cannot be written to; training goes on without it ({_brief(error)})")
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A configuration as texts by `key.path`."""
-    flat: dict[str, str] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = str(value)
-    return flat
 
 
 def _require(package: str, key: str, value: str, *, extra: str) -> None:
