@@ -13,13 +13,14 @@ from agent import telemetry
 from agent.errors import RequestError
 from serving.api import streaming
 from serving.api.endpoint import Asked, Endpoint, check_head
-from serving.api.request_body import refusals_counted, too_large, too_slow
+from serving.api.request_body import too_large, too_slow
 from serving.middleware.middleware_stack import MiddlewareStack
 from serving.middleware.request_headers import client_of, headers_of
 from serving.middleware.request_logging import report
 from serving.middleware.responses import failure, refusal
 from serving.scheduling.prediction import Outcome, Prediction
 from serving.scheduling.predictor import Predictor
+from serving.scheduling.refusals import reason_of
 from serving.scheduling.request_context import REQUEST_ID, RequestContext, checked_id, new_id
 
 _log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ _REQUEST_ID = REQUEST_ID.encode()
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 Send = Callable[[int, list[tuple[bytes, bytes]], bytes], None]
-"""Writes an answer: status, headers without content-length, body."""
+"""Writes an answer: status, headers, body."""
 
 
 class PredictionService:
@@ -74,30 +75,15 @@ class PredictionCall:
     """
 
     __slots__ = (
-        "_asked",
-        "_context",
-        "_endpoint",
-        "_headers",
-        "_prediction",
-        "_raw",
-        "_send",
-        "_service",
-        "_timeout_s",
-        "over",
-    )
+        "_asked", "_context", "_endpoint", "_prediction", "_raw_headers", "_send", "_service", "_timeout_s", "headers", "over",
+    )  # fmt: skip
 
     def __init__(self, service: PredictionService, endpoint: Endpoint, raw_headers: RawHeaders, send: Send) -> None:
-        self._service, self._endpoint, self._raw, self._send = service, endpoint, raw_headers, send
-        self._headers = headers_of(raw_headers)
-        self._context = RequestContext(new_id(), "POST", endpoint.route, keeps_texts=service.front.keeps_texts)
+        self._service, self._endpoint, self._raw_headers, self._send = service, endpoint, raw_headers, send
+        self.headers = headers_of(raw_headers)
         self._prediction: Prediction | None = None
         self._asked: Asked | None = None
         self.over = False
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The headers by name."""
-        return self._headers
 
     def begin(self, peer: Sequence[object] | None) -> None:
         """Checks the head; a request that is refused for it is over.
@@ -105,43 +91,40 @@ class PredictionCall:
         Args:
             peer: Address of the other end of the connection.
         """
-        service, headers, context = self._service, self._headers, self._context
-        if service.front.reports:
-            context.client = client_of(self._raw, peer)
+        front, headers = self._service.front, self.headers
+        self._context = context = RequestContext(new_id(), "POST", self._endpoint.route, keeps_texts=front.keeps_texts)
+        if front.reports:
+            context.client = client_of(self._raw_headers, peer)
             context.traceparent = headers.get("traceparent", "")
         try:
             if given := headers.get(REQUEST_ID):
                 context.request_id = checked_id(given)
-            with refusals_counted(service.predictor.metrics):
-                if service.front.keys is not None:
-                    service.front.keys.admit(headers, context)
-                self._timeout_s = check_head(service.predictor, headers, self._endpoint.types(headers))
+            if front.keys is not None:
+                front.keys.admit(headers, context)
+            self._timeout_s = check_head(self._service.predictor, headers, self._endpoint.types(headers))
         except RequestError as error:
-            self._refuse(error)
+            self._refuse_unasked(error)
 
     def receive(self, body: bytes) -> None:
         """Takes the body, and asks for the answer."""
-        predictor = self._service.predictor
         try:
-            with refusals_counted(predictor.metrics):
-                self._asked = asked = self._endpoint.read(body, self._headers)
+            self._asked = asked = self._endpoint.read(body, self.headers)
         except RequestError as error:
-            self._refuse(error)
-            return
+            self._refuse_unasked(error)
         except Exception as error:  # noqa: BLE001 - told to the caller
             self._finish(error)
-            return
-        self._prediction = predictor.submit(
-            asked.texts, asked.parameters, self._finish, context=self._context, timeout_s=self._timeout_s
-        )
+        else:
+            self._prediction = self._service.predictor.submit(
+                asked.texts, asked.parameters, self._finish, context=self._context, timeout_s=self._timeout_s
+            )
 
     def refuse_large(self) -> None:
         """The body grew beyond the limit."""
-        self._refuse_counted(too_large(self._service.predictor.limits.max_body_bytes))
+        self._refuse_unasked(too_large(self._service.predictor.limits.max_body_bytes))
 
     def refuse_slow(self) -> None:
         """The body was not there in time."""
-        self._refuse_counted(too_slow(self._service.predictor.limits.max_body_s))
+        self._refuse_unasked(too_slow(self._service.predictor.limits.max_body_s))
 
     def hang_up(self) -> None:
         """The caller is gone: what still waits is not computed."""
@@ -154,18 +137,13 @@ class PredictionCall:
             self._service.predictor.metrics.count(telemetry.REJECTED, reason="cancelled")
         report(self._context, self._service.front.reports)
 
-    def _refuse_counted(self, error: RequestError) -> None:
-        try:
-            with refusals_counted(self._service.predictor.metrics):
-                raise error
-        except RequestError:
-            self._refuse(error)
+    def _refuse_unasked(self, error: RequestError) -> None:
+        """Refuses what the predictor, which counts its own refusals, has not seen."""
+        self._service.predictor.metrics.count(telemetry.REJECTED, reason=reason_of(error))
+        self._finish(error)
 
     def _finish(self, outcome: Outcome) -> None:
         if self.over:
-            return
-        if isinstance(outcome, RequestError):
-            self._refuse(outcome)
             return
         if not isinstance(outcome, Exception):
             assert self._asked is not None
@@ -174,17 +152,16 @@ class PredictionCall:
             except Exception as error:  # noqa: BLE001 - told to the caller
                 outcome = error
             else:
-                headers = [(b"content-type", media_type.encode())]
+                headers = [(b"content-type", media_type.encode()), (b"content-length", b"%d" % len(body))]
                 headers += [(name.lower().encode(), value.encode()) for name, value in further.items()]
                 self._answer(200, headers, body)
                 return
-        _log.error("request %s failed", self._context.request_id, exc_info=outcome)
-        response = failure()
-        self._answer(response.status_code, _without_length(response.raw_headers), bytes(response.body))
-
-    def _refuse(self, error: RequestError) -> None:
-        response = refusal(error)
-        self._answer(response.status_code, _without_length(response.raw_headers), bytes(response.body))
+        if isinstance(outcome, RequestError):
+            response = refusal(outcome)
+        else:
+            _log.error("request %s failed", self._context.request_id, exc_info=outcome)
+            response = failure()
+        self._answer(response.status_code, response.raw_headers, bytes(response.body))
 
     def _answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         self.over = True
@@ -195,7 +172,3 @@ class PredictionCall:
         self._send(status, headers, body)
         if service.front.reports:
             report(context, service.front.reports)
-
-
-def _without_length(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    return [(name, value) for name, value in headers if name != b"content-length"]

@@ -143,8 +143,7 @@ class _Exchange:
                 parts += (name, b": ", value, b"\r\n")
             if not self.keep_alive:
                 parts.append(b"connection: close\r\n")
-            parts.append(b"content-length: %d\r\n\r\n" % len(body))
-            parts.append(body)
+            parts += (b"\r\n", body)
             protocol.transport.write(b"".join(parts))
             if not self.keep_alive:
                 protocol.transport.close()
