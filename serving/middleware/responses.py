@@ -6,9 +6,9 @@ import logging
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
-from fastapi import Response
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
+from starlette.responses import Response
 
 from agent.errors import RequestError
 from serving.scheduling.request_context import current

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import math
 import time
 from collections import OrderedDict
@@ -33,6 +34,7 @@ from serving.scheduling.executors import Executor, Outputs
 from serving.scheduling.refusals import OverloadError
 from serving.scheduling.request_queue import Item, RequestQueue
 
+_log = logging.getLogger(__name__)
 _SMOOTHING = 0.1  # weight of the newest batch in the measured rate
 _FIRST_GUESS_TOKENS_PER_S = 2_000.0  # until the first batch is measured
 _SHARE = 0.5  # of the rate, by which the windows of one request are due
@@ -243,7 +245,10 @@ class TokenBatcher:
         self.failures_in_a_row = 0
         self._learn(batch, seconds)
         for item, output in zip(batch, outputs, strict=True):
-            item.owner.caller.deliver(item.place, output)
+            try:
+                item.owner.caller.deliver(item.place, output)
+            except Exception:  # noqa: BLE001 - the others in the batch are not to blame
+                _log.exception("an answer could not be delivered")
 
     def _overtaken_s(self, length: int) -> float:
         """For how long a window may be overtaken by shorter ones."""
