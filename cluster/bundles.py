@@ -2,6 +2,7 @@
 
     python -m cluster.bundles source=runs/agent-small destination=s3://models/agent-small-7
     python -m cluster.bundles source=s3://models/agent-small-7 wait_s=3600
+    python -m cluster.bundles 'source=/bundles/agent-small*' wait_s=3600    # any version
 
 A place is a directory or a URI of pyarrow's file systems, `s3://bucket/prefix` with what pyarrow takes behind it
 (`?endpoint_override=host:9000&scheme=http`), its credentials from AWS's usual environment variables.
@@ -10,6 +11,8 @@ A place is a directory or a URI of pyarrow's file systems, `s3://bucket/prefix` 
 from __future__ import annotations
 
 import contextlib
+import fnmatch
+import glob
 import hashlib
 import os
 import shutil
@@ -25,7 +28,7 @@ from pydantic import Field
 from agent.bundle import MANIFEST, Bundle, write_bundle
 from agent.config import cli
 from agent.config.base import Config
-from agent.errors import BundleError
+from agent.errors import BundleError, ConfigError
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -36,14 +39,15 @@ Verifies a bundle, waits for it where wait_s says so, and copies it where a dest
 
   python -m cluster.bundles source=PLACE [destination=PLACE] [wait_s=SECONDS] [overwrite=true]
 
-A place is a directory or s3://bucket/prefix[?endpoint_override=host:9000&scheme=http].
+A place is a directory or s3://bucket/prefix[?endpoint_override=host:9000&scheme=http]. Without a destination the last part
+of source may hold * for any characters: the first whole bundle of a name like that is enough.
 """
 
 
 class CopyConfig(Config):
     """Which bundle, and where it goes."""
 
-    source: str = Field(description="directory or s3:// URI of the bundle")
+    source: str = Field(description="directory or s3:// URI of the bundle; * in its last part: any one of those names")
     destination: str = Field("", description="directory or s3:// URI to copy it to; empty: only verify it")
     wait_s: float = Field(0, ge=0, description="seconds to wait for a bundle at source before giving up")
     overwrite: bool = Field(False, description="replace a bundle that stands at destination")
@@ -84,8 +88,25 @@ def copy(source: str, destination: str, *, overwrite: bool = False) -> Bundle:
     return _install(bundle.path, Path(destination).absolute(), overwrite=overwrite)
 
 
+def find(place: str) -> Bundle:
+    """The verified bundle of a place; where its last part holds `*`, the last by name of those that are whole.
+
+    Raises:
+        BundleError: There is none, or none that is whole; says what was wrong with the first of them.
+    """
+    if "*" not in place:
+        return fetch(place)
+    problem = BundleError(f"there is nothing called {place}", remedy="check the place, or wait with wait_s")
+    for index, name in enumerate(sorted(_names_like(place), reverse=True)):
+        try:
+            return fetch(name)
+        except BundleError as error:
+            problem = problem if index else error
+    raise problem
+
+
 def wait_for(place: str, seconds: float) -> Bundle:
-    """The bundle of a place as soon as it is there and whole.
+    """The bundle of a place, as `find` takes it, as soon as it is there and whole.
 
     Raises:
         BundleError: It did not come in that time; says what was wrong last.
@@ -93,7 +114,7 @@ def wait_for(place: str, seconds: float) -> Bundle:
     deadline = time.monotonic() + seconds
     while True:
         try:
-            return fetch(place)
+            return find(place)
         except BundleError as error:
             if time.monotonic() >= deadline:
                 raise
@@ -103,10 +124,15 @@ def wait_for(place: str, seconds: float) -> Bundle:
 
 def main(config: CopyConfig) -> None:
     """Waits, copies, and says what stands where."""
+    if config.destination and "*" in config.source:
+        raise ConfigError(
+            f"source={config.source}: * names no single bundle to copy", remedy="name one, or leave destination away"
+        )
     bundle = wait_for(config.source, config.wait_s)
     if config.destination:
         copy(config.source, config.destination, overwrite=config.overwrite)
-    print(f"{config.destination or config.source}: sha256 {bundle.digest[:12]}, {bundle.task.kind}, verified")
+    found = bundle.path if "*" in config.source and not is_remote(config.source) else config.source
+    print(f"{config.destination or found}: sha256 {bundle.digest[:12]}, {bundle.task.kind}, verified")
 
 
 def _cache() -> Path:
@@ -167,6 +193,24 @@ def _exists(filesystem: FileSystem, path: str) -> bool:
     from pyarrow.fs import FileType
 
     return bool(filesystem.get_file_info(path).type == FileType.File)
+
+
+def _names_like(place: str) -> list[str]:
+    """The places whose last part fits a pattern; what comes behind a `?` of a URI stays."""
+    if not is_remote(place):
+        return glob.glob(place)
+    prefix, question, options = place.partition("?")
+    parent, _, pattern = prefix.rpartition("/")
+    with _speaking("read", place):
+        from pyarrow.fs import FileSelector
+
+        filesystem, root = _open(parent + question + options)
+        found = filesystem.get_file_info(FileSelector(root, allow_not_found=True))
+    return [
+        f"{parent}/{item.base_name}{question}{options}"
+        for item in found
+        if fnmatch.fnmatchcase(item.base_name, pattern)
+    ]
 
 
 def _open(place: str) -> tuple[FileSystem, str]:
