@@ -46,7 +46,13 @@ def figures(per_s: float, *, batches: float = 10, lone_s: float = 0.004) -> dict
 
 
 def entrant(name: str, *rounds: dict[str, Any], status: str = "measured") -> dict[str, Any]:
-    about = {"name": name, "label": name.title(), "ours": name.startswith("ours"), "status": status, "rounds": list(rounds)}
+    about = {
+        "name": name,
+        "label": name.title(),
+        "ours": name.startswith("ours"),
+        "status": status,
+        "rounds": list(rounds),
+    }
     return about | ({"median": medians(rounds)} if rounds else {})
 
 

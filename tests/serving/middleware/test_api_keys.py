@@ -160,7 +160,7 @@ def test_what_is_given_back_can_be_taken_again() -> None:
 
 
 def test_a_rate_limit_error_survives_pickling() -> None:
-    error = pickle.loads(pickle.dumps(RateLimitError("2 texts/s", retry_after_s=3)))
+    error = pickle.loads(pickle.dumps(RateLimitError("used up", allowed="2 texts/s", retry_after_s=3)))
     assert (error.retry_after_s, error.allowed, error.status) == (3, "2 texts/s", 429)
 
 
