@@ -16,7 +16,8 @@ from agent.bundle import check_output
 from agent.errors import AgentError, ConfigError, GateError
 from cluster import connect
 from cluster.connection import usable_cores
-from compression.pipeline.pipeline import CompressionConfig, OutputLocation, compress, prepare, take_steps, workshop_of
+from compression.pipeline.pipeline import OutputLocation, compress, run_steps, work_directory_of
+from compression.pipeline.pipeline_inputs import CompressionConfig, prepare
 from compression.pipeline.snapshots import Snapshots
 from compression.reporting.compression_report import CompressionReport, StepRow
 from compression.reporting.frontier_plot import draw_frontier
@@ -32,7 +33,7 @@ _QUIET = {
     "RAY_LOG_TO_DRIVER": "0",
 }  # fmt: skip
 _FOREIGN = "ray-tune"  # directory with Ray Tune's own files
-_SLIVER = 0.001  # of this node's own resource: ties trials to the node that the workshop lies on
+_SLIVER = 0.001  # of this node's own resource: ties trials to the node that the work_directory lies on
 _FREE = ("max_concurrent", "max_f1_loss", "gate", "overwrite", "resume", "cluster")  # may change when a search goes on
 
 
@@ -92,7 +93,7 @@ class TrialCallback:
     def __init__(self, record: SearchRecord, config: SearchConfig, keys: Mapping[int, tuple[str, ...]]) -> None:
         self.record = record
         self._config, self._keys = config, keys
-        self._workshop = workshop_of(config.output)
+        self._workshop = work_directory_of(config.output)
 
     def keys(self) -> set[str]:
         """Of the snapshots that are needed: by trials that are not over and by the best so far."""
@@ -124,20 +125,20 @@ def attempt(parameters: Mapping[str, Any], assignment: TrialAssignment) -> dict[
     """One trial, in a process of Ray's: all steps but verify."""
     os.chdir(assignment.directory)
     config = assignment.configs[parameters["number"]]
-    workshop = workshop_of(config.output)
-    workshop.mkdir(parents=True, exist_ok=True)
+    work_directory = work_directory_of(config.output)
+    work_directory.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(dir=workshop, prefix="draft-") as draft:
-            place = OutputLocation(Path(draft) / "bundle", workshop, assignment.keep)
+        with tempfile.TemporaryDirectory(dir=work_directory, prefix="draft-") as draft:
+            place = OutputLocation(Path(draft) / "bundle", work_directory, assignment.keep)
             place.draft.mkdir()
-            state = take_steps(prepare(config), place, num_steps=len(config.steps) - 1)
-            return {"outcome": _outcome(state.trail[-1], state.trail[0]).model_dump()}
+            state = run_steps(prepare(config), place, num_steps=len(config.steps) - 1)
+            return {"outcome": _outcome(state.step_rows[-1], state.step_rows[0]).model_dump()}
     except AgentError as error:
         return {"failure": str(error)}
 
 
 def _outcome(last: StepRow, original: StepRow) -> TrialOutcome:
-    found, first = last.measured, original.measured
+    found, first = last.measurement, original.measurement
     assert found
     assert first
     kept = found.f1 / first.f1 if first.f1 else 1.0
@@ -150,10 +151,10 @@ def _open(config: SearchConfig, wanted: SearchRecord) -> SearchRecord:
     Raises:
         ConfigError: There is one, and it was begun with other settings, another agent or other data.
     """
-    workshop = workshop_of(config.output)
-    file = workshop / RECORD
+    work_directory = work_directory_of(config.output)
+    file = work_directory / RECORD
     if not file.is_file() or not config.resume:
-        shutil.rmtree(workshop, ignore_errors=True)
+        shutil.rmtree(work_directory, ignore_errors=True)
         wanted.write(file)
         return wanted
     begun = SearchRecord.model_validate_json(file.read_bytes())
@@ -162,7 +163,7 @@ def _open(config: SearchConfig, wanted: SearchRecord) -> SearchRecord:
     changed += ["the content of the data"] if begun.data_digest != wanted.data_digest else []
     if changed:
         raise ConfigError(
-            f"an unfinished search in {workshop} was begun with another value of {', '.join(changed)}",
+            f"an unfinished search in {work_directory} was begun with another value of {', '.join(changed)}",
             remedy="give what it was begun with, set resume=false to start afresh, or choose another output",
         )
     over = sum(trial.over for trial in begun.trials)
@@ -177,8 +178,8 @@ def _run_trials(config: SearchConfig, watch: TrialCallback, assignment: TrialAss
     from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    workshop = workshop_of(config.output)
-    shutil.rmtree(workshop / _FOREIGN, ignore_errors=True)
+    work_directory = work_directory_of(config.output)
+    shutil.rmtree(work_directory / _FOREIGN, ignore_errors=True)
     # No CPUs of Ray's: a step that trains asks for its own.
     here = {"cpu": 0, f"node:{ray.util.get_node_ip_address()}": _SLIVER}
     numbers = [trial.number for trial in watch.record.trials if not trial.over]
@@ -187,7 +188,7 @@ def _run_trials(config: SearchConfig, watch: TrialCallback, assignment: TrialAss
         param_space={"number": tune.grid_search(numbers)},
         tune_config=tune.TuneConfig(max_concurrent_trials=config.max_concurrent),
         run_config=tune.RunConfig(
-            name=_FOREIGN, storage_path=str(workshop), verbose=0, callbacks=[_callback(watch)],
+            name=_FOREIGN, storage_path=str(work_directory), verbose=0, callbacks=[_callback(watch)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     ).fit()  # fmt: skip

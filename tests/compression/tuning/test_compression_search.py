@@ -6,7 +6,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from agent.bundle import Bundle
 from agent.config.base import from_mapping, load
 from agent.errors import BundleError, ConfigError, GateError
-from compression.pipeline.pipeline import workshop_of
+from compression.pipeline.pipeline import work_directory_of
 from compression.tuning.compression_search import SearchConfig
 from compression.tuning.search_runner import RECORD, search
 from compression.tuning.trial_record import SearchRecord, Trial, TrialOutcome, render
@@ -34,14 +33,6 @@ def config(bundle: Path, output: Path, **keys: Any) -> SearchConfig:
     return from_mapping(SearchConfig, tree | keys)
 
 
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    import ray
-
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.system
 @pytest.mark.usefixtures("local_ray")
 def test_the_fastest_within_the_loss_is_published_and_an_unfinished_search_goes_on(
@@ -58,7 +49,7 @@ def test_the_fastest_within_the_loss_is_published_and_an_unfinished_search_goes_
         data_digest=bundle.manifest.lineage.data_digest,
         trials=(first, waiting[1].model_copy(update={"state": "running"}), *waiting[2:]),
     )  # fmt: skip
-    record.write(workshop_of(asked.output) / RECORD)
+    record.write(work_directory_of(asked.output) / RECORD)
     with pytest.raises(ConfigError, match="begun with another value of seed"):
         search(config(tagger, tmp_path / "out", seed=3))
     found, report = search(asked)
@@ -77,9 +68,9 @@ def test_the_fastest_within_the_loss_is_published_and_an_unfinished_search_goes_
     assert {RECORD, "search.svg", "report.svg"} <= set(published.manifest.files)
     assert SearchRecord.model_validate_json((tmp_path / "out" / RECORD).read_bytes()) == found
     assert "## Trials of the search (dev split)" in (tmp_path / "out/report.md").read_text()
-    assert "finished are prune, export" in out
-    assert report.trail[-2].measured
-    assert report.trail[-2].measured.f1 == best.outcome.f1
+    assert "finished steps: prune, export" in out
+    assert report.step_rows[-2].measurement
+    assert report.step_rows[-2].measurement.f1 == best.outcome.f1
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     with pytest.raises(BundleError, match="already holds a bundle"):
         search(asked)

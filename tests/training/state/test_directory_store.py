@@ -20,7 +20,6 @@ from pathlib import Path
 import pytest
 
 from agent.errors import CheckpointError
-from tests.s3 import serve_s3  # noqa: F401 - the fixture s3
 from training.state.directory_store import DirectoryStore, below
 
 ROOT = Path(__file__).resolve().parents[3]
