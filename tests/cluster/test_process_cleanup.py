@@ -15,6 +15,7 @@ import pytest
 from cluster.process_cleanup import marked, see_off
 from tests.signals import as_from_a_terminal
 
+pytestmark = pytest.mark.faults
 ROOT = Path(__file__).parents[2]
 _PYTHON = [sys.executable, "-c"]
 # Waits for a signal, then tidies up for a second.

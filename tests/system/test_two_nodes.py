@@ -20,7 +20,7 @@ from tests.serving.tiny import make_bundle
 from tests.system.nodes import Cluster, free_port, two_nodes, wait_for
 from tests.tiny import make_model, write_conll
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.faults]
 REQUEST = {"inputs": "Anna flew from Oslo to Lima on Monday."}
 
 

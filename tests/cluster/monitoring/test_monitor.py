@@ -27,7 +27,7 @@ from tests.cluster.monitoring.tools import Webhook, needed, unanswered, until
 from tests.serving.tiny import TAGGER, TEXTS, make_bundle
 from tests.signals import as_from_a_terminal
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.faults]
 ROOT = Path(__file__).parents[3]
 START_S = 180
 SPEED = 120  # an hour in half a minute; no window is below that

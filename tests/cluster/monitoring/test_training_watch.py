@@ -22,7 +22,7 @@ from cluster.monitoring.stack import Prometheus, free_port, watching
 from tests.cluster.monitoring.tools import Webhook, needed, unanswered, until
 from tests.tiny import make_model, write_conll
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.faults]
 ROOT = Path(__file__).parents[3]
 FAILED = "Runs given up"  # has something to show once a run was
 

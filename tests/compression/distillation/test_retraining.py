@@ -43,6 +43,7 @@ def wait(until: Callable[[], bool], seconds: float) -> bool:
 
 
 @pytest.mark.system
+@pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_to_compression_ends_its_training_too(tagger: Path, tmp_path: Path, number: signal.Signals) -> None:
     """Sent to the process alone, as Kubernetes and `kill` do; Ctrl-C reaches the whole group, which is easier."""

@@ -56,6 +56,7 @@ def essence(output: Path) -> dict[str, Any]:
     return {"files": files, "rows": quality, "trail": trail, "notes": report["notes"]}
 
 
+@pytest.mark.faults
 @pytest.mark.system
 def test_a_killed_run_goes_on_behind_its_last_finished_step_and_comes_to_the_same_end(
     tagger: Path, tmp_path: Path

@@ -162,6 +162,7 @@ def test_a_finished_annotation_says_so_and_another_is_refused(
     assert len(annotated(output)) == 30
 
 
+@pytest.mark.faults
 @pytest.mark.system
 def test_killed_in_the_middle_and_given_again_every_record_is_there_once(tagger_path: Path, tmp_path: Path) -> None:
     source, output = write_jsonl(tmp_path / "a.jsonl", 40_000), tmp_path / "out"

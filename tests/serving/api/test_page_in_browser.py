@@ -32,6 +32,7 @@ from tests.serving.tiny import TEXTS
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+pytestmark = pytest.mark.browser
 WORLD = {
     "emoji before": "😀👩‍👩‍👧🎉 Anna flew from 🚀 Oslo to Lima 𝔘𝔫𝔦.",
     "combining": "á̂ naïve Ångström met Anna in Zürich.",

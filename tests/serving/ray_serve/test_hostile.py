@@ -18,7 +18,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.faults]
 ROOT = Path(__file__).parents[3]
 START_S = 150
 KEY = "anna-0123456789abcdef"

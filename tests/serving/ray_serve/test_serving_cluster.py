@@ -21,7 +21,7 @@ import pytest
 
 from tests.serving.tiny import TEXTS
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.faults, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[3]
 
 

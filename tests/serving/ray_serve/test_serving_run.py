@@ -77,6 +77,7 @@ def test_another_cluster_is_not_used_by_accident(tagger_path: Path, monkeypatch:
         pass
 
 
+@pytest.mark.faults
 @pytest.mark.system
 def test_sigterm_while_it_starts_ends_it_as_ctrl_c_does(tagger_path: Path) -> None:
     mark = f"bert-agent-{uuid.uuid4()}"

@@ -250,6 +250,7 @@ def test_a_shell_with_curl_is_all_that_is_needed(server: Server, tmp_path: Path)
     assert len(streamed.splitlines()) == 2
 
 
+@pytest.mark.browser
 def test_the_page_works_for_each_agent(server: Server) -> None:
     with chromium() as browser:
         for path, shown in (("", ".marked"), ("/models/classes", ".ranked")):

@@ -21,7 +21,7 @@ from training.lifecycle.job import train
 from training.state.directory_store import DirectoryStore
 from training.tracking.metrics_log import step_rows
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.faults, pytest.mark.timeout(600)]
 QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
 
 

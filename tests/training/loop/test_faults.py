@@ -77,6 +77,7 @@ def losses(result_or_lines):
     return {row["step"]: row["loss"] for row in step_rows(lines)}
 
 
+@pytest.mark.faults
 def test_a_worker_killed_in_mid_epoch_costs_nothing_but_time(places, undisturbed):
     config = settings(places, "killed")
     killed = kill_a_worker_after(DirectoryStore(str(places / ".killed.run")), 42)
@@ -132,6 +133,7 @@ def run_beside(first, places, name):
         first.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_the_same_command_goes_on_when_driver_and_cluster_were_lost(places, undisturbed):
     store = DirectoryStore(str(places / ".lost.run"))

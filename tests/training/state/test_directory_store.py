@@ -324,6 +324,7 @@ for number in range(100000):
 """
 
 
+@pytest.mark.faults
 @pytest.mark.system
 def test_whoever_is_killed_while_writing_leaves_whole_entries_only(place, tmp_path):
     store, unfinished = DirectoryStore(place), 0
@@ -462,6 +463,7 @@ except CheckpointError as error:
     assert "Read-only" in said
 
 
+@pytest.mark.faults
 @pytest.mark.system
 def test_whoever_is_killed_while_clearing_leaves_whole_entries_only(place):
     store = DirectoryStore(place)
