@@ -9,12 +9,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +22,7 @@ from pydantic import Field, ValidationError
 from agent.config.base import Config
 from agent.encoding import Encoder
 from agent.errors import BundleError
+from agent.files import draft_directory, replace_directory, sha256_of
 from agent.tasks import BaseTask, Report, Task
 
 FORMAT_VERSION = 1
@@ -162,21 +160,18 @@ def write_bundle(output: str | Path, *, overwrite: bool = False) -> Iterator[Dra
     """
     place = Path(output).resolve()
     check_output(place, overwrite=overwrite)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        draft = Draft(Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent)))
-    except OSError as error:
-        raise BundleError(
-            f"nothing can be written at output {place} ({error.strerror})", remedy="choose another output"
-        ) from None
-    try:
-        yield draft
-        if not (draft.path / MANIFEST).is_file():
+    with ExitStack() as stack:
+        try:
+            draft = stack.enter_context(draft_directory(place))
+        except OSError as error:
+            raise BundleError(
+                f"nothing can be written at output {place} ({error.strerror})", remedy="choose another output"
+            ) from None
+        yield Draft(draft)
+        if not (draft / MANIFEST).is_file():
             raise BundleError(f"nothing was published to {place}")
-        draft.path.chmod(0o755)
-        _swap(draft.path, place)
-    finally:
-        shutil.rmtree(draft.path, ignore_errors=True)
+        draft.chmod(0o755)
+        replace_directory(draft, place)
 
 
 def check_output(place: Path, *, overwrite: bool) -> None:
@@ -278,8 +273,7 @@ def _parse_manifest(directory: Path, raw: bytes) -> Manifest:
 
 
 def _measure(file: Path) -> FileEntry:
-    with file.open("rb") as stream:
-        return FileEntry(size=file.stat().st_size, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
+    return FileEntry(size=file.stat().st_size, sha256=sha256_of(file))
 
 
 def _verify(file: Path, entry: FileEntry) -> None:
@@ -287,16 +281,6 @@ def _verify(file: Path, entry: FileEntry) -> None:
         raise BundleError(f"bundle file {file} is missing", remedy=_REMEDY)
     if _measure(file) != entry:
         raise BundleError(f"bundle file {file} was altered: its size or sha256 differs from {MANIFEST}", remedy=_REMEDY)
-
-
-def _swap(draft: Path, place: Path) -> None:
-    if not place.exists():
-        draft.rename(place)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.old.", dir=place.parent))
-    os.replace(place, aside)
-    draft.rename(place)
-    shutil.rmtree(aside)
 
 
 def _git_state(directory: Path) -> tuple[str | None, bool | None]:

@@ -27,6 +27,11 @@ class AgentError(Exception):
         return _restore, (type(self), self.what, self.allowed, self.remedy)
 
 
+def one_line(error: BaseException | str, limit: int = 300) -> str:
+    """The message of an error on one line of at most `limit` characters; the name of its type where it has no message."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
 def _restore(kind: type[AgentError], what: str, allowed: str, remedy: str) -> AgentError:
     return kind(what, allowed=allowed, remedy=remedy)
 

@@ -40,7 +40,7 @@ class Location:
 
     @property
     def filesystem(self) -> FileSystem:
-        """pyarrow's file system."""
+        """Pyarrow's file system."""
         return self._opened[0]
 
     @property

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from agent.config.config_keys import describe, keys_of, spell, with_defaults
-from agent.errors import ConfigError
+from agent.errors import ConfigError, one_line
 
 __all__ = ["Config", "describe", "dump", "from_mapping", "load"]
 
@@ -83,7 +83,7 @@ def _read_file(path: Path) -> dict[str, Any]:
             f"argument {str(path)!r} is no assignment and no readable file ({error.strerror})", remedy=remedy
         ) from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"file {path} is not YAML: {' '.join(str(error).split())}", remedy=remedy) from None
+        raise ConfigError(f"file {path} is not YAML: {one_line(error)}", remedy=remedy) from None
     if tree is not None and not isinstance(tree, dict):
         raise ConfigError(
             f"file {path} holds a {type(tree).__name__}", allowed="a mapping of keys to values", remedy=remedy

@@ -59,13 +59,6 @@ def parse_range(written: Any) -> Range:
     return Range(kind, _ends(kind, values))
 
 
-def flatten(space: Any) -> Any:
-    """Dotted keys to ranges, of a mapping in which keys may stand dotted or nested."""
-    if not isinstance(space, Mapping):
-        return space
-    return dict(_leaves(space, ""))
-
-
 def draw(space: Mapping[str, Range], *, seed: int, number: int) -> dict[str, Any]:
     """The settings of a trial by its number: the first ones stay the same when more are drawn."""
     rng = random.Random(f"{seed} {number}")
@@ -76,14 +69,6 @@ def corners(space: Mapping[str, Range]) -> Iterator[dict[str, Any]]:
     """Settings in which every value of a choice and both ends of each range stand at least once."""
     for index in range(max(len(found.values) for found in space.values())):
         yield {key: found.values[min(index, len(found.values) - 1)] for key, found in space.items()}
-
-
-def _leaves(space: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in space.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _values(written: str) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agent.data.conll import Record
-from agent.errors import DataError
+from agent.errors import DataError, one_line
 
 _SPLITS = {"train": ("train",), "dev": ("validation", "dev", "valid"), "test": ("test",)}
 _TAGS = ("tags", "ner_tags", "labels")
@@ -32,7 +32,7 @@ def read_hub(name: str, subset: str | None) -> dict[str, Iterator[Record]]:
         loaded = datasets.load_dataset(name, subset)
     except Exception as error:  # noqa: BLE001  # the hub's client raises a dozen unrelated kinds
         raise DataError(
-            f"data.path={name!r} is no directory, and the hub did not give it ({type(error).__name__}: {' '.join(str(error).split())[:200]})",
+            f"data.path={name!r} is no directory, and the hub did not give it ({type(error).__name__}: {one_line(error, 200)})",
             allowed="'demo', a directory with train/dev/test files, or the name of a hub data set",
             remedy="check the path; to use the hub check the name, the network and HF_ENDPOINT",
         ) from None

@@ -90,6 +90,7 @@ def _trainer(tokens: int, data: DataConfig) -> tuple[TrainStep, BatchPrefetcher,
     """Our step as a worker makes it, in a group of one."""
     import torch
     import torch.distributed as dist
+    from training.state.worker_io import EvaluationSet, Payload
 
     from training.config import TrainingConfig
     from training.data.batch_plan import BatchConfig, plan_epoch
@@ -97,7 +98,6 @@ def _trainer(tokens: int, data: DataConfig) -> tuple[TrainStep, BatchPrefetcher,
     from training.loop.worker_setup import WorkerRank, assemble
     from training.model.models import ModelConfig, load_tokenizer, make_encoder
     from training.state.directory_store import DirectoryStore
-    from training.state.worker_io import EvaluationSet, Payload
 
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

@@ -15,7 +15,7 @@ import numpy as np
 
 from agent.bundle import Bundle
 from agent.encoding import Batch, Float32
-from agent.errors import ModelError
+from agent.errors import ModelError, one_line
 from agent.evaluation import Forward
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def load_directory(path: Path, architecture: str) -> PreTrainedModel:
         model = getattr(transformers, architecture).from_pretrained(path, attn_implementation="eager")
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"the model in {path} cannot be loaded ({' '.join(str(error).split())[:300]})",
+            f"the model in {path} cannot be loaded ({one_line(error)})",
             remedy="check that this version of transformers knows it",
         ) from None
     loaded: PreTrainedModel = model.float().eval()

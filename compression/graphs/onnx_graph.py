@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agent.encoding import Batch, Float32
-from agent.errors import ConfigError, ExportError
+from agent.errors import ConfigError, ExportError, one_line
 from agent.evaluation import Forward
 from compression.encoder.torch_model import INPUTS
 
@@ -39,7 +39,7 @@ def open_session(path: Path, threads: int, precision: Precision = "fp32") -> Inf
         model = emulated(path) if precision == "bf16" else str(path)
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen kinds without a common parent
-        raise ExportError(f"ONNX Runtime cannot load {path.name} ({_one_line(error)})", remedy=_REMEDY) from None
+        raise ExportError(f"ONNX Runtime cannot load {path.name} ({one_line(error)})", remedy=_REMEDY) from None
 
 
 def require_opset(opset: int) -> None:
@@ -88,7 +88,7 @@ def check_graph(path: Path, precision: Precision = "fp32") -> tuple[str, ...]:
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:  # noqa: BLE001 - the checker raises its own error and protobuf's
-        raise ExportError(f"{path.name} is no valid ONNX graph ({_one_line(error)})", remedy=_REMEDY) from None
+        raise ExportError(f"{path.name} is no valid ONNX graph ({one_line(error)})", remedy=_REMEDY) from None
     session = open_session(path, 1, precision)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     wrong = [node.name for node in inputs if node.name not in INPUTS or node.type != "tensor(int64)"]
@@ -127,7 +127,7 @@ def require_parity(
     except ExportError:
         raise
     except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen kinds without a common parent
-        raise ExportError(f"{path.name} does not run ({_one_line(error)})", remedy=_REMEDY) from None
+        raise ExportError(f"{path.name} does not run ({one_line(error)})", remedy=_REMEDY) from None
     if not difference <= tolerance:  # NaN is no parity either
         raise ExportError(
             f"{path.name} differs from PyTorch by {difference:.2g} (logits, batch of shape {shape})",
@@ -150,7 +150,3 @@ def _difference(one: Float32, other: Float32, batch: Batch) -> float:
     if gap.ndim == 3:
         gap = gap[batch.attention_mask.astype(bool)]
     return float("inf") if np.isnan(gap).any() else float(gap.max())
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

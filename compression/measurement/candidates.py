@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.encoding import Batch, Encoder
 from agent.evaluation import Forward
+from cluster.progress import timed_bar
 from compression.encoder.flops import flops_per_token
 from compression.encoder.structural_pruning import num_parameters, slim
 from compression.encoder.torch_model import WEIGHTS, torch_forward
@@ -16,7 +17,6 @@ from compression.measurement.quality import Answers, answers
 from compression.measurement.speed import ComputeCost, Throughput, latencies, neighbours_in_length, throughputs
 from compression.pipeline.pipeline_state import Graph, State
 from compression.reporting.compression_report import Latency, Measured
-from compression.reporting.progress_bars import bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,7 +50,7 @@ class Candidate:
 
     def answers(self, state: State, examples: Sequence[Any], label: str) -> Answers:
         """What it answers, under a bar."""
-        with bar(f"{label}: F1 of {self.name}") as progress:
+        with timed_bar(f"{label}: F1 of {self.name}") as progress:
             return answers(state.bundle.task, self.encoder, examples, self.forward, progress)
 
     def row(

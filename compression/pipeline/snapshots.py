@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 
 from agent.bundle import Precision
 from agent.config.base import Config
+from agent.files import draft_file, sha256_of, write_file
 from compression.pipeline.pipeline_state import Graph, State
 from compression.reporting.compression_report import Measured, StepRow
 
@@ -87,8 +87,7 @@ class Snapshots:
 
     def save(self, key: str, kind: str, state: State) -> None:
         """Keeps a state."""
-        self._objects.mkdir(parents=True, exist_ok=True)
-        self._steps.mkdir(exist_ok=True)
+        self._steps.mkdir(parents=True, exist_ok=True)
         files = {
             file.relative_to(state.directory).as_posix(): self._put(file)
             for file in sorted(state.directory.rglob("*"))
@@ -100,9 +99,7 @@ class Snapshots:
             exporter=state.exporter and state.exporter.kind, graphs=tuple(map(_entry, state.graphs)),
             measured=tuple(state.measured), trail=tuple(state.trail), remembered=state.remembered, notes=tuple(state.notes),
         )  # fmt: skip
-        draft = self._steps / f"{key}.draft"
-        draft.write_text(taken.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        os.replace(draft, self._steps / f"{key}.json")
+        write_file(self._steps / f"{key}.json", taken.model_dump_json(indent=1) + "\n")
 
     def restore(self, taken: Snapshot, state: State) -> None:
         """Makes a fresh state what it was when the snapshot was taken."""
@@ -144,14 +141,13 @@ class Snapshots:
 
     def _intact(self, name: str) -> bool:
         file = self._objects / name
-        return file.is_file() and _sha256(file) == name
+        return file.is_file() and sha256_of(file) == name
 
     def _put(self, file: Path) -> str:
-        name = _sha256(file)
+        name = sha256_of(file)
         if not (self._objects / name).is_file():
-            draft = self._objects / f"{name}.draft"
-            shutil.copyfile(file, draft)
-            os.replace(draft, self._objects / name)
+            with draft_file(self._objects / name) as draft:
+                shutil.copyfile(file, draft)
         return name
 
     def _put_model(self, state: State) -> dict[str, str]:
@@ -181,8 +177,3 @@ def _graph(entry: GraphEntry, directory: Path) -> Graph:
 
 def _digest(tree: Any) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

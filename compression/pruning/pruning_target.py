@@ -14,8 +14,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from agent.config.base import Config
 from agent.errors import ConfigError
+from cluster.progress import timed_bar
 from compression.encoder.encoder_structure import Block, find_blocks
-from compression.reporting.progress_bars import bar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -150,7 +150,7 @@ def _measured(target: Target, state: State, plan: Plan, most: float) -> Cost:
     Milliseconds, or for a speedup the part of the time that all of the network takes.
     """
     factors = np.linspace(0, most, _POINTS)
-    with tempfile.TemporaryDirectory() as scratch, bar(f"prune: {target.name} at {_POINTS} ratios"):
+    with tempfile.TemporaryDirectory() as scratch, timed_bar(f"prune: {target.name} at {_POINTS} ratios"):
         seconds = _time([plan(factor) for factor in factors], state, Path(scratch), _batch(target, state))
     falling = np.minimum.accumulate(seconds)
     table = falling / falling[0] if target.name == "speedup" else falling * 1e3

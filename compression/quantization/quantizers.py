@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from agent.encoding import Batch, pad
 from agent.errors import ConfigError
+from cluster.progress import timed_bar
 from compression.encoder.torch_model import quiet
 from compression.exporters import Exporter, Quantization
 from compression.quantization.activation_ranges import Rule, calibrate
 from compression.quantization.static_quantization import fix_scales, scaled_tensors
-from compression.reporting.progress_bars import bar
 
 if TYPE_CHECKING:
     from compression.pipeline.pipeline_state import State
@@ -25,13 +25,13 @@ _CALIBRATION_TOKENS = 64  # longer texts cost time and show no wider ranges
 
 def write_dynamic(exporter: Exporter, source: Path, target: Path, how: Quantization) -> None:
     """Weights in int8; activations are scaled by each batch anew."""
-    with bar("quantize: dynamic int8"), quiet():
+    with timed_bar("quantize: dynamic int8"), quiet():
         exporter.quantize(source, target, how)
 
 
 def write_static(dynamic: Path, source: Path, target: Path, batches: Sequence[Batch], rule: Rule) -> None:
     """The dynamic graph with the scales of activations that `batches` call for in the float32 one, `source`."""
-    with bar(f"quantize: static int8, {rule.method}") as progress:
+    with timed_bar(f"quantize: static int8, {rule.method}") as progress:
         ranges = calibrate(source, scaled_tensors(dynamic), batches, rule=rule, progress=progress)
         target.write_bytes(dynamic.read_bytes())
         fix_scales(target, ranges)
@@ -42,7 +42,7 @@ def write_int4(exporter: Exporter, source: Path, target: Path, how: Quantization
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    with bar("quantize: int4 weights"), quiet():
+    with timed_bar("quantize: int4 weights"), quiet():
         others = [kind for kind in how.op_types if kind not in ("MatMul", "Gemm")]
         exporter.quantize(source, target, dataclasses.replace(how, op_types=others))
         quantizer = MatMulNBitsQuantizer(

@@ -10,9 +10,9 @@ import numpy as np
 
 from agent.encoding import Batch
 from agent.evaluation import Forward
+from cluster.progress import timed_bar
 from compression.encoder.torch_model import quiet
 from compression.graphs.onnx_graph import graph_forward, open_session
-from compression.reporting.progress_bars import bar
 
 Quantize = Callable[[Path, Sequence[str]], None]
 
@@ -49,7 +49,7 @@ def find_exclusions(
                 quantize(target, excluded)
             return error_of(reference, graph_forward(open_session(target, threads=1)), batches)
 
-        with bar("quantize: sensitivity of nodes") as progress:
+        with timed_bar("quantize: sensitivity of nodes") as progress:
             errors = {}
             for done, name in enumerate(nodes, 1):
                 errors[name] = error_without([other for other in nodes if other != name])

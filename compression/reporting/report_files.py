@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent.markdown import table as markdown_table
 from compression.reporting.compression_report import CompressionReport, Latency, Measured, StepRow
 from compression.reporting.frontier_plot import draw_frontier, points_of
 
@@ -73,15 +74,15 @@ def trail_line(row: StepRow, original: StepRow) -> str:
 
 def _results(report: CompressionReport) -> list[str]:
     rows = report.rows
-    lines = _markdown_table(_rows(report))
+    lines = markdown_table(_rows(report))
     lines += [f"\n**{doubt}**" for doubt in _doubts(report)]
     lines += ["", f"Sizes are of the model file alone. Speed: {report.threads} thread(s) for PyTorch and ONNX Runtime",
               f"alike, measured in turns in one process. Throughput: batches of {report.batch_size} test sentences of like",
               f"length, the same batches for all, the fastest pass of each. One sentence: of {min(rows[0].latency)} tokens, the median. {report.machine}.", ""]  # fmt: skip
-    lines += ["## F1 by label (test split)", "", *_markdown_table(_labels([(row.name, row) for row in rows])), ""]
-    lines += ["## Latency of one sentence, ms", "", *_markdown_table(_latencies([(row.name, row) for row in rows])), ""]
+    lines += ["## F1 by label (test split)", "", *markdown_table(_labels([(row.name, row) for row in rows])), ""]
+    lines += ["## Latency of one sentence, ms", "", *markdown_table(_latencies([(row.name, row) for row in rows])), ""]
     alike = [_LIKENESS_HEAD, *((row.name, _work(row), *_likeness(row)) for row in rows)]
-    lines += ["## Against the original (test split)", "", *_markdown_table(alike), ""]
+    lines += ["## Against the original (test split)", "", *markdown_table(alike), ""]
     return lines
 
 
@@ -94,13 +95,13 @@ def _steps(report: CompressionReport) -> list[str]:
     lines = [
         "## After each step",
         "",
-        *_markdown_table([_TRAIL_HEAD, *(_trail_cells(row, original) for row in rows)]),
+        *markdown_table([_TRAIL_HEAD, *(_trail_cells(row, original) for row in rows)]),
         "",
     ]
     lines += [f"Of {original.num_examples} examples of the dev split. Expected calibration error, 15 bins. Speed below is over the original's,",
               "both measured in turns after the step; of a network the weights without their zeros.", ""]  # fmt: skip
-    lines += [*_markdown_table(_speeds(rows)), ""]
-    return [*lines, *_markdown_table(_labels(named)), ""]
+    lines += [*markdown_table(_speeds(rows)), ""]
+    return [*lines, *markdown_table(_labels(named)), ""]
 
 
 def _doubts(report: CompressionReport) -> list[str]:
@@ -197,11 +198,6 @@ def _speeds(rows: Sequence[StepRow]) -> list[tuple[str, ...]]:
 
 def _spread(latency: Latency) -> str:
     return f"{latency.median_ms:.2f} ({latency.p10_ms:.2f} to {latency.p90_ms:.2f})"
-
-
-def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    head, *body = [f"| {' | '.join(row)} |" for row in rows]
-    return [head, "|" + "---|" * len(rows[0]), *body]
 
 
 def _plain(rows: Sequence[Sequence[str]]) -> str:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from agent.errors import AgentError, ConfigError, ExportError
+from agent.errors import AgentError, ConfigError, ExportError, one_line
+from cluster.progress import timed_bar
 from compression.encoder.torch_model import quiet, torch_forward
 from compression.exporters import EXPORTERS, OPSET, Exporter
 from compression.graphs.onnx_graph import check_graph, probes, require_opset, require_parity
 from compression.pipeline.pipeline_state import Graph, State
-from compression.reporting.progress_bars import bar
 from compression.steps.base import BaseStep
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class ExportStep(BaseStep):
 
         assert state.exporter is not None
         target = state.directory / f"model.{precision}.onnx"
-        with bar(f"export: {precision}"), quiet():
+        with timed_bar(f"export: {precision}"), quiet():
             write_half(source, target, precision)
             inputs = check_graph(target, precision)
             batches = probes(state.model.config.vocab_size, state.bundle.manifest.max_tokens, state.seed)
@@ -127,12 +127,12 @@ class ExportStep(BaseStep):
 
     def _write(self, exporter: Exporter, model: PreTrainedModel, target: Path, state: State) -> str:
         """Writes and proves one graph; returns what to say of it."""
-        with bar(f"export: {exporter.kind}"), quiet():
+        with timed_bar(f"export: {exporter.kind}"), quiet():
             try:
                 exporter.write(model, target, fuse=self.fuse, opset=self.opset)
             except Exception as error:  # exporters raise whatever their libraries do
                 raise ExportError(
-                    f"exporter {exporter.kind} failed ({type(error).__name__}: {' '.join(str(error).split())[:300]})",
+                    f"exporter {exporter.kind} failed ({type(error).__name__}: {one_line(error)})",
                     remedy="choose another exporter",
                 ) from error
             check_graph(target)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from agent.errors import ConfigError
+from cluster.progress import timed_bar
 from compression.pipeline.pipeline_state import State
-from compression.reporting.progress_bars import bar
 from compression.steps.base import BaseStep
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class LowRankStep(BaseStep):
         from compression.encoder.factorise import ranks_within
 
         chosen = self._chosen(state.model)
-        with bar("low_rank: what matrices say") as progress:
+        with timed_bar("low_rank: what matrices say") as progress:
             seen = _watched(state, [module for _, module in chosen], self.num_calibration, progress)
         spectra = [spectrum for spectrum, _ in seen]
         if self.ratio is not None:

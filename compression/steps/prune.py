@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from cluster.progress import timed_bar
 from compression.distillation.teaching import Teaching, lesson_key
 from compression.pipeline.pipeline_state import State
 from compression.pruning.calibration import Importance
 from compression.pruning.pruning_target import Kept, Target
-from compression.reporting.progress_bars import bar
 from compression.steps.base import BaseStep
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class PruneStep(BaseStep):
     def _judge(self, state: State, batches: Sequence[LabelledBatch]) -> Calibration:
         from compression.pruning.calibration import calibrate
 
-        with bar("prune: importance of heads and units") as progress:
+        with timed_bar("prune: importance of heads and units") as progress:
             return calibrate(state.model, batches, self.importance, progress)
 
     def _factor(self, state: State, seen: Calibration) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from agent.errors import AgentError, ConfigError, ExportError
+from agent.errors import AgentError, ConfigError, ExportError, one_line
 from compression.exporters import Exporter, Quantization
 from compression.graphs.onnx_graph import check_graph
 from compression.pipeline.pipeline_state import Graph, State
@@ -150,7 +150,7 @@ class QuantizeStep(BaseStep):
             raise
         except Exception as error:  # quantisers raise whatever their libraries do
             raise ExportError(
-                f"int8 or int4 by {exporter.kind} failed ({type(error).__name__}: {' '.join(str(error).split())[:300]})",
+                f"int8 or int4 by {exporter.kind} failed ({type(error).__name__}: {one_line(error)})",
                 remedy="leave the step out or choose another variant or exporter",
             ) from error
         return f"static int8 ({method})"

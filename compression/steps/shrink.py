@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from agent.errors import ConfigError
+from cluster.progress import timed_bar
 from compression.distillation.teaching import KEPT_LAYERS
 from compression.pipeline.pipeline_state import State
 from compression.pruning.calibration import Importance
-from compression.reporting.progress_bars import bar
 from compression.steps.base import BaseStep
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class ShrinkStep(BaseStep):
         from compression.pruning.calibration import calibrate
         from compression.pruning.reconstruction import refit
 
-        with bar("shrink: importance of units") as progress:
+        with timed_bar("shrink: importance of units") as progress:
             seen = calibrate(model, batches, self.importance, progress)
         for block, projection in zip(find_blocks(model), seen.units, strict=True):
             keep = torch.zeros(block.num_units, dtype=torch.bool)
@@ -98,7 +98,7 @@ def _drop_layers(model: PreTrainedModel, batches: Sequence[LabelledBatch], stay:
     removed: list[int] = []
     rounds = len(left) - stay
     tries = sum(len(left) - number for number in range(rounds))
-    with bar("shrink: which layers") as progress:
+    with timed_bar("shrink: which layers") as progress:
         done = 0
         for _ in range(rounds):
             losses = {}

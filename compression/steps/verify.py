@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from cluster.progress import timed_bar
 from compression.encoder.structural_pruning import num_parameters, slim
 from compression.encoder.torch_model import WEIGHTS, save_model, torch_forward
 from compression.measurement.candidates import (
@@ -19,7 +20,6 @@ from compression.measurement.candidates import (
 )
 from compression.measurement.speed import ComputeCost, Neighbours, evenly
 from compression.pipeline.pipeline_state import State
-from compression.reporting.progress_bars import bar
 from compression.steps.base import BaseStep
 
 ORIGINAL = "original, PyTorch"
@@ -44,7 +44,7 @@ class VerifyStep(BaseStep):
         timed = [one for one in candidates if one.timed]
         effort = ComputeCost(self.rounds, self.budget_s / 2)
         neighbours = Neighbours()
-        with bar("verify: latency and throughput") as progress:
+        with timed_bar("verify: latency and throughput") as progress:
             delays = time_sentences(timed, state, effort)
             progress(1, 2)
             sample = evenly(test, self.max_sentences)

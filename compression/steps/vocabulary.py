@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from agent.errors import ConfigError, ExportError
+from cluster.progress import timed_bar
 from compression.pipeline.pipeline_state import State
-from compression.reporting.progress_bars import bar
 from compression.steps.base import BaseStep
 
 if TYPE_CHECKING:
@@ -65,14 +65,14 @@ class VocabularyStep(BaseStep):
 
         before = state.encoder
         pieces = WordPiece.read(state.directory)
-        with bar("vocabulary: counting"):
+        with timed_bar("vocabulary: counting"):
             counts = Counter(int(one) for document in self._documents(state, before) for one in document.token_ids)
         kept = self._kept(pieces, counts, _ids_of(state.model.config))
         pieces.write(state.directory, kept)
         _keep_embeddings(state.model, kept)
         state.reload_encoder()
         state.changed = True
-        with bar("vocabulary: comparing"):
+        with timed_bar("vocabulary: comparing"):
             changed, texts = self._compare(state, before, set(kept))
         used = sum(index in counts for index in kept)
         state.note(

@@ -1,4 +1,4 @@
-"""What a search for the fastest agent is configured by: a compression and ranges of its steps' options. Starts nothing."""
+"""Configuration of a compression search: a compression, and ranges of its steps' options."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from agent.config.base import from_mapping
-from agent.config.search_ranges import Range, corners, draw, flatten, parse_range
+from agent.config.nested import flatten
+from agent.config.search_ranges import Range, corners, draw, parse_range
 from agent.errors import ConfigError
 from cluster import ClusterConfig
+from cluster.tuning import format_settings
 from compression.pipeline.pipeline import CompressionConfig
 from compression.pipeline.step_measurements import Thoroughness
 from compression.tuning.trial_record import Trial
@@ -48,7 +50,7 @@ class SearchConfig(CompressionConfig):
     @field_validator("space", mode="before")
     @classmethod
     def _dotted(cls, space: Any) -> Any:
-        return flatten(space)
+        return flatten(space) if isinstance(space, Mapping) else space
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -73,13 +75,13 @@ class SearchConfig(CompressionConfig):
 
     @property
     def ranges(self) -> dict[str, Range]:
-        """The space, read."""
+        """The parsed ranges of the space."""
         kinds = {step.kind for step in self.steps}
         default = {key: written for key, written in _DEFAULT_SPACE.items() if key.partition(".")[0] in kinds}
         return {key: parse_range(written) for key, written in (self.space or default).items()}
 
     def compressed_with(self, settings: Mapping[str, Any]) -> CompressionConfig:
-        """The compression of a trial.
+        """The configuration of a trial.
 
         Raises:
             ConfigError: A key does not exist, takes no such value, or leaves steps that do not fit together.
@@ -94,7 +96,7 @@ class SearchConfig(CompressionConfig):
         return from_mapping(CompressionConfig, {**tree, "steps": left, "measure": self.measure})
 
     def trials(self) -> tuple[Trial, ...]:
-        """What is to be tried: the whole grid where there are only choices and few, else drawn by seed; each once.
+        """The trials: the whole grid where there are only choices and few, else drawn by seed; each once.
 
         Raises:
             ConfigError: A key of the space does not exist, or takes no value of its range.
@@ -120,7 +122,8 @@ class SearchConfig(CompressionConfig):
         try:
             self.compressed_with(settings)
         except ConfigError as error:
-            told = Trial(number=0, settings=settings)
             raise ConfigError(
-                f"space, where it gives {told}: {error.what}", allowed=error.allowed, remedy=error.remedy
+                f"space, where it gives {format_settings(settings)}: {error.what}",
+                allowed=error.allowed,
+                remedy=error.remedy,
             ) from None

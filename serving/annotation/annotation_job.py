@@ -14,9 +14,9 @@ from agent.bundle import Bundle
 from agent.errors import AgentError, ClusterError, ConfigError
 from agent.tasks import BaseTask, Parameters
 from cluster import connect, node_resources
+from cluster.progress import Progress
 from cluster.ray_data_logging import quiet
 from serving.annotation.annotation_config import AnnotateConfig, WorkersConfig
-from serving.annotation.annotation_progress import AnnotationProgress
 from serving.annotation.annotator import Annotator, Assignment, Outcome
 from serving.annotation.formats import FORMATS
 from serving.annotation.job_ledger import (
@@ -187,10 +187,14 @@ def _run(
         num_cpus=config.workers.num_cpus,
     )
     lines = {shard.name: shard.num_lines for shard in manifest.shards}
-    with AnnotationProgress(sum(lines.values()), sum(lines[name] for name in done)) as shown:
+    with _progress(sum(lines.values()), sum(lines[name] for name in done)) as progress:
         for outcome in _outcomes(assignment, config.workers, workers, left):
-            shown.advance(lines[outcome.name])
+            progress.advance(lines[outcome.name])
             yield outcome
+
+
+def _progress(total: int, done: int) -> Progress:
+    return Progress("annotating", total, done=done, unit="rec", rate=lambda per_s: f"{per_s:,.0f} records/s")
 
 
 def _outcomes(

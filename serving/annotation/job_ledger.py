@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from agent.config.base import Config
-from agent.errors import ConfigError
+from agent.errors import ConfigError, one_line
 from serving.annotation.shards import Shard
 from serving.annotation.storage import File, StorageLocation
 
@@ -117,7 +117,7 @@ class JobLedger:
                 return Manifest.model_validate(tree)
             what = f"is of format version {tree['format_version']!r}, not {_VERSION}"
         except (ValueError, KeyError, TypeError, ValidationError) as error:
-            what = f"is damaged ({str(error).splitlines()[0]})"
+            what = f"is damaged ({one_line(error)})"
         raise ConfigError(
             f"{MANIFEST} of output {self.place.url} {what}", remedy="choose another output or set overwrite=true"
         )

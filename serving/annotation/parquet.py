@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from agent.errors import DataError
+from agent.errors import DataError, one_line
 from serving.annotation.records import Answer, Content, Fields, Format, Rejected, Span
 from serving.annotation.storage import StorageLocation
 
@@ -85,7 +85,7 @@ def _opened(place: StorageLocation, path: str) -> Iterator[pq.ParquetFile]:
             yield pq.ParquetFile(stream, buffer_size=1 << 20)
         except (OSError, pa.ArrowException) as error:
             raise DataError(
-                f"{path} cannot be read as Parquet ({' '.join(str(error).split())[:200]})",
+                f"{path} cannot be read as Parquet ({one_line(error, 200)})",
                 remedy="mend the file, or take it away from the input",
             ) from None
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from agent.errors import ConfigError, DataError
+from agent.errors import ConfigError, DataError, one_line
+from agent.files import write_file
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
@@ -110,7 +109,7 @@ class StorageLocation:
         """
         with self._writing():
             if self.is_local:
-                _write_whole(Path(self.root) / name, content)
+                write_file(Path(self.root) / name, content, durable=True)
                 return
             with self._filesystem.open_output_stream(self._below(name)) as stream:  # an object appears when it is whole
                 stream.write(content)
@@ -188,20 +187,6 @@ class StorageLocation:
             ) from None
 
 
-def _write_whole(file: Path, content: bytes) -> None:
-    """Under another name at first, and on disk before it gets its own: a rename survives a power cut, content in memory does not."""
-    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def _described(info: FileInfo) -> File:
     return File(info.path, int(info.size), int(info.mtime_ns or 0))
 
@@ -211,5 +196,4 @@ def _is_hidden(path: str, root: str) -> bool:
 
 
 def _brief(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())[:300]
+    return one_line(error.strerror if isinstance(error, OSError) and error.strerror else error)

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from agent import errors
-from agent.errors import AgentError, RequestError
+from agent.errors import AgentError, RequestError, one_line
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, AgentError)]
 STDLIB_KIN = {
@@ -46,3 +46,10 @@ def test_a_request_error_keeps_its_status_and_field():
 def test_a_chained_error_reaches_the_other_side_when_raised_again():
     with pytest.raises(AgentError, match="remote"):
         raise pickle.loads(pickle.dumps(errors.ClusterError("remote")))
+
+
+def test_a_message_of_several_lines_becomes_one_of_a_length():
+    assert one_line(ValueError("first\n   second\tthird")) == "first second third"
+    assert one_line(ValueError("x" * 400)) == "x" * 300
+    assert one_line("a text " * 3, 9) == "a text a "
+    assert one_line(KeyError()) == "KeyError"

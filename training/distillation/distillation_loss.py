@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from training.objectives import Loss
 
-PROJECTIONS = "teacher_projections"  # of a student whose width differs from its teacher's; not part of the published model
+PROJECTIONS = (
+    "teacher_projections"  # of a student whose width differs from its teacher's; not part of the published model
+)
 _PROJECTION_NAMES = (("query", "q_lin", "query_proj"), ("key", "k_lin", "key_proj"), ("value", "v_lin", "value_proj"))
 
 
-def load_teacher(
-    config: TeacherConfig, task: BaseTask[Any], device: torch.device, *, label_weight: float
-) -> Teacher:
+def load_teacher(config: TeacherConfig, task: BaseTask[Any], device: torch.device, *, label_weight: float) -> Teacher:
     """Loads the teacher's model.
 
     Raises:

@@ -13,6 +13,7 @@ from agent.encoding import Encoder
 from agent.errors import ConfigError
 from agent.tasks import BaseTask
 
+
 class HiddenConfig(Config):
     """Loss on the difference of hidden states."""
 

@@ -27,14 +27,14 @@ def disable_allreduce(engine: Any) -> None:
 
 
 def torch_optimizer(engine: Any) -> torch.optim.Optimizer:
-    """torch's optimizer, inside ZeRO's where there is one."""
+    """Torch's optimizer, inside ZeRO's where there is one."""
     optimizer = engine.optimizer
     inner: torch.optim.Optimizer = optimizer.optimizer if engine.zero_optimization_stage() else optimizer
     return inner
 
 
 def flat_groups(engine: Any) -> list[torch.Tensor]:
-    """This worker's flat fp32 slices of the weights under ZeRO, which the optimizer's state is kept by."""
+    """The worker's flat fp32 slices of the weights under ZeRO, by which the optimizer keeps its state."""
     groups: list[torch.Tensor] = getattr(engine.optimizer, FLAT_GROUPS[engine.zero_optimization_stage()])
     return groups
 

@@ -43,7 +43,9 @@ class GradientAllreduce:
         import torch
         import torch.distributed as dist
 
-        rows_only = self._embedding is not None and touched_rows is not None and 2 * len(touched_rows) < len(self._embedding)
+        rows_only = (
+            self._embedding is not None and touched_rows is not None and 2 * len(touched_rows) < len(self._embedding)
+        )
         for bucket in _buckets(self._dense if rows_only else self._all):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
             dist.all_reduce(flat)

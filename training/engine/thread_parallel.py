@@ -93,7 +93,9 @@ class ThreadParallel:
         self, outputs: Sequence[ModelOutputs], upstream: Sequence[torch.Tensor]
     ) -> list[torch.Tensor | None]:
         def run(pair: tuple[ModelOutputs, Sequence[torch.Tensor]]) -> tuple[torch.Tensor | None, ...]:
-            differentiable = [(output, gradient) for output, gradient in zip(*pair, strict=True) if output.requires_grad]
+            differentiable = [
+                (output, gradient) for output, gradient in zip(*pair, strict=True) if output.requires_grad
+            ]
             own, gradients = zip(*differentiable, strict=True)
             return torch.autograd.grad(own, self._trainable, gradients, allow_unused=True)
 

@@ -44,7 +44,9 @@ def checkpoint_store(config: TrainingConfig, output: Path) -> DirectoryStore:
     """The store of a run's checkpoints, found by its output alone."""
     if config.checkpoint.storage is None:
         return DirectoryStore(str(output.parent / f".{output.name}.run"))
-    return DirectoryStore(join(config.checkpoint.storage, f"{output.name}.run"))  # storage may be the output's directory
+    return DirectoryStore(
+        join(config.checkpoint.storage, f"{output.name}.run")
+    )  # storage may be the output's directory
 
 
 def find_finished(config: TrainingConfig, output: Path) -> Bundle | None:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.tasks import Report
-    from training.loop.worker_setup import WorkerComponents
     from training.loop.worker_io import EvaluationSet, WorkerInput
+    from training.loop.worker_setup import WorkerComponents
 
 _BATCH_TOKENS = 4096  # padded tokens of an evaluation batch
 

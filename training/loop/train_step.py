@@ -226,9 +226,7 @@ class TrainStep:
         mask = batch["attention_mask"].bool()
         return outputs[0], *(unpack(flat, mask) for flat in outputs[1:])
 
-    def _loss(
-        self, batch: Mapping[str, torch.Tensor], outputs: ModelOutputs, targets: torch.Tensor
-    ) -> torch.Tensor:
+    def _loss(self, batch: Mapping[str, torch.Tensor], outputs: ModelOutputs, targets: torch.Tensor) -> torch.Tensor:
         if not self._teacher:
             return self._loss_function(outputs[0], targets)
         return self._teacher.loss(self._loss_function, outputs, targets, batch)

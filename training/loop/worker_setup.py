@@ -136,7 +136,9 @@ def _describe(
 
     on_gpu = worker.device.type == "cuda"
     precision, attention, threads = how
-    name = torch.cuda.get_device_name(worker.device) if on_gpu else f"CPU, {torch.get_num_threads()} thread(s), {threads}"
+    name = (
+        torch.cuda.get_device_name(worker.device) if on_gpu else f"CPU, {torch.get_num_threads()} thread(s), {threads}"
+    )
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return (
         f"{worker.num_workers} worker(s) on {name}; {precision}, ZeRO {worker_input.config.engine.zero_stage}, "

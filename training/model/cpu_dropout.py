@@ -52,7 +52,12 @@ class _Dropout(torch.autograd.Function):
         if levels == _LEVELS:
             keep = torch.zeros_like(values)
         else:  # scaled by the rounded probability, so that the mean is exactly kept
-            keep = _keep_mask(values.numel(), levels).view(values.shape).to(values.dtype).mul_(_LEVELS / (_LEVELS - levels))
+            keep = (
+                _keep_mask(values.numel(), levels)
+                .view(values.shape)
+                .to(values.dtype)
+                .mul_(_LEVELS / (_LEVELS - levels))
+            )
         context.save_for_backward(keep)
         return values * keep
 

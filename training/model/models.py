@@ -96,9 +96,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     tokenizer: PreTrainedTokenizerFast = _from_hub(AutoTokenizer, name, use_fast=True, **options)
     if not tokenizer.is_fast:
         raise ModelError(f"model.name={name!r} has no fast tokenizer", remedy="choose a model with a tokenizer.json")
-    if len(tokenizer) <= len(
-        tokenizer.all_special_tokens
-    ):  # transformers 5 makes an empty one where files are missing
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers 5 makes an empty one where files are missing
         raise ModelError(f"model.name={name!r} has a tokenizer without a vocabulary", remedy="add its tokenizer.json")
     return tokenizer
 

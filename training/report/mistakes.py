@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from agent.markdown import clip, escape, table
 from agent.tasks.pairs import Pair
 from training.report.findings import Case, Findings
-from training.report.markdown import clip, escape, table
 
 _NOTHING = "(nothing)"
 _MAX_LABELS = 15  # a wider table does not fit on a page: the most frequent mistakes are listed instead

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from agent.markdown import escape, table, verbatim
 from training.report.content import RunReport
 from training.report.curve import describe_curve
-from training.report.markdown import escape, table, verbatim
 from training.report.mistakes import confusion, worst
 from training.tracking.training_progress import duration
 

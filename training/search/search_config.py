@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from agent.config.base import from_mapping
-from agent.config.search_ranges import Range, corners, draw, flatten, parse_range
+from agent.config.nested import flatten
+from agent.config.search_ranges import Range, corners, draw, parse_range
 from agent.errors import ConfigError
 from cluster.tuning import format_settings
 from training.config import TrainingConfig
@@ -38,7 +39,7 @@ class TuneConfig(TrainingConfig):
     @field_validator("space", mode="before")
     @classmethod
     def _dotted(cls, space: Any) -> Any:
-        return flatten(space)
+        return flatten(space) if isinstance(space, Mapping) else space
 
     @field_validator("space")
     @classmethod
@@ -87,5 +88,7 @@ class TuneConfig(TrainingConfig):
             self.trained_with(settings)
         except ConfigError as error:
             raise ConfigError(
-                f"space, where it gives {format_settings(settings)}: {error.what}", allowed=error.allowed, remedy=error.remedy
+                f"space, where it gives {format_settings(settings)}: {error.what}",
+                allowed=error.allowed,
+                remedy=error.remedy,
             ) from None

@@ -99,4 +99,3 @@ def _json_value(value: Any, digits: int | None) -> Any:
     if not math.isfinite(value):
         return None
     return float(f"{value:.{digits}g}") if digits else value
-

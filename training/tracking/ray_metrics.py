@@ -8,7 +8,7 @@ from typing import Any
 from agent import telemetry
 from agent.errors import LossError
 from agent.telemetry import Metric
-from training.tracking.metrics_log import StepAggregator, Row
+from training.tracking.metrics_log import Row, StepAggregator
 
 _EVERY_S = 1.0  # Prometheus scrapes every ten seconds or so; setting all metrics in every step would slow it
 _REFRESH_S = 5.0  # Ray exports every ten seconds

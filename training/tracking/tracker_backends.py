@@ -103,7 +103,8 @@ class MLflowBackend:
 
         for point in points:
             self._pending.extend(
-                Metric(_mlflow_name(name), value, int(point.at * 1000), point.step) for name, value in point.values.items()
+                Metric(_mlflow_name(name), value, int(point.at * 1000), point.step)
+                for name, value in point.values.items()
             )
         if self._client is None:
             self._client = self._open()
@@ -143,10 +144,10 @@ def mlflow_client(uri: str) -> Any:
     Raises:
         Exception: MLflow's own, if it cannot use the URI.
     """
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 refuses directories without it
     os.environ.setdefault(
-        "MLFLOW_ALLOW_FILE_STORE", "true"
-    )  # MLflow 3 refuses directories without it
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # training reports only to the trackers that its user names
+        "MLFLOW_DISABLE_TELEMETRY", "true"
+    )  # training reports only to the trackers that its user names
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line for each attempt; one warning of ours says it
     from mlflow import MlflowClient
 

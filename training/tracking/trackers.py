@@ -16,7 +16,8 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, field_validator
 
 from agent.config.base import Config
-from agent.errors import ConfigError
+from agent.config.nested import flatten
+from agent.errors import ConfigError, one_line
 from training.tracking.metrics_log import Row, StepAggregator
 from training.tracking.tracker_backends import (
     MLflowBackend,
@@ -88,7 +89,7 @@ def check_trackers(config: TrackingConfig) -> None:
             mlflow_client(config.mlflow)
         except Exception as error:  # noqa: BLE001  # each kind of store has errors of its own
             raise ConfigError(
-                f"tracking.mlflow={config.mlflow!r} is no store that the installed MLflow can write to ({_brief(error)})",
+                f"tracking.mlflow={config.mlflow!r} is no store that the installed MLflow can write to ({one_line(error, 200)})",
                 allowed="http(s)://HOST:PORT, file:DIRECTORY, databricks",
                 remedy="give the address of an MLflow server (mlflow server --backend-store-uri sqlite:///mlflow.db) or a "
                 "directory, or pip install mlflow for its database stores",
@@ -115,7 +116,8 @@ class Trackers:
         state: Mapping[str, str] | None = None,
         done: int = 0,
     ) -> None:
-        texts, self._state = flatten(parameters), dict(state or {})
+        texts = {key: str(value) for key, value in flatten(parameters).items()}
+        self._state = dict(state or {})
         self._backends: list[TrackerBackend] = []
         if config.tensorboard:
             self._backends.append(TensorBoardBackend(Path(config.tensorboard) / run_name, texts, done))
@@ -146,7 +148,9 @@ class Trackers:
         self._ended.set()
         self._thread.join(_CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
-            _warn(f"trackers did not take all within {_CLOSE_TIMEOUT_S:.0f} s; the rest is not sent (metrics.jsonl has it)")
+            _warn(
+                f"trackers did not take all within {_CLOSE_TIMEOUT_S:.0f} s; the rest is not sent (metrics.jsonl has it)"
+            )
 
     @property
     def state(self) -> dict[str, str]:
@@ -199,18 +203,7 @@ class Trackers:
         except Exception as error:  # noqa: BLE001  # whatever a tracker does, training goes on
             if backend.name not in self._warned:
                 self._warned.add(backend.name)
-                _warn(f"{backend.name} cannot be written to; training goes on without it ({_brief(error)})")
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A configuration as texts by `key.path`."""
-    flat: dict[str, str] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = str(value)
-    return flat
+                _warn(f"{backend.name} cannot be written to; training goes on without it ({one_line(error, 200)})")
 
 
 def _require(package: str, key: str, value: str, *, extra: str) -> None:
@@ -219,10 +212,6 @@ def _require(package: str, key: str, value: str, *, extra: str) -> None:
             f"tracking.{key}={value!r} needs the package {package}, which is not installed",
             remedy=f"pip install 'bert-agent[{extra}]', on the workers too, or leave tracking.{key} out",
         )
-
-
-def _brief(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _warn(message: str) -> None:

@@ -121,7 +121,7 @@ def test_the_pareto_set_is_printed_first_and_the_best_is_the_fastest_within_the_
         "| **2, the best** | prune.ffn_ratio=0.2 | 0.8955 | 99.50% | 3.00x | 1.0 |",
         "| 4 | prune.ffn_ratio=0.4 | 0.8100 | 90.00% | 5.00x | 1.0 |",
     ]
-    assert lines[-1] == "| 5 |  | failed a / b | | | |"
+    assert lines[-1] == "| 5 |  | failed a \\| b |  |  |  |"
 
 
 def given(*arguments: str) -> SearchConfig:

@@ -27,7 +27,6 @@ from agent.errors import AgentError, ClusterError, ConfigError, DataError
 from cluster import ClusterConfig, connect
 from serving.annotation.annotation_config import AnnotateConfig, WorkersConfig
 from serving.annotation.annotation_job import _plan, annotate, prepare, rehearse
-from serving.annotation.annotation_progress import AnnotationProgress
 from serving.inference.engine import Engine
 from tests.serving.tiny import TEXTS
 
@@ -378,11 +377,3 @@ def test_workers_are_as_many_as_nodes_have_room_for() -> None:
     for impossible in (WorkersConfig(num=8), WorkersConfig(num_cpus=5)):
         with pytest.raises(ClusterError, match=r"worker\(s\) of . core\(s\).*room for"):
             _plan(impossible, nodes, 100)
-
-
-def test_a_log_gets_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.annotation.annotation_progress._LINE_EVERY_S", 0.0)
-    with AnnotationProgress(1_000, 500) as shown:
-        time.sleep(0.01)
-        shown.advance(250)
-    assert "annotating: 75%" in capsys.readouterr().out

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from agent.config.base import load
-from agent.config.search_ranges import draw, flatten, parse_range
+from agent.config.nested import flatten
+from agent.config.search_ranges import draw, parse_range
 from agent.errors import ClusterError, ConfigError
 from training.config import TrainingConfig
 from training.search.hyperparameter_search import plan_trials

@@ -8,7 +8,7 @@ import pytest
 from agent.config.base import from_mapping
 from agent.errors import ConfigError
 from tests.training.rows import epoch_row, step_row
-from training.tracking.trackers import Trackers, TrackingConfig, check_trackers, flatten
+from training.tracking.trackers import Trackers, TrackingConfig, check_trackers
 
 PARAMETERS = {"epochs": 3, "batch": {"tokens": 1024}}
 
@@ -168,7 +168,3 @@ def test_places_are_absolute_before_they_travel_to_a_worker(tmp_path, monkeypatc
         assert config.mlflow == (tmp_path / "my runs").as_uri()
     assert TrackingConfig(mlflow="http://host:5000/base").absolute().mlflow == "http://host:5000/base"
     assert TrackingConfig().absolute() == TrackingConfig()
-
-
-def test_a_configuration_is_flattened_to_its_keys():
-    assert flatten({"a": 1, "b": {"c": None, "d": {"e": [1, 2]}}}) == {"a": "1", "b.c": "None", "b.d.e": "[1, 2]"}

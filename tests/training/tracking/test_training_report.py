@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.markdown import escape
 from agent.tasks import Report, TextClassification, TokenClassification
 from tests.tiny import sentences
 from tests.training.rows import epoch_row, step_row
 from training.report import write_report
 from training.report.curve import smooth, thin
-from training.report.markdown import escape
 from training.tracking.metrics_log import MetricsLog
 
 TAGGER = TokenClassification(labels=("LOC", "ORG", "PER"))

@@ -1,4 +1,4 @@
-"""Markdown that shows any text as it is: GitHub's dialect, whose readers also sanitise HTML."""
+"""Markdown in GitHub's dialect: tables, and text escaped so that it renders as it is."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-_MEANINGFUL = re.compile(
-    r"([\\`*_{}\[\]<>&|~$])"
-)  # what means something inside a line (CommonMark 0.31, GFM tables, math)
+# What means something inside a line (CommonMark 0.31, GFM tables, math); GitHub's renderer also removes unknown HTML.
+_MEANINGFUL = re.compile(r"([\\`*_{}\[\]<>&|~$])")
 
 
 def escape(text: str) -> str:
@@ -23,12 +22,12 @@ def clip(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table, the first row its head. The first column is text, the others are numbers; cells are escaped already."""
+def table(rows: Sequence[Sequence[str]], *, num_text_columns: int = 1) -> list[str]:
+    """The lines of a table, the first row its head. Columns of text come first, those of numbers behind them; cells are escaped already."""
     head, *body = [f"| {' | '.join(row)} |" for row in rows]
-    return [head, "|---|" + "---:|" * (len(rows[0]) - 1), *body]
+    return [head, "|" + "---|" * num_text_columns + "---:|" * (len(rows[0]) - num_text_columns), *body]
 
 
 def verbatim(text: str) -> list[str]:
-    """Lines as they are, in a type of equal widths; indented, since a fence could stand in the text."""
+    """Lines of code, shown as they are; indented, since a fence could stand in the text."""
     return [f"    {line}".rstrip() for line in text.rstrip().splitlines()]
