@@ -134,5 +134,7 @@ def storage_errors(make: Callable[[str], AgentError], *kinds: type[Exception]) -
         yield
     except AgentError:
         raise
-    except (OSError, ValueError, *kinds) as error:
+    except Exception as error:
+        if not isinstance(error, (OSError, ValueError, *kinds)):
+            raise
         raise make(one_line(error)) from error

@@ -11,7 +11,7 @@ from agent.errors import ConfigError
 REMEDY = "give the settings it was started with, or set resume=false to start afresh, or choose another output"
 
 
-def check_unchanged(
+def check_unchanged(  # noqa: PLR0913  # each by its name
     what: str,
     started: Mapping[str, Any],
     now: Mapping[str, Any],

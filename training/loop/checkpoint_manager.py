@@ -36,7 +36,7 @@ def load_newest(store: DirectoryStore, rank: int) -> Checkpoint | None:
 
     newest: list[str | None] = [None]
     if rank == 0:
-        store.sweep()
+        store.remove_incomplete()
         newest = list(store.names(LAST)[-1:]) or [None]
     dist.broadcast_object_list(newest)
     if newest[0] is None:
