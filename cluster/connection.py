@@ -16,6 +16,7 @@ from pydantic import Field
 
 from agent.config.base import Config
 from agent.errors import ClusterError
+from cluster import ray_output
 
 _PROBE_TIMEOUT_S = 5.0
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -65,7 +66,8 @@ def connect(config: ClusterConfig, *, env_vars: Mapping[str, str] | None = None)
     resources: dict[str, float] = ray.cluster_resources()
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     print(
-        f"cluster: {'Ray at ' + address if address else 'local Ray'}, {nodes} node(s), {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs",
+        f"cluster: {'Ray at ' + address if address else 'local Ray'}, {nodes} node(s), {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs; "
+        f"what Ray says: {ray_output.divert()}",
         flush=True,
     )
     return resources
@@ -126,7 +128,7 @@ def _greet(host: str, port: int) -> None:
 
 
 def _arguments(config: ClusterConfig, address: str | None, env_vars: dict[str, str]) -> dict[str, Any]:
-    shared: dict[str, Any] = {"runtime_env": {"env_vars": env_vars}, "logging_level": logging.WARNING}
+    shared: dict[str, Any] = {"runtime_env": {"env_vars": env_vars}, "logging_level": logging.ERROR}
     if address:
         return shared | {"address": address}
     # Workers of a local Ray must import our packages wherever the command was started from.

@@ -102,10 +102,12 @@ def _check_front(config: ServingConfig) -> None:
 
 
 def _start(config: ServingConfig) -> str:
-    from cluster import connect
+    from cluster import connect, ray_output
 
     connect(config.cluster)
     from ray import serve
+
+    ray_output.divert()  # the loggers of Ray Serve too, now that they are there
 
     from serving.app import application
 

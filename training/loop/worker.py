@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agent.errors import AgentError, TrainingError
+from cluster import ray_output
 from training.data.batch_plan import EpochPlan, plan_epoch
 from training.engine.out_of_memory import is_out_of_memory, out_of_memory
 from training.loop.checkpoint_manager import CheckpointManager, load_newest
@@ -245,5 +246,6 @@ def _silence_libraries() -> None:
     import transformers
 
     logging.getLogger().setLevel(logging.WARNING)
+    ray_output.show_own_logs()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

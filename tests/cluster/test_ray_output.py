@@ -1,0 +1,56 @@
+"""What our workers print reaches the terminal as it is; what Ray and libraries say reaches a file."""
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import ray
+import ray._private.worker
+
+from cluster import ray_output
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import logging, sys, time
+sys.path.insert(0, {root!r})
+import ray
+from cluster import ClusterConfig, connect, ray_output
+
+@ray.remote(num_cpus=1)
+def work():
+    ray_output.show_own_logs()
+    print("epoch 1/3  loss 0.5", flush=True)
+    print("a library grumbles", file=sys.stderr, flush=True)
+    logging.getLogger("training.loop.worker").warning("memory is short")
+
+connect(ClusterConfig(address="local", num_cpus=1, num_gpus=0, dashboard=False))
+logging.getLogger("ray").warning("a warning of Ray")
+ray.get(work.remote())
+time.sleep(2)  # Ray copies the lines of workers twice a second
+ray.shutdown()
+"""
+
+
+def test_the_terminal_shows_our_lines_and_the_file_the_others(tmp_path):
+    program = [sys.executable, "-c", PROGRAM.format(root=str(ROOT))]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
+    first, *others = done.stdout.splitlines()
+    found = re.fullmatch(r"cluster: local Ray, 1 node\(s\), 1 CPUs, 0 GPUs; what Ray says: (\S+)", first)
+    assert sorted(others) == ["WARNING: memory is short", "epoch 1/3  loss 0.5"], done.stdout
+    assert "pid=" not in done.stderr
+    assert "a warning of Ray" not in done.stderr
+    kept = Path(found[1]).read_text()
+    assert "a library grumbles" in kept
+    assert "a warning of Ray" in kept
+
+
+def test_ray_still_prints_through_the_function_that_is_replaced():
+    """Written for Ray 2.60: a new version that renames it would bring prefixes and warnings back to the terminal."""
+    written_for = "cluster/ray_output.py was written for Ray 2.60; this is " + ray.__version__
+    function = ray._private.worker.print_worker_logs
+    function = function.original if isinstance(function, ray_output._Router) else function
+    assert list(inspect.signature(function).parameters) == ["data", "print_file", "ignore_prefix"], written_for
+    for caller in (ray._private.worker.print_to_stdstream,):
+        assert "print_worker_logs(batch, sink, ignore_prefix)" in inspect.getsource(caller), written_for
