@@ -213,7 +213,7 @@ class Soak:
             writer.close()
         return {"opened": len(writers), "calm": _summary(calm), **_summary(answers)}
 
-    async def _mixed(self) -> Figures:
+    async def _step_seed(self) -> Figures:
         """Singles, batches and callers who hang up, for minutes; memory, descriptors and latency at ten points."""
         points, answers = [], []
         for _ in range(10):

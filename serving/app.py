@@ -19,6 +19,7 @@ from ray import serve
 from agent.bundle import Bundle
 from agent.config.base import load
 from cluster import bundles
+from cluster.file_system import is_remote
 from serving.api.open_inference.grpc_service import InferenceService
 from serving.api.open_inference.protocol import OpenInference
 from serving.settings import AppConfig, ReplicaConfig
@@ -137,7 +138,7 @@ def application(config: AppConfig, *, neighbours: int = 0) -> serve.Application:
         )
     replicas = _resolve(config.replicas, max(1, _cluster_cpus() // (1 + neighbours)))
     # A URI stays one: every node fetches its own copy.
-    place = config.bundle if bundles.is_remote(config.bundle) else str(bundle.path)
+    place = config.bundle if is_remote(config.bundle) else str(bundle.path)
     auth = config.auth.model_copy(update={"keys_file": _absolute(config.auth.keys_file)})
     log = config.log.model_copy(update={"access": _absolute(config.log.access)})
     resolved = config.model_copy(update={"bundle": place, "replicas": replicas, "auth": auth, "log": log})

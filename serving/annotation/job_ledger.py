@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from agent.config.base import Config
+from agent.config.resume_check import check_unchanged
 from agent.errors import ConfigError, one_line
 from serving.annotation.shards import Shard
 from serving.annotation.storage import File, StorageLocation
@@ -201,24 +202,16 @@ def total(tallies: Iterable[ShardCounts]) -> ShardCounts:
     return sum(tallies, ShardCounts())
 
 
-def check_same(begun: JobOrder, now: JobOrder, output: str) -> None:
-    """Refuses to go on with another order than an annotation was begun with.
+def check_same(started: JobOrder, now: JobOrder, output: str) -> None:
+    """Refuses to resume an annotation that was started with other settings, another agent or other files.
 
     Raises:
         ConfigError: Names what differs.
     """
-    differing = []
-    for name in JobOrder.model_fields:
-        before, after = getattr(begun, name), getattr(now, name)
-        if before != after:
-            differing.append(
-                _files_differ(before, after) if name == "files" else f"{name} was {before!r} and is {after!r}"
-            )
-    if differing:
-        raise ConfigError(
-            f"output {output} holds an annotation of another kind: {'; '.join(differing)}",
-            remedy="give what it was begun with, choose another output, or set overwrite=true",
-        )
+    before, after = (order.model_dump(mode="json", exclude={"files"}) for order in (started, now))
+    content = [_files_differ(started.files, now.files)] if started.files != now.files else []
+    remedy = "give what it was started with, choose another output, or set overwrite=true"
+    check_unchanged(f"the annotation in output {output}", before, after, content=content, remedy=remedy)
 
 
 def _files_differ(before: Iterable[tuple[str, int, int]], after: Iterable[tuple[str, int, int]]) -> str:

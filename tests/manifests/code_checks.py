@@ -14,7 +14,8 @@ import yaml
 
 from agent.config.base import Config, from_mapping, load
 from agent.errors import ConfigError
-from cluster.bundles import CopyConfig, is_remote
+from cluster.bundles import CopyConfig
+from cluster.file_system import is_remote
 from tests.manifests.cluster_checks import SERVE_PORT
 from tests.manifests.image_checks import stages, workdir
 from tests.manifests.world import ROOT, Object, Template, World, clusters, jobs, label, quantity, templates

@@ -59,7 +59,7 @@ def test_the_fastest_within_the_loss_is_published_and_an_unfinished_search_goes_
         trials=(first, waiting[1].model_copy(update={"state": "running"}), *waiting[2:]),
     )  # fmt: skip
     record.write(workshop_of(asked.output) / RECORD)
-    with pytest.raises(ConfigError, match="begun with another value of seed"):
+    with pytest.raises(ConfigError, match="started with other settings: seed=3"):
         search(config(tagger, tmp_path / "out", seed=3))
     found, report = search(asked)
     out = capfd.readouterr().out

@@ -69,7 +69,7 @@ def choose(model, wanted, device=CPU, *, half=False, per_token=True):
 
 
 @pytest.mark.parametrize("lengths", [(9, 9, 9), (9, 5, 3), (12, 1)])
-@pytest.mark.parametrize("kind", sorted(attention._PLAIN))
+@pytest.mark.parametrize("kind", sorted(attention._CPU_FAMILIES))
 def test_cpu_attention_equals_sdpa_for_every_family_that_auto_gives_it_to(kind, lengths):
     model, inputs = tiny(kind), batch(lengths)
     assert choose(model, "sdpa").name == "sdpa"
