@@ -198,7 +198,7 @@ def test_a_search_without_ray_says_what_to_install(
 def test_help_answers_without_heavy_imports() -> None:
     code = (
         "import sys; sys.argv = ['search.py', '--help']; from compression.search import *; "
-        "command.run(SearchConfig, main, usage=USAGE); "
+        "cli.run(SearchConfig, main, usage=USAGE); "
         "print(sorted({'torch', 'transformers', 'onnx', 'onnxruntime', 'ray', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run(

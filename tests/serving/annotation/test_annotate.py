@@ -26,7 +26,7 @@ from agent.config.base import load
 from agent.errors import AgentError, ClusterError, ConfigError, DataError
 from cluster import ClusterConfig, connect
 from serving.annotation.annotation_config import AnnotateConfig, WorkersConfig
-from serving.annotation.annotation_job import _plan, annotate, prepare
+from serving.annotation.annotation_job import _plan, annotate, prepare, rehearse
 from serving.inference.engine import Engine
 from tests.serving.tiny import TEXTS
 
@@ -150,7 +150,7 @@ def test_a_finished_annotation_says_so_and_another_is_refused(
     assert "is complete: 20 records" in capsys.readouterr().out
     assert {file: file.stat().st_mtime_ns for file in output.iterdir()} == before
 
-    with pytest.raises(ConfigError, match=r"started with other settings: bundle= .*overwrite=true"):
+    with pytest.raises(ConfigError, match=r"started with other settings: bundle=.*overwrite=true"):
         annotate(config(classifier_path, source, output, "field=entities"))
     with pytest.raises(ConfigError, match=r"parameters was .*'first'.* and is .*'simple'"):
         annotate(config(tagger_path, source, output, "parameters.aggregation_strategy=simple"))

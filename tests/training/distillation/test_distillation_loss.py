@@ -150,7 +150,7 @@ def test_rows_without_padding_cost_the_same(kind):
     assert not choose_attention(student, "sdpa", device=torch.device("cpu"), half=False, per_token=True).packed
     from training.model import attention
 
-    attention._set(student, attention._VARLEN)
+    attention._set_implementation(student, attention._VARLEN)
     bound = Teacher(teacher, config(hidden={"weight": 1.0}, relations={"weight": 1.0}))
     recorder = bound.attach(student)
     outputs = recorder.record(lambda: run_packed(lambda **inputs: student(**inputs).logits, INPUTS))
@@ -222,7 +222,7 @@ def test_layers_that_do_not_fit_are_refused(layers):
 def test_an_encoder_without_a_list_of_layers_is_refused():
     teacher = tiny("albert")
     bound = Teacher(teacher, config(hidden={"weight": 1.0}))
-    with pytest.raises(ConfigError, match="kept in a way that we do not know"):
+    with pytest.raises(ConfigError, match="laid out in a way that is not supported"):
         bound.attach(tiny("albert"))
 
 

@@ -44,7 +44,7 @@ def test_other_workers_show_nothing(capsys):
     with Progress(300, show=False, interactive=True) as progress:
         for step in range(1, 251):
             progress.advance(step_row(step))
-        progress.note("epoch 1")
+        progress.print_line("epoch 1")
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""
 
