@@ -32,7 +32,7 @@ from benchmarks.common.load_generator import Callers  # noqa: E402
 from cluster.monitoring.page_server import Page, shown  # noqa: E402
 from cluster.monitoring.promql import Clock  # noqa: E402
 from cluster.monitoring.stack import PROMETHEUS, find, free_port, watching  # noqa: E402
-from cluster.process_cleanup import at_signals, end_with_parent, see_off  # noqa: E402
+from cluster.process_cleanup import at_signals, end_with_parent, kill_marked  # noqa: E402
 
 _USAGE = """
 Serves an agent under load, watched by a Prometheus; shows throughput, latency and alerts on a page of its own, until Ctrl-C.
@@ -134,7 +134,7 @@ def _serving(config: MonitorConfig, place: Path, stop: threading.Event) -> Itera
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(90)
-        see_off(f"RAY_TMPDIR={place}")  # what is late, and what it started
+        kill_marked(f"RAY_TMPDIR={place}")  # what is late, and what it started
 
 
 def _discovery(place: Path) -> Path:

@@ -105,7 +105,7 @@ class RecordKeeper:
 
 
 class TrialListener(Protocol):
-    """Is told what happens to trials, by their numbers.
+    """Receives the events of trials, by their numbers.
 
     Attributes:
         fatal: An error that ends the search.

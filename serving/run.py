@@ -16,7 +16,7 @@ if __name__ == "__main__":  # Python puts serving/ there, where our file names w
 
 from agent.config import cli
 from agent.errors import ClusterError
-from cluster.process_cleanup import at_signals, undisturbed
+from cluster.process_cleanup import at_signals, ignore_signals
 from serving.settings import ServingConfig
 
 _log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def running(config: ServingConfig) -> Iterator[str]:
         try:
             yield _start(config)
         finally:
-            with undisturbed():
+            with ignore_signals():
                 _stop()
 
 

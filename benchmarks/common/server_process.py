@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.rivals.roster import Entrant
-from cluster.process_cleanup import marked
+from cluster.process_cleanup import find_marked
 
 ROOT = Path(__file__).resolve().parents[2]
 _STOP_S = 60
@@ -81,7 +81,7 @@ class Server:
     def processes(self) -> list[psutil.Process]:
         """All that carry its mark in their environment."""
         found = []
-        for pid in marked(self._mark):
+        for pid in find_marked(self._mark):
             with suppress(psutil.Error):
                 found.append(psutil.Process(pid))
         return found

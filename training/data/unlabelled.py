@@ -1,4 +1,4 @@
-"""Text without labels, as windows that a teacher is asked about: in memory if it is little, else on disk. Knows no teacher."""
+"""Reads and encodes text without labels for distillation, in memory if it is small, else cached on disk."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from training.data.packing import PackedWindows, Windows, forget_labels, pack
 from training.data.token_cache import StoreContent, StoreDraft
 
 _KINDS = (".txt", ".jsonl")
-_PART_BYTES = 4_000_000  # text that is encoded at once: tens of MB of objects
+_PART_BYTES = 4_000_000  # text encoded at once: tens of MB of objects
 
 
 @dataclass(frozen=True)
 class UnlabelledText:
-    """What was found.
+    """Unlabelled text as windows.
 
     Attributes:
         windows: With `UNLABELLED` targets.
@@ -37,18 +37,18 @@ class UnlabelledText:
 
     @property
     def note(self) -> str:
-        """How much it is, for people."""
+        """Its size, for people."""
         return f"{int(self.windows.owners[-1]) + 1:,} texts, {int(self.windows.lengths.sum()):,} tokens"
 
 
 def open_unlabelled(path: str, task: BaseTask[Any], encoder: Encoder, ingest: IngestConfig) -> UnlabelledText:
-    """Reads and encodes text on this process. Where train would be streamed for its size, the windows go to disk, part by part.
+    """Reads and encodes text in this process. If train would be streamed for its size, the windows go to disk, part by part.
 
     Args:
         path: A file or a directory.
         task: With labels.
         encoder: Of the model in training.
-        ingest: What is small, and where windows are kept.
+        ingest: From which size windows are cached, and where.
 
     Raises:
         DataError: There is no text, or a line of it is wrong; named.
@@ -69,11 +69,11 @@ def open_unlabelled(path: str, task: BaseTask[Any], encoder: Encoder, ingest: In
 
 
 def _files(path: str) -> list[Path]:
-    place = Path(path).expanduser()
-    found = sorted(file for kind in _KINDS for file in place.glob(f"*{kind}")) if place.is_dir() else [place]
+    source = Path(path).expanduser()
+    found = sorted(file for kind in _KINDS for file in source.glob(f"*{kind}")) if source.is_dir() else [source]
     if not found or found[0].suffix not in _KINDS or not found[0].is_file():
         raise DataError(
-            f"teacher.unlabelled={path!r} {'holds no text' if place.is_dir() else 'is no file of text'}",
+            f"teacher.unlabelled={path!r} {'holds no text' if source.is_dir() else 'is no file of text'}",
             allowed='a .txt file (a text a line), a .jsonl file ({"text": ...}), or a directory of them',
             remedy="check the path",
         )

@@ -178,9 +178,9 @@ def _minilm() -> Path:
 def _from_hub(kind: Any, name: str, **options: Any) -> Any:
     from safetensors import SafetensorError
 
-    place = resolve(name)
+    source = resolve(name)
     try:
-        return kind.from_pretrained(place, **options)
+        return kind.from_pretrained(source, **options)
     except (
         OSError,
         ValueError,
@@ -188,7 +188,7 @@ def _from_hub(kind: Any, name: str, **options: Any) -> Any:
         TypeError,
         SafetensorError,
     ) as error:  # TypeError: 4.57 without a vocabulary
-        state = "not readable" if Path(place).is_dir() else "neither a directory nor reachable on the hub"
+        state = "not readable" if Path(source).is_dir() else "neither a directory nor reachable on the hub"
         raise ModelError(
             f"model.name={name!r} is {state} ({' '.join(str(error).split())[:240]})",
             allowed=_ALLOWED,

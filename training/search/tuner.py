@@ -32,10 +32,10 @@ class AshaConfig:
     epochs: int
 
     def scheduler(self, record: SearchRecord) -> Any:
-        """Ray Tune's scheduler, told the epochs of an interrupted search.
+        """Ray Tune's scheduler with the epochs of an interrupted search.
 
-        Private: it is told them through callbacks that Ray Tune's loop calls, without that loop and with trials that have an id
-        only, written for Ray 2.60 (tests/training/engine/test_private_interfaces.py).
+        They are passed by methods that otherwise Ray Tune's loop calls, with trials that have nothing but an id; written for Ray
+        2.60 (tests/training/engine/test_private_interfaces.py).
         """
         from ray.tune.schedulers import ASHAScheduler
 

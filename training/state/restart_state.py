@@ -10,7 +10,7 @@ from agent.errors import AgentError
 
 @dataclass(frozen=True)
 class WorkerStart:
-    """What a starting worker is told.
+    """What a starting worker receives.
 
     Attributes:
         failure: An error that a restart would only repeat; all workers return it.
