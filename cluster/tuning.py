@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 NUMBER = "number"  # of the trial, in what Ray Tune passes to it
 # Ray Tune's own tables, files and Ctrl-C handler: our lines, our record and an immediate end replace them.
-_SETTINGS = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-}
+_SETTINGS = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
 _RAY_TUNE = "ray-tune"  # directory with Ray Tune's own files
 _NODE_SHARE = 0.001  # of a node's own resource: ties a process to the node
 

@@ -49,10 +49,7 @@ class TrainingConfig(Config):
     max_failures: int = Field(3, ge=0, description="how often to go on from the last checkpoint after a worker died")
     resize_check_s: float = Field(60.0, gt=0, description="seconds between looks for nodes that came back")
     seed: int = Field(0, ge=0, description="of the new head, the shuffling and dropout")
-    task: Task = Field(
-        TokenClassification(),
-        description="what the agent does",
-    )
+    task: Task = Field(TokenClassification(), description="what the agent does")
     data: DataConfig = DataConfig()
     ingest: IngestConfig = IngestConfig()
     model: ModelConfig = ModelConfig()

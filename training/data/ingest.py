@@ -72,12 +72,7 @@ def streams(config: DataConfig, ingest: IngestConfig) -> bool:
 
 
 def open_data(
-    config: DataConfig,
-    task: BaseTask[Any],
-    *,
-    ingest: IngestConfig,
-    seed: int,
-    make_encoder: Callable[[], Encoder],
+    config: DataConfig, task: BaseTask[Any], *, ingest: IngestConfig, seed: int, make_encoder: Callable[[], Encoder]
 ) -> TrainingData:
     """Reads and encodes a data set. Where it `streams`, this process is connected to Ray already.
 

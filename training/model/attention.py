@@ -62,9 +62,7 @@ def choose_attention(
     own = str(model.config._attn_implementation)
     if requested != "auto":
         raise ConfigError(
-            f"engine.attention={requested}, but {obstacle}",
-            allowed=f"auto, {own}",
-            remedy="set engine.attention=auto",
+            f"engine.attention={requested}, but {obstacle}", allowed=f"auto, {own}", remedy="set engine.attention=auto"
         )
     return Attention(own, f"this model's own, not {name}: {obstacle}")
 

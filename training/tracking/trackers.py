@@ -19,13 +19,7 @@ from agent.config.base import Config
 from agent.config.nested import flatten
 from agent.errors import ConfigError, one_line
 from training.tracking.metrics_log import Row, StepAggregator
-from training.tracking.tracker_backends import (
-    MLflowBackend,
-    Point,
-    TensorBoardBackend,
-    TrackerBackend,
-    mlflow_client,
-)
+from training.tracking.tracker_backends import MLflowBackend, Point, TensorBoardBackend, TrackerBackend, mlflow_client
 
 _STEPS_EVERY_S = 1.0  # one point for all steps of a second
 _SEND_EVERY_S = 5.0
