@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -118,7 +118,7 @@ def _stream(
     held = {
         name: [task.read_record(record, where) for record, where in read_files(files[name])] for name in ("dev", "test")
     }
-    parts, source = _cut(files["train"])
+    parts, source = cut_files(files["train"], FORMATS[files["train"][0].suffix].ends_record)
     for name, found in {"train": parts, **held}.items():
         check_split(config, name, found)
     encoder = make_encoder()
@@ -161,11 +161,11 @@ def _streamable(config: DataConfig) -> dict[str, tuple[Path, ...]]:
     return files
 
 
-def _cut(files: tuple[Path, ...]) -> tuple[list[Part], str]:
-    """The parts of files, and a digest of their bytes."""
+def cut_files(files: Sequence[Path], ends_record: Callable[[bytes], bool]) -> tuple[list[Part], str]:
+    """The parts of files of one kind, and a digest of their bytes."""
     parts, digest = list[Part](), hashlib.sha256()
     for file in files:
-        found, content = cut_file(file, _PART_BYTES, FORMATS[file.suffix].ends_record)
+        found, content = cut_file(file, _PART_BYTES, ends_record)
         parts += found
         digest.update(f"{file.suffix} {content}\n".encode())
     return parts, digest.hexdigest()

@@ -80,7 +80,7 @@ def _fit(prepared: PreparedRun, store: DirectoryStore) -> TrainingOutcome:
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     from training.loop.worker import train_worker
-    from training.state.restart_state import RestartState
+    from training.state.restart_state import start_restart_actor
 
     config, plan = prepared.config, prepared.plan
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # or every line of a worker is printed twice
@@ -88,7 +88,7 @@ def _fit(prepared: PreparedRun, store: DirectoryStore) -> TrainingOutcome:
         train_worker,
         train_loop_config={
             "worker_input": ray.put(_worker_input(prepared, store)),
-            "restart_state": RestartState(config.batch.micro_tokens),
+            "restart_state": start_restart_actor(config.batch.micro_tokens),
         },
         scaling_config=ScalingConfig(
             num_workers=(config.num_workers_min, plan.num_workers) if config.num_workers_min else plan.num_workers,

@@ -21,7 +21,7 @@ from training.loop.evaluation_pass import directory_forward, engine_forward, sco
 from training.loop.train_step import PreparedStep
 from training.loop.worker_io import EvaluationSet, TrainingOutcome, WorkerInput
 from training.loop.worker_setup import WorkerRank, build_components
-from training.state.restart_state import RestartState, WorkerStart
+from training.state.restart_state import WorkerStart
 from training.state.run_state import RunState
 from training.tracking.run_observers import RunInfo, RunObservers
 
@@ -39,16 +39,16 @@ def train_worker(loop_config: Mapping[str, Any]) -> TrainingOutcome | AgentError
     import ray
     import ray.train
 
-    restart_state: RestartState = loop_config["restart_state"]
+    restart_state = loop_config["restart_state"]
     context = ray.train.get_context()
-    start = restart_state.register(context.get_world_rank())
+    start: WorkerStart = ray.get(restart_state.register.remote(context.get_world_rank()))
     if start.failure:
         return start.failure
     worker_input: WorkerInput = ray.get(loop_config["worker_input"])
     try:
         return Worker(worker_input, start).run()
     except AgentError as error:
-        restart_state.fail(error)
+        ray.get(restart_state.fail.remote(error))
         if isinstance(error, TrainingError) or context.get_world_size() == 1:
             return error  # the same on all workers
         raise
@@ -59,15 +59,17 @@ def train_worker(loop_config: Mapping[str, Any]) -> TrainingOutcome | AgentError
 
 
 def _halve_micro_batches(
-    restart_state: RestartState, worker_input: WorkerInput, micro_tokens: int, error: Exception
+    restart_state: Any, worker_input: WorkerInput, micro_tokens: int, error: Exception
 ) -> TrainingError:
     """Has the next worker group use smaller micro-batches, or end the run if there are none smaller."""
+    import ray
+
     failure = out_of_memory(error, micro_tokens=micro_tokens)
     if worker_input.config.batch.halve_on_oom and micro_tokens >= _SMALLEST_MICRO_BATCH:
         print(f"{failure.what}; going on with {micro_tokens // 2}", flush=True)
-        restart_state.halve(micro_tokens)
+        ray.get(restart_state.halve.remote(micro_tokens))
     else:
-        restart_state.fail(failure)
+        ray.get(restart_state.fail.remote(failure))
     return failure
 
 

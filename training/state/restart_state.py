@@ -23,8 +23,8 @@ class WorkerStart:
     starts: int
 
 
-class RestartActor:
-    """The actor's methods."""
+class RestartState:
+    """The state; an actor, see `start_restart_actor`."""
 
     def __init__(self, micro_tokens: int) -> None:
         self._failure: AgentError | None = None
@@ -46,32 +46,10 @@ class RestartActor:
         self._micro_tokens = min(self._micro_tokens, micro_tokens // 2)
 
 
-class RestartState:
-    """A handle on the restart state of a run."""
+def start_restart_actor(micro_tokens: int) -> Any:
+    """Starts the actor on the driver's node: when that node is lost so is the run; losing another must not lose this state."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    def __init__(self, micro_tokens: int) -> None:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        # On the driver's node: when that is lost so is the run; the loss of another node must not lose this state.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(RestartActor).remote(micro_tokens)
-
-    def register(self, rank: int) -> WorkerStart:
-        """See `RestartActor.register`."""
-        import ray
-
-        start: WorkerStart = ray.get(self._actor.register.remote(rank))
-        return start
-
-    def fail(self, failure: AgentError) -> None:
-        """See `RestartActor.fail`."""
-        import ray
-
-        ray.get(self._actor.fail.remote(failure))
-
-    def halve(self, micro_tokens: int) -> None:
-        """See `RestartActor.halve`."""
-        import ray
-
-        ray.get(self._actor.halve.remote(micro_tokens))
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(RestartState).remote(micro_tokens)

@@ -51,8 +51,7 @@ class RunObservers:
         self.metrics_log = MetricsLog.load(lines)
         self._stack = ExitStack()
         self._progress = Progress(run.num_steps, show=active, interactive=run.interactive, done=state.step)
-        self._ray_metrics: RayMetrics | None = None
-        self._trackers: Trackers | None = None
+        self._active = active
         if active:
             self._ray_metrics = RayMetrics(run=run.name, restarts=run.restarts)
             self._trackers = Trackers(
@@ -61,9 +60,8 @@ class RunObservers:
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self._progress)
-        if self._ray_metrics:
+        if self._active:
             self._stack.callback(self._ray_metrics.close)
-        if self._trackers:
             self._stack.enter_context(self._trackers)
         return self
 
@@ -75,19 +73,19 @@ class RunObservers:
     @property
     def trackers_state(self) -> dict[str, str]:
         """What trackers need to go on in the same run."""
-        return self._trackers.state if self._trackers else {}
+        return self._trackers.state if self._active else {}
 
     def step(self, row: dict[str, Any]) -> None:
         """Passes on a step row."""
         self._progress.advance(row)
-        if self._ray_metrics and self._trackers:
+        if self._active:
             self.metrics_log.add(row)
             self._ray_metrics.step(row)
             self._trackers.step(row)
 
     def epoch(self, row: dict[str, Any], *, best: bool, epochs: int) -> None:
         """Passes on an epoch row and prints it."""
-        if self._ray_metrics and self._trackers:
+        if self._active:
             self.metrics_log.add(row)
             self._ray_metrics.epoch(row)
             self._trackers.epoch(row)
@@ -95,7 +93,7 @@ class RunObservers:
 
     def finish(self, before: Report, after: Report) -> None:
         """Records the scores on the test split."""
-        if self._trackers:
+        if self._active:
             self.metrics_log.add({"kind": "test", "before": before.value, "after": after.value})
             self._trackers.finish({f"test/{name}": value for name, value in after.metrics.items()})
 
