@@ -16,7 +16,7 @@ from agent.config.resume_check import check_unchanged
 from agent.errors import AgentError, ConfigError, GateError
 from cluster import connect
 from cluster.connection import usable_cores
-from cluster.tuning import NUMBER, RecordKeeper, TrialRunner
+from cluster.tuning import NUMBER, TrialListener, TrialRunner
 from compression.pipeline.pipeline import CompressionConfig, OutputLocation, compress, prepare, take_steps, workshop_of
 from compression.pipeline.snapshots import Snapshots
 from compression.reporting.compression_report import CompressionReport, StepRow
@@ -81,8 +81,8 @@ def _check_cores(config: SearchConfig) -> None:
         )
 
 
-class CompressionTrials(RecordKeeper):
-    """Keeps the record of the trials and the snapshots that are still needed. See `cluster.tuning.TrialListener`.
+class CompressionTrials(TrialListener):
+    """Keeps the record of the trials and the snapshots that are still needed.
 
     Args:
         record: Of the search so far.
@@ -91,7 +91,6 @@ class CompressionTrials(RecordKeeper):
     """
 
     record: SearchRecord
-    fatal: AgentError | None = None
 
     def __init__(self, record: SearchRecord, config: SearchConfig, keys: Mapping[int, tuple[str, ...]]) -> None:
         self._workshop = workshop_of(config.output)
@@ -104,29 +103,15 @@ class CompressionTrials(RecordKeeper):
         needed = [trial.number for trial in self.record.trials if not trial.is_over or trial == best]
         return {key for number in needed for key in self._keys[number]}
 
-    def started(self, number: int) -> None:
-        """Records that a trial starts or resumes."""
-        self.update(number, f"starts with {self.record.trials[number - 1]}", state="running")
-
     def reported(self, number: int, result: Mapping[str, Any]) -> None:
         """Records a trial's outcome or failure."""
         if failure := result.get("failure"):
-            self._fail(number, failure)
+            self.fail(number, failure)
         elif values := result.get("outcome"):
             outcome = TrialOutcome(**values)
             line = f"F1 {outcome.f1:.4f} ({outcome.kept:.2%} kept), {outcome.speed:.2f}x, {outcome.size_bytes / 1e6:.1f} MB"
             self.update(number, line, state="finished", outcome=outcome)
             Snapshots(self._workshop).keep_only(self.needed_keys())
-
-    def completed(self, number: int) -> None:
-        """Does nothing: the outcome was reported."""
-
-    def crashed(self, number: int, error: Exception) -> None:
-        """Records that a trial's process ended with an error; others may go on."""
-        self._fail(number, str(error).strip().splitlines()[-1])
-
-    def _fail(self, number: int, failure: str) -> None:
-        self.update(number, f"failed: {failure}", state="failed", failure=failure)
 
 
 def run_trial(parameters: Mapping[str, Any], assignment: TrialAssignment) -> dict[str, Any]:
