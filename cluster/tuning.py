@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from agent.config.base import Config
-from agent.errors import AgentError
+from agent.errors import AgentError, ConfigError
 from agent.files import write_file
 
 if TYPE_CHECKING:
@@ -180,6 +180,22 @@ def format_settings(settings: Mapping[str, Any]) -> str:
     return " ".join(
         f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in settings.items()
     )
+
+
+def check_settings(configure: Callable[[Mapping[str, Any]], Config], settings: Mapping[str, Any]) -> None:
+    """Checks that a trial can be configured with settings of the space.
+
+    Raises:
+        ConfigError: Names them, and what is wrong.
+    """
+    try:
+        configure(settings)
+    except ConfigError as error:
+        raise ConfigError(
+            f"space, where it gives {format_settings(settings)}: {error.what}",
+            allowed=error.allowed,
+            remedy=error.remedy,
+        ) from None
 
 
 def _callback(listener: TrialListener) -> tune.Callback:

@@ -12,9 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from agent.config.base import from_mapping
 from agent.config.nested import flatten
 from agent.config.search_ranges import Range, corners, draw, parse_range
-from agent.errors import ConfigError
 from cluster import ClusterConfig
-from cluster.tuning import format_settings
+from cluster.tuning import check_settings
 from compression.pipeline.pipeline import CompressionConfig
 from compression.pipeline.step_measurements import Thoroughness
 from compression.tuning.trial_record import Trial
@@ -103,10 +102,10 @@ class SearchConfig(CompressionConfig):
         """
         ranges = self.ranges
         for settings in corners(ranges):
-            self._check(settings)
+            check_settings(self.compressed_with, settings)
         found: list[dict[str, Any]] = []
         for settings in self._drawn(ranges):
-            self._check(settings)
+            check_settings(self.compressed_with, settings)
             if settings not in found:
                 found.append(settings)
         return tuple(Trial(number=number, settings=settings) for number, settings in enumerate(found, 1))
@@ -117,13 +116,3 @@ class SearchConfig(CompressionConfig):
             grid = itertools.product(*(found.values for found in ranges.values()))
             return [dict(zip(ranges, values, strict=True)) for values in grid]
         return [draw(ranges, seed=self.seed, number=number) for number in range(1, self.num_trials + 1)]
-
-    def _check(self, settings: Mapping[str, Any]) -> None:
-        try:
-            self.compressed_with(settings)
-        except ConfigError as error:
-            raise ConfigError(
-                f"space, where it gives {format_settings(settings)}: {error.what}",
-                allowed=error.allowed,
-                remedy=error.remedy,
-            ) from None
