@@ -52,8 +52,10 @@ def _rules() -> dict[str, Any]:
 
 def _ray_pods() -> dict[str, Any]:
     endpoint = {
-        # `job` and `namespace` as the rules want them; a pod's name stays in `pod`.
+        # `job` and `namespace` as the rules want them; a pod's name stays in `pod`. A pod whose init containers still wait
+        # (for a bundle, for the head) is Pending: as a target it would be a node that is down.
         "relabelings": [
+            {"sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": "Running", "action": "keep"},
             {"targetLabel": "job", "replacement": "ray"},
             {"sourceLabels": ["__meta_kubernetes_pod_label_ray_io_cluster"], "targetLabel": "cluster"},
             {"sourceLabels": ["__meta_kubernetes_pod_label_ray_io_node_type"], "targetLabel": "node_type"},
@@ -72,9 +74,11 @@ def _operator_pods() -> dict[str, Any]:
     item = _item("monitoring.coreos.com/v1", "PodMonitor", "kuberay-operator", {})
     spec = {
         "namespaceSelector": {"any": True},
-        "selector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}},
+        "selector": {
+            "matchLabels": {"app.kubernetes.io/component": "kuberay-operator"}
+        },  # Helm's chart, kustomize's install
         # Its series carry the namespace of the thing that they tell of: that one counts.
-        "podMetricsEndpoints": [{"targetPort": 8080, "interval": "30s", "honorLabels": True}],
+        "podMetricsEndpoints": [{"port": "http", "interval": "30s", "honorLabels": True}],
     }
     return item | {"spec": spec}
 
