@@ -16,7 +16,7 @@ from cluster import ClusterConfig
 from cluster.tuning import check_settings
 from compression.pipeline.pipeline import CompressionConfig
 from compression.pipeline.step_measurements import Thoroughness
-from compression.tuning.trial_record import Trial
+from compression.tuning.trial_record import CompressionTrial
 
 _TAKEN = "taken"  # beside a step's options: whether it is taken at all
 # Searched where space is not given, of those steps that are in the list.
@@ -29,7 +29,7 @@ _DEFAULT_SPACE = {
 }
 
 
-class SearchConfig(CompressionConfig):
+class CompressionSearchConfig(CompressionConfig):
     """A search: a compression, and ranges that some options of its steps are drawn from."""
 
     measure: Thoroughness = Field("full", description="as in compression/run.py; trials are compared by the last row")
@@ -94,7 +94,7 @@ class SearchConfig(CompressionConfig):
         left = [step for kind, step in steps.items() if settings.get(f"{kind}.{_TAKEN}", True)]
         return from_mapping(CompressionConfig, {**tree, "steps": left, "measure": self.measure})
 
-    def trials(self) -> tuple[Trial, ...]:
+    def trials(self) -> tuple[CompressionTrial, ...]:
         """The trials: the whole grid where there are only choices and few, else drawn by seed; each once.
 
         Raises:
@@ -108,7 +108,7 @@ class SearchConfig(CompressionConfig):
             check_settings(self.compressed_with, settings)
             if settings not in found:
                 found.append(settings)
-        return tuple(Trial(number=number, settings=settings) for number, settings in enumerate(found, 1))
+        return tuple(CompressionTrial(number=number, settings=settings) for number, settings in enumerate(found, 1))
 
     def _drawn(self, ranges: Mapping[str, Range]) -> list[dict[str, Any]]:
         choices = all(found.kind == "choice" for found in ranges.values())

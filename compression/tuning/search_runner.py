@@ -22,8 +22,8 @@ from compression.pipeline.snapshots import Snapshots
 from compression.reporting.compression_report import CompressionReport, StepRow
 from compression.reporting.frontier_plot import draw_frontier
 from compression.reporting.report_files import NAME
-from compression.tuning.compression_search import SearchConfig
-from compression.tuning.trial_record import SearchRecord, TrialOutcome, render
+from compression.tuning.compression_search import CompressionSearchConfig
+from compression.tuning.trial_record import CompressionSearchRecord, TrialOutcome, render
 
 RECORD = "search.json"  # in the bundle, and while the search is under way
 PICTURE = "search.svg"
@@ -31,7 +31,7 @@ _CHANGEABLE = ("max_concurrent", "max_f1_loss", "gate", "overwrite", "resume", "
 
 
 @dataclass(frozen=True)
-class TrialAssignment:
+class CompressionAssignment:
     """What every trial is given: the compression of each by number, and the working directory of the search."""
 
     configs: Mapping[int, CompressionConfig]
@@ -39,7 +39,7 @@ class TrialAssignment:
     directory: str
 
 
-def search(config: SearchConfig) -> tuple[SearchRecord, CompressionReport]:
+def search(config: CompressionSearchConfig) -> tuple[CompressionSearchRecord, CompressionReport]:
     """Tries lists of steps and publishes the fastest agent within the loss. Resumes what an interrupted call has left.
 
     Trials are compared on the dev split; the test split is scored once, for the best, and the gate judges that.
@@ -55,7 +55,7 @@ def search(config: SearchConfig) -> tuple[SearchRecord, CompressionReport]:
     trials = config.trials()
     configs = {trial.number: config.compressed_with(trial.settings) for trial in trials}
     jobs = {number: prepare(trial_config) for number, trial_config in configs.items()}
-    new = SearchRecord(
+    new = CompressionSearchRecord(
         config=config.model_dump(mode="json"), bundle_digest=jobs[1].bundle.digest,
         data_digest=jobs[1].splits.digest, trials=trials,
     )  # fmt: skip
@@ -66,13 +66,13 @@ def search(config: SearchConfig) -> tuple[SearchRecord, CompressionReport]:
     if numbers := [trial.number for trial in listener.record.trials if not trial.is_over]:
         os.environ["RAY_LOG_TO_DRIVER"] = "0"
         connect(config.cluster)
-        assignment = TrialAssignment(configs, frozenset(listener.needed_keys()), str(Path.cwd()))
+        assignment = CompressionAssignment(configs, frozenset(listener.needed_keys()), str(Path.cwd()))
         runner = TrialRunner(run_trial, assignment, workshop_of(config.output), config.max_concurrent)
         runner.run(numbers, listener)
     return listener.record, _publish(config, listener.record, configs)
 
 
-def _check_cores(config: SearchConfig) -> None:
+def _check_cores(config: CompressionSearchConfig) -> None:
     needed, cores = config.max_concurrent * config.threads, usable_cores()
     if cores < needed:
         raise ConfigError(
@@ -90,9 +90,11 @@ class CompressionTrials(TrialListener):
         keys: Of the snapshots of each trial.
     """
 
-    record: SearchRecord
+    record: CompressionSearchRecord
 
-    def __init__(self, record: SearchRecord, config: SearchConfig, keys: Mapping[int, tuple[str, ...]]) -> None:
+    def __init__(
+        self, record: CompressionSearchRecord, config: CompressionSearchConfig, keys: Mapping[int, tuple[str, ...]]
+    ) -> None:
         self._workshop = workshop_of(config.output)
         super().__init__(record, self._workshop / RECORD)
         self._config, self._keys = config, keys
@@ -114,7 +116,7 @@ class CompressionTrials(TrialListener):
             Snapshots(self._workshop).keep_only(self.needed_keys())
 
 
-def run_trial(parameters: Mapping[str, Any], assignment: TrialAssignment) -> dict[str, Any]:
+def run_trial(parameters: Mapping[str, Any], assignment: CompressionAssignment) -> dict[str, Any]:
     """Runs one trial in a process of Ray's: all steps but verify."""
     os.chdir(assignment.directory)
     config = assignment.configs[parameters[NUMBER]]
@@ -138,7 +140,7 @@ def _outcome(last: StepRow, original: StepRow) -> TrialOutcome:
     return TrialOutcome(f1=found.f1, kept=kept, speed=last.speed or 1.0, size_bytes=found.size_bytes)
 
 
-def _start_or_resume(config: SearchConfig, new: SearchRecord) -> SearchRecord:
+def _start_or_resume(config: CompressionSearchConfig, new: CompressionSearchRecord) -> CompressionSearchRecord:
     """The record of an unfinished search of the same output, or the new one.
 
     Raises:
@@ -150,7 +152,7 @@ def _start_or_resume(config: SearchConfig, new: SearchRecord) -> SearchRecord:
         shutil.rmtree(workshop, ignore_errors=True)
         new.write(file)
         return new
-    started = SearchRecord.read(file)
+    started = CompressionSearchRecord.read(file)
     content = ["the agent"] if started.bundle_digest != new.bundle_digest else []
     content += ["the content of the data"] if started.data_digest != new.data_digest else []
     what = f"an unfinished search in {workshop}"
@@ -160,7 +162,9 @@ def _start_or_resume(config: SearchConfig, new: SearchRecord) -> SearchRecord:
     return started
 
 
-def _publish(config: SearchConfig, record: SearchRecord, configs: Mapping[int, CompressionConfig]) -> CompressionReport:
+def _publish(
+    config: CompressionSearchConfig, record: CompressionSearchRecord, configs: Mapping[int, CompressionConfig]
+) -> CompressionReport:
     """Verifies the best trial's agent and publishes it, with the record and the picture of all trials.
 
     Raises:

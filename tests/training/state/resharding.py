@@ -19,10 +19,10 @@ import torch.distributed as dist
 
 from training.data.batch_plan import BatchConfig, plan_epoch
 from training.data.packing import PackedWindows
-from training.engine.deepspeed_engine import Engine, OptimizerPlan
-from training.engine.engine_config import EngineConfig
+from training.engine.deepspeed_engine import OptimizerPlan, TrainingEngine
+from training.engine.engine_config import TrainingEngineConfig
 from training.engine.lr_schedule import Schedule
-from training.loop.train_step import BatchPrefetcher, Inputs, TrainStep
+from training.loop.train_step import BatchPrefetcher, ModelInputs, TrainStep
 from training.model.adapters import LoraConfig, adapt
 from training.model.attention import choose_attention
 from training.objectives import CrossEntropy
@@ -84,15 +84,17 @@ def main(directory: Path, source: str, target: str, steps: int, *, rotation: int
                 stream.write(json.dumps(losses) + "\n")
 
 
-def make(stage: int, before: Checkpoint | None, done: int, recipe: str) -> tuple[TrainStep, BatchPrefetcher, Engine]:
+def make(
+    stage: int, before: Checkpoint | None, done: int, recipe: str
+) -> tuple[TrainStep, BatchPrefetcher, TrainingEngine]:
     network = model(recipe)
     if before:
         network.load_state_dict(before.weights)
     course = OptimizerPlan(OPTIMIZERS[recipe], Schedule(), NUM_STEPS, first_step=done)
-    engine = Engine(network, course, EngineConfig(zero_stage=stage), precision="fp32")
+    engine = TrainingEngine(network, course, TrainingEngineConfig(zero_stage=stage), precision="fp32")
     if before:
         engine.load_optimizer(before.optimizer)
-    inputs = Inputs(frozenset({"input_ids", "attention_mask"}), torch.device("cpu"), packed=False)
+    inputs = ModelInputs(frozenset({"input_ids", "attention_mask"}), torch.device("cpu"), packed=False)
     loss = CrossEntropy().bind([1] * LABELS, torch.device("cpu"))
     batch = BatchConfig(tokens=96, micro_tokens=32)
     prefetcher = BatchPrefetcher(
