@@ -16,7 +16,6 @@ from agent.bundle import MANIFEST, Bundle, Lineage, Manifest, write_bundle
 from agent.errors import BundleError, ConfigError
 from agent.tasks import TokenClassification
 from cluster import bundles
-from tests.s3 import serve_s3  # noqa: F401 - the fixture s3
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,7 +10,6 @@ import pytest
 
 from agent.errors import BundleError, CheckpointError
 from cluster.file_system import Location, join, storage_errors
-from tests.s3 import serve_s3  # noqa: F401 - the fixture s3
 
 
 @pytest.fixture(params=["path", "uri", "s3"])

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,6 @@ def config(bundle: Path, output: Path, **keys: Any) -> CompressionSearchConfig:
         "space": {"prune.ffn_ratio": "choice(0.0, 0.9)", "quantize.taken": "choice(true, false)", "prune.repair": "choice(false)"},
     }  # fmt: skip
     return from_mapping(CompressionSearchConfig, tree | keys)
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    import ray
-
-    yield
-    ray.shutdown()
 
 
 @pytest.mark.system

@@ -6,11 +6,9 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -35,15 +33,12 @@ START_S = 150
 
 
 @pytest.fixture(scope="module")
-def ray_of_two_cores() -> Iterator[None]:
-    import ray
-
+def ray_of_two_cores(no_ray: None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:  # workers of Ray have the environment in which it was started
         for name, value in {"ACCESS_KEY_ID": "any", "SECRET_ACCESS_KEY": "any", "DEFAULT_REGION": "us-east-1"}.items():
             patch.setenv(f"AWS_{name}", value)
         connect(ClusterConfig(num_cpus=2, dashboard=False))
         yield
-        ray.shutdown()
 
 
 def config(bundle: Path, source: Path | str, output: Path | str, *more: str) -> AnnotateConfig:
@@ -237,36 +232,6 @@ def test_the_same_from_s3_to_s3(ray_of_two_cores: None, tagger_path: Path, tmp_p
         with filesystem.open_input_stream(f"{root}/out/{path}") as stream:
             found += [json.loads(line)["id"] for line in stream.read().splitlines()]
     assert found == list(range(200))
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The query of URIs into a bucket named `bucket`; see CONTRIBUTING.md."""
-    command = os.environ.get("MOTO_SERVER")
-    if command is None:
-        pytest.skip("MOTO_SERVER names no S3 server")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [command, "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        make_bucket(f"http://127.0.0.1:{port}/bucket", server)
-        yield f"?endpoint_override=127.0.0.1:{port}&scheme=http"
-    finally:
-        server.kill()
-        server.wait()
-
-
-def make_bucket(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=5).close()
-        except OSError:
-            assert server.poll() is None, "moto_server ended"
-            assert time.monotonic() < deadline, "moto_server does not answer"
-            time.sleep(0.1)
 
 
 @pytest.mark.system

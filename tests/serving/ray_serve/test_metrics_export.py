@@ -18,7 +18,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @pytest.fixture
-def metrics_url() -> Iterator[str]:
+def metrics_url(no_ray: None) -> Iterator[str]:
     import ray
 
     ray.init(address="local", num_cpus=1, include_dashboard=False, _system_config={"metrics_report_interval_ms": 1000})

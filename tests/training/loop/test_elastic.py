@@ -26,7 +26,7 @@ QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "hea
 
 
 @pytest.fixture
-def two_nodes():
+def two_nodes(no_ray):
     import ray
     from ray.cluster_utils import Cluster
 
