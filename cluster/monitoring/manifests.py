@@ -1,4 +1,4 @@
-"""The files of k8s/monitoring/: dashboards as ConfigMaps, a PrometheusRule, PodMonitors, and what kustomize lists."""
+"""The Kubernetes manifests in k8s/monitoring/: dashboards as ConfigMaps, a PrometheusRule, PodMonitors and a Kustomization."""
 
 from __future__ import annotations
 
@@ -19,17 +19,13 @@ _RAY_PORTS = ("metrics", "as-metrics", "dash-metrics")  # every node; autoscaler
 
 
 def manifests() -> dict[str, str]:
-    """Texts by file name."""
+    """Content by file name."""
     files = {f"10-dashboard-{name}.yaml": _dashboard(name, board) for name, board in _boards()}
     files["20-rules.yaml"] = _yaml("The Prometheus operator loads it.", _rules())
     files["30-pod-monitors.yaml"] = _yaml("What the Prometheus operator scrapes.", _ray_pods(), _operator_pods())
     files["Kustomization"] = _yaml(
         "Without an extension, as ../Kustomization.",
-        {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1",
-            "kind": "Kustomization",
-            "resources": sorted(files),
-        },
+        {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": sorted(files)},
     )
     return files
 
@@ -74,10 +70,9 @@ def _operator_pods() -> dict[str, Any]:
     item = _item("monitoring.coreos.com/v1", "PodMonitor", "kuberay-operator", {})
     spec = {
         "namespaceSelector": {"any": True},
-        "selector": {
-            "matchLabels": {"app.kubernetes.io/component": "kuberay-operator"}
-        },  # Helm's chart, kustomize's install
-        # Its series carry the namespace of the thing that they tell of: that one counts.
+        # Helm's chart and kustomize's installation both set this label.
+        "selector": {"matchLabels": {"app.kubernetes.io/component": "kuberay-operator"}},
+        # Keeps the namespace label of its series, which is that of the described resource.
         "podMetricsEndpoints": [{"port": "http", "interval": "30s", "honorLabels": True}],
     }
     return item | {"spec": spec}
@@ -97,7 +92,7 @@ def _camel(rule: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Long texts as blocks, nothing by reference: what a reviewer can read."""
+    """Writes multi-line texts as blocks and no anchors, so that the files can be reviewed."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -110,5 +105,7 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def _yaml(says: str, *items: dict[str, Any]) -> str:
-    return f"{_HEAD}{says}\n" + yaml.dump_all(items, Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True)
+def _yaml(purpose: str, *items: dict[str, Any]) -> str:
+    return f"{_HEAD}{purpose}\n" + yaml.dump_all(
+        items, Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True
+    )

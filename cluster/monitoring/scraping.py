@@ -1,16 +1,16 @@
-"""How Prometheus reads Ray's endpoints: the labels that panels and rules count on. One place for Kubernetes and for one machine."""
+"""How Prometheus scrapes Ray's endpoints, on Kubernetes and on one machine: the labels that panels and rules use."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# Applications are called as their agents; CPU and memory of a replica stand under the title of its process.
+# An application has the name of its agent; CPU and memory of a replica are exported with the title of its process.
 _AGENT = "(.+)"
 _REPLICA = "ray::ServeReplica:([^:]+):.*"
 
 
 def metric_relabelings() -> list[dict[str, Any]]:
-    """For `metric_relabel_configs`: `agent` is what people call the application, and what no query reads is dropped."""
+    """Rules for `metric_relabel_configs`: set `agent` from the application's name, and drop labels that no query uses."""
     return [
         {"source_labels": ["application"], "regex": _AGENT, "target_label": "agent"},
         {"source_labels": ["Component"], "regex": _REPLICA, "target_label": "agent"},
@@ -19,7 +19,7 @@ def metric_relabelings() -> list[dict[str, Any]]:
 
 
 def prometheus_config(*, discovery: str, rules: str, alertmanager: str, interval: str = "3s") -> dict[str, Any]:
-    """A Prometheus of one machine.
+    """The configuration of a Prometheus on one machine.
 
     Args:
         discovery: Ray's service discovery file.

@@ -14,7 +14,7 @@ from agent.config.nested import flatten
 from agent.config.search_ranges import Range, corners, draw, parse_range
 from cluster import ClusterConfig
 from cluster.tuning import check_settings
-from compression.pipeline.pipeline import CompressionConfig
+from compression.pipeline.pipeline_inputs import CompressionConfig
 from compression.pipeline.step_measurements import Thoroughness
 from compression.tuning.trial_record import CompressionTrial
 

@@ -17,7 +17,8 @@ from agent.errors import AgentError, ConfigError, GateError
 from cluster import connect
 from cluster.connection import usable_cores
 from cluster.tuning import NUMBER, TrialListener, TrialRunner
-from compression.pipeline.pipeline import CompressionConfig, OutputLocation, compress, prepare, take_steps, workshop_of
+from compression.pipeline.pipeline import OutputLocation, compress, run_steps, work_directory_of
+from compression.pipeline.pipeline_inputs import CompressionConfig, prepare
 from compression.pipeline.snapshots import Snapshots
 from compression.reporting.compression_report import CompressionReport, StepRow
 from compression.reporting.frontier_plot import draw_frontier
@@ -67,7 +68,7 @@ def search(config: CompressionSearchConfig) -> tuple[CompressionSearchRecord, Co
         os.environ["RAY_LOG_TO_DRIVER"] = "0"
         connect(config.cluster)
         assignment = CompressionAssignment(configs, frozenset(listener.needed_keys()), str(Path.cwd()))
-        runner = TrialRunner(run_trial, assignment, workshop_of(config.output), config.max_concurrent)
+        runner = TrialRunner(run_trial, assignment, work_directory_of(config.output), config.max_concurrent)
         runner.run(numbers, listener)
     return listener.record, _publish(config, listener.record, configs)
 
@@ -95,8 +96,8 @@ class CompressionTrials(TrialListener):
     def __init__(
         self, record: CompressionSearchRecord, config: CompressionSearchConfig, keys: Mapping[int, tuple[str, ...]]
     ) -> None:
-        self._workshop = workshop_of(config.output)
-        super().__init__(record, self._workshop / RECORD)
+        self._work_directory = work_directory_of(config.output)
+        super().__init__(record, self._work_directory / RECORD)
         self._config, self._keys = config, keys
 
     def needed_keys(self) -> set[str]:
@@ -113,29 +114,29 @@ class CompressionTrials(TrialListener):
             outcome = TrialOutcome(**values)
             line = f"F1 {outcome.f1:.4f} ({outcome.kept:.2%} kept), {outcome.speed:.2f}x, {outcome.size_bytes / 1e6:.1f} MB"
             self.update(number, line, state="finished", outcome=outcome)
-            Snapshots(self._workshop).keep_only(self.needed_keys())
+            Snapshots(self._work_directory).keep_only(self.needed_keys())
 
 
 def run_trial(parameters: Mapping[str, Any], assignment: CompressionAssignment) -> dict[str, Any]:
     """Runs one trial in a process of Ray's: all steps but verify."""
     os.chdir(assignment.directory)
     config = assignment.configs[parameters[NUMBER]]
-    workshop = workshop_of(config.output)
-    workshop.mkdir(parents=True, exist_ok=True)
+    work_directory = work_directory_of(config.output)
+    work_directory.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(dir=workshop, prefix="draft-") as draft:
-            location = OutputLocation(Path(draft) / "bundle", workshop, assignment.keep)
+        with tempfile.TemporaryDirectory(dir=work_directory, prefix="draft-") as draft:
+            location = OutputLocation(Path(draft) / "bundle", work_directory, assignment.keep)
             location.draft.mkdir()
-            state = take_steps(prepare(config), location, num_steps=len(config.steps) - 1)
-            return {"outcome": _outcome(state.trail[-1], state.trail[0]).model_dump()}
+            state = run_steps(prepare(config), location, num_steps=len(config.steps) - 1)
+            return {"outcome": _outcome(state.step_rows[-1], state.step_rows[0]).model_dump()}
     except AgentError as error:
         return {"failure": str(error)}
 
 
 def _outcome(last: StepRow, original: StepRow) -> TrialOutcome:
-    assert last.measured
-    assert original.measured
-    found, first = last.measured, original.measured
+    found, first = last.measurement, original.measurement
+    assert found
+    assert first
     kept = found.f1 / first.f1 if first.f1 else 1.0
     return TrialOutcome(f1=found.f1, kept=kept, speed=last.speed or 1.0, size_bytes=found.size_bytes)
 
@@ -146,16 +147,16 @@ def _start_or_resume(config: CompressionSearchConfig, new: CompressionSearchReco
     Raises:
         ConfigError: There is one, and it was started with other settings, another agent or other data.
     """
-    workshop = workshop_of(config.output)
-    file = workshop / RECORD
+    work_directory = work_directory_of(config.output)
+    file = work_directory / RECORD
     if not file.is_file() or not config.resume:
-        shutil.rmtree(workshop, ignore_errors=True)
+        shutil.rmtree(work_directory, ignore_errors=True)
         new.write(file)
         return new
     started = CompressionSearchRecord.read(file)
     content = ["the agent"] if started.bundle_digest != new.bundle_digest else []
     content += ["the content of the data"] if started.data_digest != new.data_digest else []
-    what = f"an unfinished search in {workshop}"
+    what = f"an unfinished search in {work_directory}"
     check_unchanged(what, started.config, new.config, changeable=_CHANGEABLE, content=content)
     over = sum(trial.is_over for trial in started.trials)
     print(f"goes on with an unfinished search, {over} of {len(started.trials)} trials are over", flush=True)

@@ -91,7 +91,7 @@ def _parse(line: str) -> tuple[str, Config]:
 
 @functools.cache
 def _configs() -> dict[str, type[Config]]:
-    from compression.pipeline.pipeline import CompressionConfig
+    from compression.pipeline.pipeline_inputs import CompressionConfig
     from training.config import TrainingConfig
 
     return {"training/run.py": TrainingConfig, "compression/run.py": CompressionConfig}

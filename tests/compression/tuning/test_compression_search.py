@@ -14,7 +14,7 @@ import pytest
 from agent.bundle import Bundle
 from agent.config.base import from_mapping, load
 from agent.errors import BundleError, ConfigError, GateError
-from compression.pipeline.pipeline import workshop_of
+from compression.pipeline.pipeline import work_directory_of
 from compression.tuning.compression_search import CompressionSearchConfig
 from compression.tuning.search_runner import RECORD, search
 from compression.tuning.trial_record import CompressionSearchRecord, CompressionTrial, TrialOutcome, render
@@ -49,7 +49,7 @@ def test_the_fastest_within_the_loss_is_published_and_an_unfinished_search_goes_
         data_digest=bundle.manifest.lineage.data_digest,
         trials=(first, waiting[1].model_copy(update={"state": "running"}), *waiting[2:]),
     )  # fmt: skip
-    record.write(workshop_of(asked.output) / RECORD)
+    record.write(work_directory_of(asked.output) / RECORD)
     with pytest.raises(ConfigError, match="started with other settings: seed=3"):
         search(config(tagger, tmp_path / "out", seed=3))
     found, report = search(asked)
@@ -68,9 +68,9 @@ def test_the_fastest_within_the_loss_is_published_and_an_unfinished_search_goes_
     assert {RECORD, "search.svg", "report.svg"} <= set(published.manifest.files)
     assert CompressionSearchRecord.model_validate_json((tmp_path / "out" / RECORD).read_bytes()) == found
     assert "## Trials of the search (dev split)" in (tmp_path / "out/report.md").read_text()
-    assert "finished are prune, export" in out
-    assert report.trail[-2].measured
-    assert report.trail[-2].measured.f1 == best.outcome.f1
+    assert "finished steps: prune, export" in out
+    assert report.step_rows[-2].measurement
+    assert report.step_rows[-2].measurement.f1 == best.outcome.f1
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     with pytest.raises(BundleError, match="already holds a bundle"):
         search(asked)
