@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.config.base import load
 from cluster import bundles
+from cluster.file_system import is_remote
 from serving.ray_serve.app_config import AppConfig, ReplicaConfig
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def application(config: AppConfig, *, neighbours: int = 0, fill: bool = False) -
         )
     replicas = _resolve(config.replicas, max(1, _cluster_cpus() // (1 + neighbours)), fill=fill)
     # A URI stays one: every node fetches its own copy.
-    place = config.bundle if bundles.is_remote(config.bundle) else str(bundle.path)
+    place = config.bundle if is_remote(config.bundle) else str(bundle.path)
     auth = config.auth.model_copy(update={"keys_file": _absolute(config.auth.keys_file)})
     log = config.log.model_copy(update={"access": _absolute(config.log.access)})
     resolved = config.model_copy(update={"bundle": place, "replicas": replicas, "auth": auth, "log": log})

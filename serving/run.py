@@ -20,7 +20,7 @@ if __name__ == "__main__":  # Python puts serving/ there, where our file names w
 from agent.config import cli
 from agent.errors import ClusterError
 from cluster import ClusterConfig
-from cluster.process_cleanup import at_signals, undisturbed
+from cluster.process_cleanup import at_signals, ignore_signals
 from serving.ray_serve.app_config import AppConfig, check_name
 
 _log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def running(config: ServingConfig) -> Iterator[str]:
         try:
             yield _start(config)
         finally:
-            with undisturbed():
+            with ignore_signals():
                 _stop()
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from agent.errors import ClusterError
 from cluster.connection import usable_cores
-from cluster.process_cleanup import see_off, undisturbed
+from cluster.process_cleanup import ignore_signals, kill_marked
 
 SWITCHES = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 _PORTS = {
@@ -89,10 +89,10 @@ def own_haproxy(*, max_message_bytes: int) -> Iterator[None]:
     try:
         yield
     finally:
-        with undisturbed():
+        with ignore_signals():
             for name in added:
                 del os.environ[name]
-            see_off(f"{directory}/")
+            kill_marked(f"{directory}/")
             shutil.rmtree(directory, ignore_errors=True)
 
 

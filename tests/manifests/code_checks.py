@@ -15,7 +15,7 @@ import yaml
 
 from agent.config.base import Config, from_mapping, load
 from agent.errors import ConfigError
-from cluster.bundles import is_remote
+from cluster.file_system import is_remote
 from tests.manifests.cluster_checks import SERVE_PORT
 from tests.manifests.image_checks import stages, workdir
 from tests.manifests.running.script_checks import waits_for
