@@ -21,6 +21,11 @@ class Metric(NamedTuple):
     buckets: tuple[float, ...] = ()
 
 
+def ascii_label(value: str) -> str:
+    """A label's value for Ray's metrics, which take ASCII only: other characters are escaped as Python does."""
+    return value.encode("ascii", "backslashreplace").decode()
+
+
 def _counter(name: str, text: str, *labels: str) -> Metric:
     return Metric("counter", PREFIX + name, text, labels)
 

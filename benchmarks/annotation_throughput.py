@@ -166,8 +166,7 @@ def _ceiling(config: AnnotateBenchmark, sample: Path) -> Figures:
 def ceiling(bundle: str, sample: str, max_batch_tokens: str) -> None:
     """Runs in a process of its own; prints sentences/s of the sessions alone, and with tokenising in the same loop."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    from serving.inference.engine import Engine
-    from serving.settings import EngineConfig
+    from serving.inference.engine import Engine, EngineConfig
 
     cores = usable_cores()
     settings = EngineConfig(sessions=cores, threads_per_session=1, max_batch_tokens=int(max_batch_tokens))

@@ -32,7 +32,7 @@ from benchmarks.common.load_generator import LoadGenerator  # noqa: E402
 from cluster.monitoring.page_server import Page, serve_page  # noqa: E402
 from cluster.monitoring.promql import Clock  # noqa: E402
 from cluster.monitoring.stack import PROMETHEUS, find, free_port, monitoring  # noqa: E402
-from cluster.process_cleanup import at_signals, end_with_parent, see_off  # noqa: E402
+from cluster.process_cleanup import at_signals, end_with_parent, kill_marked  # noqa: E402
 
 _USAGE = """
 Serves an agent under load, watched by a Prometheus; shows throughput, latency and alerts on a page of its own, until Ctrl-C.
@@ -133,7 +133,7 @@ def _serving(config: MonitorConfig, place: Path, stop: threading.Event) -> Itera
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(90)
-        see_off(f"RAY_TMPDIR={place}")  # processes that outlive it
+        kill_marked(f"RAY_TMPDIR={place}")  # processes that outlive it
 
 
 def _discovery(place: Path) -> Path:

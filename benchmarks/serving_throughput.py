@@ -184,8 +184,7 @@ class Contest:
 
     def _expected(self) -> list[Any]:
         """What the engine finds in each of the first texts alone."""
-        from serving.inference.engine import Engine
-        from serving.settings import EngineConfig
+        from serving.inference.engine import Engine, EngineConfig
 
         engine = Engine(self.bundle, EngineConfig(provider="cpu", sessions=1, threads_per_session=1), num_cpus=1)
         return [entities(engine.predict([text]))[0] for text in self.texts[: self.config.checked_texts]]

@@ -40,7 +40,7 @@ from agent.config import cli  # noqa: E402
 from agent.config.base import Config  # noqa: E402
 from benchmarks.common.aim import Aim  # noqa: E402
 from benchmarks.common.load_generator import Answer, LoadGenerator  # noqa: E402
-from cluster.process_cleanup import marked, see_off  # noqa: E402
+from cluster.process_cleanup import find_marked, kill_marked  # noqa: E402
 
 Stage = Literal["overload", "killed", "rollout", "idle", "mixed", "drained"]
 ALL: tuple[Stage, ...] = ("overload", "killed", "rollout", "idle", "mixed", "drained")
@@ -91,7 +91,7 @@ class Server:
     def processes(self) -> dict[int, str]:
         """Titles of all its living processes."""
         found = {}
-        for pid in marked(self._mark):
+        for pid in find_marked(self._mark):
             with suppress(OSError):
                 found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
         return found
@@ -111,7 +111,7 @@ class Server:
             self.process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(90)
-        see_off(self._mark)
+        kill_marked(self._mark)
 
 
 def main(config: SoakConfig) -> None:

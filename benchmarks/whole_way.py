@@ -73,8 +73,7 @@ def run_station(output: Path, *arguments: str) -> float | None:
 def compare_served(path: Path, test: list[Any]) -> dict[str, Any]:
     """Predicts the test split over HTTP and in process, one request after another, and scores what was served."""
     from serving.inference.engine import Engine
-    from serving.run import running
-    from serving.settings import ServingConfig
+    from serving.run import ServingConfig, running
 
     bundle = Bundle.load(path)
     texts = [bundle.task.text_of(example) for example in test]

@@ -11,7 +11,7 @@ if __name__ == "__main__":
 
 from agent.config import cli
 from compression.reporting.report_files import terminal_table
-from compression.tuning.compression_search import SearchConfig
+from compression.tuning.compression_search import CompressionSearchConfig
 from compression.tuning.search_runner import search
 from compression.tuning.trial_record import render
 
@@ -28,7 +28,7 @@ interrupted search goes on when the same command is given again. All other keys 
 """
 
 
-def main(config: SearchConfig) -> None:
+def main(config: CompressionSearchConfig) -> None:
     """Searches, prints the Pareto set and the best agent's table."""
     record, report = search(config)
     print("", *render(record, config.max_f1_loss), "", terminal_table(report), sep="\n")
@@ -36,4 +36,4 @@ def main(config: SearchConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(SearchConfig, main, usage=USAGE))
+    sys.exit(cli.run(CompressionSearchConfig, main, usage=USAGE))

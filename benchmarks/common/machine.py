@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.process_cleanup import marked
+from cluster.process_cleanup import find_marked
 
 if TYPE_CHECKING:
     import psutil
@@ -34,7 +34,7 @@ def marked_processes(mark: str) -> Iterator[psutil.Process]:
     """Processes with a mark in their environment: those that were started with it, and all that these started."""
     import psutil
 
-    for pid in marked(mark):
+    for pid in find_marked(mark):
         with suppress(psutil.Error):
             yield psutil.Process(pid)
 

@@ -53,20 +53,21 @@ class Server:
         python: The interpreter of its environment.
         bundle: The agent to serve.
         place: A directory for its log and files.
+        root: The checkout whose code runs.
     """
 
-    def __init__(self, entrant: Entrant, python: str, bundle: Path, place: Path) -> None:
+    def __init__(self, entrant: Entrant, python: str, bundle: Path, place: Path, *, root: Path = ROOT) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
         self.entrant, self._mark, self._log = entrant, f"{entrant.name}-{uuid.uuid4()}", place / "log"
         command = [part.format(bundle=bundle, port=self.port) for part in entrant.command]
         environment = {"BUNDLE": str(bundle), "PORT": str(self.port), "PLACE": str(place), _MARK: self._mark}
-        environment |= {"SETTINGS": json.dumps(dict(entrant.settings)), "PYTHONPATH": str(ROOT)}
+        environment |= {"SETTINGS": json.dumps(dict(entrant.settings)), "PYTHONPATH": str(root)}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OMP_"))}
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 [python, *command],
-                cwd=ROOT,
+                cwd=root,
                 env=inherited | environment,
                 stdout=log,
                 stderr=log,
@@ -88,12 +89,11 @@ class Server:
         return list(marked_processes(self._mark))
 
     def cpu_seconds(self) -> dict[str, float]:
-        """CPU seconds so far, by component of the server."""
+        """CPU seconds so far, by component of the server; on Linux as the scheduler counts them (schedstat)."""
         used: Counter[str] = Counter()
         for process in self.processes():
-            with suppress(psutil.Error):
-                times = process.cpu_times()
-                used[_part(" ".join(process.cmdline()))] += times.user + times.system
+            with suppress(psutil.Error, OSError):
+                used[_part(" ".join(process.cmdline()))] += _cpu_seconds(process)
         return dict(used)
 
     def memory_bytes(self) -> int:
@@ -114,15 +114,23 @@ class Server:
 
 
 @contextmanager
-def running(entrant: Entrant, python: str, bundle: Path) -> Iterator[Server]:
+def running(entrant: Entrant, python: str, bundle: Path, *, root: Path = ROOT) -> Iterator[Server]:
     """Runs a server within the block."""
     place = Path(tempfile.mkdtemp(prefix="bench-"))
-    server = Server(entrant, python, bundle, place)
+    server = Server(entrant, python, bundle, place, root=root)
     try:
         yield server
     finally:
         server.stop()
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    tasks = Path(f"/proc/{process.pid}/task")
+    if tasks.is_dir():
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()) / 1e9
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _part(title: str) -> str:

@@ -16,7 +16,7 @@ from agent.encoding import Batch, Float32
 from agent.evaluation import evaluate
 from benchmarks.trainer_comparison.base import WARMUP, WEIGHT_DECAY, Material, Step, load_material
 from benchmarks.trainer_comparison.trainer import Trainer
-from training.engine.deepspeed_engine import choose_precision
+from training.engine.engine_config import choose_precision
 
 Look = Callable[[], float]
 

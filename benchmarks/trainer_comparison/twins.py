@@ -55,14 +55,14 @@ def _measure_one(settings: Twins, data: DataConfig, together: Barrier) -> dict[s
     left, right = (torch.randn(1024, 1024).to(torch.bfloat16) for _ in range(2))
     together.wait()
     products = _count(lambda: torch.mm(left, right), _PRODUCTS_S)
-    stepper, feed, plan = _trainer(settings.tokens, data)
-    steps = enumerate(step for _ in itertools.count() for step, _ in feed.steps(plan, 0))
+    train_step, prefetcher, plan = _trainer(settings.tokens, data)
+    steps = enumerate(step for _ in itertools.count() for step, _ in prefetcher.steps(plan, 0))
     sentences = 0
 
     def step() -> None:
         nonlocal sentences
         number, prepared = next(steps)
-        stepper.run(prepared, number)
+        train_step.run(prepared, number)
         sentences += prepared.sentences
 
     for _ in range(_WARM_UP_STEPS):
@@ -94,10 +94,10 @@ def _trainer(tokens: int, data: DataConfig) -> tuple[TrainStep, BatchPrefetcher,
     from training.config import TrainingConfig
     from training.data.batch_plan import BatchConfig, plan_epoch
     from training.data.ingest import open_data
-    from training.loop.worker_setup import WorkerRank, assemble
+    from training.loop.worker_io import EvaluationSet, WorkerInput
+    from training.loop.worker_setup import WorkerRank, build_components
     from training.model.models import ModelConfig, load_tokenizer, make_encoder
     from training.state.directory_store import DirectoryStore
-    from training.state.worker_io import EvaluationSet, Payload
 
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -108,7 +108,7 @@ def _trainer(tokens: int, data: DataConfig) -> tuple[TrainStep, BatchPrefetcher,
     encoder = make_encoder(load_tokenizer(MODEL), config.model)
     found = open_data(data, config.task, ingest=config.ingest, seed=0, make_encoder=lambda: encoder)
     nothing = EvaluationSet([], [])
-    payload = Payload(
+    worker_input = WorkerInput(
         config,
         found.task,
         found.train,
@@ -120,7 +120,9 @@ def _trainer(tokens: int, data: DataConfig) -> tuple[TrainStep, BatchPrefetcher,
         "twins",
     )
     plan = plan_epoch(found.train.lengths, config=config.batch, seed=0, epoch=0)
-    place = WorkerRank(0, 1, torch.device("cpu"))
-    assembly = assemble(payload, place, None, num_steps=len(plan), micro_tokens=config.batch.micro_tokens)
-    assembly.engine.train(True)
-    return assembly.stepper, assembly.feed, plan
+    worker = WorkerRank(0, 1, torch.device("cpu"))
+    components = build_components(
+        worker_input, worker, None, num_steps=len(plan), micro_tokens=config.batch.micro_tokens
+    )
+    components.engine.train(True)
+    return components.train_step, components.prefetcher, plan

@@ -16,6 +16,7 @@ NAMESPACE = "bert-agent"
 _PART = {"app.kubernetes.io/part-of": "bert-agent", "app.kubernetes.io/component": "monitoring"}
 _HEAD = "# Made by `python -m cluster.monitoring`; change cluster/monitoring/ instead. "
 _RAY_PORTS = ("metrics", "as-metrics", "dash-metrics")  # every node; autoscaler and dashboard on heads
+_PROXY_PORT = "proxy-metrics"  # HAProxy's own exporter, where agents are served
 
 
 def manifests() -> dict[str, str]:
@@ -47,21 +48,22 @@ def _rules() -> dict[str, Any]:
 
 
 def _ray_pods() -> dict[str, Any]:
-    endpoint = {
+    def endpoint(port: str) -> dict[str, Any]:
         # `job` and `namespace` as the rules want them; a pod's name stays in `pod`. A pod whose init containers still wait
         # (for a bundle, for the head) is Pending: as a target it would be a node that is down.
-        "relabelings": [
+        relabelings = [
             {"sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": "Running", "action": "keep"},
-            {"targetLabel": "job", "replacement": "ray"},
+            {"targetLabel": "job", "replacement": "haproxy" if port == _PROXY_PORT else "ray"},
             {"sourceLabels": ["__meta_kubernetes_pod_label_ray_io_cluster"], "targetLabel": "cluster"},
             {"sourceLabels": ["__meta_kubernetes_pod_label_ray_io_node_type"], "targetLabel": "node_type"},
-        ],
-        "metricRelabelings": [_camel(rule) for rule in metric_relabelings()],
-    }
+        ]
+        rules = [_camel(rule) for rule in metric_relabelings()]
+        return {"port": port, "interval": "15s", "relabelings": relabelings, "metricRelabelings": rules}
+
     item = _item("monitoring.coreos.com/v1", "PodMonitor", "ray", {})
     spec = {
         "selector": {"matchLabels": {"ray.io/is-ray-node": "yes"}},  # KubeRay sets it on heads and workers
-        "podMetricsEndpoints": [{"port": port, "interval": "15s", **endpoint} for port in _RAY_PORTS],
+        "podMetricsEndpoints": [endpoint(port) for port in (*_RAY_PORTS, _PROXY_PORT)],
     }
     return item | {"spec": spec}
 

@@ -33,7 +33,8 @@ from serving.annotation.job_ledger import (
 from serving.annotation.records import Fields
 from serving.annotation.shards import FormatName, Shard, choose_format, cut_files
 from serving.annotation.storage import File, StorageLocation
-from serving.settings import Auto, ComputeConfig, EngineConfig
+from serving.inference.engine import EngineConfig
+from serving.inference.session_plan import Auto, ComputeConfig
 
 _SHARDS_AHEAD = 2  # of a worker: one in work and one waiting
 

@@ -21,8 +21,7 @@ from serving.annotation.job_ledger import REJECTED, AnnotationManifest, JobLedge
 from serving.annotation.records import Answer, Fields, rejected_lines
 from serving.annotation.shards import Shard
 from serving.annotation.storage import StorageLocation
-from serving.inference.engine import Engine
-from serving.settings import EngineConfig
+from serving.inference.engine import Engine, EngineConfig
 
 _WINDOW = 4_096  # texts that are sorted by length together; padding is below 1%, memory some MB
 

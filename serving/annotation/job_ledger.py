@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from agent.config.base import Config
+from agent.config.resume_check import check_unchanged
 from agent.errors import ConfigError, one_line
 from serving.annotation.shards import Shard
 from serving.annotation.storage import File, StorageLocation
@@ -206,24 +207,16 @@ def sum_counts(counts_by_shard: Iterable[ShardCounts]) -> ShardCounts:
     return sum(counts_by_shard, ShardCounts())
 
 
-def check_same(begun: JobSpec, now: JobSpec, output: str) -> None:
-    """Refuses to go on with another order than an annotation was begun with.
+def check_same(started: JobSpec, now: JobSpec, output: str) -> None:
+    """Refuses to resume an annotation that was started with other settings, another agent or other files.
 
     Raises:
         ConfigError: Names what differs.
     """
-    differing = []
-    for name in JobSpec.model_fields:
-        before, after = getattr(begun, name), getattr(now, name)
-        if before != after:
-            differing.append(
-                _files_differ(before, after) if name == "files" else f"{name} was {before!r} and is {after!r}"
-            )
-    if differing:
-        raise ConfigError(
-            f"output {output} holds an annotation of another kind: {'; '.join(differing)}",
-            remedy="give what it was begun with, choose another output, or set overwrite=true",
-        )
+    before, after = (spec.model_dump(mode="json", exclude={"files"}) for spec in (started, now))
+    content = [_files_differ(started.files, now.files)] if started.files != now.files else []
+    remedy = "give what it was started with, choose another output, or set overwrite=true"
+    check_unchanged(f"the annotation in output {output}", before, after, content=content, remedy=remedy)
 
 
 def _files_differ(before: Iterable[tuple[str, int, int]], after: Iterable[tuple[str, int, int]]) -> str:

@@ -12,7 +12,7 @@ from agent.errors import DataError
 from serving.annotation.formats import FORMATS
 from serving.annotation.records import Fields, Format, Span
 from serving.annotation.storage import File, StorageLocation
-from serving.settings import Auto
+from serving.inference.session_plan import Auto
 
 FormatName = Literal["jsonl", "text", "parquet"]
 _MB = 1_000_000

@@ -1,9 +1,9 @@
-"""From a data set to what training reads: small ones through memory, large ones streamed to disk; the windows are the same."""
+"""Reads and encodes a data set for training: small ones in memory, large ones streamed to disk, with the same windows."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,15 +42,15 @@ class IngestConfig(Config):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """All that training learns of its data.
+    """The data of a run.
 
     Attributes:
         task: The task, labels included.
-        train: Encoded windows, in memory or mapped from disk.
+        train: Encoded windows, in memory or memory-mapped.
         dev, test: Examples.
         digest: Of the content of all splits; the same however it was read.
         num_train: Examples that `train` was made from.
-        notes: What the user should know about how the data was read.
+        notes: Remarks for the user on how the data was read.
     """
 
     task: BaseTask[Any]
@@ -72,12 +72,7 @@ def streams(config: DataConfig, ingest: IngestConfig) -> bool:
 
 
 def open_data(
-    config: DataConfig,
-    task: BaseTask[Any],
-    *,
-    ingest: IngestConfig,
-    seed: int,
-    make_encoder: Callable[[], Encoder],
+    config: DataConfig, task: BaseTask[Any], *, ingest: IngestConfig, seed: int, make_encoder: Callable[[], Encoder]
 ) -> TrainingData:
     """Reads and encodes a data set. Where it `streams`, this process is connected to Ray already.
 
@@ -123,7 +118,7 @@ def _stream(
     held = {
         name: [task.read_record(record, where) for record, where in read_files(files[name])] for name in ("dev", "test")
     }
-    parts, source = _cut(files["train"])
+    parts, source = cut_files(files["train"], FORMATS[files["train"][0].suffix].ends_record)
     for name, found in {"train": parts, **held}.items():
         check_split(config, name, found)
     encoder = make_encoder()
@@ -166,25 +161,25 @@ def _streamable(config: DataConfig) -> dict[str, tuple[Path, ...]]:
     return files
 
 
-def _cut(files: tuple[Path, ...]) -> tuple[list[Part], str]:
-    """The parts of files, and a digest of their bytes."""
+def cut_files(files: Sequence[Path], ends_record: Callable[[bytes], bool]) -> tuple[list[Part], str]:
+    """The parts of files of one kind, and a digest of their bytes."""
     parts, digest = list[Part](), hashlib.sha256()
     for file in files:
-        found, content = cut_file(file, _PART_BYTES, FORMATS[file.suffix].ends_record)
+        found, content = cut_file(file, _PART_BYTES, ends_record)
         parts += found
         digest.update(f"{file.suffix} {content}\n".encode())
     return parts, digest.hexdigest()
 
 
 def _encode(draft: StoreDraft, work: ParallelEncoding, config: DataConfig) -> StoreContent:
-    """Encodes all parts and joins their windows in the order of the files."""
+    """Encodes all parts and appends their windows in the order of the files."""
     work.directory.mkdir()
     parts = [part for part in work.run() if part.num_examples]
     check_split(config, "train", parts)
     labels = tuple(sorted({label for part in parts for label in part.labels}))
     task = with_labels(work.task, work.task.labels or labels)
     if not task.labels:
-        task.with_labels([])  # refuses
+        task.with_labels([])  # raises
     digest = hashlib.sha256()
     for part in parts:
         windows, example_digests = work.load(part, task.outputs)
@@ -196,7 +191,7 @@ def _encode(draft: StoreDraft, work: ParallelEncoding, config: DataConfig) -> St
 
 
 def find_or_fill(cache: str, key: str, fill: Callable[[StoreDraft], StoreContent]) -> StoredWindows:
-    """The windows that a cache keeps under a key, or those that `fill` writes there."""
+    """The windows cached under a key, written by `fill` if there are none."""
     directory = Path(cache).expanduser().absolute()
     if store := find_store(directory, key):
         return store
@@ -205,7 +200,7 @@ def find_or_fill(cache: str, key: str, fill: Callable[[StoreDraft], StoreContent
 
 
 def windows_key(task: BaseTask[Any], encoder: Encoder, data: str) -> str:
-    """Tells windows of the same data, given by a digest, apart: another task or tokenizer makes others."""
+    """The cache key of windows: digest of the data, task, tokenizer and window length."""
     return store_key(
         data=data,
         task=task.model_dump(mode="json"),

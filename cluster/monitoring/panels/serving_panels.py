@@ -43,9 +43,9 @@ _THROUGHPUT = Row("Throughput", (
     ),
     panel(
         "Requests at HAProxy by status", " requests/s",
-        "What callers see, counted by HAProxy; 5xx here and not above are requests that no replica took.",
-        (f"sum by (agent, status_code) (rate({_ray('ray_serve_num_http_requests_total')}[$__rate_interval]))",
-         "{{agent}} {{status_code}}"), stacked=True,
+        "What callers see, counted by HAProxy by class of status; 5xx here and not above are requests that no replica took.",
+        (f"sum by (agent, code) (rate({_ray('haproxy_backend_http_responses_total')}[$__rate_interval]))",
+         "{{agent}} {{code}}"), stacked=True,
     ),
     panel(
         "Throughput by version", " texts/s",

@@ -16,7 +16,7 @@ BURN_WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 assert SLOW_S in t.LATENCY_BUCKETS_S  # the share below it can be read only at the edge of a bucket
 
 _BY = "sum by (namespace, agent)"
-_HTTP = "ray_serve_num_http_requests_total"
+_HTTP = "haproxy_backend_http_responses_total"  # by class of status; HAProxy's own answers count as well
 
 
 def recordings(clock: Clock) -> Group:
@@ -39,8 +39,8 @@ def _burns(clock: Clock) -> Iterator[Recording]:
     bucket, count = exported(t.REQUEST_SECONDS, "bucket"), exported(t.REQUEST_SECONDS, "count")
     for name in BURN_WINDOWS:
         window = clock.window(name)
-        everything = f"{_BY} (rate({_HTTP}[{window}]))"
-        errors = f'{_BY} (rate({_HTTP}{{status_code=~"5.."}}[{window}]))'
+        everything = f'{_BY} (rate({_HTTP}{{agent!=""}}[{window}]))'
+        errors = f'{_BY} (rate({_HTTP}{{agent!="",code="5xx"}}[{window}]))'
         yield Recording(
             f"agent:bert_agent_errors:burn{name}", f"({errors} or 0 * {everything}) / {everything} / {ERROR_BUDGET:g}"
         )

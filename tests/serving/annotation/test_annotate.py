@@ -144,9 +144,9 @@ def test_a_finished_annotation_says_so_and_another_is_refused(
     assert "is complete: 20 records" in capsys.readouterr().out
     assert {file: file.stat().st_mtime_ns for file in output.iterdir()} == before
 
-    with pytest.raises(ConfigError, match=r"holds an annotation of another kind: bundle was .*overwrite=true"):
+    with pytest.raises(ConfigError, match=r"started with other settings: bundle=.*overwrite=true"):
         annotate(config(classifier_path, source, output, "field=entities"))
-    with pytest.raises(ConfigError, match=r"parameters was .*'first'.* and is .*'simple'"):
+    with pytest.raises(ConfigError, match=r"parameters\.aggregation_strategy='simple' \(was 'first'\)"):
         annotate(config(tagger_path, source, output, "parameters.aggregation_strategy=simple"))
     write_jsonl(source, 30)
     with pytest.raises(ConfigError, match=r"input file .*a\.jsonl is changed"):
@@ -273,7 +273,7 @@ def test_a_dry_run_counts_and_leaves_nothing(
         (["in/a.txt"], ["text_field=entities"], "is where the answer goes"),
         (["in/a.txt"], ["bundle=/nowhere"], "/nowhere is no bundle"),
         (["in/a.txt"], ["precision=fp16"], "no ONNX graph of precision 'fp16'"),
-        (["in/a.txt"], ["input=nope://x"], "nope://x is no place for files"),
+        (["in/a.txt"], ["input=nope://x"], "nope://x cannot be read"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_starts(
