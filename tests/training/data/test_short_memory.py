@@ -26,7 +26,7 @@ def limit_memory():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_workers():
+def small_workers(no_ray):
     import ray
 
     environment = {
@@ -34,8 +34,6 @@ def small_workers():
         "env_vars": {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)},
     }
     ray.init(address="local", num_cpus=2, include_dashboard=False, runtime_env=environment)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +57,8 @@ def test_micro_batches_are_halved_until_they_fit(settings, capfd):
     large = train(settings("large", micro_tokens=100_000)).outcome
     small = train(settings("small", micro_tokens=4_000)).outcome
     assert "memory of a worker ran out with micro-batches of 100000 tokens" in capfd.readouterr().out
-    assert len(step_rows(large.journal)) == len(step_rows(small.journal))
-    ours, theirs = (step_rows(outcome.journal)[0]["loss"] for outcome in (large, small))
+    assert len(step_rows(large.metrics_log)) == len(step_rows(small.metrics_log))
+    ours, theirs = (step_rows(outcome.metrics_log)[0]["loss"] for outcome in (large, small))
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
