@@ -34,6 +34,11 @@ class Segmentation(Config):
         "joins", description="whether a single line end may stand inside an entity, as a blank may, or ends it"
     )
 
+    @property
+    def told(self) -> str:
+        """For people, in one line."""
+        return ", ".join(f"{name}={value}" for name, value in self.model_dump().items())
+
 
 class Pieces(NamedTuple):
     """The pieces of one text, ascending.

@@ -1,4 +1,4 @@
-"""Reaching a Ray cluster and planning its resources. Knows nothing of models."""
+"""Ray clusters: connection, resources, storage, trials, progress, monitoring."""
 
 from cluster.connection import ClusterConfig, connect, node_resources
 from cluster.worker_plan import WorkerPlan, plan_workers

@@ -1,11 +1,10 @@
-"""Bundles on shared storage: finds one, waits for one, copies one, each time verified. Knows no training and no serving.
+"""Finds, waits for and copies bundles on shared storage, each time verified.
 
     python -m cluster.bundles source=runs/agent-small destination=s3://models/agent-small-7
     python -m cluster.bundles source=s3://models/agent-small-7 wait_s=3600
     python -m cluster.bundles 'source=/bundles/agent-small*' wait_s=3600    # any version
 
-A place is a directory or a URI of pyarrow's file systems, `s3://bucket/prefix` with what pyarrow takes behind it
-(`?endpoint_override=host:9000&scheme=http`), its credentials from AWS's usual environment variables.
+Locations are directories or URIs, see `cluster.file_system.Location`; credentials come from AWS's environment variables.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -29,17 +27,15 @@ from agent.bundle import MANIFEST, Bundle, write_bundle
 from agent.config import cli
 from agent.config.base import Config
 from agent.errors import BundleError, ConfigError
+from cluster.file_system import Location, is_remote, storage_errors
 
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
-
-_LOOK_S = 5.0
+_POLL_S = 5.0
 _USAGE = """
 Verifies a bundle, waits for it where wait_s says so, and copies it where a destination is given.
 
-  python -m cluster.bundles source=PLACE [destination=PLACE] [wait_s=SECONDS] [overwrite=true]
+  python -m cluster.bundles source=LOCATION [destination=LOCATION] [wait_s=SECONDS] [overwrite=true]
 
-A place is a directory or s3://bucket/prefix[?endpoint_override=host:9000&scheme=http]. Without a destination the last part
+A location is a directory or s3://bucket/prefix[?endpoint_override=host:9000&scheme=http]. Without a destination the last part
 of source may hold * for any characters: the first whole bundle of a name like that is enough.
 """
 
@@ -53,30 +49,26 @@ class CopyConfig(Config):
     overwrite: bool = Field(False, description="replace a bundle that stands at destination")
 
 
-def is_remote(place: str) -> bool:
-    """Whether a place is a URI rather than a directory."""
-    return "://" in place
-
-
-def fetch(place: str) -> Bundle:
-    """The verified bundle of a place. One that lies elsewhere is copied to this machine first, once for each content.
+def fetch(url: str) -> Bundle:
+    """The verified bundle of a location. A remote one is copied to this machine first, once for each content.
 
     Raises:
         BundleError: There is none, it cannot be read, or it is damaged.
     """
-    if not is_remote(place):
-        return Bundle.load(Path(place).absolute())
-    digest = hashlib.sha256(_read_manifest(place)).hexdigest()
-    here = _cache() / digest
-    if here.exists():
+    if not is_remote(url):
+        return Bundle.load(Path(url).absolute())
+    with _errors("read", url):
+        digest = hashlib.sha256(Location(url).read(MANIFEST)).hexdigest()
+    cached = _cache() / digest
+    if cached.exists():
         with contextlib.suppress(BundleError):
-            return Bundle.load(here)
-        shutil.rmtree(here, ignore_errors=True)  # damaged: fetch it anew
-    return _download(place, here)
+            return Bundle.load(cached)
+        shutil.rmtree(cached, ignore_errors=True)  # damaged: fetch it anew
+    return _download(url)
 
 
 def copy(source: str, destination: str, *, overwrite: bool = False) -> Bundle:
-    """Copies a bundle; its manifest comes last, so that a half copied one is none. Returns it as it now stands there.
+    """Copies a bundle, its manifest last, so that a half copied one is none. Returns the copy, verified.
 
     Raises:
         BundleError: The source is damaged, the destination is taken or cannot be written.
@@ -85,28 +77,30 @@ def copy(source: str, destination: str, *, overwrite: bool = False) -> Bundle:
     if is_remote(destination):
         _upload(bundle, destination, overwrite=overwrite)
         return fetch(destination)
-    return _install(bundle.path, Path(destination).absolute(), overwrite=overwrite)
+    with write_bundle(Path(destination).absolute(), overwrite=overwrite) as draft:
+        shutil.copytree(bundle.path, draft.path, dirs_exist_ok=True)
+    return Bundle.load(Path(destination).absolute())
 
 
-def find(place: str) -> Bundle:
-    """The verified bundle of a place; where its last part holds `*`, the last by name of those that are whole.
+def find(url: str) -> Bundle:
+    """The verified bundle of a location; where its last part holds `*`, the last by name of those that are whole.
 
     Raises:
         BundleError: There is none, or none that is whole; says what was wrong with the first of them.
     """
-    if "*" not in place:
-        return fetch(place)
-    problem = BundleError(f"there is nothing called {place}", remedy="check the place, or wait with wait_s")
-    for index, name in enumerate(sorted(_names_like(place), reverse=True)):
+    if "*" not in url:
+        return fetch(url)
+    problem = BundleError(f"there is nothing called {url}", remedy="check the location, or wait with wait_s")
+    for index, candidate in enumerate(sorted(_matching(url), reverse=True)):
         try:
-            return fetch(name)
+            return fetch(candidate)
         except BundleError as error:
             problem = problem if index else error
     raise problem
 
 
-def wait_for(place: str, seconds: float) -> Bundle:
-    """The bundle of a place, as `find` takes it, as soon as it is there and whole.
+def wait_for(url: str, seconds: float) -> Bundle:
+    """The bundle of a location, as `find` takes it, as soon as it is there and whole.
 
     Raises:
         BundleError: It did not come in that time; says what was wrong last.
@@ -114,16 +108,16 @@ def wait_for(place: str, seconds: float) -> Bundle:
     deadline = time.monotonic() + seconds
     while True:
         try:
-            return find(place)
+            return find(url)
         except BundleError as error:
             if time.monotonic() >= deadline:
                 raise
             print(f"waiting: {error}", flush=True)
-            time.sleep(min(_LOOK_S, max(0.0, deadline - time.monotonic())))
+            time.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))
 
 
 def main(config: CopyConfig) -> None:
-    """Waits, copies, and says what stands where."""
+    """Waits, copies, and prints which bundle lies where."""
     if config.destination and "*" in config.source:
         raise ConfigError(
             f"source={config.source}: * names no single bundle to copy", remedy="name one, or leave destination away"
@@ -136,22 +130,20 @@ def main(config: CopyConfig) -> None:
 
 
 def _cache() -> Path:
-    """Of this user: what lies there is verified again each time it is used."""
-    place = Path(tempfile.gettempdir()) / f"bert-agent-bundles-{os.getuid()}"
-    place.mkdir(mode=0o700, exist_ok=True)
-    return place
+    """A directory of this user; its content is verified each time it is used."""
+    directory = Path(tempfile.gettempdir()) / f"bert-agent-bundles-{os.getuid()}"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return directory
 
 
-def _download(place: str, here: Path) -> Bundle:
-    draft = Path(tempfile.mkdtemp(prefix="partial.", dir=here.parent))
+def _download(url: str) -> Bundle:
+    cache = _cache()
+    draft = Path(tempfile.mkdtemp(prefix="partial.", dir=cache))
     try:
-        with _speaking("read", place):
-            filesystem, root = _open(place)
-            from pyarrow.fs import LocalFileSystem, copy_files
-
-            copy_files(root, str(draft), filesystem, LocalFileSystem())
+        with _errors("read", url):
+            Location(url).download(draft)
         bundle = Bundle.load(draft)
-        target = here.with_name(bundle.digest)  # another one than before, where the place changed meanwhile
+        target = cache / bundle.digest  # may differ from the digest read before, if the content changed meanwhile
         with contextlib.suppress(OSError):  # another process was faster: take its copy
             draft.rename(target)
         return Bundle.load(target)
@@ -159,81 +151,42 @@ def _download(place: str, here: Path) -> Bundle:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _upload(bundle: Bundle, place: str, *, overwrite: bool) -> None:
-    with _speaking("written", place):
-        filesystem, root = _open(place)
-        if _exists(filesystem, f"{root}/{MANIFEST}"):
+def _upload(bundle: Bundle, url: str, *, overwrite: bool) -> None:
+    with _errors("written", url):
+        location = Location(url)
+        if location.is_file(MANIFEST):
             if not overwrite:
-                raise BundleError(
-                    f"{place} already holds a bundle", remedy="choose another place or set overwrite=true"
-                )
-            filesystem.delete_file(f"{root}/{MANIFEST}")
-        filesystem.create_dir(root)
+                raise BundleError(f"{url} already holds a bundle", remedy="choose another place or set overwrite=true")
+            location.delete_file(MANIFEST)
         for name in [*bundle.manifest.files, MANIFEST]:
-            # Not by pyarrow's copy_files: it says nothing when S3 refuses an upload at its end, and the file is missing (26.0).
-            with (bundle.path / name).open("rb") as source, filesystem.open_output_stream(f"{root}/{name}") as stream:
-                stream.upload(source)
+            location.upload(bundle.path / name, name)
 
 
-def _install(source: Path, place: Path, *, overwrite: bool) -> Bundle:
-    with write_bundle(place, overwrite=overwrite) as draft:
-        shutil.copytree(source, draft.path, dirs_exist_ok=True)
-    return Bundle.load(place)
-
-
-def _read_manifest(place: str) -> bytes:
-    with _speaking("read", place):
-        filesystem, root = _open(place)
-        with filesystem.open_input_stream(f"{root}/{MANIFEST}") as stream:
-            raw: bytes = stream.read()
-            return raw
-
-
-def _exists(filesystem: FileSystem, path: str) -> bool:
-    from pyarrow.fs import FileType
-
-    return bool(filesystem.get_file_info(path).type == FileType.File)
-
-
-def _names_like(place: str) -> list[str]:
-    """The places whose last part fits a pattern; what comes behind a `?` of a URI stays."""
-    if not is_remote(place):
-        return glob.glob(place)
-    prefix, question, options = place.partition("?")
+def _matching(url: str) -> list[str]:
+    """Locations whose last part matches a pattern; the query of a URI stays at its end."""
+    if not is_remote(url):
+        return glob.glob(url)
+    prefix, mark, query = url.partition("?")
     parent, _, pattern = prefix.rpartition("/")
-    with _speaking("read", place):
-        from pyarrow.fs import FileSelector
-
-        filesystem, root = _open(parent + question + options)
-        found = filesystem.get_file_info(FileSelector(root, allow_not_found=True))
-    return [
-        f"{parent}/{item.base_name}{question}{options}"
-        for item in found
-        if fnmatch.fnmatchcase(item.base_name, pattern)
-    ]
-
-
-def _open(place: str) -> tuple[FileSystem, str]:
-    from pyarrow.fs import FileSystem
-
-    filesystem, root = FileSystem.from_uri(place)
-    return filesystem, root.rstrip("/")
+    with _errors("read", url):
+        names = [info.base_name for info in Location(parent + mark + query).list()]
+    return [f"{parent}/{name}{mark}{query}" for name in names if fnmatch.fnmatchcase(name, pattern)]
 
 
 @contextlib.contextmanager
-def _speaking(verb: str, place: str) -> Iterator[None]:
-    try:
-        yield
-    except BundleError:
-        raise
-    except ImportError:
-        raise BundleError(f"{place} cannot be {verb}: pyarrow is not installed", remedy="pip install pyarrow") from None
-    except (OSError, ValueError) as error:
-        raise BundleError(
-            f"{place} cannot be {verb} ({' '.join(str(error).split())[:300]})",
+def _errors(verb: str, url: str) -> Iterator[None]:
+    def make(reason: str) -> BundleError:
+        return BundleError(
+            f"{url} cannot be {verb} ({reason})",
             allowed="a directory, or s3://bucket/prefix that holds a bundle",
             remedy="check the place, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and endpoint_override",
-        ) from None
+        )
+
+    try:
+        with storage_errors(make):
+            yield
+    except ImportError:
+        raise BundleError(f"{url} cannot be {verb}: pyarrow is not installed", remedy="pip install pyarrow") from None
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from cluster import ray_output
 
 _PROBE_TIMEOUT_S = 5.0
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-# RFC 9113, section 3.4: what opens an HTTP/2 connection, here with empty settings; the answer begins with settings too.
+# RFC 9113, section 3.4: the preface of an HTTP/2 connection with empty settings; the answer begins with settings too.
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -87,7 +87,7 @@ def usable_cores() -> int:
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Ray's handler prints native traces and kills Ray's processes before those who use them can end: ours stays."""
+    """Keeps our SIGTERM handler: Ray's prints native traces and kills Ray's processes before their users can end."""
     if threading.current_thread() is not threading.main_thread():  # there Ray sets none
         yield
         return

@@ -1,7 +1,4 @@
-"""How a command leaves nothing behind: which signals end it, what may not interrupt its end, and what it started through others.
-
-Knows nothing of Ray: what Ray starts is found by the environment that it inherited.
-"""
+"""Signals that end a command, and killing every process that it started, found by a mark in their environment."""
 
 from __future__ import annotations
 
@@ -22,16 +19,16 @@ _PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # looked up here: little may
 
 
 def at_signals(handler: _Handler) -> None:
-    """Calls a handler when somebody asks this process to end. A hang-up that nohup switched off stays so."""
+    """Sets a handler for the signals that ask this process to end, except SIGHUP where nohup ignores it."""
     for number in _SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Signals change nothing inside the block: a second Ctrl-C must not stop the tidying up that the first one began."""
-    if threading.current_thread() is not threading.main_thread():  # only that one has handlers
+def ignore_signals() -> Iterator[None]:
+    """Ignores signals inside the block: a second Ctrl-C must not interrupt the clean-up that the first one started."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread has handlers
         yield
         return
     before = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
@@ -43,27 +40,27 @@ def undisturbed() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """For `preexec_fn`: the new process gets a SIGTERM when its parent is gone, also if that was killed."""
+    """For `preexec_fn`: the new process gets a SIGTERM when its parent ends, also if that was killed."""
     if _PRCTL:
         _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def see_off(mark: str, *, patience_s: float = 5) -> None:
+def kill_marked(mark: str, *, timeout_s: float = 5) -> None:
     """Kills every process that has the mark in its environment, and waits until it is gone.
 
-    Again and again, since one of them may have started another in the meantime. Not seen, but not excluded either: nothing
-    in ray.shutdown() waits for the HAProxyManager, which starts HAProxies.
+    Repeated, since one of them may start another meanwhile: nothing in ray.shutdown() waits for the HAProxyManager, which starts
+    HAProxies (not observed, but possible).
     """
-    deadline = time.monotonic() + patience_s
-    while (pids := marked(mark)) and time.monotonic() < deadline:
+    deadline = time.monotonic() + timeout_s
+    while (pids := find_marked(mark)) and time.monotonic() < deadline:
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
 
 
-def marked(mark: str) -> list[int]:
-    """Processes that were started with the mark in their environment; not those that have ended and wait for their parent."""
+def find_marked(mark: str) -> list[int]:
+    """Process ids of those started with the mark in their environment; ended ones that wait for their parent are left out."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):

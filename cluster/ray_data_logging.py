@@ -1,4 +1,4 @@
-"""How Ray Data runs in our programs: without bars and tales of its own beside ours."""
+"""Silences the progress bars and log messages of Ray Data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 
 def quiet() -> AbstractContextManager[None]:
-    """Keeps Ray Data from showing bars of its own beside ours, and from telling about it, inside the block."""
+    """Switches off Ray Data's progress bars and messages inside the block; ours are shown instead."""
     from ray.data import DataContext
 
     context = DataContext.get_current().copy()

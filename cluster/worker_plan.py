@@ -1,4 +1,4 @@
-"""How many workers on which hardware: arithmetic over the resources of a cluster's nodes."""
+"""Plans data-parallel workers over the GPUs or cores of a cluster's nodes."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def plan_workers(num_workers: int | None, nodes: Sequence[Mapping[str, float]]) 
 
 
 def _largest_share(wanted: int, cpus: Sequence[int]) -> int:
-    """Most cores that every one of the workers can have: a worker lies on one node."""
+    """The most cores that each worker can have; a worker lies on one node."""
     return max(share for share in range(1, max(cpus) + 1) if sum(node // share for node in cpus) >= wanted)
 
 
 def _beside_gpus(wanted: int, gpus: Sequence[int], cpus: Sequence[int]) -> int:
-    """Cores for collating, the same beside each GPU that may be used."""
+    """Cores for collating, the same for each GPU that may be used."""
     shares = [node_cpus // min(node_gpus, wanted) for node_gpus, node_cpus in zip(gpus, cpus, strict=True) if node_gpus]
     return max(1, min(4, *shares))

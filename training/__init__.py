@@ -1,1 +1,1 @@
-"""Data-parallel fine-tuning: Ray Train runs the workers, DeepSpeed is their engine."""
+"""Data-parallel fine-tuning with Ray Train and DeepSpeed."""

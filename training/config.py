@@ -1,4 +1,4 @@
-"""What a training run is told."""
+"""The configuration of a training run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.data.batch_plan import BatchConfig
 from training.data.ingest import IngestConfig
 from training.data.segmentation_choice import SegmentationConfig
 from training.distillation.teacher import TeacherConfig
-from training.engine.deepspeed_engine import EngineConfig
+from training.engine.engine_config import TrainingEngineConfig
 from training.engine.lr_schedule import Schedule
 from training.model.models import MINILM, ModelConfig
 from training.objectives import CrossEntropy, Objective
@@ -50,10 +50,7 @@ class TrainingConfig(Config):
     max_failures: int = Field(3, ge=0, description="how often to go on from the last checkpoint after a worker died")
     resize_check_s: float = Field(60.0, gt=0, description="seconds between looks for nodes that came back")
     seed: int = Field(0, ge=0, description="of the new head, the shuffling and dropout")
-    task: Task = Field(
-        TokenClassification(),
-        description="what the agent does",
-    )
+    task: Task = Field(TokenClassification(), description="what the agent does")
     data: DataConfig = DataConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
     ingest: IngestConfig = IngestConfig()
@@ -64,7 +61,7 @@ class TrainingConfig(Config):
     objective: Objective = CrossEntropy()
     teacher: TeacherConfig | None = Field(None, description="an agent to learn from beside the labels (distillation)")
     early_stopping: EarlyStopping = EarlyStopping()
-    engine: EngineConfig = EngineConfig()
+    engine: TrainingEngineConfig = TrainingEngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
@@ -77,15 +74,15 @@ class TrainingConfig(Config):
 
     @model_validator(mode="after")
     def _teacher_fits_the_engine(self) -> Self:
-        if self.engine.compile and self.teacher and self.teacher.looks_inside:
+        if self.engine.compile and self.teacher and self.teacher.uses_activations:
             raise ValueError(
-                "engine.compile=true hides what teacher.hidden and teacher.relations listen to: leave it out"
+                "engine.compile=true hides the activations that teacher.hidden and teacher.relations record: leave it out"
             )
         return self
 
 
 def absolute(config: TrainingConfig) -> TrainingConfig:
-    """Local data and models by paths that workers, and later stations, find from any directory."""
+    """The same with absolute paths of local data and models, since workers have another working directory."""
     changes: dict[str, Config] = {"teacher": config.teacher.absolute()} if config.teacher else {}
     if config.data.path != DEMO and (data := Path(config.data.path).expanduser()).is_dir():
         changes["data"] = config.data.model_copy(update={"path": str(data.resolve())})

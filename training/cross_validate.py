@@ -20,7 +20,7 @@ mean what they mean there.
 
 
 def main(config: CrossValidationConfig) -> None:
-    """Trains all folds and prints what came of them."""
+    """Trains all folds and prints the result."""
     print(render(cross_validate(config)))
 
 
@@ -29,7 +29,7 @@ def render(result: CrossValidationResult) -> str:
     score, directory = result.validation.summary["score"], result.directory
     lines = ["", *render_table(result.validation), ""]
     lines.append(f"score {score.mean:.4f} ± {score.deviation:.4f} over {score.num_folds} folds: {directory}")
-    if not result.anew:
+    if not result.is_new:
         lines.append("this cross-validation is finished; set overwrite=true to make it anew")
     return "\n".join(lines)
 

@@ -22,12 +22,12 @@ makes one step on two examples and a bundle that is removed again.
 
 
 def main(config: TrainingConfig) -> None:
-    """Trains and prints what came of it."""
+    """Trains and prints the result."""
     print(render(train(config)))
 
 
 def render(result: TrainingResult) -> str:
-    """The run for people: the training curve, the test split before and after, where the bundle lies."""
+    """The result as text: the training curve, scores on the test split before and after, the path of the bundle."""
     outcome, bundle = result.outcome, result.bundle
     if outcome is None:
         scores = ", ".join(f"{e.split} {e.report.value:.4f}" for e in bundle.manifest.evaluations)
@@ -47,12 +47,12 @@ def render(result: TrainingResult) -> str:
     ])  # fmt: skip
 
 
-def dry_run(config: TrainingConfig) -> None:
+def check(config: TrainingConfig) -> None:
     """Checks everything that a run needs."""
-    from training.lifecycle.dry_run import rehearse
+    from training.lifecycle.dry_run import dry_run
 
-    rehearse(config)
+    dry_run(config)
 
 
 if __name__ == "__main__":
-    sys.exit(run(TrainingConfig, main, usage=USAGE, dry_run=dry_run))
+    sys.exit(run(TrainingConfig, main, usage=USAGE, dry_run=check))

@@ -23,15 +23,15 @@ All keys of training/run.py mean what they mean there.
 
 
 def main(config: TuneConfig) -> None:
-    """Searches and prints what came of it."""
+    """Searches and prints the result."""
     print(render(search(config)))
 
 
 def render(result: SearchResult) -> str:
-    """All trials, and where the bundle of the best lies."""
+    """The table of trials, and the path of the best one's bundle."""
     bundle = result.bundle
     lines = ["", *render_table(result.record), "", f"bundle: {bundle.path} (sha256 {bundle.digest[:12]})"]
-    if not result.anew:
+    if not result.is_new:
         lines.append("this search is finished; set overwrite=true to search anew")
     return "\n".join(lines)
 

@@ -101,31 +101,24 @@ _OURS = ("serving/run.py", "bundle={bundle}", "port={port}")
 def roster() -> tuple[Entrant, ...]:
     """All of them; the settings of rivals are the best found on two cores."""
     return (
-        Entrant("ours", "bert-agent", _OURS, ours=True, settings={"note": "defaults: one replica, two sessions"}),
+        Entrant("ours", "bert-agent", _OURS, ours=True, settings={"note": "defaults: a replica per core"}),
         Entrant(
-            "ours-2x1",
-            "bert-agent, a replica per core",
-            (*_OURS, "replicas.num_cpus=1", "replicas.min_replicas=2", "replicas.max_replicas=2"),
+            "ours-one-replica",
+            "bert-agent, one replica on one core",
+            (*_OURS, "replicas.min_replicas=1", "replicas.max_replicas=1"),
             ours=True,
-            settings={"replicas.num_cpus": 1, "replicas.min_replicas": 2, "replicas.max_replicas": 2},
+            settings={"replicas.min_replicas": 1, "replicas.max_replicas": 1},
         ),
-        Entrant(
-            "mosec",
-            "Mosec, batches of 4",
-            _run("mosec_server"),
-            settings={**_TWO, "max_batch_size": 4, "max_wait_time_ms": 2},
-            packages=("mosec==0.9.8", *_our_code()),
-            protocol=MOSEC,
-        ),
-        Entrant(
-            "mosec-unbatched",
-            "Mosec, unbatched",
-            _run("mosec_server"),
-            settings={**_TWO, "max_batch_size": 1, "max_wait_time_ms": 0},
-            packages=("mosec==0.9.8", *_our_code()),
-            protocol=MOSEC,
-        ),
+        _mosec("mosec", "Mosec, batches of 4", max_batch_size=4, max_wait_time_ms=2),
+        _mosec("mosec-unbatched", "Mosec, unbatched", max_batch_size=1, max_wait_time_ms=0),
         Entrant("fastapi-onnx", "FastAPI + ONNX Runtime, unbatched", _run("fastapi_onnx"), settings=_TWO),
+        Entrant(
+            "granian-onnx",
+            "Granian (RSGI) + ONNX Runtime, unbatched",
+            _run("granian_onnx"),
+            settings=_TWO,
+            packages=("granian==2.8.7", "uvloop", *_our_code()),
+        ),
         Entrant(
             "fastapi-pipeline",
             "FastAPI + Hugging Face pipeline, PyTorch fp32",
@@ -171,4 +164,15 @@ def roster() -> tuple[Entrant, ...]:
             protocol=MLSERVER,
             same_code=False,
         ),
+    )
+
+
+def _mosec(name: str, title: str, **batching: int) -> Entrant:
+    return Entrant(
+        name,
+        title,
+        _run("mosec_server"),
+        settings={**_TWO, **batching},
+        packages=("mosec==0.9.8", *_our_code()),
+        protocol=MOSEC,
     )

@@ -1,9 +1,13 @@
-"""What every contestant has: threads, how these wait, a name, a measurement. Knows no rival."""
+"""The contract of a contestant, and the material that all train on."""
 
 from __future__ import annotations
 
+import json
+import random
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from agent.config.base import Config
@@ -15,14 +19,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 MODEL, SEED = "minilm", 0
-WEIGHT_DECAY, WARMUP = 0.01, 0.06  # of whoever trains to the end
+WEIGHT_DECAY, WARMUP = 0.01, 0.06  # of runs to the end
+
+UNSEEN = 100  # sentences of dev and test, which only ours reads, outside of its timing
 
 Step = tuple[float, int, int, int]
 """Seconds, sentences, real tokens and padded tokens of an optimizer step."""
 
 
 class Contestant(Config, ABC):
-    """Measured in a process of its own, with nothing beside it."""
+    """A way of training, measured in a process of its own."""
 
     kind: str
     threads: int = 2
@@ -31,21 +37,21 @@ class Contestant(Config, ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """For the table; says all that sets it apart."""
+        """Name in the table, with all that distinguishes it."""
 
     @abstractmethod
     def measure(self, data: DataConfig) -> dict[str, Any]:
-        """Runs, and returns plain values. `steps` is a list of `Step`, in order, of whoever trains."""
+        """Runs and returns plain values; `steps` is a list of `Step`."""
 
     def environment(self) -> dict[str, str]:
-        """Of the process. `briefly` is how our own workers wait (benchmarks/waiting_threads.py)."""
+        """Environment of the process. `briefly` is how our workers wait (benchmarks/waiting_threads.py)."""
         brief = {"GOMP_SPINCOUNT": "1000"} if self.waiting == "briefly" else {}
         return {"OMP_NUM_THREADS": str(self.threads)} | brief
 
 
 @dataclass(frozen=True)
 class Material:
-    """What the rivals train on: the model, sentences and targets that ours has too.
+    """The model, sentences and targets that all contestants train on.
 
     Attributes:
         rows: `input_ids`, `attention_mask` and `labels` of each sentence, lists of int; the target of a word is at its first sub-word.
@@ -75,3 +81,20 @@ def load_material(data: DataConfig, seed: int = SEED) -> Material:
             rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": targets.tolist()})
     torch.manual_seed(seed)
     return Material(splits, build_model(config, splits.task), tokenizer, encoder, rows)
+
+
+def write_samples(data: DataConfig, directory: Path, *, size: int) -> tuple[DataConfig, DataConfig]:
+    """Writes the data sets that speed is measured on: all training sentences, and a random part; dev and test are a few of them."""
+    splits = load_splits(data, TokenClassification())
+    part = random.Random(SEED).sample(splits.train, min(size, len(splits.train)))
+    names = (f"{kind}-{len(train)}-{splits.digest[:8]}" for kind, train in (("whole", splits.train), ("part", part)))
+    return _write_sample(directory / next(names), splits.train), _write_sample(directory / next(names), part)
+
+
+def _write_sample(directory: Path, train: Sequence[Any]) -> DataConfig:
+    """Writes one data set."""
+    directory.mkdir(exist_ok=True)
+    for name, examples in (("train", train), ("dev", train[:UNSEEN]), ("test", train[:UNSEEN])):
+        records = ({"text": example.text, "spans": [span._asdict() for span in example.spans]} for example in examples)
+        (directory / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return DataConfig(path=str(directory))

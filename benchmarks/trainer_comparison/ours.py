@@ -1,4 +1,4 @@
-"""Ours, by the function behind `python training/run.py`: Ray, DeepSpeed, evaluation, bundle and all."""
+"""The contestant ours: the function behind `python training/run.py`, with Ray, DeepSpeed, evaluation and bundle."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Ours(Contestant):
         columns = ("seconds", "sentences", "tokens", "padded_tokens")
         clock = itertools.accumulate(row["seconds"] for row in outcome.history)
         return {
-            "steps": [tuple(row[name] for name in columns) for row in step_rows(outcome.journal)],
+            "steps": [tuple(row[name] for name in columns) for row in step_rows(outcome.metrics_log)],
             "precision": "bf16" if "bf16" in outcome.description else "fp32",
             "points": [(seconds, row["dev_f1"]) for seconds, row in zip(clock, outcome.history, strict=True)],
             "test_f1": outcome.after.value,

@@ -1,4 +1,4 @@
-"""One-thread processes that know nothing of each other, at once: how far this machine lets two workers scale at all.
+"""The contestant twins: independent processes of one thread each, the bound for scaling on this machine.
 
 No Ray, no exchange, no waiting for each other. First matrix products, then our own training steps.
 """
@@ -36,7 +36,7 @@ class Twins(Contestant):
 
     @property
     def name(self) -> str:
-        """By their number."""
+        """Names their number."""
         return f"{self.processes} process(es) of 1 thread, {self.tokens:,} tokens, no Ray, no exchange"
 
     def measure(self, data: DataConfig) -> dict[str, Any]:
@@ -55,35 +55,35 @@ def _measure_one(settings: Twins, data: DataConfig, together: Barrier) -> dict[s
     left, right = (torch.randn(1024, 1024).to(torch.bfloat16) for _ in range(2))
     together.wait()
     products = _count(lambda: torch.mm(left, right), _PRODUCTS_S)
-    stepper, feed, plan = _trainer(settings.tokens, data)
-    steps = enumerate(step for _ in itertools.count() for step, _ in feed.steps(plan, 0))
+    train_step, prefetcher, plan = _trainer(settings.tokens, data)
+    steps = enumerate(step for _ in itertools.count() for step, _ in prefetcher.steps(plan, 0))
     sentences = 0
 
     def step() -> None:
         nonlocal sentences
         number, prepared = next(steps)
-        stepper.run(prepared, number)
+        train_step.run(prepared, number)
         sentences += prepared.sentences
 
     for _ in range(_WARM_UP_STEPS):
         step()
     sentences = 0
     together.wait()
-    begun = time.perf_counter()
+    started = time.perf_counter()
     _count(step, settings.seconds)
     return {
         "gflops": products * 2 * 1024**3 / 1e9,
-        "sentences_per_s": sentences / (time.perf_counter() - begun),
+        "sentences_per_s": sentences / (time.perf_counter() - started),
     }
 
 
 def _count(call: Any, seconds: float) -> float:
     """Calls a second, over some seconds."""
-    begun, calls = time.perf_counter(), 0
-    while time.perf_counter() - begun < seconds:
+    started, calls = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
         call()
         calls += 1
-    return calls / (time.perf_counter() - begun)
+    return calls / (time.perf_counter() - started)
 
 
 def _trainer(tokens: int, data: DataConfig) -> tuple[TrainStep, BatchPrefetcher, Any]:
@@ -94,10 +94,10 @@ def _trainer(tokens: int, data: DataConfig) -> tuple[TrainStep, BatchPrefetcher,
     from training.config import TrainingConfig
     from training.data.batch_plan import BatchConfig, plan_epoch
     from training.data.ingest import open_data
-    from training.loop.worker_setup import WorkerRank, assemble
+    from training.loop.worker_io import EvaluationSet, WorkerInput
+    from training.loop.worker_setup import WorkerRank, build_components
     from training.model.models import ModelConfig, load_tokenizer, make_encoder
     from training.state.directory_store import DirectoryStore
-    from training.state.worker_io import EvaluationSet, Payload
 
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -108,7 +108,7 @@ def _trainer(tokens: int, data: DataConfig) -> tuple[TrainStep, BatchPrefetcher,
     encoder = make_encoder(load_tokenizer(MODEL), config.model)
     found = open_data(data, config.task, ingest=config.ingest, seed=0, make_encoder=lambda: encoder)
     nothing = EvaluationSet([], [])
-    payload = Payload(
+    worker_input = WorkerInput(
         config,
         found.task,
         found.train,
@@ -120,7 +120,9 @@ def _trainer(tokens: int, data: DataConfig) -> tuple[TrainStep, BatchPrefetcher,
         "twins",
     )
     plan = plan_epoch(found.train.lengths, config=config.batch, seed=0, epoch=0)
-    place = WorkerRank(0, 1, torch.device("cpu"))
-    assembly = assemble(payload, place, None, num_steps=len(plan), micro_tokens=config.batch.micro_tokens)
-    assembly.engine.train(True)
-    return assembly.stepper, assembly.feed, plan
+    worker = WorkerRank(0, 1, torch.device("cpu"))
+    components = build_components(
+        worker_input, worker, None, num_steps=len(plan), micro_tokens=config.batch.micro_tokens
+    )
+    components.engine.train(True)
+    return components.train_step, components.prefetcher, plan

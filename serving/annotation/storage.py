@@ -1,23 +1,22 @@
-"""Files below a place, a local path or an URL such as s3://bucket/prefix. Knows no formats and no annotation."""
+"""Reads and writes the files of an annotation: a local path or an S3 prefix, with errors for users."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from agent.errors import ConfigError, DataError, one_line
+from agent.errors import ConfigError, DataError
 from agent.files import write_file
+from cluster.file_system import Location, storage_errors
 
 if TYPE_CHECKING:
-    from pyarrow.fs import FileInfo, FileSystem
+    from pyarrow.fs import FileInfo
 
 
 class File(NamedTuple):
-    """A file of a place: its path, and what changes when its content does."""
+    """A file: its path, and what changes when its content does."""
 
     path: str
     num_bytes: int
@@ -28,14 +27,16 @@ class StorageLocation:
     """A directory or a file.
 
     Args:
-        url: A path, or `s3://bucket/prefix` with what pyarrow takes behind it (`?endpoint_override=host:9000&scheme=http`).
+        url: See `cluster.file_system.Location`.
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url if "://" in url else str(Path(url).expanduser().absolute())
+        self._location = Location(url)
 
-    def __reduce__(self) -> tuple[type[StorageLocation], tuple[str]]:
-        return StorageLocation, (self.url,)
+    @property
+    def url(self) -> str:
+        """Where it lies."""
+        return self._location.url
 
     def files(self) -> list[File]:
         """The file, or all files of the directory and those below, by path; hidden ones (`.x`, `_x`) are left out.
@@ -43,14 +44,15 @@ class StorageLocation:
         Raises:
             DataError: There is nothing, or it cannot be read.
         """
-        from pyarrow.fs import FileSelector, FileType
+        from pyarrow.fs import FileType
 
         with self._reading():
-            info = self._filesystem.get_file_info(self.root)
+            info = self._location.filesystem.get_file_info(self._location.root)
             if info.type == FileType.File:
                 return [_described(info)]
-            found = self._filesystem.get_file_info(FileSelector(self.root, recursive=True, allow_not_found=True))
-        visible = [item for item in found if item.type == FileType.File and not _is_hidden(item.path, self.root)]
+            found = self._location.list(recursive=True)
+        root = self._location.root
+        visible = [item for item in found if item.type == FileType.File and not _is_hidden(item.path, root)]
         if not visible:
             what = "does not exist" if info.type == FileType.NotFound else "holds no files"
             raise DataError(f"input {self.url} {what}", remedy="give a file, a directory with files, or an s3:// URL")
@@ -63,7 +65,7 @@ class StorageLocation:
             DataError: It cannot be read.
         """
         with self._reading():
-            return self._filesystem.open_input_file(path)
+            return self._location.filesystem.open_input_file(path)
 
     @contextmanager
     def lines(self, path: str, start: int = 0) -> Iterator[io.BufferedReader]:
@@ -72,119 +74,77 @@ class StorageLocation:
         Raises:
             DataError: It cannot be read.
         """
-        with self._reading(), self._filesystem.open_input_file(path) as raw:
+        with self._reading(), self._location.filesystem.open_input_file(path) as raw:
             raw.seek(start)
             yield io.BufferedReader(raw, 1 << 20)
 
     def names(self, directory: str = "") -> set[str]:
-        """Names of what lies directly in a directory below this place, none if it is absent.
+        """Names of what lies directly in a directory below this one, none if it is absent.
 
         Raises:
             ConfigError: It cannot be read.
         """
-        from pyarrow.fs import FileSelector
-
         with self._writing():
-            infos = self._filesystem.get_file_info(FileSelector(self._below(directory), allow_not_found=True))
-        return {info.base_name for info in infos}
+            return {info.base_name for info in self._location.list(directory)}
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file below this place; None if there is none.
+        """The content of a file below this directory; None if there is none.
 
         Raises:
             ConfigError: It cannot be read.
         """
-        try:
-            with self._writing(), self._filesystem.open_input_stream(self._below(name)) as stream:
-                content: bytes = stream.read()
-                return content
-        except FileNotFoundError:
-            return None
+        with self._writing():
+            try:
+                return self._location.read(name)
+            except FileNotFoundError:
+                return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a file below this place: whole, or not at all.
+        """Writes a file below this directory: whole, or not at all.
 
         Raises:
             ConfigError: It cannot be written.
         """
         with self._writing():
-            if self.is_local:
-                write_file(Path(self.root) / name, content, durable=True)
+            if directory := self._location.local_path:
+                write_file(directory / name, content, durable=True)
                 return
-            with self._filesystem.open_output_stream(self._below(name)) as stream:  # an object appears when it is whole
+            path = self._location.path(name)
+            with self._location.filesystem.open_output_stream(path) as stream:  # an object appears when it is whole
                 stream.write(content)
 
     def remove(self, directory: str) -> None:
-        """Removes a directory below this place, if it is there."""
-        from pyarrow.fs import FileType
-
+        """Removes a directory below this one, if it is there."""
         with self._writing():
-            if self._filesystem.get_file_info(self._below(directory)).type != FileType.NotFound:
-                self._filesystem.delete_dir(self._below(directory))
+            self._location.delete_directory(directory)
 
     def remove_file(self, name: str) -> None:
-        """Removes a file below this place."""
+        """Removes a file below this directory."""
         with self._writing():
-            self._filesystem.delete_file(self._below(name))
+            self._location.delete_file(name)
 
     def holds(self, other: StorageLocation) -> bool:
-        """Whether another place lies in this one, or is it."""
-        same = self._filesystem.equals(other._filesystem)
-        return bool(same) and f"{other.root}/".startswith(f"{self.root}/")
+        """Whether another location lies in this one, or is it."""
+        with self._writing(), other._writing():
+            same = self._location.filesystem.equals(other._location.filesystem)
+        return bool(same) and f"{other._location.root}/".startswith(f"{self._location.root}/")
 
-    @property
-    def root(self) -> str:
-        """Where it lies in its file system: a path, or bucket/prefix."""
-        return self._opened[1]
+    def _reading(self) -> AbstractContextManager[None]:
+        def make(reason: str) -> DataError:
+            remedy = "check the path, its permissions and the network"
+            return DataError(f"input {self.url} cannot be read ({reason})", remedy=remedy)
 
-    @property
-    def is_local(self) -> bool:
-        """Whether it lies on this machine."""
-        return str(self._filesystem.type_name) == "local"
+        return storage_errors(make)
 
-    @property
-    def _filesystem(self) -> FileSystem:
-        return self._opened[0]
-
-    @cached_property
-    def _opened(self) -> tuple[FileSystem, str]:
-        from pyarrow.fs import FileSystem, LocalFileSystem
-
-        if "://" not in self.url:
-            return LocalFileSystem(), self.url.rstrip("/") or "/"
-        try:
-            filesystem, root = FileSystem.from_uri(self.url)
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"{self.url} is no place for files ({_brief(error)})", allowed="a path or s3://bucket/prefix"
-            ) from None
-        return filesystem, root.rstrip("/")
-
-    def _below(self, name: str) -> str:
-        return f"{self.root}/{name}".rstrip("/")
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise DataError(
-                f"input {self.url} cannot be read ({_brief(error)})",
-                remedy="check the path, its permissions and the network",
-            ) from None
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise ConfigError(
-                f"output {self.url} cannot be used ({_brief(error)})",
+    def _writing(self) -> AbstractContextManager[None]:
+        def make(reason: str) -> ConfigError:
+            return ConfigError(
+                f"output {self.url} cannot be used ({reason})",
                 allowed="a directory with room that may be written, or s3://bucket/prefix",
                 remedy="free space or mend the permissions and give the same command again: it goes on where it was",
-            ) from None
+            )
+
+        return storage_errors(make)
 
 
 def _described(info: FileInfo) -> File:
@@ -193,7 +153,3 @@ def _described(info: FileInfo) -> File:
 
 def _is_hidden(path: str, root: str) -> bool:
     return any(part[:1] in "._" for part in path[len(root) :].strip("/").split("/"))
-
-
-def _brief(error: Exception) -> str:
-    return one_line(error.strerror if isinstance(error, OSError) and error.strerror else error)

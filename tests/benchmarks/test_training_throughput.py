@@ -14,11 +14,10 @@ from agent.data import DataConfig
 from agent.errors import DataError, TrainingError
 from benchmarks.common.aim import Aim
 from benchmarks.trainer_comparison import workbench
-from benchmarks.trainer_comparison.base import Contestant
+from benchmarks.trainer_comparison.base import Contestant, write_samples
 from benchmarks.trainer_comparison.comparison_aims import find_aims
 from benchmarks.trainer_comparison.f1_over_time import f1_at, race, ratio, time_to, together
 from benchmarks.trainer_comparison.ours import Ours
-from benchmarks.trainer_comparison.samples import write_samples
 from benchmarks.trainer_comparison.summary import curve_lines, finite, rates, row, scaling, scaling_lines
 from benchmarks.trainer_comparison.trainer import Trainer
 from benchmarks.trainer_comparison.workbench import Workbench
@@ -229,12 +228,12 @@ def test_what_is_doubtful_counts_only_if_that_is_accepted(bench, tmp_path):
 
 
 def test_a_watch_tells_the_memory_and_the_work_of_a_process_from_those_of_others():
-    watch = workbench.Watch()
+    watch = workbench.ProcessMonitor()
     program = "import time; kept = b'x' * 300_000_000; begun = time.time()\nwhile time.time() < begun + 3: pass"
     watch.wait(subprocess.Popen([sys.executable, "-c", program]))
     alone = watch.figures()
     assert 3e8 < alone["memory"]["largest"] <= alone["memory"]["together"] < 4e8
-    watch = workbench.Watch()
+    watch = workbench.ProcessMonitor()
     neighbour = subprocess.Popen([sys.executable, "-c", program])
     watch.wait(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3)"]))
     neighbour.wait()

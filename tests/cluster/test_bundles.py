@@ -131,7 +131,7 @@ def test_processes_that_fetch_at_once_share_one_copy(tmp_path, cache, remote):
 
 
 def test_waiting_ends_when_the_bundle_is_there(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bundles, "_LOOK_S", 0.05)
+    monkeypatch.setattr(bundles, "_POLL_S", 0.05)
     place = tmp_path / "agent"
     threading.Timer(0.3, make_bundle, [place]).start()
     started = time.monotonic()
@@ -141,7 +141,7 @@ def test_waiting_ends_when_the_bundle_is_there(tmp_path, monkeypatch, capsys):
 
 
 def test_waiting_ends_with_the_reason_when_the_time_is_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(bundles, "_LOOK_S", 0.05)
+    monkeypatch.setattr(bundles, "_POLL_S", 0.05)
     with pytest.raises(BundleError, match=MANIFEST):
         bundles.wait_for(str(tmp_path / "agent"), 0.2)
 

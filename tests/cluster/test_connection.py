@@ -14,7 +14,7 @@ import pytest
 
 from agent.errors import ClusterError
 from cluster import ClusterConfig, connect, connection
-from cluster.process_cleanup import marked
+from cluster.process_cleanup import find_marked
 
 ROOT = Path(__file__).parents[2]
 
@@ -163,4 +163,4 @@ def test_sigterm_ends_a_command_on_a_local_ray_in_order(tmp_path):
         shown, errors = command.communicate(timeout=60)
     assert (command.returncode, shown) == (143, "tidied\n"), errors
     assert "SIGTERM" not in errors
-    assert marked(mark) == []
+    assert find_marked(mark) == []

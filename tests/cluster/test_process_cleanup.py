@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.process_cleanup import marked, see_off
+from cluster.process_cleanup import find_marked, kill_marked
 from tests.signals import as_from_a_terminal
 
 pytestmark = pytest.mark.faults
@@ -21,13 +21,13 @@ _PYTHON = [sys.executable, "-c"]
 # Waits for a signal, then tidies up for a second.
 _TIDY = """
 import signal, threading, time
-from cluster.process_cleanup import at_signals, undisturbed
+from cluster.process_cleanup import at_signals, ignore_signals
 stop = threading.Event()
 at_signals(lambda *_: stop.set())
 print("ready", flush=True)
 stop.wait()
 at_signals(signal.default_int_handler)
-with undisturbed():
+with ignore_signals():
     print("tidying", flush=True)
     time.sleep(1)
     print("tidy", flush=True)
@@ -90,10 +90,10 @@ def test_nohup_keeps_its_meaning() -> None:
 def test_what_a_process_left_behind_is_found_by_its_environment_and_seen_off() -> None:
     mark = f"leaving-{uuid.uuid4()}"
     subprocess.run([*_PYTHON, _GRANDCHILD], env=os.environ | {"MARK": mark}, check=True)
-    (pid,) = marked(mark)
-    see_off(mark)
+    (pid,) = find_marked(mark)
+    kill_marked(mark)
     assert _gone(pid)
-    assert marked(mark) == []
+    assert find_marked(mark) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")

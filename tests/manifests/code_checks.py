@@ -15,7 +15,7 @@ import yaml
 
 from agent.config.base import Config, from_mapping, load
 from agent.errors import ConfigError
-from cluster.bundles import is_remote
+from cluster.file_system import is_remote
 from tests.manifests.cluster_checks import SERVE_PORT
 from tests.manifests.image_checks import stages, workdir
 from tests.manifests.running.script_checks import waits_for
@@ -91,7 +91,7 @@ def _parse(line: str) -> tuple[str, Config]:
 
 @functools.cache
 def _configs() -> dict[str, type[Config]]:
-    from compression.pipeline.pipeline import CompressionConfig
+    from compression.pipeline.pipeline_inputs import CompressionConfig
     from training.config import TrainingConfig
 
     return {"training/run.py": TrainingConfig, "compression/run.py": CompressionConfig}
@@ -180,7 +180,7 @@ def _serving(args: dict[str, Any]) -> Any:
     Raises:
         ConfigError: A key or value is wrong.
     """
-    from serving.settings import AppConfig
+    from serving.ray_serve.app_config import AppConfig
 
     return from_mapping(AppConfig, args)
 
@@ -247,7 +247,7 @@ def _target(image: str) -> str:
 
 def ingress_limits(world: World) -> Iterator[str]:
     """The ingress lets through what the agent takes: refusals are the agent's own, in JSON."""
-    from serving.settings import LimitsConfig
+    from serving.scheduling.limits import LimitsConfig
 
     for item in world.of("Ingress"):
         size = item["metadata"].get("annotations", {}).get("nginx.ingress.kubernetes.io/proxy-body-size", "1m")

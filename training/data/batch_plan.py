@@ -1,7 +1,7 @@
-"""Which windows each worker sees at each step: a pure function of lengths, seed, epoch and number of workers.
+"""Plans which windows each worker computes in each step, from lengths, seed, epoch and number of workers alone.
 
-Every worker computes the whole plan, so no communication is needed to agree on the number of steps, and the windows of
-a step are the same whatever the number of workers or the size of a micro-batch.
+Every worker computes the whole plan, so the number of steps needs no communication, and the windows of a step are the same
+whatever the number of workers or the size of a micro-batch.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class EpochPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One optimizer step of one worker.
+class StepShare:
+    """One worker's share of an optimizer step.
 
     Attributes:
         micro_batches: Window indices of each forward pass; the same number on every worker, possibly empty ones.
@@ -86,7 +86,7 @@ def plan_epoch(lengths: Int64, *, config: BatchConfig, seed: int, epoch: int) ->
     order = rng.permutation(np.arange(len(lengths), dtype=np.int32))
     bounds = [np.zeros(1, np.int64)]
     begin = 0
-    for pool in np.array_split(order, max(1, -(-len(order) // _POOL))):  # views, each put in order where it lies
+    for pool in np.array_split(order, max(1, -(-len(order) // _POOL))):  # views, each sorted in place
         pool_lengths = lengths[pool]
         ascending = np.argsort(pool_lengths, kind="stable")
         pool[:] = pool[ascending]
@@ -98,22 +98,21 @@ def plan_epoch(lengths: Int64, *, config: BatchConfig, seed: int, epoch: int) ->
 
 
 def share(  # noqa: PLR0913
-    rows: Int64, lengths: Int64, *, config: BatchConfig, rank: int, num_workers: int, lanes: int = 1
-) -> Step:
-    """Gives one worker its part of a step: windows are dealt by length, so that all workers, and all lanes of one, get like amounts.
+    rows: Int64, lengths: Int64, *, config: BatchConfig, rank: int, num_workers: int, num_parallel: int = 1
+) -> StepShare:
+    """One worker's share of a step: windows are distributed by length, so that all workers and thread groups get similar amounts.
 
-    With lanes, as many micro-batches as there are lanes follow each other, which are computed at once and have no more than
-    `micro_tokens` together.
+    Micro-batches that are computed at once follow each other, `num_parallel` of them, with `micro_tokens` together at most.
     """
     ordered = rows[np.argsort(lengths[rows], kind="stable")]
-    hands = num_workers * lanes
-    budget = config.micro_tokens // lanes
-    cuts = [_cut(ordered[hand::hands], lengths, budget) for hand in range(hands)]
-    count = max(map(len, cuts))
+    num_shares = num_workers * num_parallel
+    budget = config.micro_tokens // num_parallel
+    shares = [_cut(ordered[first::num_shares], lengths, budget) for first in range(num_shares)]
+    count = max(map(len, shares))
     empty = np.empty(0, dtype=np.int64)
-    filled = [[*cuts[lane * num_workers + rank], *[empty] * count][:count] for lane in range(lanes)]
-    padded = sum(int(lengths[batch].max()) * len(batch) for hand in cuts for batch in hand)
-    return Step(tuple(batch for together in zip(*filled, strict=True) for batch in together), rows, padded)
+    own = [[*shares[group * num_workers + rank], *[empty] * count][:count] for group in range(num_parallel)]
+    padded = sum(int(lengths[batch].max()) * len(batch) for batches in shares for batch in batches)
+    return StepShare(tuple(batch for at_once in zip(*own, strict=True) for batch in at_once), rows, padded)
 
 
 def _cut(rows: Int64, lengths: Int64, budget: int) -> Sequence[Int64]:

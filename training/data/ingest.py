@@ -1,4 +1,4 @@
-"""From a data set to what training reads: small ones through memory, large ones streamed to disk; the windows are the same."""
+"""Reads and encodes a data set for training: small ones in memory, large ones streamed to disk, with the same windows."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pydantic import Field
 from agent.config.base import Config
 from agent.data.digests import data_digest, split_digest
 from agent.data.formats.recognition import recognise
+from agent.data.lines import Part, cut_file
 from agent.data.sources import Source
 from agent.data.split_files import SPLITS
 from agent.data.splits import DataConfig, Splits, check_split, find_files, load_splits, open_sources, read_examples
@@ -46,16 +47,16 @@ class IngestConfig(Config):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """All that training learns of its data.
+    """The data of a run.
 
     Attributes:
         task: The task, labels included.
-        train: Encoded windows, in memory or mapped from disk.
+        train: Encoded windows, in memory or memory-mapped.
         dev, test: Examples.
         digest: Of the content of all splits; the same however it was read.
         num_train: Examples that `train` was made from.
         segmentation: How texts are cut into pieces.
-        notes: What the user should know about how the data was read.
+        notes: Remarks for the user on how the data was read.
     """
 
     task: BaseTask[Any]
@@ -203,15 +204,25 @@ def _streamable(config: DataConfig) -> dict[str, Source]:
     return sources
 
 
+def cut_files(files: Sequence[Path], ends_record: Callable[[bytes], bool]) -> tuple[list[Part], str]:
+    """The parts of files of one kind, and a digest of their bytes."""
+    parts, digest = list[Part](), hashlib.sha256()
+    for file in files:
+        found, content = cut_file(file, _PART_BYTES, ends_record)
+        parts += found
+        digest.update(f"{file.suffix} {content}\n".encode())
+    return parts, digest.hexdigest()
+
+
 def _encode(draft: StoreDraft, work: ParallelEncoding, config: DataConfig) -> StoreContent:
-    """Encodes all parts and joins their windows in the order of the files."""
+    """Encodes all parts and appends their windows in the order of the files."""
     work.directory.mkdir()
     parts = [part for part in work.run() if part.num_examples]
     check_split(config, "train", parts)
     labels = tuple(sorted({label for part in parts for label in part.labels}))
     task = with_labels(work.task, work.task.labels or labels)
     if not task.labels:
-        task.with_labels([])  # refuses
+        task.with_labels([])  # raises
     digest = hashlib.sha256()
     for part in parts:
         windows, example_digests = work.load(part, task.outputs)
@@ -223,7 +234,7 @@ def _encode(draft: StoreDraft, work: ParallelEncoding, config: DataConfig) -> St
 
 
 def find_or_fill(cache: str, key: str, fill: Callable[[StoreDraft], StoreContent]) -> StoredWindows:
-    """The windows that a cache keeps under a key, or those that `fill` writes there."""
+    """The windows cached under a key, written by `fill` if there are none."""
     directory = Path(cache).expanduser().absolute()
     if store := find_store(directory, key):
         return store
@@ -232,7 +243,7 @@ def find_or_fill(cache: str, key: str, fill: Callable[[StoreDraft], StoreContent
 
 
 def windows_key(task: BaseTask[Any], encoder: Encoder, data: str) -> str:
-    """Tells windows of the same data, given by a digest, apart: another task or tokenizer makes others."""
+    """The cache key of windows: digest of the data, task, tokenizer and window length."""
     return store_key(
         data=data,
         task=task.model_dump(mode="json"),

@@ -1,4 +1,4 @@
-"""Encoded training windows as a few flat arrays, in memory or mapped from disk: small to hand round, fast to collate."""
+"""Encoded training windows as flat arrays, in memory or memory-mapped, and their collation into padded batches."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from agent.tasks import BaseTask
 
 Int32 = NDArray[np.int32]
 
-UNLABELLED = -101  # a target that nobody knows, about which a teacher is asked; -100 (IGNORED) is none
+UNLABELLED = -101  # a target without a label, which only a teacher's loss covers; -100 (IGNORED) is no target
 
-_CHUNK = 4096  # examples encoded at once: bounds the memory of intermediate objects
-_COUNTED = 1 << 22  # targets counted at once: bounds the memory that mapped arrays take
+_CHUNK = 4096  # examples encoded at once: limits the memory of intermediate objects
+_COUNTED = 1 << 22  # targets counted at once: limits the memory of mapped arrays
 
 
 class Windows(Protocol):
-    """All that training asks of its windows, wherever they lie. What each answer is, `PackedWindows` says."""
+    """The interface of training windows, in memory or memory-mapped; see `PackedWindows`."""
 
     @property
     def lengths(self) -> Int64:
@@ -122,14 +122,14 @@ def pack(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> Pack
 
 
 def forget_labels(windows: PackedWindows) -> PackedWindows:
-    """The same windows with targets that nobody knows."""
+    """The same windows with `UNLABELLED` targets."""
     unknown = np.where(windows.targets == IGNORED, np.int32(IGNORED), np.int32(UNLABELLED))
     return replace(windows, targets=unknown)
 
 
 @dataclass(frozen=True)
 class JoinedWindows:
-    """Windows of two sources as one, wherever each of them lies; those of `last` have the higher numbers."""
+    """Windows of two sources as one; those of `last` have the higher numbers."""
 
     first: Windows
     last: Windows
@@ -146,7 +146,7 @@ class JoinedWindows:
 
     @property
     def owners(self) -> Int32:
-        """int32 [windows], numbers of examples; those of `last` go on where `first` ends."""
+        """int32 [windows], numbers of examples; those of `last` continue after `first`."""
         return np.concatenate([self.first.owners, self.last.owners + self.first.owners[-1] + np.int32(1)])
 
     @property
@@ -176,7 +176,7 @@ class JoinedWindows:
 
 
 class _Merge:
-    """Puts rows of two arrays together: true in `late` takes the next row of the second."""
+    """Merges the rows of two arrays: true in `late` takes the next row of the second."""
 
     def __init__(self, late: NDArray[np.bool_], width: int) -> None:
         self._late, self._width = late, width

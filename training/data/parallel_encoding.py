@@ -1,12 +1,10 @@
-"""Encodes the parts of large files, all cores of a cluster at once, with Ray Data. Knows no cache and no splits."""
+"""Encodes the parts of large files in parallel on all cores of a cluster, with Ray Data."""
 
 from __future__ import annotations
 
 import os
 import pickle
 import platform
-import sys
-import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -21,20 +19,19 @@ from agent.data.splits import DataConfig
 from agent.encoding import IGNORED, Encoder
 from agent.errors import AgentError, DataError
 from agent.tasks import BaseTask
+from cluster.progress import Progress
 from cluster.ray_data_logging import quiet
 from training.data.packing import Int32, PackedWindows, pack
-
-_LINE_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
 class EncodedPart:
-    """What the driver is told of a part; its windows lie in a file.
+    """An encoded part; its windows lie in a file.
 
     Attributes:
         number: Which part.
         num_examples: Examples in it, possibly none.
-        labels: Their labels, sorted, which the targets in the file count by; those of the task if it has any.
+        labels: Their labels, sorted, in the order of the targets in the file; those of the task if it has any.
     """
 
     number: int
@@ -44,7 +41,7 @@ class EncodedPart:
 
 @dataclass(frozen=True)
 class ParallelEncoding:
-    """Everything that a task on any node needs.
+    """The parts to encode and what a Ray task on any node needs for that.
 
     Attributes:
         parts: Of all files, in order.
@@ -66,15 +63,15 @@ class ParallelEncoding:
         Raises:
             DataError: As `encode`.
         """
-        return sorted(self._outcomes(), key=lambda part: part.number)
+        return sorted(self._encoded(), key=lambda part: part.number)
 
     def load(self, part: EncodedPart, outputs: Sequence[str]) -> tuple[PackedWindows, bytes]:
-        """Reads the windows of a part, its targets counted by `outputs` of the completed task, and the digests of its examples."""
+        """Reads the windows of a part, its targets numbered by `outputs` of the completed task, and the digests of its examples."""
         with np.load(self._file(part.number)) as arrays:
             windows = PackedWindows(**{field.name: arrays[field.name] for field in fields(PackedWindows)})
             digests = arrays["digests"].tobytes()
         own = with_labels(self.task, part.labels).outputs
-        return replace(windows, targets=_recount(windows.targets, own, outputs)), digests
+        return replace(windows, targets=_renumber(windows.targets, own, outputs)), digests
 
     def remove(self, part: EncodedPart) -> None:
         """Deletes the file of a part."""
@@ -86,7 +83,7 @@ class ParallelEncoding:
         Raises:
             DataError: A record is wrong, or this node cannot write to the directory.
         """
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # every core has a part of its own
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each core encodes another part
         part, join = self.parts[number], self.data.join
         examples = [self.task.read_record(record, where, join=join) for record, where in part.read()]
         labels = self.task.labels or tuple(sorted(set().union(*map(self.task.labels_of, examples))))
@@ -97,17 +94,18 @@ class ParallelEncoding:
             self._write(number, pack(task, self.encoder, examples), digests)
         return EncodedPart(number, len(examples), labels)
 
-    def _outcomes(self) -> Iterator[EncodedPart]:
-        """Parts as they are done. An error comes back as a value: raised in a task, Ray would print its trace and try again."""
+    def _encoded(self) -> Iterator[EncodedPart]:
+        """Parts as they are done. Errors are returned as values: Ray would print the trace of a raised one and retry."""
         import ray.data
 
-        with quiet(), _Shown(self.parts) as shown:
+        sizes = [part.num_bytes for part in self.parts]
+        with quiet(), _progress(sum(sizes)) as progress:
             numbers = ray.data.range(len(self.parts), override_num_blocks=len(self.parts))
             for row in numbers.map(self._encode_row, num_cpus=1).iter_rows():
                 outcome = pickle.loads(row["outcome"])  # noqa: S301  # written by a task of this program
                 if isinstance(outcome, AgentError):
                     raise outcome
-                shown.advance(outcome)
+                progress.advance(sizes[outcome.number])
                 yield outcome
 
     def _encode_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,11 +117,11 @@ class ParallelEncoding:
         return {"outcome": pickle.dumps(outcome)}
 
     def _write(self, number: int, windows: PackedWindows, digests: Any) -> None:
-        """A task may run twice, on two nodes even: what has the final name is whole."""
+        """Writes a part's file whole or not at all, since its task may run twice, even on two nodes."""
         file = self._file(number)
         draft = file.with_suffix(f".{uuid.uuid4().hex}")
         try:
-            with draft.open("wb") as stream:
+            with draft.open("wb") as stream:  # fails where this node does not share the directory
                 np.savez(stream, **vars(windows), digests=digests)
             draft.replace(file)
         except OSError as error:
@@ -142,44 +140,14 @@ def with_labels(task: BaseTask[Any], labels: tuple[str, ...]) -> BaseTask[Any]:
     return task.model_copy(update={"labels": labels})
 
 
-def _recount(targets: Int32, outputs: Sequence[str], final: Sequence[str]) -> Int32:
-    """Numbers of outputs as numbers in another row of outputs."""
-    place = {name: number for number, name in enumerate(final)}
-    numbers = np.array([place[name] for name in outputs], np.int32)
-    recounted = targets.copy()
-    recounted[targets != IGNORED] = numbers[targets[targets != IGNORED]]
-    return recounted
+def _renumber(targets: Int32, outputs: Sequence[str], final: Sequence[str]) -> Int32:
+    """Targets by `outputs` as targets by `final` outputs."""
+    final_number = {name: number for number, name in enumerate(final)}
+    numbers = np.array([final_number[name] for name in outputs], np.int32)
+    renumbered = targets.copy()
+    renumbered[targets != IGNORED] = numbers[targets[targets != IGNORED]]
+    return renumbered
 
 
-class _Shown:
-    """Bytes of text that are encoded: a bar on a terminal, plain lines elsewhere."""
-
-    def __init__(self, parts: Sequence[SourcePart]) -> None:
-        self._sizes = [part.num_bytes for part in parts]
-        self._done = 0
-        self._begun = self._last = time.monotonic()
-        self._bar: Any = None
-
-    def __enter__(self) -> _Shown:
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=sum(self._sizes), desc="encoding", unit="B", unit_scale=True, file=sys.stderr)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def advance(self, part: EncodedPart) -> None:
-        """Counts a part."""
-        self._done += self._sizes[part.number]
-        if self._bar is not None:
-            self._bar.update(self._sizes[part.number])
-        elif time.monotonic() - self._last >= _LINE_EVERY_S:
-            self._last = time.monotonic()
-            rate = self._done / (self._last - self._begun)
-            left = (sum(self._sizes) - self._done) / rate
-            print(
-                f"encoding: {self._done / sum(self._sizes):.0%}  {rate / 1e6:.1f} MB/s  {left:.0f} s left", flush=True
-            )
+def _progress(num_bytes: int) -> Progress:
+    return Progress("encoding", num_bytes, unit="B", rate=lambda per_s: f"{per_s / 1e6:.1f} MB/s")

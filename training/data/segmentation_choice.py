@@ -86,25 +86,25 @@ def choose_segmentation(
     """Chooses by labelled examples.
 
     Returns:
-        The choice, and why it was made, in one line; nothing where there was none to make.
+        The choice, and lines that say what it is and why; none for a task without spans.
     """
     sample = examples[:_NUM_EXAMPLES]
     joins, abbreviations = _joining(task, sample) if config.joins is None else (config.joins, config.abbreviations)
     words = Segmentation(joins=joins, abbreviations=abbreviations, line_end=config.line_end)
     subwords = Segmentation(pieces="subwords", line_end=config.line_end)
-    if config.pieces != "auto":
-        return (words if config.pieces == "words" else subwords), ()
     lost = reach(task, encoder.with_segmentation(words), sample)
-    if lost is None or not lost.lost:
+    if lost is None:
         return words, ()
-    fewer = reach(task, encoder.with_segmentation(subwords), sample)
-    assert fewer
-    chosen = subwords if len(lost.lost) - len(fewer.lost) > _MAX_LOST_SHARE * lost.num_spans else words
-    note = (
-        f"segmentation.pieces={chosen.pieces}: of {lost.num_spans:,} spans words lose {len(lost.lost):,}, sub-words {len(fewer.lost):,} "
-        f"(words may lose {_MAX_LOST_SHARE:.1%})"
-    )
-    return chosen, (note,)
+    chosen, why = (subwords if config.pieces == "subwords" else words), ""
+    if config.pieces == "auto" and lost.lost:
+        fewer = reach(task, encoder.with_segmentation(subwords), sample)
+        assert fewer
+        chosen = subwords if len(lost.lost) - len(fewer.lost) > _MAX_LOST_SHARE * lost.num_spans else words
+        why = (
+            f" (of {lost.num_spans:,} training spans words lose {len(lost.lost):,}, sub-words {len(fewer.lost):,}; "
+            f"words may lose {_MAX_LOST_SHARE:.1%})"
+        )
+    return chosen, (f"segmentation: {chosen.told}{why}",)
 
 
 def _joining(task: BaseTask[Any], examples: Sequence[Any]) -> tuple[str, bool]:

@@ -1,4 +1,4 @@
-"""Tokenised windows on disk, found again by a digest of all that made them. Knows no text, no tokenizer and no Ray."""
+"""A cache of encoded windows on disk, found by a digest of their data, task and tokenizer."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from agent.config.base import Config
 from agent.errors import DataError
+from agent.files import sha256_of
 from training.data.packing import PackedWindows
 
 FORMAT = 2  # raised whenever the same text would be stored otherwise
@@ -30,7 +31,6 @@ _TYPES: Mapping[str, type[np.integer[Any]]] = {
     "labelled": np.int32,
     "owners": np.int32,
 }
-_HASHED = 1 << 20  # bytes read at once to verify a file
 
 
 class StoredArray(Config):
@@ -41,10 +41,10 @@ class StoredArray(Config):
 
 
 class StoreContent(NamedTuple):
-    """What cannot be seen from the windows.
+    """What the windows do not contain.
 
     Attributes:
-        labels: Labels of the task, which the targets count by.
+        labels: Labels of the task, in the order of the targets.
         split_digest: `agent.data.digests.split_digest` of the examples.
     """
 
@@ -53,11 +53,11 @@ class StoreContent(NamedTuple):
 
 
 class StoreManifest(Config):
-    """What a store says of itself.
+    """The manifest of a store.
 
     Attributes:
         format: Version of the layout.
-        key: Digest of all that made it; its directory's name.
+        key: Digest of everything it depends on; its directory's name.
         labels, split_digest: As in `StoreContent`.
         num_examples: Examples of the split.
         arrays: Name of the array to its file.
@@ -73,7 +73,7 @@ class StoreManifest(Config):
 
 @dataclass(frozen=True)
 class StoredWindows(PackedWindows):
-    """Windows mapped from disk: what is not read takes no memory. Pickled as a path, and mapped again where it arrives."""
+    """Memory-mapped windows, pickled as their path and mapped again where they arrive."""
 
     directory: Path
     manifest: StoreManifest
@@ -88,7 +88,7 @@ def store_key(**ingredients: Any) -> str:
 
 
 def find_store(cache: Path, key: str) -> StoredWindows | None:
-    """Returns a store that stands in a cache, every byte of it verified; None if there is none, or a damaged one."""
+    """Finds a store in a cache and verifies every byte; None if there is none, or a damaged one."""
     directory = cache / key
     if not directory.exists():
         return None
@@ -112,7 +112,7 @@ def open_store(directory: Path, key: str) -> StoredWindows:
 
 @contextmanager
 def draft_store(cache: Path, key: str) -> Iterator[StoreDraft]:
-    """Yields a store to be filled, under a name that nobody looks for; what is not published is removed.
+    """Yields a new store under a temporary name; what is not published is removed.
 
     Raises:
         DataError: The cache cannot be written.
@@ -133,7 +133,7 @@ def draft_store(cache: Path, key: str) -> Iterator[StoreDraft]:
 
 
 class StoreDraft:
-    """A store in the making: windows are appended in their final order."""
+    """A store being written: windows are appended in their final order."""
 
     def __init__(self, cache: Path, key: str, path: Path, stack: ExitStack) -> None:
         self.path = path
@@ -145,7 +145,7 @@ class StoreDraft:
         self._write("bounds", np.zeros(1, np.int64))
 
     def append(self, windows: PackedWindows) -> None:
-        """Writes windows behind those that stand there; their examples are numbered on."""
+        """Appends windows; numbers of their examples continue."""
         self._write("input_ids", windows.input_ids)
         self._write("targets", windows.targets)
         self._write("bounds", windows.bounds[1:] + self._num_tokens)
@@ -155,7 +155,7 @@ class StoreDraft:
         self.num_examples += int(windows.owners[-1]) + 1
 
     def publish(self, content: StoreContent) -> StoredWindows:
-        """Gives the store its name. Where another run was faster with the same one, that one is taken."""
+        """Renames the store to its key. If another run has published the same one meanwhile, that one is returned."""
         for file in self._files.values():
             file.close()
         arrays = {
@@ -190,7 +190,7 @@ class StoreDraft:
 def _verified(store: StoredWindows) -> StoredWindows:
     for name, array in store.manifest.arrays.items():
         file = store.directory / name
-        if _sha256(file) != array.sha256:
+        if sha256_of(file) != array.sha256:
             raise DataError(f"{file} was altered", remedy="remove its directory; it is made again")
     return store
 
@@ -221,11 +221,3 @@ def _map(file: Path, kind: type[np.integer[Any]], stated: StoredArray) -> NDArra
             remedy="remove its directory; it is made again",
         )
     return np.memmap(file, dtype=np.dtype(kind).newbyteorder("<"), mode="r").view(np.ndarray)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(_HASHED):
-            digest.update(block)
-    return digest.hexdigest()

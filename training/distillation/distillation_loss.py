@@ -1,4 +1,4 @@
-"""A teacher in the loss: what a model in training owes to a finished agent. Reads no files."""
+"""The distillation loss: soft targets, hidden states and attention relations of a teacher."""
 
 from __future__ import annotations
 
@@ -11,117 +11,137 @@ from torch.nn.functional import kl_div, log_softmax
 
 from agent.encoding import IGNORED
 from agent.errors import ConfigError
+from agent.tasks import BaseTask
 from training.data.packing import UNLABELLED
-from training.engine.activation_hooks import SILENT, ActivationHook, ActivationRecorder, Said
-from training.model.adapters import plain
+from training.distillation.teacher import TeacherConfig
+from training.engine.activation_hooks import NO_ACTIVATIONS, ActivationHook, ActivationRecorder, ModelOutputs
+from training.model.adapters import unwrap
+from training.model.models import ModelConfig, build_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from training.distillation.teacher import TeacherConfig
     from training.objectives import Loss
 
-PROJECTIONS = "teacher_projections"  # of a student that is narrower or wider than its teacher; not handed over
-_RELATED = (("query", "q_lin", "query_proj"), ("key", "k_lin", "key_proj"), ("value", "v_lin", "value_proj"))
+PROJECTIONS = (
+    "teacher_projections"  # of a student whose width differs from its teacher's; not part of the published model
+)
+_PROJECTION_NAMES = (("query", "q_lin", "query_proj"), ("key", "k_lin", "key_proj"), ("value", "v_lin", "value_proj"))
+
+
+def load_teacher(config: TeacherConfig, task: BaseTask[Any], device: torch.device, *, label_weight: float) -> Teacher:
+    """Loads the teacher's model.
+
+    Raises:
+        ModelError: transformers cannot load it.
+    """
+    model = build_model(ModelConfig(name=config.bundle), task).to(device)
+    return Teacher(model, config, label_weight)
 
 
 class Teacher:
-    """A finished agent that is asked about every batch.
+    """A finished agent whose outputs are part of the loss of every batch.
 
     Args:
-        model: On the device of the student; its weights stay as they are.
-        config: How it is listened to.
-        label_weight: How much the loss of a labelled target counts: as much as there are targets, labelled or not, for each
-            labelled one, so that the labels keep their part of the loss however much unlabelled text there is.
+        model: On the device of the student; its weights are frozen.
+        config: What is learned from it.
+        label_weight: Weight of the loss of a labelled target: all targets over the labelled ones, so that the labels keep their
+            part of the loss however much unlabelled text there is.
     """
 
     def __init__(self, model: nn.Module, config: TeacherConfig, label_weight: float = 1.0) -> None:
         self._model, self._config = model.eval().requires_grad_(requires_grad=False), config
         self._label_weight = label_weight
-        self._taps, self._heads = SILENT, 1
+        self._recorder, self._heads = NO_ACTIVATIONS, 1
 
-    def tap(self, student: nn.Module) -> ActivationRecorder:
-        """Where to listen to a student for `blend`. One of another width gets projections of its hidden states, to be trained.
+    def attach(self, student: nn.Module) -> ActivationRecorder:
+        """Registers the hooks that `loss` needs in both models; returns the student's recorder.
+
+        A student of another width gets trainable projections of its hidden states.
 
         Raises:
-            ConfigError: Its layers or its teacher's are kept in a way that we do not know.
+            ConfigError: The layers of one of them are laid out in a way that is not supported.
         """
-        inner: Any = plain(student)
-        own, other = list[ActivationHook](), list[ActivationHook]()
+        inner: Any = unwrap(student)
+        student_hooks, teacher_hooks = list[ActivationHook](), list[ActivationHook]()
         if self._config.hidden.weight:
-            matched = [(layers_of(self._model)[there - 1], here) for here, there in self._matches(inner)]
+            matched = [(layers_of(self._model)[number - 1], layer) for layer, number in self._matched_layers(inner)]
             projections = _projections(student, inner.config.hidden_size, self._width, len(matched))
-            other += [ActivationHook(there) for there, _ in matched]
-            own += [ActivationHook(here, then) for (_, here), then in zip(matched, projections, strict=True)]
+            teacher_hooks += [ActivationHook(layer) for layer, _ in matched]
+            student_hooks += [
+                ActivationHook(layer, projection) for (_, layer), projection in zip(matched, projections, strict=True)
+            ]
         if self._config.relations.weight:
             self._heads = self._config.relations.heads or inner.config.num_attention_heads
-            there = layers_of(self._model)[(self._config.relations.layer or 0) - 1]
-            other += map(ActivationHook, _related(there))
-            own += map(ActivationHook, _related(layers_of(inner)[-1]))
-        self._taps = ActivationRecorder(other)
-        return ActivationRecorder(own)
+            teacher_layer = layers_of(self._model)[(self._config.relations.layer or 0) - 1]
+            teacher_hooks += map(ActivationHook, _attention_projections(teacher_layer))
+            student_hooks += map(ActivationHook, _attention_projections(layers_of(inner)[-1]))
+        self._recorder = ActivationRecorder(teacher_hooks)
+        return ActivationRecorder(student_hooks)
 
-    def blend(
-        self, labels: Loss, said: Said, targets: torch.Tensor, inputs: Mapping[str, torch.Tensor]
+    def loss(
+        self, label_loss: Loss, outputs: ModelOutputs, targets: torch.Tensor, inputs: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
-        """The loss of the labels with the teacher's parts, all of them sums over targets.
+        """The loss of the labels and of the teacher, summed over targets.
 
         Soft targets: T^2 times the divergence of the student's probabilities from the teacher's, at temperature T (Hinton et
         al., arXiv 1503.02531, section 2). Hidden states and relations: a mean over the tokens of each row, which counts as
         often as the row has targets.
 
         Args:
-            labels: The loss of what is labelled.
-            said: By the student, float: logits [..., outputs], then as `tap` listens [rows, tokens, width] each.
-            targets: int64 [...]; where they are -100 nobody is asked, where they are `UNLABELLED` only the teacher.
+            label_loss: The loss of labelled targets.
+            outputs: Of the student, float: logits [..., outputs], then activations [rows, tokens, width] each.
+            targets: int64 [...]; -100 is left out, `UNLABELLED` has the teacher's loss only.
             inputs: The padded batch on the device, [rows, tokens] each.
         """
-        asked = targets != IGNORED
-        loss = labels(said[0], targets.masked_fill(targets == UNLABELLED, IGNORED))
-        logits, *noted = said
-        wanted, *shown = self._ask(inputs, like=logits)
+        has_target = targets != IGNORED
+        labelled = label_loss(outputs[0], targets.masked_fill(targets == UNLABELLED, IGNORED))
+        logits, *activations = outputs
+        teacher_logits, *teacher_activations = self._forward(inputs, like=logits)
         weight = self._config.weight
-        total = (1 - weight) * self._label_weight * loss + weight * self._soft(logits[asked], wanted[asked])
-        if not noted:
+        soft = self._soft_target_loss(logits[has_target], teacher_logits[has_target])
+        total = (1 - weight) * self._label_weight * labelled + weight * soft
+        if not activations:
             return total
         mask = inputs["attention_mask"].bool()
-        counts = asked.reshape(len(asked), -1).sum(1)
-        return total + (counts * self._inner(noted, shown, mask)).sum()
+        counts = has_target.reshape(len(has_target), -1).sum(1)
+        return total + (counts * self._activation_loss(activations, teacher_activations, mask)).sum()
 
-    def _inner(self, noted: Sequence[torch.Tensor], shown: Sequence[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
-        """What hidden states and relations cost, for each row: float32 [rows]."""
-        pairs = list(zip(noted, shown, strict=True))
-        related = 3 if self._config.relations.weight else 0
-        hidden, relations = pairs[: len(pairs) - related], pairs[len(pairs) - related :]
-        cost = torch.zeros(len(mask), device=mask.device)
-        if hidden:
-            distances = [hidden_distance(own, other, mask) for own, other in hidden]
-            cost = cost + self._config.hidden.weight * torch.stack(distances).mean(0)
-        for own, other in relations:
-            cost = cost + self._config.relations.weight * relation_divergence(own, other, mask, heads=self._heads)
-        return cost
+    def _activation_loss(
+        self, student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor], mask: torch.Tensor
+    ) -> torch.Tensor:
+        """The loss of hidden states and relations of each row: float32 [rows]."""
+        pairs = list(zip(student, teacher, strict=True))
+        num_hidden = len(pairs) - (3 if self._config.relations.weight else 0)
+        total = torch.zeros(len(mask), device=mask.device)
+        if num_hidden:
+            distances = [hidden_distance(own, other, mask) for own, other in pairs[:num_hidden]]
+            total = total + self._config.hidden.weight * torch.stack(distances).mean(0)
+        for own, other in pairs[num_hidden:]:
+            total = total + self._config.relations.weight * relation_divergence(own, other, mask, heads=self._heads)
+        return total
 
-    def _soft(self, given: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    def _soft_target_loss(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         temperature = self._config.temperature
-        ours, theirs = (log_softmax(logits.float() / temperature, -1) for logits in (given, wanted))
+        ours, theirs = (log_softmax(logits.float() / temperature, -1) for logits in (student, teacher))
         return temperature**2 * kl_div(ours, theirs, reduction="sum", log_target=True)
 
-    def _ask(self, inputs: Mapping[str, torch.Tensor], *, like: torch.Tensor) -> Said:
-        """Computed in the student's precision."""
+    def _forward(self, inputs: Mapping[str, torch.Tensor], *, like: torch.Tensor) -> ModelOutputs:
+        """The teacher's outputs, in the student's precision."""
         half = like.dtype == torch.bfloat16
         with torch.no_grad(), torch.autocast(like.device.type, torch.bfloat16, enabled=half):
-            return self._taps.listen(lambda: self._model(**inputs).logits)
+            return self._recorder.record(lambda: self._model(**inputs).logits)
 
     @property
     def _width(self) -> int:
         model: Any = self._model
         return int(model.config.hidden_size)
 
-    def _matches(self, student: PreTrainedModel) -> list[tuple[nn.Module, int]]:
+    def _matched_layers(self, student: PreTrainedModel) -> list[tuple[nn.Module, int]]:
         """The student's layers, each with the number of the teacher's."""
-        mine = layers_of(student)
-        numbers = self._config.hidden.match(len(mine), len(layers_of(self._model)))
-        return list(zip(mine, numbers, strict=True))
+        layers = layers_of(student)
+        numbers = self._config.hidden.match(len(layers), len(layers_of(self._model)))
+        return list(zip(layers, numbers, strict=True))
 
 
 def hidden_distance(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -172,21 +192,21 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
     if layers := next(found, None):
         return list(layers)
     raise ConfigError(
-        f"teacher.hidden and teacher.relations: the layers of a {type(model).__name__} are kept in a way that we do not know",
+        f"teacher.hidden and teacher.relations: the layers of a {type(model).__name__} are laid out in a way that is not supported",
         allowed="encoders with one list of layers (BERT, RoBERTa, ELECTRA, DistilBERT and their kin)",
         remedy="set both weights to 0",
     )
 
 
-def _related(layer: nn.Module) -> list[nn.Module]:
+def _attention_projections(layer: nn.Module) -> list[nn.Module]:
     """The projections to queries, keys and values of a layer.
 
     Raises:
-        ConfigError: It has no such three.
+        ConfigError: It lacks one of them.
     """
     by_end = {name.rpartition(".")[2]: module for name, module in layer.named_modules()}
-    found = [by_end[name] for names in _RELATED for name in names if name in by_end]
-    if len(found) == len(_RELATED):
+    found = [by_end[name] for names in _PROJECTION_NAMES for name in names if name in by_end]
+    if len(found) == len(_PROJECTION_NAMES):
         return found
     raise ConfigError(
         f"teacher.relations: a {type(layer).__name__} has no projections to queries, keys and values of their own",
@@ -195,15 +215,15 @@ def _related(layer: nn.Module) -> list[nn.Module]:
     )
 
 
-def _projections(student: nn.Module, width: int, wanted: int, count: int) -> Sequence[nn.Module | None]:
-    if width == wanted:
+def _projections(student: nn.Module, width: int, teacher_width: int, count: int) -> Sequence[nn.Module | None]:
+    if width == teacher_width:
         return [None] * count
     device = next(student.parameters()).device
-    projections = nn.ModuleList(nn.Linear(width, wanted) for _ in range(count)).to(device)
+    projections = nn.ModuleList(nn.Linear(width, teacher_width) for _ in range(count)).to(device)
     student.add_module(PROJECTIONS, projections)
     return list(projections)
 
 
 def without_projections(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights that the agent has without its teacher."""
+    """The weights without the projections to the teacher's width."""
     return {name: tensor for name, tensor in weights.items() if not name.startswith(f"{PROJECTIONS}.")}

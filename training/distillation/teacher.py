@@ -1,9 +1,9 @@
-"""Distillation: whom a model in training learns from beside the labels, what of it, and whether the two fit. Computes no loss."""
+"""Configuration of the teacher in distillation, and the check that it fits the student."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field, PositiveInt
 
@@ -11,17 +11,11 @@ from agent.bundle import Bundle
 from agent.config.base import Config
 from agent.encoding import Encoder
 from agent.errors import ConfigError
-from agent.segmentation import Segmentation
 from agent.tasks import BaseTask
-
-if TYPE_CHECKING:
-    import torch
-
-    from training.distillation.distillation_loss import Teacher
 
 
 class HiddenConfig(Config):
-    """Hidden states that are to be like the teacher's."""
+    """Loss on the difference of hidden states."""
 
     weight: float = Field(
         0.0, ge=0, description="what the mean squared difference of hidden states counts, beside teacher.weight"
@@ -31,7 +25,7 @@ class HiddenConfig(Config):
     )
 
     def match(self, own: int, others: int) -> tuple[int, ...]:
-        """The teacher's layer for each of `own` layers, of `others`; the last for the last unless told otherwise.
+        """The teacher's layer for each of the student's `own` layers, evenly spread unless `layers` says otherwise.
 
         Raises:
             ConfigError: Not as many were given as the student has layers, or one that the teacher lacks.
@@ -48,7 +42,7 @@ class HiddenConfig(Config):
 
 
 class RelationsConfig(Config):
-    """How queries, keys and values attend to their own kind, which is to be as in the teacher (MiniLMv2, arXiv 2012.15828)."""
+    """Loss on the relations of queries, keys and values among themselves (MiniLMv2, arXiv 2012.15828)."""
 
     weight: float = Field(
         0.0, ge=0, description="what the divergence of attention relations counts, beside teacher.weight"
@@ -62,7 +56,7 @@ class RelationsConfig(Config):
 
 
 class TeacherConfig(Config):
-    """Whom to learn from, and how much."""
+    """The teacher, and how much its outputs count."""
 
     bundle: str = Field(description="bundle of the agent whose probabilities are learned; same labels, same tokenizer")
     temperature: float = Field(2.0, gt=0, description="divides logits of both: above 1 what is improbable counts more")
@@ -77,20 +71,20 @@ class TeacherConfig(Config):
     )
 
     @property
-    def looks_inside(self) -> bool:
-        """Whether more than the teacher's answers count."""
+    def uses_activations(self) -> bool:
+        """Whether hidden states or relations count beside the teacher's probabilities."""
         return bool(self.hidden.weight or self.relations.weight)
 
     def absolute(self) -> TeacherConfig:
-        """With paths that workers find from any directory."""
+        """The same with absolute paths, since workers have another working directory."""
         named = {"bundle": self.bundle} | ({"unlabelled": self.unlabelled} if self.unlabelled else {})
         return self.model_copy(update={name: str(Path(path).expanduser().resolve()) for name, path in named.items()})
 
     def check(self, task: BaseTask[Any], encoder: Encoder, student: str) -> str:
-        """Refuses, before a worker starts, a teacher that does not fit; returns its digest.
+        """Checks that the teacher fits the student, before a worker starts; returns the digest of its bundle.
 
         Args:
-            task: What is trained.
+            task: The student's.
             encoder: Of the student.
             student: The name of its model.
 
@@ -99,12 +93,12 @@ class TeacherConfig(Config):
             ConfigError: Its outputs or sub-words are others, its windows shorter, or its layers not those that are asked for.
         """
         bundle = Bundle.load(self.bundle)
-        _check_answers(bundle, task, encoder)
-        if self.looks_inside:
-            self._check_inside(student)
+        _check_outputs(bundle, task, encoder)
+        if self.uses_activations:
+            self._check_layers(student)
         return bundle.digest
 
-    def _check_inside(self, student: str) -> None:
+    def _check_layers(self, student: str) -> None:
         from training.model.models import load_config
 
         own, other = load_config(student), load_config(self.bundle)
@@ -125,23 +119,8 @@ class TeacherConfig(Config):
                 remedy="set teacher.relations.heads",
             )
 
-    def load(self, task: BaseTask[Any], device: torch.device, *, label_weight: float) -> Teacher:
-        """The teacher, ready to be asked.
 
-        Raises:
-            ModelError: transformers cannot load it.
-        """
-        from training.distillation.distillation_loss import Teacher
-        from training.model.models import ModelConfig, build_model
-
-        return Teacher(build_model(ModelConfig(name=self.bundle), task).to(device), self, label_weight)
-
-
-def _told(segmentation: Segmentation) -> str:
-    return ", ".join(f"{name}={value}" for name, value in segmentation.model_dump().items())
-
-
-def _check_answers(bundle: Bundle, task: BaseTask[Any], encoder: Encoder) -> None:
+def _check_outputs(bundle: Bundle, task: BaseTask[Any], encoder: Encoder) -> None:
     if bundle.task.outputs != task.outputs:
         raise ConfigError(
             f"teacher.bundle={bundle.path} has the outputs {', '.join(bundle.task.outputs)}",
@@ -156,8 +135,8 @@ def _check_answers(bundle: Bundle, task: BaseTask[Any], encoder: Encoder) -> Non
         )
     if bundle.encoder.segmentation != encoder.segmentation:
         raise ConfigError(
-            f"teacher.bundle={bundle.path} cuts texts into other pieces than the model in training ({_told(encoder.segmentation)})",
-            allowed=f"the teacher's: {_told(bundle.encoder.segmentation)}",
+            f"teacher.bundle={bundle.path} cuts texts into other pieces than the model in training ({encoder.segmentation.told})",
+            allowed=f"the teacher's: {bundle.encoder.segmentation.told}",
             remedy="set segmentation to the teacher's",
         )
     if bundle.manifest.max_tokens < encoder.max_tokens:

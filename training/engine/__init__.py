@@ -1,0 +1,1 @@
+"""One optimizer step under DeepSpeed: forward and backward passes, gradient exchange, optimizer state, learning rate."""

@@ -1,4 +1,4 @@
-"""What modules inside of a model say in a pass, beside its logits. Knows no loss, and no teacher."""
+"""Records intermediate activations of a model with forward hooks."""
 
 from __future__ import annotations
 
@@ -10,54 +10,54 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-Said: TypeAlias = tuple[torch.Tensor, ...]
-"""Logits, and what each tap noted, in the order of the taps."""
+ModelOutputs: TypeAlias = tuple[torch.Tensor, ...]
+"""Logits, then the recorded activations in the order of the hooks."""
 
 
 @dataclass(frozen=True)
 class ActivationHook:
-    """A module that is listened to.
+    """A module whose output is recorded.
 
     Attributes:
-        module: Whose output is noted, float [rows, tokens, width]; the first part of one that is a tuple.
-        then: What the output goes through before.
+        module: Its output is float [rows, tokens, width]; of a tuple the first element is recorded.
+        transform: Applied to the output before it is recorded.
     """
 
     module: nn.Module
-    then: nn.Module | None = None
+    transform: nn.Module | None = None
 
 
 class ActivationRecorder:
-    """Listens to modules of a model, in whichever thread a pass runs.
+    """Records activations of forward passes, in whichever thread they run.
 
     Args:
-        taps: Where to listen. A pass that nobody listens to (an evaluation) leaves nothing.
+        hooks: What to record. A pass outside `record` (an evaluation) records nothing.
     """
 
-    def __init__(self, taps: Sequence[ActivationHook] = ()) -> None:
-        self._count = len(taps)
-        self._own = threading.local()
-        for number, tap in enumerate(taps):
-            tap.module.register_forward_hook(self._hook(number, tap.then))
+    def __init__(self, hooks: Sequence[ActivationHook] = ()) -> None:
+        self._num_hooks = len(hooks)
+        self._thread = threading.local()
+        for index, hook in enumerate(hooks):
+            hook.module.register_forward_hook(self._forward_hook(index, hook.transform))
 
-    def listen(self, run: Callable[[], torch.Tensor]) -> Said:
-        """Runs a pass that returns its logits."""
-        notes: dict[int, torch.Tensor] = {}
-        self._own.notes = notes
+    def record(self, forward: Callable[[], torch.Tensor]) -> ModelOutputs:
+        """Runs a forward pass that returns logits; returns them with the activations of that pass."""
+        activations: dict[int, torch.Tensor] = {}
+        self._thread.activations = activations
         try:
-            logits = run()
+            logits = forward()
         finally:
-            self._own.notes = None
-        return (logits, *(notes[number] for number in range(self._count)))
+            self._thread.activations = None
+        return (logits, *(activations[index] for index in range(self._num_hooks)))
 
-    def _hook(self, number: int, then: nn.Module | None) -> Callable[[nn.Module, Any, Any], None]:
-        def note(_: nn.Module, __: Any, output: Any) -> None:
-            notes: dict[int, torch.Tensor] | None = getattr(self._own, "notes", None)
-            if notes is not None:  # a layer that is computed again in the backward pass says nothing new
-                said = output[0] if isinstance(output, tuple) else output
-                notes[number] = then(said) if then else said
+    def _forward_hook(self, index: int, transform: nn.Module | None) -> Callable[[nn.Module, Any, Any], None]:
+        def store(_: nn.Module, __: Any, output: Any) -> None:
+            activations: dict[int, torch.Tensor] | None = getattr(self._thread, "activations", None)
+            if activations is not None:  # None while activation checkpointing computes a layer again
+                tensor = output[0] if isinstance(output, tuple) else output
+                activations[index] = transform(tensor) if transform else tensor
 
-        return note
+        return store
 
 
-SILENT = ActivationRecorder()
+NO_ACTIVATIONS = ActivationRecorder()

@@ -1,8 +1,8 @@
-"""Sums gradients over workers at ZeRO stage 0, with as few bytes as exactness allows.
+"""All-reduces gradients over workers at ZeRO stage 0; of the input embedding only the rows that a step touched.
 
-DeepSpeed's own exchange copies every gradient into a bucket and back, with one worker as with many, and sends the whole
-embedding table though a step touches a thousand of its rows: half of all bytes for a small encoder. Here the rows that
-the step touched, which every worker knows from the plan, are exchanged by themselves.
+DeepSpeed's own all-reduce copies every gradient into a bucket and back, even with one worker, and sends the whole embedding
+although a step touches a thousand of its rows: half of all bytes for a small encoder. Every worker knows the touched rows from
+the plan.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-_BUCKET = 1 << 25  # elements that travel together: 128 MiB, so that a large model never needs a second copy of itself
+_BUCKET = 1 << 25  # elements sent together: 128 MiB, so that a large model never needs a second copy of itself
 
 
 class GradientAllreduce:
@@ -21,30 +21,32 @@ class GradientAllreduce:
 
     Args:
         parameters: All that are trained, in the same order on every worker.
-        table: The input embedding, if its gradient is zero but for rows of the step's tokens: trained, used only there.
+        embedding: The input embedding's weight, if only rows of the step's tokens have a gradient: trained, not shared.
     """
 
-    def __init__(self, parameters: Sequence[torch.nn.Parameter], table: torch.nn.Parameter | None) -> None:
-        self._table = table
-        self._dense = [parameter for parameter in parameters if parameter is not table]
-        self._everything = list(parameters)
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], embedding: torch.nn.Parameter | None) -> None:
+        self._embedding = embedding
+        self._dense = [parameter for parameter in parameters if parameter is not embedding]
+        self._all = list(parameters)
 
     @property
     def by_rows(self) -> bool:
-        """Whether there is a table whose touched rows would do."""
-        return self._table is not None
+        """Whether `run` can use the touched rows."""
+        return self._embedding is not None
 
-    def run(self, touched: torch.Tensor | None) -> None:
-        """Exchanges.
+    def run(self, touched_rows: torch.Tensor | None) -> None:
+        """Sums the gradients of all workers.
 
         Args:
-            touched: int64 [rows], those of the table which any worker's part of the step used; None sends all.
+            touched_rows: int64 [rows], rows of the embedding that any worker's part of the step used; None sends all.
         """
         import torch
         import torch.distributed as dist
 
-        rows_only = self._table is not None and touched is not None and 2 * len(touched) < len(self._table)
-        for bucket in _buckets(self._dense if rows_only else self._everything):
+        rows_only = (
+            self._embedding is not None and touched_rows is not None and 2 * len(touched_rows) < len(self._embedding)
+        )
+        for bucket in _buckets(self._dense if rows_only else self._all):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
             dist.all_reduce(flat)
             first = 0
@@ -52,11 +54,11 @@ class GradientAllreduce:
                 gradient.copy_(flat[first : first + gradient.numel()].view_as(gradient))
                 first += gradient.numel()
         if rows_only:
-            assert self._table is not None
-            gradient = _gradient(self._table)
-            rows = gradient[touched]
+            assert self._embedding is not None
+            gradient = _gradient(self._embedding)
+            rows = gradient[touched_rows]
             dist.all_reduce(rows)
-            gradient[touched] = rows
+            gradient[touched_rows] = rows
 
 
 def _buckets(parameters: Sequence[torch.nn.Parameter]) -> list[list[torch.Tensor]]:
@@ -72,7 +74,7 @@ def _buckets(parameters: Sequence[torch.nn.Parameter]) -> list[list[torch.Tensor
 
 
 def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """A worker whose part of a step was empty has no gradients; they count as zero."""
+    """A parameter's gradient; zero on a worker whose part of the step was empty."""
     import torch
 
     if parameter.grad is None:

@@ -1,4 +1,4 @@
-"""How the learning rate moves over a run, as a part of its peak. Knows no optimizer."""
+"""Learning-rate schedule: warm-up, then linear, cosine or no decay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent.config.base import Config
 
 
 class Schedule(Config):
-    """A rise from 0 to the peak, then a fall to 0 or none."""
+    """Linear warm-up to the peak, then decay to 0 or none."""
 
     kind: Literal["linear", "cosine", "constant"] = Field(
         "linear",
@@ -20,7 +20,7 @@ class Schedule(Config):
     warmup_fraction: float = Field(0.06, ge=0, lt=1, description="part of all steps over which the rate rises from 0")
 
     def rate_at(self, step: int, num_steps: int) -> float:
-        """The learning rate of a step, counted from 0, as a part of the peak (cosine: arXiv 1608.03983)."""
+        """The learning rate of a step, counted from 0, as a fraction of the peak (cosine: arXiv 1608.03983)."""
         warmup = max(1, round(self.warmup_fraction * num_steps))
         if step < warmup:
             return (step + 1) / warmup

@@ -1,4 +1,4 @@
-"""Tells errors of memory from others, and which knob to turn."""
+"""Recognises out-of-memory errors and says which settings lower the need."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _SIGNS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python found no memory."""
+    """Whether torch or Python ran out of memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
 def out_of_memory(error: BaseException, *, micro_tokens: int) -> TrainingError:
-    """The same for people."""
+    """The error that users see."""
     return TrainingError(
         f"memory of a worker ran out with micro-batches of {micro_tokens} tokens ({' '.join(str(error).split())[:200]})",
         remedy=f"set batch.micro_tokens={max(16, micro_tokens // 2)} (the result stays the same), "

@@ -1,0 +1,1 @@
+"""One training run on the driver: preparation, resuming, workers, bundle, dry run."""

@@ -1,4 +1,4 @@
-"""A dry run: all checks of a run, and one small step of everything that it does, in a place that is removed again."""
+"""A dry run: all checks of a run, and one small step of everything that it does, in a temporary output."""
 
 from __future__ import annotations
 
@@ -17,73 +17,73 @@ from training.config import TrainingConfig, absolute, output_of
 from training.data.batch_plan import plan_epoch
 from training.data.ingest import TrainingData
 from training.data.packing import JoinedWindows, PackedWindows, Windows
-from training.lifecycle.job import TrainingResult, carry_out
-from training.lifecycle.preparation import Ready, get_ready
-from training.lifecycle.resume import begin, checkpoint_store, finished, unfinished
+from training.lifecycle.job import TrainingResult, run_training
+from training.lifecycle.preparation import PreparedRun, prepare_run
+from training.lifecycle.resume import checkpoint_store, find_finished, find_unfinished, start_or_resume
 from training.tracking.trackers import TrackingConfig
 
 _NUM_EXAMPLES = 2
 
 
-def rehearse(config: TrainingConfig) -> None:
-    """Does what a run does, up to one step on two examples of train and a bundle written and read back.
+def dry_run(config: TrainingConfig) -> None:
+    """Does what a run does, with a single step on two examples of train, and writes and reads back a bundle.
 
-    All data is read and checked as in a run, and where tokenised data is kept, it is kept for the run. Trackers are told
+    All data is read and checked as in a run, and where tokenised data is cached, it stays cached for the run. Trackers get
     nothing; the output and an unfinished run stay as they are.
 
     Raises:
         AgentError: As a run would.
     """
     config, output = absolute(config), output_of(config)
-    if done := finished(config, output):
+    if done := find_finished(config, output):
         print(f"this run is finished: {done.path} holds its bundle. Set overwrite=true to train it anew")
         return
-    ready = get_ready(config)
-    run = unfinished(config, output, ready.data.digest, ready.other_digests)
-    with _stage(config, output) as stage:
-        store = begin(stage, output_of(stage), ready.data.digest, ready.other_digests).store
-        result = carry_out(_shortened(ready, stage), store)
-    print("\n".join(["", *_told(ready, result, resumes=bool(run and run.resumes)), "dry run passed"]), flush=True)
+    prepared = prepare_run(config)
+    run = find_unfinished(config, output, prepared.data.digest, prepared.other_digests)
+    with _temporary_output(config, output) as temporary:
+        store = start_or_resume(temporary, output_of(temporary), prepared.data.digest, prepared.other_digests).store
+        result = run_training(_shorten(prepared, temporary), store)
+    print("\n".join(["", *_summary(prepared, result, resumes=bool(run and run.resumes)), "dry run passed"]), flush=True)
 
 
 @contextmanager
-def _stage(config: TrainingConfig, output: Path) -> Iterator[TrainingConfig]:
-    """The configuration with an output in a new directory beside the real one, on the same storages.
+def _temporary_output(config: TrainingConfig, output: Path) -> Iterator[TrainingConfig]:
+    """The configuration with an output in a new directory beside the real one, on the same storage.
 
     Raises:
         BundleError: Nothing can be written there.
     """
-    beside = next(place for place in output.parents if place.exists())
+    existing = next(parent for parent in output.parents if parent.exists())
     try:
-        directory = Path(tempfile.mkdtemp(prefix=f".{output.name}.dry-run.", dir=beside))
+        directory = Path(tempfile.mkdtemp(prefix=f".{output.name}.dry-run.", dir=existing))
     except OSError as error:
         raise BundleError(
             f"nothing can be written at output {output} ({error.strerror})", remedy="choose another output"
         ) from None
-    stage = config.model_copy(update={"output": str(directory / directory.name.removeprefix("."))})
+    temporary = config.model_copy(update={"output": str(directory / directory.name.removeprefix("."))})
     try:
-        yield stage
+        yield temporary
     finally:
-        checkpoint_store(stage, output_of(stage)).clear()
+        checkpoint_store(temporary, output_of(temporary)).clear()
         shutil.rmtree(directory)
 
 
-def _shortened(ready: Ready, stage: TrainingConfig) -> Ready:
+def _shorten(prepared: PreparedRun, temporary: TrainingConfig) -> PreparedRun:
     """One epoch of one step, on the first examples of each split."""
-    data = ready.data
+    data = prepared.data
     train = _first(data.train)
     tokens = max(16, int(train.lengths.max()) * len(train.lengths))
-    config = stage.model_copy(
+    config = temporary.model_copy(
         update={
             "epochs": 1,
-            "batch": stage.batch.model_copy(update={"tokens": tokens}),
+            "batch": temporary.batch.model_copy(update={"tokens": tokens}),
             "tracking": TrackingConfig(),
         }
     )
     few = replace(
         data, train=train, dev=data.dev[:_NUM_EXAMPLES], test=data.test[:_NUM_EXAMPLES], num_train=_NUM_EXAMPLES
     )
-    return replace(ready, config=config, data=few)
+    return replace(prepared, config=config, data=few)
 
 
 def _first(windows: Windows) -> Windows:
@@ -103,15 +103,15 @@ def _first(windows: Windows) -> Windows:
     )
 
 
-def _told(ready: Ready, result: TrainingResult, *, resumes: bool) -> Iterator[str]:
+def _summary(prepared: PreparedRun, result: TrainingResult, *, resumes: bool) -> Iterator[str]:
     assert result.outcome
-    config, data = ready.config, ready.data
+    config, data = prepared.config, prepared.data
     yield f"one step was made by {result.outcome.description.rsplit(',', 1)[0]}"
     yield (
         f"a run would train on {data.num_train:,} examples and evaluate on {len(data.dev):,} (dev) and {len(data.test):,} (test), "
         f"{config.epochs} epochs of about {_steps(config, data):,} steps, {config.batch.tokens:,} tokens each"
     )
-    yield f"it would use {ready.plan}" + (" and go on with the unfinished run" if resumes else "")
+    yield f"it would use {prepared.plan}" + (" and go on with the unfinished run" if resumes else "")
     yield f"and write {output_of(config)}"
 
 

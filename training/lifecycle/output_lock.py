@@ -1,91 +1,76 @@
-"""Lets one process at a time work on an output. Knows nothing of what it does there."""
+"""Locks an output so that one process at a time writes it; the lock ends with its process."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from errno import EACCES, EAGAIN, ENOLCK, ENOTSUP
+from errno import ENOLCK, ENOTSUP
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from agent.errors import AgentError, BundleError
 
-_PATIENCE_S = 5.0  # what was killed a moment ago may still be ending, as may Ray's processes below it
-_LOOK_S = 0.1
+_TIMEOUT_S = 5.0  # a process killed a moment ago may still be ending, as may Ray's processes below it
+_POLL_S = 0.1
 
 
 @contextmanager
-def claim(place: Path, *, error: type[AgentError] = BundleError) -> Iterator[None]:
-    """Keeps every other process away from a file or directory until the block ends, or this process does, however that comes.
+def lock_output(path: Path, *, error: type[AgentError] = BundleError) -> Iterator[None]:
+    """Keeps other processes away from a file or directory until the block ends, or this process does, even if killed.
 
-    A claim is the kernel's lock (flock) on `.NAME.lock` beside the place, which NFS takes to other hosts. The file is removed at
-    the end; one that a killed process has left claims nothing.
+    The lock is the kernel's (flock) on `.NAME.lock` beside the path, which NFS passes on to other hosts. The file is removed at the
+    end; one that a killed process has left locks nothing.
 
     Raises:
-        AgentError: Of the kind asked for: another process has the place, or nothing can be written beside it.
+        AgentError: Of the given kind: another process has the lock, or nothing can be written beside the path.
     """
-    file = place.parent / f".{place.name}.lock"
+    file = path.parent / f".{path.name}.lock"
     missing = [directory for directory in file.parents if not directory.exists()]
+    lock = FileLock(file, fallback_to_soft=False)
     try:
-        handle = _open_locked(file)
+        _acquire(lock, file)
+    except Timeout:
+        raise error(
+            f"{path} is being written by {_owner(file)}",
+            allowed="one process at a time",
+            remedy="wait for that process or end it, then give the same command again: it goes on from its last checkpoint; or choose another output",
+        ) from None
     except OSError as failure:
         raise error(
             f"{file.parent} cannot be written ({failure.strerror})",
             remedy="mend the permissions, or choose another place",
         ) from None
-    if handle is None:
-        raise error(
-            f"{place} is being written by {_owner(file)}",
-            allowed="one process at a time",
-            remedy="wait for that process or end it, then give the same command again: it goes on from its last checkpoint; or choose another output",
-        )
     try:
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on host {socket.gethostname()}".encode())
         yield
     finally:
-        file.unlink(missing_ok=True)  # while it is locked: who waits for it sees that it is gone
-        os.close(handle)
+        file.unlink(missing_ok=True)  # while it is locked: processes that wait notice and open a new one
+        lock.release()
         for directory in missing:  # those that were made for it alone
             with suppress(OSError):
                 directory.rmdir()
 
 
-def _open_locked(file: Path) -> int | None:
-    """The open file, locked; None if another process keeps it."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < deadline:
-        file.parent.mkdir(parents=True, exist_ok=True)  # whose last owner may have removed it again
-        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-        if _lock(handle, file) and _is(handle, file):
-            return handle
-        os.close(handle)
-        time.sleep(_LOOK_S)
-    return None
-
-
-def _lock(handle: int, file: Path) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (ENOLCK, ENOTSUP):
-            print(f"note: {file} cannot be locked ({error.strerror}): nothing keeps a second run away", flush=True)
-            return True
-        if error.errno in (EAGAIN, EACCES):
-            return False
-        raise
-    return True
-
-
-def _is(handle: int, file: Path) -> bool:
-    """Whether the open file is still the one of that name: its last owner may have removed it in between."""
-    try:
-        return os.path.samestat(os.fstat(handle), file.stat())
-    except FileNotFoundError:
-        return False
+def _acquire(lock: FileLock, file: Path) -> None:
+    deadline = time.monotonic() + _TIMEOUT_S
+    while True:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=_POLL_S)
+            file.write_text(f"process {os.getpid()} on host {socket.gethostname()}", encoding="utf-8")
+        except FileNotFoundError:  # the last owner removed the directory again
+            if time.monotonic() > deadline:
+                raise
+        except OSError as failure:
+            if failure.errno not in (ENOLCK, ENOTSUP):
+                raise
+            print(f"note: {file} cannot be locked ({failure.strerror}): nothing keeps a second run away", flush=True)
+            return
+        else:
+            return
 
 
 def _owner(file: Path) -> str:

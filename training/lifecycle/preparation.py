@@ -1,4 +1,4 @@
-"""What a run does before a worker starts: data, encoder, cluster, plan. Touches no output."""
+"""Prepares a run before its workers start: reads and encodes the data, connects to Ray, plans the workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from training.tracking.trackers import check_trackers
 
 @dataclass(frozen=True)
 class RunOverrides:
-    """What a run is given by a command that makes several.
+    """What a command that makes several runs sets for each.
 
     Attributes:
         splits: Examples, instead of what `data` names.
@@ -32,15 +32,15 @@ class RunOverrides:
     callbacks: Sequence[Any] = ()
 
 
-ALONE = RunOverrides()
+NO_OVERRIDES = RunOverrides()
 
 
 @dataclass(frozen=True)
-class Ready:
-    """What is known before a worker starts.
+class PreparedRun:
+    """A run whose workers can start.
 
     Attributes:
-        other_digests: Of what is read beside the data, by the key that names it; the files may be gone before the run ends.
+        other_digests: Of what is read beside the data, by its key; the files may be gone before the run ends.
     """
 
     config: TrainingConfig
@@ -53,51 +53,47 @@ class Ready:
 
     @property
     def teacher_digest(self) -> str | None:
-        """Of the teacher's bundle, if there is one."""
+        """Digest of the teacher's bundle, if there is one."""
         return self.other_digests.get("teacher.bundle")
 
 
-def get_ready(config: TrainingConfig, company: RunOverrides = ALONE) -> Ready:
-    """Reads and encodes the data, connects to Ray, plans the workers. Touches no output.
+def prepare_run(config: TrainingConfig, overrides: RunOverrides = NO_OVERRIDES) -> PreparedRun:
+    """Reads and encodes the data, connects to Ray, plans the workers. Writes nothing to the output.
 
     Raises:
         AgentError: Configuration, data, model or cluster are not in order.
     """
     check_trackers(config.tracking)
-    connected = company.splits is None and streams(config.data, config.ingest)
+    connected = overrides.splits is None and streams(config.data, config.ingest)
     if connected:
         connect_to_ray(config)
-    data, tokenizer, encoder = _prepare(config, company.splits)
-    data, digests = _hear_teacher(config, data, encoder)
+    data, tokenizer, encoder = _read_data(config, overrides.splits)
+    data, digests = _add_teacher_data(config, data, encoder)
     if not connected:
         connect_to_ray(config)
-    plan = company.plan or plan_workers(config.num_workers, node_resources())
-    return Ready(config, data, tokenizer, encoder, plan, company.callbacks, digests)
+    plan = overrides.plan or plan_workers(config.num_workers, node_resources())
+    return PreparedRun(config, data, tokenizer, encoder, plan, overrides.callbacks, digests)
 
 
 def connect_to_ray(config: TrainingConfig) -> None:
-    """Connects this process to the cluster that runs are to use.
+    """Connects this process to the run's cluster.
+
+    CPU threads of workers sleep soon while they wait, unless the user chose otherwise. By default they spin for milliseconds, and a
+    step takes three times as long when anything else (Ray's own processes, a second worker) runs on one of their cores
+    (docs/benchmarks.md).
 
     Raises:
         ClusterError: It cannot be reached.
     """
-    connect(config.cluster, env_vars=_worker_environment())
+    connect(config.cluster, env_vars={"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000")})
 
 
-def _worker_environment() -> dict[str, str]:
-    """CPU threads that soon sleep while they wait. By default they spin for milliseconds, and a step takes three times as
-    long as soon as anything else (Ray's own processes, a second worker) takes a core from one of them; measured in
-    docs/training.md. The user's own choice stays.
-    """
-    return {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000")}
-
-
-def _prepare(config: TrainingConfig, splits: Splits | None) -> tuple[TrainingData, Any, Encoder]:
+def _read_data(config: TrainingConfig, splits: Splits | None) -> tuple[TrainingData, Any, Encoder]:
     from training.model.models import load_tokenizer, make_encoder
 
     made: list[tuple[Any, Encoder]] = []
 
-    def encoder() -> Encoder:  # made after the data was looked at, whose errors are the common ones
+    def encoder() -> Encoder:  # made after the data was opened, whose errors are the common ones
         tokenizer = load_tokenizer(config.model.name)
         made.append((tokenizer, make_encoder(tokenizer, config.model)))
         return made[0][1]
@@ -109,13 +105,19 @@ def _prepare(config: TrainingConfig, splits: Splits | None) -> tuple[TrainingDat
             config.data, config.task, ingest=config.ingest, segmentation=config.segmentation, seed=config.seed,
             make_encoder=encoder,
         )  # fmt: skip
-    _say_data(config, data)
+    for note in data.notes:
+        print(f"note: {note}")
+    print(
+        f"data: {config.data.path} ({count_examples(data)} examples; labels {', '.join(data.task.labels)})", flush=True
+    )
     tokenizer, made_encoder = made[0]
     return data, tokenizer, made_encoder.with_segmentation(data.segmentation)
 
 
-def _hear_teacher(config: TrainingConfig, data: TrainingData, encoder: Encoder) -> tuple[TrainingData, dict[str, str]]:
-    """The data with text that only the teacher says something about, and digests of what is read for it."""
+def _add_teacher_data(
+    config: TrainingConfig, data: TrainingData, encoder: Encoder
+) -> tuple[TrainingData, dict[str, str]]:
+    """The data with the teacher's unlabelled text, and digests of what is read for the teacher."""
     teacher = config.teacher
     if not teacher:
         return data, {}
@@ -126,14 +128,6 @@ def _hear_teacher(config: TrainingConfig, data: TrainingData, encoder: Encoder) 
     print(f"unlabelled: {teacher.unlabelled} ({found.note})", flush=True)
     joined = JoinedWindows(data.train, found.windows)
     return replace(data, train=joined), digests | {"teacher.unlabelled": found.digest}
-
-
-def _say_data(config: TrainingConfig, data: TrainingData) -> None:
-    for note in data.notes:
-        print(f"note: {note}")
-    print(
-        f"data: {config.data.path} ({count_examples(data)} examples; labels {', '.join(data.task.labels)})", flush=True
-    )
 
 
 def count_examples(data: TrainingData) -> str:

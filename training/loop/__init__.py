@@ -1,0 +1,1 @@
+"""The training loop of a worker: set-up, steps, evaluation, checkpoints, epochs."""

@@ -1,4 +1,4 @@
-"""Keeps a worker's progress: the newest checkpoint at the start, one more whenever it is time."""
+"""Loads the newest checkpoint of a run, verifies it, and writes new ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agent.errors import CheckpointError
-from training.model.adapters import merged_weights, plain
+from training.model.adapters import merged_weights, unwrap
 from training.state.checkpoint import BEST, LAST, Checkpoint, CheckpointWriter
 from training.state.directory_store import DirectoryStore
 
@@ -36,7 +36,7 @@ def load_newest(store: DirectoryStore, rank: int) -> Checkpoint | None:
 
     newest: list[str | None] = [None]
     if rank == 0:
-        store.sweep()
+        store.remove_incomplete()
         newest = list(store.names(LAST)[-1:]) or [None]
     dist.broadcast_object_list(newest)
     if newest[0] is None:
@@ -44,7 +44,7 @@ def load_newest(store: DirectoryStore, rank: int) -> Checkpoint | None:
     checkpoint = _read(store, newest[0])
     dist.barrier()
     if rank == 0:
-        _forget_later_models(store, checkpoint.state.best_epoch)
+        _remove_later_models(store, checkpoint.state.best_epoch)
     return checkpoint
 
 
@@ -56,12 +56,12 @@ def _read(store: DirectoryStore, name: str) -> Checkpoint:
             return Checkpoint.read(directory)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise CheckpointError(
-                f"checkpoint {name} at {store.place} cannot be read ({error})",
+                f"checkpoint {name} at {store.url} cannot be read ({error})",
                 remedy="remove it, or set resume=false to start afresh",
             ) from None
 
 
-def _forget_later_models(store: DirectoryStore, best_epoch: int) -> None:
+def _remove_later_models(store: DirectoryStore, best_epoch: int) -> None:
     """A run that was killed between writing a model and the checkpoint that knows of it comes to that epoch again."""
     for name in store.names(BEST):
         if int(name.removeprefix(BEST)) > best_epoch:
@@ -69,60 +69,60 @@ def _forget_later_models(store: DirectoryStore, best_epoch: int) -> None:
 
 
 class CheckpointManager:
-    """Writes checkpoints of a run; on workers other than the first it only takes part in gathering.
+    """Writes checkpoints of a run; workers other than the first only take part in gathering.
 
     Args:
-        store: Where they go.
-        assembly: What is kept.
+        store: Of the checkpoints.
+        components: The worker's, whose state is saved.
     """
 
-    def __init__(self, store: DirectoryStore, assembly: WorkerComponents) -> None:
-        self._store, self._assembly = store, assembly
+    def __init__(self, store: DirectoryStore, components: WorkerComponents) -> None:
+        self._store, self._components = store, components
         self._writer = CheckpointWriter(store)
-        self._probe = np.arange(min(_PROBE_WINDOWS, len(assembly.feed.windows.labelled)), dtype=np.int64)
+        self._probe = np.arange(min(_PROBE_WINDOWS, len(components.prefetcher.windows.labelled)), dtype=np.int64)
 
     def close(self) -> None:
-        """Returns when all is written."""
+        """Waits until everything is written."""
         self._writer.close()
 
     def wait(self) -> None:
-        """Returns on all workers when the first has written all."""
+        """Waits on all workers until the first has written everything."""
         import torch.distributed as dist
 
         self._writer.wait()
         dist.barrier()
 
-    def check(self, state: RunState) -> None:
-        """What was loaded must be what was saved: a start from scratch that nobody notices costs days.
+    def verify(self, state: RunState) -> None:
+        """Compares the loss of the loaded model with the one recorded, so that no run silently starts from scratch.
 
         Raises:
             CheckpointError: The loss on a few windows is not the one recorded.
         """
-        loss = self._assembly.stepper.probe(self._probe)
+        loss = self._components.train_step.probe_loss(self._probe)
         if abs(loss - state.probe_loss) <= _PROBE_TOLERANCE * max(1.0, abs(state.probe_loss)):
             return
         raise CheckpointError(
-            f"the model loaded from {self._store.place} gives a loss of {loss:.4f} where {state.probe_loss:.4f} was recorded",
+            f"the model loaded from {self._store.url} gives a loss of {loss:.4f} where {state.probe_loss:.4f} was recorded",
             remedy="look whether torch, transformers or the data changed, or set resume=false to start afresh",
         )
 
-    def save(self, state: RunState, onlookers: RunObservers) -> None:
-        """Gathers what the next start needs and has it written while training goes on. All workers call it.
+    def save(self, state: RunState, observers: RunObservers) -> None:
+        """Gathers a checkpoint and starts to write it while training goes on. All workers call it.
 
         Raises:
             CheckpointError: The storage took neither this one nor the one before.
         """
-        begun = time.perf_counter()
-        engine = self._assembly.engine
-        state.probe_loss = self._assembly.stepper.probe(self._probe)
+        start = time.perf_counter()
+        engine = self._components.engine
+        state.probe_loss = self._components.train_step.probe_loss(self._probe)
         weights, optimizer = engine.gather_weights(), engine.gather_optimizer()
         if weights is not None and optimizer is not None:
-            state.trackers = onlookers.trackers_state
+            state.trackers = observers.trackers_state
             if state.improved and not state.steps_in_epoch:
                 self._writer.submit(BEST, state.epoch, lambda directory: self._write_model(directory, weights))
-            copy = Checkpoint(weights, optimizer, state.model_copy(deep=True), list(onlookers.journal.lines))
-            self._writer.submit(LAST, state.step, copy.write)
-        state.totals.save_s += time.perf_counter() - begun
+            checkpoint = Checkpoint(weights, optimizer, state.model_copy(deep=True), list(observers.metrics_log.lines))
+            self._writer.submit(LAST, state.step, checkpoint.write)
+        state.totals.save_s += time.perf_counter() - start
 
     @contextmanager
     def best_model(self) -> Iterator[Path]:
@@ -134,6 +134,6 @@ class CheckpointManager:
     def _write_model(self, directory: Path, weights: dict[str, torch.Tensor]) -> None:
         from training.distillation.distillation_loss import without_projections
 
-        model = self._assembly.model
-        own = without_projections(merged_weights(model, weights))
-        plain(model).save_pretrained(directory, state_dict=own)
+        model = self._components.model
+        merged = without_projections(merged_weights(model, weights))
+        unwrap(model).save_pretrained(directory, state_dict=merged)

@@ -1,4 +1,4 @@
-"""Notices a loss that is no number or runs away. Knows only numbers, so that all workers come to the same verdict."""
+"""Detects a loss that is not finite or diverges; a function of the loss alone, so that all workers agree."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from agent.encoding import Int64
 from agent.errors import LossError
 
 _FIRST = 20  # steps whose mean loss is what later ones are measured by
-_FACTOR = 5.0  # a head that knows nothing loses ln(outputs); five times the start is no fluctuation
+_FACTOR = 5.0  # an untrained head loses ln(outputs); five times the start is no fluctuation
 _DECAY = 0.9  # of the running mean: one odd batch does not end a run
 _SHOWN = 12
 
 
 class DivergenceMonitor:
-    """Watches the loss of each step."""
+    """Checks the loss of each step."""
 
     def __init__(self) -> None:
         self._start: list[float] = []
         self._running = 0.0
 
     def check(self, loss: float, *, step: int, learning_rate: float, sentences: Int64) -> None:
-        """Takes the loss of a step.
+        """Checks the loss of a step.
 
         Args:
             loss: Mean over the step's targets, of all workers.

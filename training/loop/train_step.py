@@ -1,4 +1,4 @@
-"""One optimizer step of one worker, its batches collated while the step before it computes."""
+"""One optimizer step of a worker; its batches are collated while the step before it computes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
     from training.data.packing import Windows
     from training.distillation.distillation_loss import Teacher
-    from training.engine.activation_hooks import Said
-    from training.engine.deepspeed_engine import Engine
-
-LossFunction = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+    from training.engine.activation_hooks import ModelOutputs
+    from training.engine.deepspeed_engine import TrainingEngine
+    from training.objectives import Loss
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,9 @@ class PreparedStep:
     """A step's tensors on the host.
 
     Attributes:
-        micro_batches: Inputs and targets of each forward pass of this worker; those computed at once follow each other.
+        micro_batches: ModelInputs and targets of each forward pass of this worker; those computed at once follow each other.
         rows: int64 [windows], all windows of the step, over all workers; as are the counts below.
-        touched: int64, distinct tokens of the step, for the exchange of the embedding's gradient; None if it is not needed.
+        touched_rows: int64, distinct tokens of the step, for the all-reduce of the embedding's gradient; None if not needed.
     """
 
     micro_batches: Sequence[tuple[dict[str, torch.Tensor], torch.Tensor]]
@@ -41,7 +40,7 @@ class PreparedStep:
     labelled: int
     tokens: int
     padded_tokens: int
-    touched: torch.Tensor | None
+    touched_rows: torch.Tensor | None
 
     @property
     def sentences(self) -> int:
@@ -50,11 +49,11 @@ class PreparedStep:
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """Turns padded batches into what a model takes on its device.
+class ModelInputs:
+    """Turns padded batches into a model's inputs on its device.
 
     Attributes:
-        names: Inputs that the model has.
+        names: ModelInputs that the model has.
         device: Where it computes.
         packed: Whether it takes rows end to end.
     """
@@ -63,8 +62,8 @@ class Inputs:
     device: torch.device
     packed: bool
 
-    def host(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Tensors in host memory, pinned if a GPU is to fetch them."""
+    def to_host(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Tensors in host memory, pinned for a GPU."""
         arrays = {
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask,
@@ -73,101 +72,103 @@ class Inputs:
         return {name: self.pin(array) for name, array in arrays.items() if name in self.names}
 
     def pin(self, array: Int64) -> torch.Tensor:
-        """A host tensor over an array."""
+        """A host tensor over an array, pinned for a GPU."""
         import torch
 
         tensor = torch.from_numpy(array)
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
-    def place(self, host: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The same tensors where the model computes."""
+    def to_device(self, host: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The same tensors on the model's device."""
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in host.items()}
 
-    def run(self, forward: Callable[..., torch.Tensor], placed: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def run(self, forward: Callable[..., torch.Tensor], inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Logits of a batch: float [rows, tokens, outputs] or [rows, outputs]."""
-        return run_packed(forward, placed) if self.packed else forward(**placed)
+        return run_packed(forward, inputs) if self.packed else forward(**inputs)
 
 
 @dataclass(frozen=True)
 class BatchPrefetcher:
-    """Turns plans into steps: this worker's part of each, collated.
+    """Collates this worker's part of each step of a plan, one step ahead.
 
     Attributes:
         windows: Training windows.
-        inputs: What the model takes.
-        batch: Budgets.
+        inputs: The model's.
+        batch: Token budgets.
         pad_id: Of the tokenizer.
         rank, num_workers: Which part is this worker's.
-        lanes: How many micro-batches it computes at once.
-        finds_touched: Whether steps say which tokens they have.
+        num_parallel: How many micro-batches it computes at once.
+        finds_touched_rows: Whether steps carry `touched_rows`.
     """
 
     windows: Windows
-    inputs: Inputs
+    inputs: ModelInputs
     batch: BatchConfig
     pad_id: int
     rank: int
     num_workers: int
-    lanes: int
-    finds_touched: bool
+    num_parallel: int
+    finds_touched_rows: bool
 
     @cached_property
     def _lengths(self) -> Int64:
         return self.windows.lengths
 
     def steps(self, plan: EpochPlan, first: int) -> Iterator[tuple[PreparedStep, float]]:
-        """Yields the steps of a plan from `first` on, each with the seconds that it kept the worker waiting."""
+        """Yields the steps of a plan from `first` on, each with the seconds that the worker waited for it."""
         with ThreadPoolExecutor(1, thread_name_prefix="collate") as pool:
-            coming = pool.submit(self._prepare, plan[first])
+            future = pool.submit(self._prepare, plan[first])
             for index in range(first, len(plan)):
-                begun = time.perf_counter()
-                step = coming.result()
-                waited = time.perf_counter() - begun
+                start = time.perf_counter()
+                step = future.result()
+                waited = time.perf_counter() - start
                 if index + 1 < len(plan):
-                    coming = pool.submit(self._prepare, plan[index + 1])
+                    future = pool.submit(self._prepare, plan[index + 1])
                 yield step, waited
 
     def _prepare(self, rows: Int64) -> PreparedStep:
         import torch
 
         windows, lengths = self.windows, self._lengths
-        part = share(rows, lengths, config=self.batch, rank=self.rank, num_workers=self.num_workers, lanes=self.lanes)
-        collated = [windows.collate(mine, self.pad_id) for mine in part.micro_batches]
-        touched = None
-        if self.finds_touched:
-            everything, _ = windows.collate(rows, self.pad_id)
-            touched = torch.from_numpy(np.unique(everything.input_ids))
+        own = share(
+            rows, lengths, config=self.batch, rank=self.rank, num_workers=self.num_workers, num_parallel=self.num_parallel
+        )  # fmt: skip
+        collated = [windows.collate(micro_batch, self.pad_id) for micro_batch in own.micro_batches]
+        touched_rows = None
+        if self.finds_touched_rows:
+            whole_step, _ = windows.collate(rows, self.pad_id)
+            touched_rows = torch.from_numpy(np.unique(whole_step.input_ids))
         return PreparedStep(
-            [(self.inputs.host(batch), self.inputs.pin(targets)) for batch, targets in collated],
+            [(self.inputs.to_host(batch), self.inputs.pin(targets)) for batch, targets in collated],
             rows,
             labelled=int(windows.labelled[rows].sum()),
             tokens=int(lengths[rows].sum()),
-            padded_tokens=part.padded_tokens,
-            touched=touched,
+            padded_tokens=own.padded_tokens,
+            touched_rows=touched_rows,
         )
 
 
 class TrainStep:
-    """Takes prepared steps through the engine.
+    """Runs prepared steps through the engine.
 
     Args:
         engine: The model.
-        feed: Where steps come from.
-        loss_function: Logits and targets to a summed loss.
-        teacher: Whose probabilities count beside the targets, if any do.
-        seed: Steps are seeded by it, their number and the rank, so that dropout repeats from any checkpoint on.
+        prefetcher: Where steps come from.
+        loss_function: Of the labels, see `training.objectives.Loss`.
+        teacher: Adds a distillation loss, if given.
+        seed: Each step is seeded by it, its number and the rank, so that dropout repeats from any checkpoint on.
     """
 
     def __init__(
         self,
-        engine: Engine,
-        feed: BatchPrefetcher,
-        loss_function: LossFunction,
+        engine: TrainingEngine,
+        prefetcher: BatchPrefetcher,
+        loss_function: Loss,
         *,
         seed: int,
         teacher: Teacher | None = None,
     ) -> None:
-        self._engine, self._feed, self._seed = engine, feed, seed
+        self._engine, self._prefetcher, self._seed = engine, prefetcher, seed
         self._loss_function, self._teacher = loss_function, teacher
 
     def run(self, step: PreparedStep, number: int) -> torch.Tensor:
@@ -175,60 +176,61 @@ class TrainStep:
         import torch
         import torch.distributed as dist
 
-        self._engine.seed(_mixed(self._seed, number, self._feed.rank))
-        total = torch.zeros((), dtype=torch.float64, device=self._feed.inputs.device)
-        lanes = self._feed.lanes
-        for first in range(0, len(step.micro_batches), lanes):
-            loss = self._loss(step.micro_batches[first : first + lanes])
+        self._engine.seed(_step_seed(self._seed, number, self._prefetcher.rank))
+        total = torch.zeros((), dtype=torch.float64, device=self._prefetcher.inputs.device)
+        num_parallel = self._prefetcher.num_parallel
+        for first in range(0, len(step.micro_batches), num_parallel):
+            loss = self._summed_loss(step.micro_batches[first : first + num_parallel])
             self._engine.backward(loss / max(1, step.labelled))
             total += loss.detach()
-        self._engine.step(None if step.touched is None else step.touched.to(total.device))
-        if self._feed.num_workers > 1:
+        self._engine.step(None if step.touched_rows is None else step.touched_rows.to(total.device))
+        if self._prefetcher.num_workers > 1:
             dist.all_reduce(total)
         return total
 
-    def probe(self, rows: Int64) -> float:
+    def probe_loss(self, rows: Int64) -> float:
         """Mean loss on given windows without dropout, the same on every worker."""
         import torch
 
-        windows, inputs = self._feed.windows, self._feed.inputs
-        batch, targets = windows.collate(rows, self._feed.pad_id)
-        placed = inputs.place(inputs.host(batch))
+        windows, inputs = self._prefetcher.windows, self._prefetcher.inputs
+        batch, targets = windows.collate(rows, self._prefetcher.pad_id)
+        on_device = inputs.to_device(inputs.to_host(batch))
         self._engine.train(False)
         with torch.inference_mode():
-            said = self._run(placed)
-            loss = self._compare(placed, said, torch.from_numpy(targets).to(inputs.device))
+            outputs = self._forward(on_device)
+            loss = self._loss(on_device, outputs, torch.from_numpy(targets).to(inputs.device))
         self._engine.train(True)
         return float(loss) / max(1, int(windows.labelled[rows].sum()))
 
-    def _loss(self, micro_batches: Sequence[tuple[dict[str, torch.Tensor], torch.Tensor]]) -> torch.Tensor:
-        """Of micro-batches computed at once, summed over targets."""
+    def _summed_loss(self, micro_batches: Sequence[tuple[dict[str, torch.Tensor], torch.Tensor]]) -> torch.Tensor:
+        """The loss of micro-batches computed at once, summed over targets."""
         import torch
 
-        inputs = self._feed.inputs
-        placed = [inputs.place(host) for host, _ in micro_batches]
+        inputs = self._prefetcher.inputs
+        on_device = [inputs.to_device(host) for host, _ in micro_batches]
         losses = [
-            self._compare(batch, said, targets.to(inputs.device, non_blocking=True))
-            for batch, said, (_, targets) in zip(placed, self._run_all(placed), micro_batches, strict=True)
+            self._loss(batch, outputs, targets.to(inputs.device, non_blocking=True))
+            for batch, outputs, (_, targets) in zip(on_device, self._forward_all(on_device), micro_batches, strict=True)
         ]
         return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
-    def _run_all(self, placed: Sequence[Mapping[str, torch.Tensor]]) -> list[Said]:
-        return list(map(self._run, placed)) if self._feed.inputs.packed else self._engine.forward_all(placed)
+    def _forward_all(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> list[ModelOutputs]:
+        packed = self._prefetcher.inputs.packed
+        return list(map(self._forward, batches)) if packed else self._engine.forward_all(batches)
 
-    def _run(self, placed: Mapping[str, torch.Tensor]) -> Said:
-        inputs = self._feed.inputs
-        said = self._engine.listen(lambda: inputs.run(self._engine.forward, placed))
+    def _forward(self, batch: Mapping[str, torch.Tensor]) -> ModelOutputs:
+        inputs = self._prefetcher.inputs
+        outputs = self._engine.record(lambda: inputs.run(self._engine.forward, batch))
         if not inputs.packed:
-            return said
-        mask = placed["attention_mask"].bool()
-        return said[0], *(unpack(flat, mask) for flat in said[1:])
+            return outputs
+        mask = batch["attention_mask"].bool()
+        return outputs[0], *(unpack(flat, mask) for flat in outputs[1:])
 
-    def _compare(self, placed: Mapping[str, torch.Tensor], said: Said, targets: torch.Tensor) -> torch.Tensor:
+    def _loss(self, batch: Mapping[str, torch.Tensor], outputs: ModelOutputs, targets: torch.Tensor) -> torch.Tensor:
         if not self._teacher:
-            return self._loss_function(said[0], targets)
-        return self._teacher.blend(self._loss_function, said, targets, placed)
+            return self._loss_function(outputs[0], targets)
+        return self._teacher.loss(self._loss_function, outputs, targets, batch)
 
 
-def _mixed(seed: int, number: int, rank: int) -> int:
+def _step_seed(seed: int, number: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, number, rank)).generate_state(1, np.uint64)[0] >> 1)

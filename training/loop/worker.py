@@ -1,4 +1,4 @@
-"""What runs on every worker: epochs, evaluation, checkpoints. Ray Train starts it; all state comes in one payload."""
+"""The program of a training worker: epochs of steps, evaluation on dev and test, checkpoints. Ray Train starts it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from training.loop.checkpoint_manager import CheckpointManager, load_newest
 from training.loop.divergence import DivergenceMonitor
 from training.loop.evaluation_pass import directory_forward, engine_forward, score
 from training.loop.train_step import PreparedStep
-from training.loop.worker_setup import WorkerRank, assemble
-from training.state.restart_state import RestartState, Start
+from training.loop.worker_io import EvaluationSet, TrainingOutcome, WorkerInput
+from training.loop.worker_setup import WorkerRank, build_components
+from training.state.restart_state import WorkerStart
 from training.state.run_state import RunState
-from training.state.worker_io import EvaluationSet, Outcome, Payload
-from training.tracking.run_observers import RunObservers, Standing
+from training.tracking.run_observers import RunInfo, RunObservers
 
 if TYPE_CHECKING:
     import torch
@@ -34,101 +34,107 @@ if TYPE_CHECKING:
 _SMALLEST_MICRO_BATCH = 32  # tokens; half of it is the least that the configuration takes
 
 
-def train_worker(loop_config: Mapping[str, Any]) -> Outcome | AgentError:
-    """Entry point for Ray Train. An error that would only come again is handed back instead of raised, which ends the run."""
+def train_worker(loop_config: Mapping[str, Any]) -> TrainingOutcome | AgentError:
+    """Entry point for Ray Train. An error that a restart would only repeat is returned instead of raised, which ends the run."""
     import ray
     import ray.train
 
-    board: RestartState = loop_config["board"]
+    restart_state = loop_config["restart_state"]
     context = ray.train.get_context()
-    start = board.begin(context.get_world_rank())
+    start: WorkerStart = ray.get(restart_state.register.remote(context.get_world_rank()))
     if start.failure:
         return start.failure
-    payload: Payload = ray.get(loop_config["payload"])
+    worker_input: WorkerInput = ray.get(loop_config["worker_input"])
     try:
-        return Worker(payload, start).run()
+        return Worker(worker_input, start).run()
     except AgentError as error:
-        board.fail(error)
+        ray.get(restart_state.fail.remote(error))
         if isinstance(error, TrainingError) or context.get_world_size() == 1:
-            return error  # all workers found the same
+            return error  # the same on all workers
         raise
     except Exception as error:
         if is_out_of_memory(error):
-            raise _give_way(board, payload, start.micro_tokens, error) from None
+            raise _halve_micro_batches(restart_state, worker_input, start.micro_tokens, error) from None
         raise
 
 
-def _give_way(board: RestartState, payload: Payload, micro_tokens: int, error: Exception) -> TrainingError:
-    """Leaves a note for the next worker group: smaller micro-batches, or the end."""
-    short = out_of_memory(error, micro_tokens=micro_tokens)
-    if payload.config.batch.halve_on_oom and micro_tokens >= _SMALLEST_MICRO_BATCH:
-        print(f"{short.what}; going on with {micro_tokens // 2}", flush=True)
-        board.halve(micro_tokens)
+def _halve_micro_batches(
+    restart_state: Any, worker_input: WorkerInput, micro_tokens: int, error: Exception
+) -> TrainingError:
+    """Has the next worker group use smaller micro-batches, or end the run if there are none smaller."""
+    import ray
+
+    failure = out_of_memory(error, micro_tokens=micro_tokens)
+    if worker_input.config.batch.halve_on_oom and micro_tokens >= _SMALLEST_MICRO_BATCH:
+        print(f"{failure.what}; going on with {micro_tokens // 2}", flush=True)
+        ray.get(restart_state.halve.remote(micro_tokens))
     else:
-        board.fail(short)
-    return short
+        ray.get(restart_state.fail.remote(failure))
+    return failure
 
 
 class Worker:
     """One data-parallel worker.
 
     Args:
-        payload: What to train, on what.
-        start: What earlier worker groups of this run have left.
+        worker_input: Configuration and data.
+        start: What earlier worker groups of this run found out.
     """
 
-    def __init__(self, payload: Payload, start: Start) -> None:
-        self.payload, self.config = payload, payload.config
-        _be_quiet()
-        self.place = _place()
-        checkpoint = load_newest(payload.store, self.place.rank)
+    def __init__(self, worker_input: WorkerInput, start: WorkerStart) -> None:
+        self.input, self.config = worker_input, worker_input.config
+        _silence_libraries()
+        self.worker = _worker_rank()
+        checkpoint = load_newest(worker_input.store, self.worker.rank)
         self.state = checkpoint.state if checkpoint else RunState()
-        num_steps = sum(len(self._plan(epoch)) for epoch in range(self.config.epochs))
-        self.standing = Standing(num_steps, self.state, checkpoint.journal if checkpoint else [], start.starts)
-        self.assembly = assemble(payload, self.place, checkpoint, num_steps=num_steps, micro_tokens=start.micro_tokens)
-        self.keeper = CheckpointManager(payload.store, self.assembly)
-        self.guard = DivergenceMonitor()
+        self.num_steps = sum(len(self._plan(epoch)) for epoch in range(self.config.epochs))
+        self.log_lines = checkpoint.metrics_log if checkpoint else []
+        self.restarts = start.starts
+        self.components = build_components(
+            worker_input, self.worker, checkpoint, num_steps=self.num_steps, micro_tokens=start.micro_tokens
+        )
+        self.checkpoints = CheckpointManager(worker_input.store, self.components)
+        self.divergence = DivergenceMonitor()
         if checkpoint:
-            self.keeper.check(self.state)
+            self.checkpoints.verify(self.state)
 
-    def run(self) -> Outcome:
-        """Trains all epochs that are left; returns the outcome (meaningful on worker 0)."""
+    def run(self) -> TrainingOutcome:
+        """Trains the epochs that are left; returns the outcome (meaningful on worker 0)."""
         with ExitStack() as stack:
-            stack.callback(self.keeper.close)
-            onlookers = stack.enter_context(self._onlookers())
+            stack.callback(self.checkpoints.close)
+            observers = stack.enter_context(self._observers())
             if self.state.before is None:
-                self.state.before, _ = self._score(self.payload.test, engine_forward(self.assembly))
+                self.state.before, _ = self._score(self.input.test, engine_forward(self.components))
             while self.state.epoch < self.config.epochs and not self._out_of_patience():
-                self._train_epoch(onlookers)
-                self._close_epoch(onlookers)
-            with self.keeper.best_model() as directory:
-                after, predictions = self._score(self.payload.test, directory_forward(self.assembly, directory))
-            onlookers.finish(self.state.before, after)
-            return self._outcome(after, predictions, onlookers.journal.lines)
+                self._train_epoch(observers)
+                self._close_epoch(observers)
+            with self.checkpoints.best_model() as directory:
+                after, predictions = self._score(self.input.test, directory_forward(self.components, directory))
+            observers.finish(self.state.before, after)
+            return self._outcome(after, predictions, observers.metrics_log.lines)
 
-    def _train_epoch(self, onlookers: RunObservers) -> None:
+    def _train_epoch(self, observers: RunObservers) -> None:
         plan = self._plan(self.state.epoch)
-        engine, every = self.assembly.engine, self.config.checkpoint.every_steps
+        engine, every = self.components.engine, self.config.checkpoint.every_steps
         engine.train(True)
-        unread: _Unread | None = None
-        begun = time.perf_counter()
-        for step, waited in self.assembly.feed.steps(plan, self.state.steps_in_epoch):
+        pending: _PendingLoss | None = None
+        start = time.perf_counter()
+        for step, waited in self.components.prefetcher.steps(plan, self.state.steps_in_epoch):
             learning_rate = engine.learning_rate
-            loss = self.assembly.stepper.run(step, self.state.step)
+            loss = self.components.train_step.run(step, self.state.step)
             self.state.step += 1
             self.state.steps_in_epoch += 1
-            self._read(unread, onlookers)  # a GPU is at this step while the loss of the one before is read
+            self._record_step(pending, observers)  # a GPU computes this step while the loss of the one before is read
             now = time.perf_counter()
-            unread = _Unread(
-                step, loss, self._row(step, len(plan), learning_rate) | {"seconds": now - begun, "host_s": waited}
-            )
-            begun = now
+            row = self._row(step, len(plan), learning_rate) | {"seconds": now - start, "host_s": waited}
+            pending = _PendingLoss(step, loss, row)
+            start = now
             if self.state.step % every == 0 and self.state.steps_in_epoch < len(plan):
-                self._read(unread, onlookers)
-                unread = None
-                self.keeper.save(self.state, onlookers)
-                begun = time.perf_counter()
-        self._read(unread, onlookers)
+                self._record_step(pending, observers)
+                pending = None
+                self.checkpoints.save(self.state, observers)
+                start = time.perf_counter()
+        self._record_step(pending, observers)
 
     def _row(self, step: PreparedStep, num_steps: int, learning_rate: float) -> dict[str, Any]:
         return {
@@ -139,84 +145,92 @@ class Worker:
             "tokens": step.tokens,
             "padded_tokens": step.padded_tokens,
             "sentences": step.sentences,
-            "num_workers": self.place.num_workers,
+            "num_workers": self.worker.num_workers,
         }
 
-    def _read(self, unread: _Unread | None, onlookers: RunObservers) -> None:
-        """Reads the loss of a step, notes the step and looks whether training may go on."""
-        if unread is None:
+    def _record_step(self, pending: _PendingLoss | None, observers: RunObservers) -> None:
+        """Reads the loss of a step, records its row and checks for divergence."""
+        if pending is None:
             return
-        step, row = unread.step, unread.row
-        row["loss"] = float(unread.loss) / max(1, step.labelled)
+        step, row = pending.step, pending.row
+        row["loss"] = float(pending.loss) / max(1, step.labelled)
         self.state.totals.add(row, step.labelled)
-        onlookers.step(row)
-        sentences = np.unique(self.payload.train.owners[step.rows]).astype(np.int64)
-        self.guard.check(row["loss"], step=row["step"], learning_rate=row["learning_rate"], sentences=sentences)
+        observers.step(row)
+        sentences = np.unique(self.input.train.owners[step.rows]).astype(np.int64)
+        self.divergence.check(row["loss"], step=row["step"], learning_rate=row["learning_rate"], sentences=sentences)
 
-    def _close_epoch(self, onlookers: RunObservers) -> None:
+    def _close_epoch(self, observers: RunObservers) -> None:
         import ray.train
 
-        begun = time.perf_counter()
-        report, _ = self._score(self.payload.dev, engine_forward(self.assembly))
-        figures = {
+        start = time.perf_counter()
+        report, _ = self._score(self.input.dev, engine_forward(self.components))
+        row = {
             "epoch": self.state.epoch + 1,
             "step": self.state.step,
-            "learning_rate": self.assembly.engine.learning_rate,
+            "learning_rate": self.components.engine.learning_rate,
             "dev_f1": report.value,
-            "evaluation_s": time.perf_counter() - begun,
+            "evaluation_s": time.perf_counter() - start,
             **self.state.totals.summary(),
         }
-        self.state.close_epoch(report, figures, min_delta=self.config.early_stopping.min_delta)
-        onlookers.epoch({"kind": "epoch", **figures}, best=self.state.improved, epochs=self.config.epochs)
-        self.keeper.save(self.state, onlookers)
-        ray.train.report(figures)
+        self.state.close_epoch(report, row, min_delta=self.config.early_stopping.min_delta)
+        observers.epoch({"kind": "epoch", **row}, best=self.state.improved, epochs=self.config.epochs)
+        self.checkpoints.save(self.state, observers)
+        ray.train.report(row)
 
     def _score(self, split: EvaluationSet, forward: Forward) -> tuple[Report, list[Any]]:
-        return score(self.payload, split, forward, rank=self.place.rank)
+        return score(self.input, split, forward, rank=self.worker.rank)
 
     def _out_of_patience(self) -> bool:
         patience = self.config.early_stopping.patience
         return patience is not None and self.state.stale >= patience
 
     def _plan(self, epoch: int) -> EpochPlan:
-        return plan_epoch(self.payload.train.lengths, config=self.config.batch, seed=self.config.seed, epoch=epoch)
+        return plan_epoch(self.input.train.lengths, config=self.config.batch, seed=self.config.seed, epoch=epoch)
 
     @contextmanager
-    def _onlookers(self) -> Iterator[RunObservers]:
-        with RunObservers(self.payload, self.standing, shows=self.place.rank == 0) as onlookers:
-            onlookers.note(f"{self.assembly.description}, {self.standing.total} steps")
+    def _observers(self) -> Iterator[RunObservers]:
+        run = RunInfo(
+            self.input.run_name,
+            self.num_steps,
+            self.restarts,
+            tracking=self.config.tracking,
+            parameters=self.config.model_dump(mode="json"),
+            interactive=self.input.interactive,
+        )
+        with RunObservers(run, self.state, self.log_lines, active=self.worker.rank == 0) as observers:
+            observers.print_line(f"{self.components.description}, {self.num_steps} steps")
             if self.state.step:
-                onlookers.note(
-                    f"resumed after step {self.state.step} of {self.standing.total} (epoch {self.state.epoch + 1}, "
-                    f"{self.state.steps_in_epoch} of its steps done) with {self.place.num_workers} worker(s)"
+                observers.print_line(
+                    f"resumed after step {self.state.step} of {self.num_steps} (epoch {self.state.epoch + 1}, "
+                    f"{self.state.steps_in_epoch} of its steps done) with {self.worker.num_workers} worker(s)"
                 )
-            yield onlookers
+            yield observers
 
-    def _outcome(self, after: Report, predictions: list[Any], journal: list[str]) -> Outcome:
+    def _outcome(self, after: Report, predictions: list[Any], metrics_log: list[str]) -> TrainingOutcome:
         assert self.state.before
         assert self.state.dev
-        return Outcome(
+        return TrainingOutcome(
             before=self.state.before,
             after=after,
             dev=self.state.dev,
             best_epoch=self.state.best_epoch,
             history=self.state.history,
-            journal=journal,
+            metrics_log=metrics_log,
             predictions=predictions,
-            description=f"{self.assembly.description}, {self.standing.total} steps",
+            description=f"{self.components.description}, {self.num_steps} steps",
         )
 
 
 @dataclass(frozen=True)
-class _Unread:
-    """A step whose loss has not been read yet, and its row without it."""
+class _PendingLoss:
+    """A step whose loss has not been read from the device yet, and its row without it."""
 
     step: PreparedStep
     loss: torch.Tensor
     row: dict[str, Any]
 
 
-def _place() -> WorkerRank:
+def _worker_rank() -> WorkerRank:
     import ray.train
     import ray.train.torch
 
@@ -227,8 +241,8 @@ def _place() -> WorkerRank:
     return WorkerRank(context.get_world_rank(), context.get_world_size(), device)
 
 
-def _be_quiet() -> None:
-    """The new head is expected to be missing from the weights, bars of a second are no progress, reports are ours."""
+def _silence_libraries() -> None:
+    """Hides transformers' warnings (the new head is expected to be missing from the weights) and progress bars."""
     import logging
 
     import transformers

@@ -1,4 +1,4 @@
-"""Puts the parts of a worker together: model, engine, feed. Knows no epochs."""
+"""Builds the model, engine, batches and loss of a worker."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from training.engine.deepspeed_engine import Engine, OptimizerPlan, Precision, choose_lanes, choose_precision
-from training.loop.train_step import BatchPrefetcher, Inputs, TrainStep
-from training.model.adapters import adapt, plain
+from training.engine.deepspeed_engine import OptimizerPlan, TrainingEngine
+from training.engine.engine_config import Precision, choose_precision, choose_thread_parallel
+from training.loop.train_step import BatchPrefetcher, ModelInputs, TrainStep
+from training.loop.worker_io import WorkerInput
+from training.model.adapters import adapt, unwrap
 from training.model.attention import Attention, choose_attention
 from training.model.models import build_model
 from training.state.checkpoint import Checkpoint
-from training.state.worker_io import Payload
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkerRank:
-    """Which worker this is, and where it computes."""
+    """Which worker this is, and its device."""
 
     rank: int
     num_workers: int
@@ -29,22 +30,22 @@ class WorkerRank:
 
 @dataclass(frozen=True)
 class WorkerComponents:
-    """A worker's parts.
+    """The parts of a worker.
 
     Attributes:
         model: What the engine trains, possibly wrapped by adapters.
-        description: How and where it computes, in one line.
+        description: Hardware, precision and attention, in one line.
     """
 
     model: torch.nn.Module
-    engine: Engine
-    feed: BatchPrefetcher
-    stepper: TrainStep
+    engine: TrainingEngine
+    prefetcher: BatchPrefetcher
+    train_step: TrainStep
     description: str
 
 
-def assemble(
-    payload: Payload, place: WorkerRank, checkpoint: Checkpoint | None, *, num_steps: int, micro_tokens: int
+def build_components(
+    worker_input: WorkerInput, worker: WorkerRank, checkpoint: Checkpoint | None, *, num_steps: int, micro_tokens: int
 ) -> WorkerComponents:
     """Builds model and optimizer, anew or from a checkpoint. All workers call it alike.
 
@@ -54,83 +55,92 @@ def assemble(
     """
     import torch
 
-    config = payload.config
+    config = worker_input.config
     torch.manual_seed(config.seed)  # the same on all workers: the new head must not differ
-    precision = choose_precision(config.engine.precision, place.device)
-    model, attention = _build(payload, place, precision)
-    counts = payload.train.target_counts(len(payload.task.outputs)).tolist()
-    teacher, taps = None, None
+    precision = choose_precision(config.engine.precision, worker.device)
+    model, attention = _build_model(worker_input, worker, precision)
+    counts = worker_input.train.target_counts(len(worker_input.task.outputs)).tolist()
+    teacher, recorder = None, None
     if config.teacher:
-        label_weight = int(payload.train.labelled.sum()) / max(1, sum(counts))
-        teacher = config.teacher.load(payload.task, place.device, label_weight=label_weight)
-        taps = teacher.tap(model)
+        from training.distillation.distillation_loss import load_teacher
+
+        label_weight = int(worker_input.train.labelled.sum()) / max(1, sum(counts))
+        teacher = load_teacher(config.teacher, worker_input.task, worker.device, label_weight=label_weight)
+        recorder = teacher.attach(model)
     if checkpoint:
         model.load_state_dict(checkpoint.weights)
-    done = checkpoint.state.step if checkpoint else 0
-    lanes, why_none = choose_lanes(config.engine, attention, place.device, config.batch.tokens // place.num_workers)
-    engine = Engine(
+    first_step = checkpoint.state.step if checkpoint else 0
+    thread_groups, reason = choose_thread_parallel(
+        config.engine, attention, worker.device, config.batch.tokens // worker.num_workers
+    )
+    engine = TrainingEngine(
         model,
-        OptimizerPlan(config.optimizer, config.schedule, num_steps, first_step=done),
+        OptimizerPlan(config.optimizer, config.schedule, num_steps, first_step=first_step),
         config.engine,
         precision=precision,
-        lanes=lanes,
-        taps=taps,
+        thread_groups=thread_groups,
+        recorder=recorder,
     )
     if checkpoint:
         engine.load_optimizer(checkpoint.optimizer)
-    feed = BatchPrefetcher(
-        payload.train,
-        Inputs(_accepted_inputs(model), place.device, attention.packed),
+    prefetcher = BatchPrefetcher(
+        worker_input.train,
+        ModelInputs(_accepted_inputs(model), worker.device, attention.packed),
         config.batch.model_copy(update={"micro_tokens": micro_tokens}),
-        payload.pad_id,
-        place.rank,
-        place.num_workers,
-        lanes=engine.lanes,
-        finds_touched=engine.exchanges_rows,
+        worker_input.pad_id,
+        worker.rank,
+        worker.num_workers,
+        num_parallel=engine.num_parallel,
+        finds_touched_rows=engine.uses_touched_rows,
     )
-    loss = config.objective.bind(counts, place.device)
-    stepper = TrainStep(engine, feed, loss, seed=config.seed, teacher=teacher)
-    how = precision, attention, f"{lanes} lane(s)" if lanes else f"no lanes ({why_none})"
-    return WorkerComponents(model, engine, feed, stepper, _describe(payload, place, model, how))
+    loss = config.objective.bind(counts, worker.device)
+    train_step = TrainStep(engine, prefetcher, loss, seed=config.seed, teacher=teacher)
+    threads = f"{thread_groups} thread group(s)" if thread_groups else f"no thread groups ({reason})"
+    description = _describe(worker_input, worker, model, (precision, attention, threads))
+    return WorkerComponents(model, engine, prefetcher, train_step, description)
 
 
-def _build(payload: Payload, place: WorkerRank, precision: Precision) -> tuple[torch.nn.Module, Attention]:
-    config = payload.config
-    model = build_model(config.model, payload.task)
+def _build_model(
+    worker_input: WorkerInput, worker: WorkerRank, precision: Precision
+) -> tuple[torch.nn.Module, Attention]:
+    config = worker_input.config
+    model = build_model(config.model, worker_input.task)
     attention = choose_attention(
         model,
         config.engine.attention,
-        device=place.device,
+        device=worker.device,
         half=precision == "bf16",
-        per_token=payload.train.per_token,
+        per_token=worker_input.train.per_token,
     )
-    adapted = adapt(model, config.model)
-    if place.device.type == "cpu" and not config.engine.compile:
-        from training.model.cpu_dropout import install
+    adapted = adapt(model, trainable=config.model.trainable, lora=config.model.lora)
+    if worker.device.type == "cpu" and not config.engine.compile:
+        from training.model.cpu_dropout import replace_dropout
 
-        install(adapted)
-    placed = adapted.to(place.device)
+        replace_dropout(adapted)
+    on_device = adapted.to(worker.device)
     if config.model.keep_zeros:
-        from training.model.sparsity_mask import hold_zeros
+        from training.model.sparsity_mask import keep_zeros
 
-        hold_zeros(placed)
-    return placed, attention
+        keep_zeros(on_device)
+    return on_device, attention
 
 
 def _accepted_inputs(model: torch.nn.Module) -> frozenset[str]:
-    return frozenset(inspect.signature(plain(model).forward).parameters)
+    return frozenset(inspect.signature(unwrap(model).forward).parameters)
 
 
 def _describe(
-    payload: Payload, place: WorkerRank, model: torch.nn.Module, how: tuple[Precision, Attention, str]
+    worker_input: WorkerInput, worker: WorkerRank, model: torch.nn.Module, how: tuple[Precision, Attention, str]
 ) -> str:
     import torch
 
-    on_gpu = place.device.type == "cuda"
-    precision, attention, lanes = how
-    name = torch.cuda.get_device_name(place.device) if on_gpu else f"CPU, {torch.get_num_threads()} thread(s), {lanes}"
+    on_gpu = worker.device.type == "cuda"
+    precision, attention, threads = how
+    name = (
+        torch.cuda.get_device_name(worker.device) if on_gpu else f"CPU, {torch.get_num_threads()} thread(s), {threads}"
+    )
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return (
-        f"{place.num_workers} worker(s) on {name}; {precision}, ZeRO {payload.config.engine.zero_stage}, "
-        f"{attention.name} attention ({attention.why}), {trained / 1e6:.1f} M trained parameters"
+        f"{worker.num_workers} worker(s) on {name}; {precision}, ZeRO {worker_input.config.engine.zero_stage}, "
+        f"{attention.name} attention ({attention.reason}), {trained / 1e6:.1f} M trained parameters"
     )

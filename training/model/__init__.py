@@ -1,0 +1,1 @@
+"""The network: loading, attention, dropout, adapters and frozen layers, sparsity."""

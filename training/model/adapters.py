@@ -1,10 +1,10 @@
-"""Training a part of a model: frozen layers, or LoRA through peft. What leaves training is a plain model again."""
+"""Trains a part of a model: frozen layers, or LoRA adapters through peft, merged into a plain model afterwards."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from training.model.models import ModelConfig
-
-_HEAD, _BASE = ".modules_to_save.default", ".base_layer"  # what peft puts into names
+_HEAD, _BASE = ".modules_to_save.default", ".base_layer"  # in peft's names, written for peft 0.18 to 0.21
 
 
 class LoraConfig(Config):
@@ -33,31 +31,34 @@ class LoraConfig(Config):
     )
 
 
-def adapt(model: torch.nn.Module, config: ModelConfig) -> torch.nn.Module:
-    """Leaves trainable what `model.trainable` or `model.lora` says. A model that is trained whole is returned as it is.
+def adapt(
+    model: torch.nn.Module, *, trainable: Literal["all", "head_only"] | int, lora: LoraConfig | None
+) -> torch.nn.Module:
+    """Freezes layers or adds adapters. A model that is trained whole is returned as it is.
 
     Args:
         model: A model of transformers. Under LoRA it is changed in place, and the one returned wraps it.
-        config: What is trained.
+        trainable: As `model.trainable`.
+        lora: As `model.lora`.
 
     Raises:
         ModelError: The model has too few layers or lacks a target module, or peft is not installed.
     """
-    if config.lora is not None:
-        return _with_lora(model, config.lora)
-    if config.trainable != "all":
-        _freeze(model, 0 if config.trainable == "head_only" else config.trainable)
+    if lora is not None:
+        return _with_lora(model, lora)
+    if trainable != "all":
+        _freeze(model, 0 if trainable == "head_only" else trainable)
     return model
 
 
-def plain(model: torch.nn.Module) -> PreTrainedModel:
-    """The model of transformers that `adapt` was given: whose class loads, saves and names the inputs."""
+def unwrap(model: torch.nn.Module) -> PreTrainedModel:
+    """The model of transformers inside adapters."""
     inner: PreTrainedModel = model.get_base_model() if _is_wrapped(model) else model  # type: ignore[operator]
     return inner
 
 
 def merged_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Turns a state dict of an adapted model into one of the plain model: W + alpha / rank * B @ A (arXiv 2106.09685).
+    """The state dict of the plain model from one of an adapted model: W + alpha / rank * B @ A (arXiv 2106.09685).
 
     Args:
         model: What `adapt` returned; read for its scaling only.
@@ -79,12 +80,12 @@ def merged_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> 
 
 
 def _is_wrapped(model: torch.nn.Module) -> bool:
-    return hasattr(model, "get_base_model")  # of PeftModel alone; asking its class would import peft
+    return hasattr(model, "get_base_model")  # only PeftModel has it; isinstance would import peft
 
 
 def _freeze(model: torch.nn.Module, num_layers: int) -> None:
-    of = depths(model)
-    head = max(of.values())
+    depth_of = depths(model)
+    head = max(depth_of.values())
     if num_layers > head - 1:
         raise ModelError(
             f"model.trainable={num_layers}, but {type(model).__name__} has {head - 1} encoder layers",
@@ -92,7 +93,7 @@ def _freeze(model: torch.nn.Module, num_layers: int) -> None:
             remedy="lower model.trainable",
         )
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(of[name] >= head - num_layers)
+        parameter.requires_grad_(depth_of[name] >= head - num_layers)
 
 
 def _with_lora(model: torch.nn.Module, config: LoraConfig) -> torch.nn.Module:
@@ -104,9 +105,9 @@ def _with_lora(model: torch.nn.Module, config: LoraConfig) -> torch.nn.Module:
         ) from None
     settings = peft.LoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha,  # type: ignore[arg-type]  # said to be an int, only ever divided
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # annotated as int, only divided
         lora_dropout=config.dropout,
-        target_modules=_targets(model, config.target_modules),
+        target_modules=_target_matrices(model, config.target_modules),
         modules_to_save=_head_modules(model),
     )
     with warnings.catch_warnings():
@@ -115,15 +116,15 @@ def _with_lora(model: torch.nn.Module, config: LoraConfig) -> torch.nn.Module:
     return wrapped
 
 
-def _targets(model: torch.nn.Module, wanted: Sequence[str]) -> list[str]:
+def _target_matrices(model: torch.nn.Module, requested: Sequence[str]) -> list[str]:
     """Full names of the matrices that get adapters. All of the layers by default: arXiv 2305.14314, section 4."""
     import torch
 
-    of = depths(model)
+    depth_of = depths(model)
     linear = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and not is_head(model, name) and of[f"{name}.weight"] > 0
+        if isinstance(module, torch.nn.Linear) and not is_head(model, name) and depth_of[f"{name}.weight"] > 0
     ]
     ends = {name: name.rsplit(".", 1)[-1] for name in linear}
     if not linear:
@@ -132,13 +133,13 @@ def _targets(model: torch.nn.Module, wanted: Sequence[str]) -> list[str]:
             allowed="names with layer.N, layers.N, h.N or block.N",
             remedy="train it without model.lora",
         )
-    if unknown := sorted(set(wanted) - set(ends.values())):
+    if unknown := sorted(set(requested) - set(ends.values())):
         raise ModelError(
             f"model.lora.target_modules: {type(model).__name__} has no matrix {unknown[0]!r} in its encoder layers",
             allowed=", ".join(sorted(set(ends.values()))),
             remedy="take names from these, or none for all of them",
         )
-    return [name for name in linear if not wanted or ends[name] in wanted]
+    return [name for name in linear if not requested or ends[name] in requested]
 
 
 def _head_modules(model: torch.nn.Module) -> list[str]:

@@ -1,4 +1,4 @@
-"""How a model in training computes attention: which kernel, and why. Knows transformers' registries and no training loop."""
+"""Chooses the attention kernel of a model in training, and registers ours with transformers."""
 
 from __future__ import annotations
 
@@ -15,52 +15,56 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-Wanted = Literal["auto", "sdpa", "eager", "cpu", "varlen"]
+AttentionName = Literal["auto", "sdpa", "eager", "cpu", "varlen"]
 _CPU, _VARLEN = "bert_agent_cpu", "bert_agent_varlen"
 _OURS = {"cpu": _CPU, "varlen": _VARLEN}
-_WHY = {"cpu": "plain products and fast dropout", "varlen": "no padding; the kernel drops no attention weights"}
+_REASONS = {"cpu": "plain products and fast dropout", "varlen": "no padding; the kernel drops no attention weights"}
 
 
 @dataclass(frozen=True)
 class Attention:
-    """What was chosen. `packed`: rows are laid end to end, without padding, and must go through `run_packed`."""
+    """The attention of a model.
+
+    Attributes:
+        name: As in `engine.attention`.
+        reason: Why it was chosen.
+        packed: Whether rows are laid end to end, without padding, and must go through `run_packed`.
+    """
 
     name: str
-    why: str
+    reason: str
     packed: bool = False
 
 
 def choose_attention(
-    model: PreTrainedModel, wanted: Wanted, *, device: torch.device, half: bool, per_token: bool
+    model: PreTrainedModel, requested: AttentionName, *, device: torch.device, half: bool, per_token: bool
 ) -> Attention:
-    """Sets a model's attention and says what it is.
+    """Sets a model's attention implementation.
 
     Args:
         model: Any encoder of transformers.
-        wanted: `auto` is varlen on a GPU where its kernel runs, cpu on a CPU if the model is known to go with it, else the model's own.
+        requested: `auto` is varlen on a GPU where its kernel runs, cpu on a CPU if the model is known to work with it, else the model's own.
         device: Where it trains.
         half: Whether products are computed in bf16.
         per_token: Whether every token has an output (a packed batch has no first token of each row).
 
     Raises:
-        ConfigError: The wanted kernel cannot run here, or not for this model.
+        ConfigError: The requested kernel cannot run here, or not for this model.
     """
-    name = wanted if wanted != "auto" else "cpu" if device.type == "cpu" else "varlen"
-    hindrances = {
-        "cpu": lambda: _hindrance_of_cpu(model, device),
-        "varlen": lambda: _hindrance_of_varlen(model, device, half, per_token),
+    name = requested if requested != "auto" else "cpu" if device.type == "cpu" else "varlen"
+    checks = {
+        "cpu": lambda: _why_not_cpu(model, device),
+        "varlen": lambda: _why_not_varlen(model, device, half, per_token),
     }
-    hindrance = hindrances.get(name, str)() or _set(model, _OURS.get(name, name))
-    if not hindrance:
-        return Attention(name, _WHY.get(name, "as configured"), packed=name == "varlen")
+    obstacle = checks.get(name, str)() or _set_implementation(model, _OURS.get(name, name))
+    if not obstacle:
+        return Attention(name, _REASONS.get(name, "as configured"), packed=name == "varlen")
     own = str(model.config._attn_implementation)
-    if wanted != "auto":
+    if requested != "auto":
         raise ConfigError(
-            f"engine.attention={wanted}, but {hindrance}",
-            allowed=f"auto, {own}",
-            remedy="set engine.attention=auto",
+            f"engine.attention={requested}, but {obstacle}", allowed=f"auto, {own}", remedy="set engine.attention=auto"
         )
-    return Attention(own, f"this model's own, not {name}: {hindrance}")
+    return Attention(own, f"this model's own, not {name}: {obstacle}")
 
 
 def run_packed(model: Callable[..., Any], inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -94,23 +98,23 @@ def unpack(flat: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return padded
 
 
-def _hindrance_of_cpu(model: PreTrainedModel, device: torch.device) -> str:
-    """Other models want more of attention than plain products: a causal mask, a bias by position, shared keys, a cap."""
+def _why_not_cpu(model: PreTrainedModel, device: torch.device) -> str:
+    """Why the cpu kernel does not fit: other models need a causal mask, a position bias, shared keys or a logit cap."""
     if device.type != "cpu":
         return "its dropout is for CPUs"
-    if model.config.model_type not in _PLAIN:
+    if model.config.model_type not in _CPU_FAMILIES:
         return f"{model.config.model_type} models were not tried with it"
     return "a decoder sees only what came before" if getattr(model.config, "is_decoder", False) else ""
 
 
-def _hindrance_of_varlen(model: PreTrainedModel, device: torch.device, half: bool, per_token: bool) -> str:
+def _why_not_varlen(model: PreTrainedModel, device: torch.device, half: bool, per_token: bool) -> str:
     if device.type != "cuda":
         return "its kernel needs a GPU"
     if not half:
         return "its kernel needs bf16"
     if not per_token:
         return "this task has one output for a whole row"
-    if model.config.model_type not in _NUMBERS_POSITIONS_FROM_0:
+    if model.config.model_type not in _POSITIONS_FROM_ZERO:
         return f"{model.config.model_type} models were not tried with it"
     try:
         from torch.nn.attention import varlen  # noqa: F401
@@ -119,9 +123,9 @@ def _hindrance_of_varlen(model: PreTrainedModel, device: torch.device, half: boo
     return ""
 
 
-_NUMBERS_POSITIONS_FROM_0 = frozenset({"bert", "distilbert", "electra"})
+_POSITIONS_FROM_ZERO = frozenset({"bert", "distilbert", "electra"})
 # Equal to sdpa to 1e-5: tests/training/model/test_attention.py.
-_PLAIN = frozenset(
+_CPU_FAMILIES = frozenset(
     {
         "albert", "bert", "camembert", "data2vec-text", "distilbert", "electra", "ernie", "esm", "gte", "jina_embeddings_v3",
         "mobilebert", "modernbert", "nomic_bert", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
@@ -129,15 +133,15 @@ _PLAIN = frozenset(
 )  # fmt: skip
 
 
-def _set(model: PreTrainedModel, name: str) -> str:
-    """Sets it; returns why it could not be."""
+def _set_implementation(model: PreTrainedModel, name: str) -> str:
+    """Sets the attention implementation; returns why it could not be set, or nothing."""
     _register()
     try:
         model.set_attn_implementation(name)
     except (ValueError, AttributeError, ImportError) as error:
         return " ".join(str(error).split())
-    took = model.config._attn_implementation == name  # where it did not, transformers only logs a warning
-    return "" if took else f"{model.config.model_type} models take no other attention than their own"
+    was_set = model.config._attn_implementation == name  # transformers only logs a warning where it was not
+    return "" if was_set else f"{model.config.model_type} models take no other attention than their own"
 
 
 def _register() -> None:
@@ -158,9 +162,9 @@ def _cpu_attention(  # noqa: PLR0913  # the signature that transformers calls
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **_: Any,  # nothing that the models of _PLAIN mean
+    **_: Any,  # unused by the models of _CPU_FAMILIES
 ) -> tuple[torch.Tensor, None]:
-    """Attention in the open: torch's fused CPU kernel has a slow backward pass and no dropout.
+    """Attention as plain matrix products: torch's fused CPU kernel has a slow backward pass and no dropout.
 
     `query`, `key`, `value`: [rows, heads, tokens, size]; `attention_mask`: bool, broadcast to [rows, heads, tokens, tokens].
     """
@@ -209,7 +213,7 @@ def _tokens_first(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _by_rows(flat: _Triple, bounds: Sequence[int], scale: float | None) -> torch.Tensor:
-    """The same, row after row, where there is no kernel: `flat` are [tokens, heads, size]."""
+    """Computes each row by itself where there is no kernel; `flat` are [tokens, heads, size]."""
     import torch
 
     parts = []

@@ -1,7 +1,7 @@
-"""Dropout for CPUs: the same distribution as torch's, its random bits drawn 64 at a time.
+"""Fast dropout for CPUs: the same distribution as torch's, with random bits drawn 64 at a time.
 
 torch draws one Bernoulli variable after the other on a single thread, 2.5 ms for 1,000 tokens of 384; that is an eighth of
-a training step. Four 16-bit thresholds out of every 64 random bits take a third of that (measured by hand on two cores, docs/training.md).
+a training step. Four 16-bit thresholds out of every 64 random bits take a third of that (measured by hand on two cores, docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 _LEVELS = 1 << 16  # a probability is rounded to the nearest 1/65536
-_own = threading.local()
+_thread = threading.local()
 
 
 def dropout(values: torch.Tensor, probability: float) -> torch.Tensor:
@@ -23,12 +23,12 @@ def dropout(values: torch.Tensor, probability: float) -> torch.Tensor:
 
 
 def seed_thread(seed: int) -> None:
-    """Gives this thread a generator of its own: threads that shared one would draw in an order of chance."""
-    _own.generator = torch.Generator().manual_seed(seed)
+    """Gives this thread its own generator: with a shared one results would depend on the order of threads."""
+    _thread.generator = torch.Generator().manual_seed(seed)
 
 
-def install(model: nn.Module) -> None:
-    """Replaces every `nn.Dropout` of a model; the mode (train, eval) goes on to decide whether it drops."""
+def replace_dropout(model: nn.Module) -> None:
+    """Replaces every `nn.Dropout` of a model by `CpuDropout`."""
     for parent in list(model.modules()):
         for name, child in list(
             parent._modules.items()
@@ -38,7 +38,7 @@ def install(model: nn.Module) -> None:
 
 
 class CpuDropout(nn.Dropout):
-    """`nn.Dropout` by way of `dropout`."""
+    """`nn.Dropout` computed by `dropout`."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  # the name nn.Dropout gives it
         """Drops in training mode only."""
@@ -52,7 +52,12 @@ class _Dropout(torch.autograd.Function):
         if levels == _LEVELS:
             keep = torch.zeros_like(values)
         else:  # scaled by the rounded probability, so that the mean is exactly kept
-            keep = _keep(values.numel(), levels).view(values.shape).to(values.dtype).mul_(_LEVELS / (_LEVELS - levels))
+            keep = (
+                _keep_mask(values.numel(), levels)
+                .view(values.shape)
+                .to(values.dtype)
+                .mul_(_LEVELS / (_LEVELS - levels))
+            )
         context.save_for_backward(keep)
         return values * keep
 
@@ -62,8 +67,8 @@ class _Dropout(torch.autograd.Function):
         return gradient * keep, None
 
 
-def _keep(count: int, levels: int) -> torch.Tensor:
-    generator = getattr(_own, "generator", None)
+def _keep_mask(count: int, levels: int) -> torch.Tensor:
+    generator = getattr(_thread, "generator", None)
     bits = (
         torch.empty(-(-count // 4), dtype=torch.int64)
         .random_(-(1 << 63), None, generator=generator)

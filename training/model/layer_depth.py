@@ -1,4 +1,4 @@
-"""How deep in an encoder each parameter stands: embeddings, a layer, or the head. Reads names, changes nothing."""
+"""The depth of each parameter of an encoder, read from its name: embeddings, a layer, or the head."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 # layer.3 (BERT, DeBERTa, DistilBERT), layers.3 (ModernBERT), h.3 (GPT-2's kin), block.3 (Funnel, T5)
 _LAYER = re.compile(r"(?:layers?|blocks?|\bh)\.(\d+)\.")
-WRAPPED = "base_model.model."  # what peft puts before every name
+WRAPPED = "base_model.model."  # peft's prefix of every name
 
 
 def depths(model: torch.nn.Module) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Base models: a name to weights and a tokenizer. Knows no data and no training."""
+"""Loads base models and tokenizers: the embedded MiniLM, a hub id or a local directory."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ModelConfig(Config):
 
 
 def resolve(name: str) -> str:
-    """Returns what transformers loads a model from: a directory, or the hub id as it is.
+    """Resolves a model name to a directory, or returns a hub id as it is.
 
     Raises:
         ModelError: `minilm` is not installed or altered, or a path does not exist.
@@ -93,15 +93,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     tokenizer: PreTrainedTokenizerFast = _from_hub(AutoTokenizer, name, use_fast=True)
     if not tokenizer.is_fast:
         raise ModelError(f"model.name={name!r} has no fast tokenizer", remedy="choose a model with a tokenizer.json")
-    if len(tokenizer) <= len(
-        tokenizer.all_special_tokens
-    ):  # transformers 5 makes up an empty one where files are missing
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers 5 makes an empty one where files are missing
         raise ModelError(f"model.name={name!r} has a tokenizer without a vocabulary", remedy="add its tokenizer.json")
     return tokenizer
 
 
 def load_config(name: str) -> Any:
-    """What transformers says of a model: its layers, its width.
+    """Loads the configuration of a model: its layers, its width.
 
     Raises:
         ModelError: The model cannot be reached.
@@ -112,7 +110,7 @@ def load_config(name: str) -> Any:
 
 
 def make_encoder(tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> Encoder:
-    """Sets a tokenizer to the window length of a model.
+    """Makes an encoder with a model's tokenizer and window length.
 
     Raises:
         ModelError: `max_tokens` is beyond the model's length.
@@ -177,9 +175,9 @@ def _minilm() -> Path:
 def _from_hub(kind: Any, name: str, **options: Any) -> Any:
     from safetensors import SafetensorError
 
-    place = resolve(name)
+    source = resolve(name)
     try:
-        return kind.from_pretrained(place, **options)
+        return kind.from_pretrained(source, **options)
     except (
         OSError,
         ValueError,
@@ -187,7 +185,7 @@ def _from_hub(kind: Any, name: str, **options: Any) -> Any:
         TypeError,
         SafetensorError,
     ) as error:  # TypeError: 4.57 without a vocabulary
-        state = "not readable" if Path(place).is_dir() else "neither a directory nor reachable on the hub"
+        state = "not readable" if Path(source).is_dir() else "neither a directory nor reachable on the hub"
         raise ModelError(
             f"model.name={name!r} is {state} ({' '.join(str(error).split())[:240]})",
             allowed=_ALLOWED,

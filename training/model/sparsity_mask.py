@@ -1,4 +1,4 @@
-"""Keeps weights that pruning made zero at zero while a model trains. Knows no structure: any zero of a layer's matrices stays."""
+"""Keeps the zero weights of a pruned model at zero while it trains."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from training.model.layer_depth import is_head
 
 
-def hold_zeros(model: nn.Module) -> None:
+def keep_zeros(model: nn.Module) -> None:
     """Gives every weight of the encoder's linear layers that is exactly zero a gradient of zero.
 
     Every optimizer here moves a weight by its gradient, its moments and its decay, all of which are zero then, at every ZeRO
@@ -23,8 +23,8 @@ def hold_zeros(model: nn.Module) -> None:
         if isinstance(module, nn.Linear) and not is_head(model, name):
             for parameter in module.parameters(recurse=False):
                 if parameter.requires_grad and bool((parameter == 0).any()):
-                    parameter.register_hook(_mask((parameter != 0).to(parameter.dtype)))  # type: ignore[no-untyped-call]
+                    parameter.register_hook(_mask_gradient((parameter != 0).to(parameter.dtype)))  # type: ignore[no-untyped-call]
 
 
-def _mask(living: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda gradient: gradient * living
+def _mask_gradient(nonzero: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda gradient: gradient * nonzero

@@ -1,4 +1,4 @@
-"""What training minimises. Adding an objective is one file here and one line in the union below."""
+"""Training objectives (losses). Adding one is one file here and one line in the union below."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What every objective answers: a loss for the targets of a training split, and how much each class of them weighs."""
+"""Base of the objectives: a loss over labelled targets, and class weights."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class BaseObjective(Config, ABC):
 def _weights(counts: np.ndarray[tuple[int, ...], np.dtype[np.float64]], power: float) -> Float32:
     """(1 / count) ** power, scaled to a mean of 1 over the training targets, so that the learning rate keeps its meaning.
 
-    A class without a target has nothing to be weighed by and weighs 1; it counts in label smoothing only.
+    A class without a target weighs 1; it counts in label smoothing only.
     """
     seen = counts > 0
     weights = np.ones_like(counts)

@@ -1,4 +1,4 @@
-"""Focal loss: targets that the model already gets right count less."""
+"""Focal loss: targets that the model already predicts well count less."""
 
 from __future__ import annotations
 

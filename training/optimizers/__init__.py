@@ -1,4 +1,4 @@
-"""How weights follow their gradients. Adding an optimizer is one file here and one line in the union below."""
+"""Optimizers. Adding one is one file here and one line in the union below."""
 
 from typing import Annotated
 

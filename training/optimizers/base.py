@@ -1,4 +1,4 @@
-"""What every optimizer has: rates, decay, clipping, and which parameters get how much of them. Knows no schedule."""
+"""Base of the optimizers: learning rates, weight decay, gradient clipping, parameter groups."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class BaseOptimizer(Config, ABC):
     """Settings that all optimizers share. Biases and norms (one dimension) are not decayed."""
 
-    # Whether it can work on ZeRO's flat slices of the weights, that is, whether its state is one number per weight.
+    # Whether it works on ZeRO's flat slices of the weights: its state is one number per weight.
     shardable: ClassVar[bool] = True
 
     kind: str
@@ -59,12 +59,12 @@ class BaseOptimizer(Config, ABC):
         ]
 
     def _steps_below_head(self, model: torch.nn.Module) -> dict[str, int]:
-        of = depths(model)
-        head = max(of.values())
+        depth_of = depths(model)
+        head = max(depth_of.values())
         if head < 2:
             raise ModelError(
                 f"optimizer.layer_decay={self.layer_decay}, but no parameter of {type(model).__name__} is named by its layer",
                 allowed="names with layer.N, layers.N, h.N or block.N",
                 remedy="set optimizer.layer_decay=1",
             )
-        return {name: head - depth for name, depth in of.items()}
+        return {name: head - depth for name, depth in depth_of.items()}

@@ -1,5 +1,5 @@
-"""What a run leaves behind for people: a page, its data, a curve. Measures nothing, starts nothing."""
+"""The report of a run: a Markdown page, its data as JSON, the learning curve."""
 
-from training.report.report_writer import Results, write_report
+from training.report.report_writer import write_report
 
-__all__ = ["Results", "write_report"]
+__all__ = ["write_report"]

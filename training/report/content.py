@@ -1,4 +1,4 @@
-"""What a report says, as data. Knows neither how it is shown nor where it comes from."""
+"""The content of a report, as data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from training.report.findings import Findings
 
 
 class RunReport(Config):
-    """Everything that the page says.
+    """Everything on the page.
 
     Attributes:
         model, data, seed: What was trained, on what.

@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 Float64 = NDArray[np.float64]
 
-_MAX_POINTS = 200  # more cannot be told apart at this width, and the file stays at a few kB
+_MAX_POINTS = 200  # more cannot be distinguished at this width, and the file stays at a few kB
 _NEIGHBOURS = 11  # points of the moving mean
 _BLUE, _ORANGE = (
     "#0072B2",
     "#B34700",
-)  # told apart by colour-blind eyes (Okabe and Ito 2008), dark enough for text on white
+)  # distinguishable to colour-blind eyes (Okabe and Ito 2008), dark enough for text on white
 
 
-def draw_curve(file: Path, journal: Sequence[str], history: Sequence[Mapping[str, float]]) -> None:
+def draw_curve(file: Path, metrics_log: Sequence[str], history: Sequence[Mapping[str, float]]) -> None:
     """Writes the curve as SVG, its text as text.
 
     Args:
         file: Where.
-        journal: JSON lines with step rows.
+        metrics_log: JSON lines with step rows.
         history: Epoch rows.
     """
     import matplotlib
@@ -41,7 +41,7 @@ def draw_curve(file: Path, journal: Sequence[str], history: Sequence[Mapping[str
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(7.2, 3.6), layout="constrained")
         axes = figure.subplots()
-        _draw_loss(axes, step_rows(journal))
+        _draw_loss(axes, step_rows(metrics_log))
         _draw_quality(axes.twinx(), history)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Title": "Learning curve"})
@@ -49,7 +49,7 @@ def draw_curve(file: Path, journal: Sequence[str], history: Sequence[Mapping[str
 
 
 def describe_curve(history: Sequence[Mapping[str, float]]) -> str:
-    """The curve in words, for who cannot see it."""
+    """A description of the curve, for screen readers."""
     quality = ", ".join(f"{row['dev_f1']:.4f}" for row in history)
     return f"Learning curve. F1 on the dev split by epoch: {quality}. Mean loss by epoch: " + ", ".join(
         f"{row['loss']:.4f}" for row in history
@@ -71,8 +71,8 @@ def _draw_quality(axes: Axes, history: Sequence[Mapping[str, float]]) -> None:
     steps, values = [row["step"] for row in history], [row["dev_f1"] for row in history]
     axes.plot(steps, values, color=_ORANGE, marker="o", linestyle="--", linewidth=1.5)
     best = int(np.argmax(values))
-    place = (steps[best], values[best])
-    axes.annotate(f"{values[best]:.4f}", place, (0, 7), textcoords="offset points", ha="right", color=_ORANGE)
+    point = (steps[best], values[best])
+    axes.annotate(f"{values[best]:.4f}", point, (0, 7), textcoords="offset points", ha="right", color=_ORANGE)
     axes.set_ylabel("F1, dev split (dots)", color=_ORANGE)
     axes.set_ylim(0, 1.1)
     axes.set_yticks(np.linspace(0, 1, 6))

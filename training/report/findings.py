@@ -1,4 +1,4 @@
-"""What an agent mistakes for what, and where it errs most. Counts pairs that the task made; knows no task."""
+"""Counts the mistakes of an agent: confusion of labels, and the examples with most errors."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Findings(Config):
 
 def find(task: BaseTask[Any], examples: Sequence[Any], predictions: Sequence[Any]) -> Findings:
     """Compares every example with its prediction."""
-    paired = [task.pairs(example, said) for example, said in zip(examples, predictions, strict=True)]
+    paired = [task.pairs(example, prediction) for example, prediction in zip(examples, predictions, strict=True)]
     pairs = [pair for row in paired for pair in row]
     errors = [sum(pair.outcome != "right" for pair in row) for row in paired]
     erroneous = [index for index, count in enumerate(errors) if count]

@@ -24,7 +24,7 @@ def confusion(findings: Findings) -> list[str]:
     """Gold labels by predicted ones."""
     counts = findings.outcomes
     num_gold = sum(count for name, count in counts.items() if name != "invented")
-    told = (
+    summary = (
         f"Of {num_gold:,} gold items {counts.get('right', 0):,} are right, {counts.get('confused', 0):,} have another label, "
         f"{counts.get('boundary', 0):,} the label with other boundaries, {counts.get('missed', 0):,} are missed; "
         f"{counts.get('invented', 0):,} are invented."
@@ -33,8 +33,8 @@ def confusion(findings: Findings) -> list[str]:
         {label for cell in findings.confusion for label in (cell.gold, cell.predicted) if label is not None}
     )
     if not labels:
-        return [told]
-    return [told, "", *(_matrix(findings, labels) if len(labels) <= _MAX_LABELS else _mistakes(findings))]
+        return [summary]
+    return [summary, "", *(_matrix(findings, labels) if len(labels) <= _MAX_LABELS else _mistakes(findings))]
 
 
 def _matrix(findings: Findings, labels: Sequence[str]) -> list[str]:
@@ -42,10 +42,10 @@ def _matrix(findings: Findings, labels: Sequence[str]) -> list[str]:
         (cell.gold, cell.predicted): str(cell.count) + (f" ({cell.shifted})" if cell.shifted else "")
         for cell in findings.confusion
     }
-    has_nothing = any(None in place for place in cells)
+    has_nothing = any(None in cell for cell in cells)
     names: list[str | None] = [*labels, *([None] if has_nothing else [])]
     head = ("gold \\ predicted", *[_name(name) for name in names])
-    rows = [(_name(gold), *[cells.get((gold, said), "") for said in names]) for gold in names]
+    rows = [(_name(gold), *[cells.get((gold, predicted), "") for predicted in names]) for gold in names]
     shifted = any(cell.shifted for cell in findings.confusion)
     note = ["", "In brackets: how many of them have other boundaries."] if shifted else []
     return [*table([head, *rows]), *note]
@@ -69,11 +69,13 @@ def worst(findings: Findings, num_examples: int) -> list[str]:
 
 def _case(number: int, case: Case) -> list[str]:
     gold = [(pair.gold_text, pair.gold, pair.outcome) for pair in case.pairs if pair.gold is not None]
-    said = [(pair.predicted_text, pair.predicted, pair.outcome) for pair in case.pairs if pair.predicted is not None]
+    predicted = [
+        (pair.predicted_text, pair.predicted, pair.outcome) for pair in case.pairs if pair.predicted is not None
+    ]
     return [
         f"**{number}.** {escape(clip(case.text, _MAX_TEXT)) or '(empty)'}  ",
         f"gold: {_items(gold)}  ",
-        f"predicted: {_items(said)}  ",
+        f"predicted: {_items(predicted)}  ",
         f"{_summary(case.pairs)}; {escape(case.where)}",
     ]
 

@@ -1,4 +1,4 @@
-"""The page of a run: scores, mistakes, rates, settings. Computes nothing but sums."""
+"""Renders the report of a run as Markdown: scores, mistakes, rates, settings."""
 
 from __future__ import annotations
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from agent.tasks import BaseTask, Report
+from agent.tasks import BaseTask
+from training.loop.worker_io import TrainingOutcome
 from training.report.content import RunReport
 from training.report.curve import draw_curve
 from training.report.findings import find
@@ -15,34 +16,11 @@ from training.report.report_page import render_page
 CURVE = "learning_curve.svg"
 
 
-class Results(Protocol):
-    """What a run came to: what training.loop.worker.Outcome says of it.
-
-    Attributes:
-        before, after: Reports on the test split, before training and of the best epoch.
-        dev: The best epoch's report on the dev split.
-        best_epoch: Counted from 1.
-        history: One row per epoch.
-        journal: JSON lines of all rows.
-        predictions: What the best model predicts for each test example, in their order.
-        description: Where it ran, in one line.
-    """
-
-    before: Report
-    after: Report
-    dev: Report
-    best_epoch: int
-    history: list[dict[str, float]]
-    journal: list[str]
-    predictions: list[Any]
-    description: str
-
-
 def write_report(  # noqa: PLR0913  # a report is of many things, each by its name
     directory: Path,
     *,
     task: BaseTask[Any],
-    outcome: Results,
+    outcome: TrainingOutcome,
     test: Sequence[Any],
     model: str,
     data: str,
@@ -54,7 +32,7 @@ def write_report(  # noqa: PLR0913  # a report is of many things, each by its na
     Args:
         directory: Where; it exists.
         task: With its labels.
-        outcome: What came of the run.
+        outcome: Of the run.
         test: Examples of the test split, in the order of the predictions.
         model, data, seed: For the summary, in words.
         settings: Other settings worth showing, by name.
@@ -73,7 +51,7 @@ def write_report(  # noqa: PLR0913  # a report is of many things, each by its na
         epochs=tuple({name: value for name, value in row.items() if name != "kind"} for row in outcome.history),
         findings=find(task, test, outcome.predictions),
     )
-    draw_curve(directory / CURVE, outcome.journal, outcome.history)
-    (directory / "metrics.jsonl").write_text("".join(f"{line}\n" for line in outcome.journal), encoding="utf-8")
+    draw_curve(directory / CURVE, outcome.metrics_log, outcome.history)
+    (directory / "metrics.jsonl").write_text("".join(f"{line}\n" for line in outcome.metrics_log), encoding="utf-8")
     (directory / "report.json").write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (directory / "report.md").write_text(render_page(report, CURVE), encoding="utf-8")

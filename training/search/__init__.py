@@ -1,0 +1,1 @@
+"""Several training runs: hyper-parameter search with Ray Tune, and cross-validation."""

@@ -1,4 +1,4 @@
-"""Cross-validation: train and dev in k parts, k runs that each leave one part out. Looks at no test split and trains nothing itself."""
+"""Cross-validation: cuts train and dev into k folds and trains k times, each time with another fold as dev."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from pydantic import Field
 
 from agent.bundle import Bundle
 from agent.config.base import Config, from_mapping
+from agent.config.resume_check import check_unchanged
 from agent.data import Splits, load_splits
 from agent.data.digests import data_digest, split_digest
 from agent.errors import BundleError, CheckpointError, ConfigError, DataError
+from agent.files import write_file
 from agent.markdown import escape, table
 from training.config import TrainingConfig, output_of
 from training.lifecycle.job import train
-from training.lifecycle.output_lock import claim
+from training.lifecycle.output_lock import lock_output
 from training.lifecycle.preparation import RunOverrides
-from training.lifecycle.resume import differences
+from training.lifecycle.resume import CHANGEABLE
 from training.report.content import RunReport
 
 RECORD = "cross_validation.json"
@@ -38,14 +40,14 @@ class CrossValidationConfig(TrainingConfig):
 
 
 class Fold(Config):
-    """What came of leaving out one part.
+    """The result of a fold.
 
     Attributes:
         number: Counted from 1.
         num_train, num_dev: Examples trained on, and left out.
-        best_epoch: By the part that was left out.
-        score, metrics: Of that epoch on the part that was left out.
-        last_score: Of the last epoch on it: nothing was chosen by it.
+        best_epoch: By the score on the fold.
+        score, metrics: Of that epoch on the fold.
+        last_score: Of the last epoch on the fold, by which nothing was chosen.
     """
 
     number: int
@@ -58,11 +60,11 @@ class Fold(Config):
 
 
 class Spread(Config):
-    """A figure over folds.
+    """Mean and standard deviation of a figure over folds.
 
     Attributes:
         deviation: The standard deviation of a sample (n - 1); None for a single value.
-        num_folds: Folds that have the figure: one without a gold or predicted item of a label has none for it.
+        num_folds: Folds that have the figure: a fold without a gold or predicted item of a label has none for it.
     """
 
     mean: float
@@ -71,7 +73,7 @@ class Spread(Config):
 
 
 class CrossValidation(Config):
-    """All folds so far.
+    """The record of a cross-validation: its folds so far.
 
     Attributes:
         config: The resolved configuration.
@@ -87,39 +89,40 @@ class CrossValidation(Config):
 
 @dataclass(frozen=True)
 class CrossValidationResult:
-    """A finished cross-validation, of this command if `anew`, of an earlier one otherwise."""
+    """A finished cross-validation, of this command if `is_new`, of an earlier one otherwise."""
 
     directory: Path
     validation: CrossValidation
-    anew: bool
+    is_new: bool
 
 
 def cross_validate(config: CrossValidationConfig) -> CrossValidationResult:
-    """Trains once for each fold, one after the other. Goes on with what an interrupted call has left at the same output.
+    """Trains once for each fold, one after the other. Resumes what an interrupted call has left at the same output.
 
     Raises:
         AgentError: As a training run, or the data has fewer examples than there are folds.
     """
     output = output_of(config)
-    with claim(output):
+    with lock_output(output):
         return _cross_validate(config, output)
 
 
 def _cross_validate(config: CrossValidationConfig, output: Path) -> CrossValidationResult:
-    done = _earlier(config, output)
-    if done and len(done.folds) == config.folds:
-        return CrossValidationResult(output, done, anew=False)
+    started = _read_record(config, output)
+    if started and len(started.folds) == config.folds:
+        return CrossValidationResult(output, started, is_new=False)
     splits = _load(config)
-    if done and done.data_digest != splits.digest:
-        raise _otherwise(output, ["the content of the data"])
-    validation = done or CrossValidation(config=config.model_dump(mode="json"), data_digest=splits.digest)
+    if started:
+        changed = started.data_digest != splits.digest
+        _check_unchanged(started, config, output, content=["the content of the data"] if changed else [])
+    validation = started or CrossValidation(config=config.model_dump(mode="json"), data_digest=splits.digest)
     _write(output, validation)
     for number in range(len(validation.folds) + 1, config.folds + 1):
         print(f"fold {number} of {config.folds}", flush=True)
         fold = _run(config, cut(splits, config.folds, number, seed=config.seed), number)
-        validation = _with(validation, fold)
+        validation = _add_fold(validation, fold)
         _write(output, validation)
-    return CrossValidationResult(output, validation, anew=True)
+    return CrossValidationResult(output, validation, is_new=True)
 
 
 def cut(splits: Splits, num_folds: int, number: int, *, seed: int) -> Splits:
@@ -129,9 +132,9 @@ def cut(splits: Splits, num_folds: int, number: int, *, seed: int) -> Splits:
     """
     pool = [*splits.train, *splits.dev]
     order = random.Random(seed).sample(range(len(pool)), len(pool))
-    held = frozenset(order[number - 1 :: num_folds])
-    train = [example for index, example in enumerate(pool) if index not in held]
-    dev = [example for index, example in enumerate(pool) if index in held]
+    left_out = frozenset(order[number - 1 :: num_folds])
+    train = [example for index, example in enumerate(pool) if index not in left_out]
+    dev = [example for index, example in enumerate(pool) if index in left_out]
     digests = {"train": split_digest(train), "dev": split_digest(dev), "test": split_digest(splits.test)}
     return Splits(splits.task, train, dev, splits.test, digest=data_digest(digests))
 
@@ -176,17 +179,17 @@ def _load(config: CrossValidationConfig) -> Splits:
 
 def _run(config: CrossValidationConfig, splits: Splits, number: int) -> Fold:
     output = output_of(config)
-    place = output / f"{output.name}.fold-{number}"
+    fold_output = output / f"{output.name}.fold-{number}"
     given = config.model_dump(mode="json", exclude_unset=True, include=set(TrainingConfig.model_fields))
-    changes = {"output": str(place), "overwrite": False, "resume": True}
+    changes = {"output": str(fold_output), "overwrite": False, "resume": True}
     bundle = train(from_mapping(TrainingConfig, given | changes), RunOverrides(splits=splits)).bundle
-    fold = _read(bundle, splits, number)
+    fold = _fold_of(bundle, splits, number)
     if not config.keep:
-        shutil.rmtree(place)
+        shutil.rmtree(fold_output)
     return fold
 
 
-def _read(bundle: Bundle, splits: Splits, number: int) -> Fold:
+def _fold_of(bundle: Bundle, splits: Splits, number: int) -> Fold:
     report = RunReport.model_validate_json((bundle.path / "report.json").read_bytes())
     return Fold(
         number=number,
@@ -199,7 +202,7 @@ def _read(bundle: Bundle, splits: Splits, number: int) -> Fold:
     )
 
 
-def _with(validation: CrossValidation, fold: Fold) -> CrossValidation:
+def _add_fold(validation: CrossValidation, fold: Fold) -> CrossValidation:
     folds = (*validation.folds, fold)
     names = dict.fromkeys(name for found in folds for name in found.metrics)
     figures = {"score": [found.score for found in folds], "last_score": [found.last_score for found in folds]}
@@ -212,12 +215,12 @@ def _spread(values: Sequence[float]) -> Spread:
     return Spread(mean=fmean(values), deviation=stdev(values) if len(values) > 1 else None, num_folds=len(values))
 
 
-def _earlier(config: CrossValidationConfig, output: Path) -> CrossValidation | None:
-    """What an earlier command has left, if this one is to go on with it.
+def _read_record(config: CrossValidationConfig, output: Path) -> CrossValidation | None:
+    """The record that an earlier command has left, if this one is to resume it.
 
     Raises:
         BundleError: Something is there that may not be replaced.
-        ConfigError: It was begun with other settings.
+        ConfigError: It was started with other settings.
     """
     file = output / RECORD
     if not file.is_file():
@@ -233,25 +236,26 @@ def _earlier(config: CrossValidationConfig, output: Path) -> CrossValidation | N
     if config.overwrite if complete else not config.resume:
         shutil.rmtree(output)
         return None
-    if changed := differences(found.config, config.model_dump(mode="json")):
-        raise _otherwise(output, changed)
+    _check_unchanged(found, config, output)
     return found
 
 
-def _otherwise(output: Path, changed: Sequence[str]) -> ConfigError:
-    return ConfigError(
-        f"the cross-validation in {output} was begun otherwise: {'; '.join(changed)}",
-        allowed="the same settings and data, or a new start",
-        remedy="give the settings it was begun with, or choose another output, or set overwrite=true if it is finished, resume=false if not",
+def _check_unchanged(
+    started: CrossValidation, config: CrossValidationConfig, output: Path, content: Sequence[str] = ()
+) -> None:
+    check_unchanged(
+        f"the cross-validation in {output}",
+        started.config,
+        config.model_dump(mode="json"),
+        changeable=CHANGEABLE,
+        content=content,
+        remedy="give the settings it was started with, or choose another output, or set overwrite=true if it is finished, resume=false if not",
     )
 
 
 def _write(output: Path, validation: CrossValidation) -> None:
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        draft = output / f".{RECORD}"
-        draft.write_text(validation.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        draft.replace(output / RECORD)
+        write_file(output / RECORD, validation.model_dump_json(indent=1) + "\n")
         if validation.folds:
             (output / "report.md").write_text("\n".join(_page(validation)) + "\n", encoding="utf-8")
     except OSError as error:

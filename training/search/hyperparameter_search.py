@@ -1,4 +1,4 @@
-"""A hyper-parameter search as a whole: what is left to try, the trials, the bundle of the best. Runs on the driver."""
+"""A hyper-parameter search on the driver: starts or resumes it, runs the trials, publishes the best one's bundle."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.bundle import MANIFEST, Bundle, Manifest, check_output, write_bundle
-from agent.errors import CheckpointError, ClusterError, ConfigError, TrainingError
+from agent.config.nested import differences
+from agent.config.resume_check import check_unchanged
+from agent.errors import CheckpointError, ClusterError, TrainingError
 from cluster import WorkerPlan, node_resources, plan_workers
+from cluster.tuning import TrialRunner
 from training.config import TrainingConfig, output_of
-from training.lifecycle.output_lock import claim
-from training.lifecycle.preparation import get_ready
-from training.lifecycle.resume import checkpoint_store, differences
+from training.lifecycle.output_lock import lock_output
+from training.lifecycle.preparation import prepare_run
+from training.lifecycle.resume import CHANGEABLE, checkpoint_store
 from training.search.search_config import TuneConfig
 from training.search.search_record import SearchRecord, render_table
-from training.search.trial_run import TrialAssignment
-from training.search.tuner import AshaConfig, TrialCallback, run_trials
+from training.search.trial_run import TrialAssignment, trainable_class
+from training.search.tuner import AshaConfig, TrainingTrials
 
 RECORD = "trials.json"  # in the bundle, and while the search is under way
+_CHANGEABLE = (*CHANGEABLE, "max_concurrent")
 
 
 @dataclass(frozen=True)
@@ -29,45 +33,48 @@ class SearchResult:
 
     Attributes:
         bundle: Of the best trial.
-        anew: False if an earlier command had finished it.
+        is_new: False if an earlier command had finished it.
     """
 
     bundle: Bundle
     record: SearchRecord
-    anew: bool
+    is_new: bool
 
 
 def search(config: TuneConfig) -> SearchResult:
-    """Tries settings and writes the bundle of the best. Goes on with what an interrupted call has left at the same output.
+    """Tries settings and writes the bundle of the best. Resumes what an interrupted call has left at the same output.
 
-    Trials are compared by their dev split alone. Each is a whole run and so has the test split scored too; that is read by
-    nobody before the bundle of the best is.
+    Trials are compared by their dev split alone. Each is a whole run and so has the test split scored too; those scores are not
+    used before the best trial is chosen.
 
     Raises:
         AgentError: Configuration, space, data or cluster are not in order, or no trial could be finished.
     """
     output = output_of(config)
-    with claim(output):
-        return _finished(config, output) or _search(config, output)
+    with lock_output(output):
+        return _find_finished(config, output) or _search(config, output)
 
 
 def _search(config: TuneConfig, output: Path) -> SearchResult:
     trials = config.trials()
-    os.environ.setdefault("RAY_LOG_TO_DRIVER", "0")  # lines of several runs at once tell nobody anything
-    ready = get_ready(config.trained_with({}))
-    plan, num_concurrent = plan_trials(config, node_resources())
-    wanted = SearchRecord(config=config.model_dump(mode="json"), data_digest=ready.data.digest, trials=trials)
-    del ready  # each trial reads its data itself: it may have another model, and so other windows
-    workplace = _workplace(output)
-    record = _open(config, workplace, wanted)
-    _say_plan(config, record, plan, num_concurrent)
+    os.environ.setdefault("RAY_LOG_TO_DRIVER", "0")  # lines of several runs would be mixed
+    prepared = prepare_run(config.trained_with({}))
+    plan, max_concurrent = plan_trials(config, node_resources())
+    new = SearchRecord(config=config.model_dump(mode="json"), data_digest=prepared.data.digest, trials=trials)
+    del prepared  # each trial reads its data itself: another model has other windows
+    directory = _work_directory(output)
+    record = _start_or_resume(config, directory, new)
+    _print_plan(config, record, plan, max_concurrent)
     configs = {trial.number: _config_of(config, trial.number, trial.settings) for trial in record.trials}
-    watch = TrialCallback(record, workplace / RECORD, configs)
-    halving = AshaConfig(config.grace_epochs, config.reduction_factor, config.epochs, num_concurrent)
-    run_trials(watch, TrialAssignment(configs, plan, str(Path.cwd())), halving, workplace)
-    bundle = _publish(config, watch.record, configs, output)
-    _clear(configs.values(), workplace)
-    return SearchResult(bundle, watch.record, anew=True)
+    listener = TrainingTrials(record, directory / RECORD, configs)
+    if numbers := [trial.number for trial in record.trials if not trial.is_over]:
+        assignment = TrialAssignment(configs, plan, str(Path.cwd()))
+        asha = AshaConfig(config.grace_epochs, config.reduction_factor, config.epochs)
+        runner = TrialRunner(trainable_class(), assignment, directory, max_concurrent, asha.scheduler(record))
+        runner.run(numbers, listener)
+    bundle = _publish(config, listener.record, configs, output)
+    _clear(configs.values(), directory)
+    return SearchResult(bundle, listener.record, is_new=True)
 
 
 def plan_trials(config: TuneConfig, nodes: Sequence[Mapping[str, float]]) -> tuple[WorkerPlan, int]:
@@ -89,17 +96,17 @@ def plan_trials(config: TuneConfig, nodes: Sequence[Mapping[str, float]]) -> tup
     return WorkerPlan(each, whole.use_gpu, whole.cpus_per_worker), at_once
 
 
-def _workplace(output: Path) -> Path:
+def _work_directory(output: Path) -> Path:
     return output.parent / f".{output.name}.search"
 
 
 def _config_of(config: TuneConfig, number: int, settings: Mapping[str, object]) -> TrainingConfig:
     output = output_of(config)
-    place = _workplace(output) / f"{output.name}.trial-{number}"
-    return config.trained_with({**settings, "output": str(place), "overwrite": False, "resume": True})
+    trial_output = _work_directory(output) / f"{output.name}.trial-{number}"
+    return config.trained_with({**settings, "output": str(trial_output), "overwrite": False, "resume": True})
 
 
-def _finished(config: TuneConfig, output: Path) -> SearchResult | None:
+def _find_finished(config: TuneConfig, output: Path) -> SearchResult | None:
     """What an earlier command has finished.
 
     Raises:
@@ -110,63 +117,45 @@ def _finished(config: TuneConfig, output: Path) -> SearchResult | None:
         check_output(output, overwrite=config.overwrite)
         return None
     record = SearchRecord.read(file)
-    if _differences(record.config, config):
+    if differences(record.config, config.model_dump(mode="json"), without=_CHANGEABLE):
         check_output(output, overwrite=False)
-    return SearchResult(Bundle.load(output), record, anew=False)
+    return SearchResult(Bundle.load(output), record, is_new=False)
 
 
-def _open(config: TuneConfig, workplace: Path, wanted: SearchRecord) -> SearchRecord:
-    """The record of an unfinished search of the same output, or a new one.
+def _start_or_resume(config: TuneConfig, directory: Path, new: SearchRecord) -> SearchRecord:
+    """The record of an unfinished search of the same output, or the new one.
 
     Raises:
-        ConfigError: There is one, and it was begun with other settings or other data.
+        ConfigError: There is one, and it was started with other settings or other data.
         CheckpointError: The directory cannot be used.
     """
-    file = workplace / RECORD
+    file = directory / RECORD
     try:
         if file.is_file() and config.resume:
-            return _compared(SearchRecord.read(file), config, wanted, workplace)
+            started = SearchRecord.read(file)
+            content = ["the content of the data"] if started.data_digest != new.data_digest else []
+            what = f"an unfinished search in {directory}"
+            check_unchanged(what, started.config, new.config, changeable=_CHANGEABLE, content=content)
+            return started
         if file.is_file():
-            print(f"resume=false: starting afresh, the unfinished search in {workplace} is removed", flush=True)
+            print(f"resume=false: starting afresh, the unfinished search in {directory} is removed", flush=True)
             earlier = SearchRecord.read(file).trials
-            _clear([_config_of(config, trial.number, {}) for trial in earlier], workplace)
-        workplace.mkdir(parents=True, exist_ok=True)
-        wanted.write(file)
+            _clear([_config_of(config, trial.number, {}) for trial in earlier], directory)
+        new.write(file)
     except OSError as error:
         raise CheckpointError(
-            f"the search cannot be kept in {workplace} ({error.strerror})", remedy="choose another output"
+            f"the search cannot be kept in {directory} ({error.strerror})", remedy="choose another output"
         ) from None
-    return wanted
+    return new
 
 
-def _compared(begun: SearchRecord, config: TuneConfig, wanted: SearchRecord, workplace: Path) -> SearchRecord:
-    changed = _differences(begun.config, config)
-    if begun.data_digest != wanted.data_digest:
-        changed.append("the content of the data")
-    if changed:
-        raise ConfigError(
-            f"an unfinished search in {workplace} was begun otherwise: {'; '.join(changed)}",
-            allowed="the same settings and data, or a new start",
-            remedy="give the settings it was begun with, or set resume=false to start afresh, or choose another output",
-        )
-    return begun
-
-
-def _differences(begun: Mapping[str, object], config: TuneConfig) -> list[str]:
-    now = config.model_dump(mode="json")
-    return differences({**begun, "max_concurrent": None}, {**now, "max_concurrent": None})
-
-
-def _say_plan(config: TuneConfig, record: SearchRecord, plan: WorkerPlan, num_concurrent: int) -> None:
+def _print_plan(config: TuneConfig, record: SearchRecord, plan: WorkerPlan, max_concurrent: int) -> None:
     for key, written in config.space.items():
         print(f"searching {key} in {written}")
-    over = sum(trial.over for trial in record.trials)
-    earlier = (
-        f"; goes on with an unfinished search, {over} of them over"
-        if any(t.state != "waiting" for t in record.trials)
-        else ""
-    )
-    print(f"plan: {len(record.trials)} trials, {num_concurrent} at a time, {plan}{earlier}", flush=True)
+    over = sum(trial.is_over for trial in record.trials)
+    resumes = any(trial.state != "waiting" for trial in record.trials)
+    earlier = f"; goes on with an unfinished search, {over} of them over" if resumes else ""
+    print(f"plan: {len(record.trials)} trials, {max_concurrent} at a time, {plan}{earlier}", flush=True)
 
 
 def _publish(config: TuneConfig, record: SearchRecord, configs: Mapping[int, TrainingConfig], output: Path) -> Bundle:
@@ -176,9 +165,8 @@ def _publish(config: TuneConfig, record: SearchRecord, configs: Mapping[int, Tra
         TrainingError: No trial was finished.
     """
     if record.best is None:
-        failures = "; ".join(f"trial {trial.number}: {trial.failure}" for trial in record.trials if trial.failure)
         raise TrainingError(
-            f"no trial of {len(record.trials)} could be finished ({failures})",
+            f"no trial of {len(record.trials)} could be finished ({record.failures})",
             remedy="choose another space, and set resume=false",
         )
     best = Bundle.load(output_of(configs[record.best.number]))
@@ -192,13 +180,13 @@ def _publish(config: TuneConfig, record: SearchRecord, configs: Mapping[int, Tra
 
 
 def _manifest(manifest: Manifest, output: Path) -> Manifest:
-    """The trial's, as of a run that had written to the output itself."""
+    """The trial's manifest with the search's output in its lineage."""
     lineage = manifest.lineage.model_copy(update={"config": {**manifest.lineage.config, "output": str(output)}})
     return manifest.model_copy(update={"lineage": lineage})
 
 
-def _clear(configs: Iterable[TrainingConfig], workplace: Path) -> None:
-    """Removes all that a search keeps while it is under way."""
+def _clear(configs: Iterable[TrainingConfig], directory: Path) -> None:
+    """Removes the working directory of a search and the checkpoints of its trials."""
     for config in configs:
         checkpoint_store(config, output_of(config)).clear()
-    shutil.rmtree(workplace)
+    shutil.rmtree(directory)

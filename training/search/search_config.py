@@ -1,4 +1,4 @@
-"""What a search is configured by: a training run and ranges of its keys. Starts nothing."""
+"""Configuration of a hyper-parameter search: a training run, and ranges of its keys."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pydantic import Field, field_validator
 from agent.config.base import from_mapping
 from agent.config.nested import flatten
 from agent.config.search_ranges import Range, corners, draw, parse_range
-from agent.errors import ConfigError
+from cluster.tuning import check_settings
 from training.config import TrainingConfig
-from training.search.search_record import Trial, show
+from training.search.search_record import Trial
 from training.search.search_space import assign, check_key
 
 
@@ -55,11 +55,11 @@ class TuneConfig(TrainingConfig):
 
     @property
     def ranges(self) -> dict[str, Range]:
-        """The space, read."""
+        """The parsed ranges of the space."""
         return {key: parse_range(written) for key, written in self.space.items()}
 
     def trained_with(self, settings: Mapping[str, Any]) -> TrainingConfig:
-        """The run of a trial.
+        """The configuration of a trial.
 
         Raises:
             ConfigError: A key does not exist or takes no such value.
@@ -68,7 +68,7 @@ class TuneConfig(TrainingConfig):
         return from_mapping(TrainingConfig, assign(given, settings))
 
     def trials(self) -> tuple[Trial, ...]:
-        """What is to be tried, drawn by seed.
+        """The trials, drawn by seed.
 
         Raises:
             ConfigError: A key of the space does not exist, or takes no value of its range.
@@ -79,13 +79,5 @@ class TuneConfig(TrainingConfig):
             for number in range(1, self.num_trials + 1)
         )
         for settings in (*corners(ranges), *(trial.settings for trial in found)):
-            self._check(settings)
+            check_settings(self.trained_with, settings)
         return found
-
-    def _check(self, settings: Mapping[str, Any]) -> None:
-        try:
-            self.trained_with(settings)
-        except ConfigError as error:
-            raise ConfigError(
-                f"space, where it gives {show(settings)}: {error.what}", allowed=error.allowed, remedy=error.remedy
-            ) from None

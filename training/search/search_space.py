@@ -1,11 +1,11 @@
-"""Which keys of a training run a search may set, and how they are set. Ranges themselves are agent/config/search_ranges.py."""
+"""Which keys of a training run a search may set, and setting them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-# What may not differ between trials: what they are compared by, and what changes nothing about the agent that comes out.
+# Keys that all trials share: what they are compared by, and what changes nothing about the agent.
 _COMMON = (
     "output", "overwrite", "resume", "epochs", "task", "data", "ingest", "early_stopping", "checkpoint", "tracking",
     "cluster", "num_workers", "num_workers_min", "max_failures", "resize_check_s", "batch.micro_tokens",
@@ -14,7 +14,7 @@ _COMMON = (
 
 
 def check_key(key: str) -> None:
-    """Refuses a key that all trials must have in common.
+    """Refuses a key that all trials must share.
 
     Raises:
         ValueError: It is one.
@@ -25,7 +25,7 @@ def check_key(key: str) -> None:
 
 
 def assign(tree: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree of plain values with some of them, named by dotted keys, set anew; the given tree stays as it is."""
+    """A copy of a tree of plain values with the given dotted keys set."""
     found = dict(tree)
     for key, value in settings.items():
         first, dot, rest = key.partition(".")

@@ -1,6 +1,6 @@
-"""One trial of a search as Ray Tune runs it: a training run that can be stopped after any epoch. Decides nothing itself.
+"""One trial of a search as Ray Tune runs it: a training run that can be stopped after any epoch.
 
-Ray's own TuneReportCallback is not used: a trial that is stopped with it leaves its workers' placement group behind where
+Ray's own TuneReportCallback is not used: a trial that is stopped with it leaves the placement group of its workers behind where
 Ray's state API does not answer, and the next trial waits for ever (seen with ray 2.60).
 """
 
@@ -15,27 +15,28 @@ from typing import Any
 
 from agent.errors import AgentError, CheckpointError
 from cluster import WorkerPlan
+from cluster.tuning import NUMBER
 from training.config import TrainingConfig, output_of
+from training.engine.ray_train_internals import abort_run
 from training.lifecycle.job import train
 from training.lifecycle.preparation import RunOverrides
 from training.lifecycle.resume import checkpoint_store
 
-NUMBER = "number"  # of the trial, in what Ray Tune gives it
 EPOCH, SCORE = "epoch", "dev_f1"  # in a result
 FAILURE = "failure"  # in the last result of a trial that an error ended
 
-_LOOK_S = 1.0  # between looks whether the run has ended without another report
-_END_S = 60.0  # how long a run that was stopped may take to end
+_POLL_S = 1.0  # between checks whether the run has ended without another report
+_STOP_TIMEOUT_S = 60.0  # a run that was stopped may take so long to end
 
 
 @dataclass(frozen=True)
 class TrialAssignment:
-    """What trials are to do.
+    """What every trial is given.
 
     Attributes:
         configs: By the trial's number.
         plan: Workers of each.
-        directory: Where the search was started: relative paths begin there.
+        directory: Working directory of the search, which relative paths refer to.
     """
 
     configs: Mapping[int, TrainingConfig]
@@ -44,7 +45,7 @@ class TrialAssignment:
 
 
 class TrialRun:
-    """A run in a thread of this process, seen as a sequence of results.
+    """A training run in a thread of this process, as a sequence of results.
 
     Args:
         config: What to train.
@@ -63,7 +64,7 @@ class TrialRun:
         self._thread.start()
 
     def next(self) -> dict[str, Any]:
-        """Waits for the next epoch, or for the end, which repeats the last epoch as done."""
+        """Waits for the next epoch's result, or for the end, which repeats the last result with `done`."""
         while (report := self._next_report()) is None:
             if not self._thread.is_alive() and self._reports.empty():
                 return self._end()
@@ -73,14 +74,11 @@ class TrialRun:
 
     def stop(self) -> None:
         """Ends the run if it is under way, frees its workers and removes its checkpoints."""
-        import ray
-
         if not self._thread.is_alive():
             return
         if self._controller is not None:
-            with suppress(ray.exceptions.RayActorError):  # it ends its own process, as with Ctrl-C
-                ray.get(self._controller.abort.remote(), timeout=_END_S)
-        self._thread.join(_END_S)
+            abort_run(self._controller, timeout_s=_STOP_TIMEOUT_S)
+        self._thread.join(_STOP_TIMEOUT_S)
         with suppress(CheckpointError):
             checkpoint_store(self._config, output_of(self._config)).clear()
 
@@ -88,7 +86,7 @@ class TrialRun:
         from ray.util.queue import Empty
 
         try:
-            return self._reports.get(timeout=_LOOK_S)
+            return self._reports.get(timeout=_POLL_S)
         except Empty:
             return None
 
@@ -100,15 +98,15 @@ class TrialRun:
     def _train(self) -> None:
         try:
             train(self._config, RunOverrides(plan=self._plan, callbacks=[_reporter(self._reports)]))
-        except Exception as error:  # noqa: BLE001  # told to Ray Tune by the next result
+        except Exception as error:  # noqa: BLE001  # passed to Ray Tune by the next result
             self._error = error
 
 
-def trial_class() -> Any:
-    """What Ray Tune takes to run trials."""
+def trainable_class() -> Any:
+    """The class whose instances Ray Tune runs as trials."""
     import ray.tune
 
-    class Trial(ray.tune.Trainable):  # type: ignore[misc]
+    class TrialTrainable(ray.tune.Trainable):  # type: ignore[misc]
         def setup(self, config: Mapping[str, Any], assignment: TrialAssignment) -> None:
             os.chdir(assignment.directory)
             self._run = TrialRun(assignment.configs[config[NUMBER]], assignment.plan)
@@ -119,11 +117,11 @@ def trial_class() -> Any:
         def cleanup(self) -> None:
             self._run.stop()
 
-    return Trial
+    return TrialTrainable
 
 
 def _reporter(reports: Any) -> Any:
-    """A callback of Ray Train that hands on every report, together with the controller that it runs in."""
+    """A callback of Ray Train that passes on every report, with the controller that it runs in."""
     import ray
     from ray.train import UserCallback
 

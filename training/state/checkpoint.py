@@ -1,5 +1,7 @@
-"""Portable checkpoints: whole weights, optimizer moments by parameter name, the position. Any ZeRO stage and any number of
-workers takes them up; random numbers need no state, since each step is seeded by its number.
+"""Checkpoints that any ZeRO stage and any number of workers can load.
+
+They hold whole weights, optimizer moments by parameter name and the position. Random numbers need no state, since each step is
+seeded by its number.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from agent.config.base import Config
-from training.engine.deepspeed_engine import OptimizerState
+from training.engine.optimizer_state import OptimizerState
 from training.state.directory_store import DirectoryStore
 from training.state.run_state import RunState
 
@@ -23,11 +25,11 @@ if TYPE_CHECKING:
     import torch
 
 LAST, BEST = "last-", "best-"
-_WEIGHTS, _MOMENTS, _STATE, _JOURNAL = "weights.safetensors", "optimizer.safetensors", "state.json", "metrics.jsonl"
+_WEIGHTS, _MOMENTS, _STATE, _METRICS = "weights.safetensors", "optimizer.safetensors", "state.json", "metrics.jsonl"
 
 
 class CheckpointConfig(Config):
-    """What a run leaves behind while it is under way, to go on from."""
+    """Where and how often checkpoints are written."""
 
     storage: str | None = Field(
         None,
@@ -45,19 +47,19 @@ class CheckpointConfig(Config):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to go on.
+    """Everything that a run needs to go on.
 
     Attributes:
         weights: float32, the whole model's, by name.
         optimizer: Moments and counters.
         state: The position.
-        journal: Rows of the run up to here.
+        metrics_log: Rows of the run up to here, as JSON lines.
     """
 
     weights: dict[str, torch.Tensor]
     optimizer: OptimizerState
     state: RunState
-    journal: list[str]
+    metrics_log: list[str]
 
     def write(self, directory: Path) -> None:
         """Writes safetensors and JSON; no pickle."""
@@ -67,7 +69,7 @@ class Checkpoint:
         save_file({name: tensor.contiguous() for name, tensor in self.optimizer.moments.items()}, directory / _MOMENTS)
         state = {"counters": self.optimizer.counters, "run": self.state.model_dump(mode="json")}
         (directory / _STATE).write_text(json.dumps(state), encoding="utf-8")
-        (directory / _JOURNAL).write_text("".join(f"{line}\n" for line in self.journal), encoding="utf-8")
+        (directory / _METRICS).write_text("".join(f"{line}\n" for line in self.metrics_log), encoding="utf-8")
 
     @classmethod
     def read(cls, directory: Path) -> Checkpoint:
@@ -79,15 +81,15 @@ class Checkpoint:
             load_file(directory / _WEIGHTS),
             OptimizerState(load_file(directory / _MOMENTS), state["counters"]),
             RunState.model_validate(state["run"]),
-            (directory / _JOURNAL).read_text(encoding="utf-8").split("\n")[:-1],  # splitlines would cut at U+2028 too
+            (directory / _METRICS).read_text(encoding="utf-8").split("\n")[:-1],  # splitlines would cut at U+2028 too
         )
 
 
 class CheckpointWriter:
-    """Writes entries of a store one after the other while training goes on.
+    """Writes entries of a store in a background thread, one after the other.
 
-    A complete `last-` entry ends the life of those before it, and of all but the newest `best-` one: not earlier, since the
-    `last-` entry that a killed run goes on from knows only the best of its own time.
+    When a `last-` entry is complete, those before it and all but the newest `best-` one are removed: not earlier, since a killed
+    run goes on from the `last-` entry, which knows only the best of its time.
     """
 
     def __init__(self, store: DirectoryStore) -> None:
@@ -105,10 +107,10 @@ class CheckpointWriter:
         self._pending = self._pool.submit(self._write, kind, f"{kind}{number:08d}", write)
 
     def wait(self) -> None:
-        """Returns when all is written.
+        """Waits until everything is written.
 
         Raises:
-            CheckpointError: It could not be.
+            CheckpointError: It could not be written.
         """
         pending, self._pending = self._pending, None
         if pending:
@@ -122,7 +124,7 @@ class CheckpointWriter:
             self._pool.shutdown()
 
     def _write(self, kind: str, name: str, write: Callable[[Path], None]) -> None:
-        if name in self._store.names(kind):  # an interrupted run comes past the same place again
+        if name in self._store.names(kind):  # a resumed run comes to the same step again
             return
         with self._store.draft(name) as directory:
             write(directory)

@@ -1,64 +1,61 @@
-"""Named directories on a local path, NFS or S3-compatible storage, each there whole or not at all. Knows no training."""
+"""A store of named directories on a local path, NFS or S3; each is there whole, with sha256 of every file, or not at all."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import quote
 
-from agent.errors import AgentError, CheckpointError
-
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
+from agent.errors import CheckpointError
+from agent.files import sha256_of
+from cluster.file_system import Location, join, storage_errors
 
 _MARKER = "complete.json"  # written last: an entry without it does not exist
 _PARTIAL = ".partial."
-_FOREIGN = "ray-train"
+_RAY_TRAIN = "ray-train"
 
 
 class DirectoryStore:
-    """Entries of one place.
+    """The entries of one location.
 
     Args:
-        place: A directory, or `s3://bucket/prefix` with what pyarrow takes behind it (`?endpoint_override=host:9000&scheme=http`).
+        url: See `cluster.file_system.Location`.
     """
 
-    def __init__(self, place: str) -> None:
-        self.place = _absolute(place)
+    def __init__(self, url: str) -> None:
+        self.location = Location(url)
 
-    def __reduce__(self) -> tuple[type[DirectoryStore], tuple[str]]:
-        return DirectoryStore, (self.place,)
+    @property
+    def url(self) -> str:
+        """Where it lies."""
+        return self.location.url
 
     def names(self, prefix: str = "") -> list[str]:
         """Entries that are complete, in alphabetic order.
 
         Raises:
-            CheckpointError: The place cannot be read.
+            CheckpointError: The location cannot be read.
         """
-        with self._speaking("read"):
-            found = [name for name in self._listed() if name.startswith(prefix) and _PARTIAL not in name]
-            return sorted(name for name in found if self._exists(f"{name}/{_MARKER}"))
+        with self._errors("read"):
+            found = [name for name in self._directories() if name.startswith(prefix) and _PARTIAL not in name]
+            return sorted(name for name in found if self.location.is_file(f"{name}/{_MARKER}"))
 
     @contextmanager
     def draft(self, name: str) -> Iterator[Path]:
-        """Opens a local directory; what it holds when the block ends well becomes the entry, in one step.
+        """Opens a local directory, whose content becomes the entry in one step when the block ends well.
 
         Raises:
-            CheckpointError: There is no room, or the place may not be written. Other entries are untouched.
+            CheckpointError: There is no room, or the location may not be written. Other entries are untouched.
         """
-        with self._speaking("written"):
+        with self._errors("written"):
             draft = self._make_draft(name)
             try:
                 yield draft
-                _mark(draft)
+                _write_marker(draft)
                 self._commit(draft, name)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -70,114 +67,75 @@ class DirectoryStore:
         Raises:
             CheckpointError: It is absent, damaged or unreadable.
         """
-        if self._local:
-            directory = Path(self._root) / name
-            self._verify(directory, name)
-            yield directory
+        if self.directory:
+            self._verify(self.directory / name, name)
+            yield self.directory / name
             return
-        from pyarrow.fs import LocalFileSystem, copy_files
-
         with tempfile.TemporaryDirectory(prefix="bert-agent.") as temporary:
-            with self._speaking("read"):
-                copy_files(f"{self._root}/{name}", temporary, self._filesystem, LocalFileSystem())
+            with self._errors("read"):
+                self.location.download(Path(temporary), name)
             self._verify(Path(temporary), name)
             yield Path(temporary)
 
     @property
     def directory(self) -> Path | None:
-        """Where it lies, if that is a local path."""
-        return Path(self._root) if self._local else None
+        """The local path, if it has one."""
+        with self._errors("opened"):
+            return self.location.local_path
 
     @property
-    def beside(self) -> str:
-        """A place on the same storage for files of Ray Train, which it wants all workers to reach."""
-        return below(self.place, _FOREIGN)
+    def ray_train_url(self) -> str:
+        """A location on the same storage for Ray Train's own files, which all workers must reach."""
+        return join(self.url, _RAY_TRAIN)
 
     def remove(self, name: str) -> None:
         """Removes an entry, its marker first."""
-        with self._speaking("written"):
-            if self._exists(f"{name}/{_MARKER}"):
-                self._filesystem.delete_file(f"{self._root}/{name}/{_MARKER}")
-            self._filesystem.delete_dir(f"{self._root}/{name}")
+        with self._errors("written"):
+            if self.location.is_file(f"{name}/{_MARKER}"):
+                self.location.delete_file(f"{name}/{_MARKER}")
+            self.location.filesystem.delete_dir(self.location.path(name))
 
     def clear(self) -> None:
-        """Removes the place and all that lies there, entry by entry first: who is killed meanwhile leaves no broken ones."""
-        from pyarrow.fs import FileType
-
-        with self._speaking("written"):
+        """Removes the location with its entries, these first: a process killed meanwhile leaves no damaged ones."""
+        with self._errors("written"):
             for name in self.names():
                 self.remove(name)
-            if self._filesystem.get_file_info(self._root).type != FileType.NotFound:
-                self._filesystem.delete_dir(self._root)
+            self.location.delete_directory()
 
-    def sweep(self) -> None:
-        """Removes what writers left unfinished when they were killed. Nobody else may be writing."""
-        with self._speaking("written"):
+    def remove_incomplete(self) -> None:
+        """Removes what killed writers left unfinished. Nobody else may be writing."""
+        with self._errors("written"):
             complete = set(self.names())
-            for name in self._listed():
+            for name in self._directories():
                 if name not in complete:
-                    self._filesystem.delete_dir(f"{self._root}/{name}")
+                    self.location.delete_directory(name)
 
-    @cached_property
-    def _opened(self) -> tuple[FileSystem, str]:
-        from pyarrow.fs import FileSystem, LocalFileSystem
-
-        if "://" not in self.place:
-            return LocalFileSystem(), self.place
-        with self._speaking("opened"):
-            filesystem, root = FileSystem.from_uri(self.place)
-            return filesystem, root.rstrip("/")
-
-    @property
-    def _filesystem(self) -> FileSystem:
-        return self._opened[0]
-
-    @property
-    def _root(self) -> str:
-        return self._opened[1]
-
-    @property
-    def _local(self) -> bool:
-        return str(self._filesystem.type_name) == "local"
-
-    def _listed(self) -> list[str]:
-        from pyarrow.fs import FileSelector, FileType
-
-        infos = self._filesystem.get_file_info(FileSelector(self._root, allow_not_found=True))
-        found = [info.base_name for info in infos if info.type == FileType.Directory]
-        return [name for name in found if name != _FOREIGN]
-
-    def _exists(self, name: str) -> bool:
+    def _directories(self) -> list[str]:
         from pyarrow.fs import FileType
 
-        return bool(self._filesystem.get_file_info(f"{self._root}/{name}").type == FileType.File)
+        found = [info.base_name for info in self.location.list() if info.type == FileType.Directory]
+        return [name for name in found if name != _RAY_TRAIN]
 
     def _make_draft(self, name: str) -> Path:
-        if not self._local:
+        if not self.directory:
             return Path(tempfile.mkdtemp(prefix="bert-agent."))
-        Path(self._root).mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f"{name}{_PARTIAL}", dir=self._root))
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{name}{_PARTIAL}", dir=self.directory))
 
     def _commit(self, draft: Path, name: str) -> None:
-        if self._local:
+        if self.directory:
             _flush(draft)
-            draft.rename(Path(self._root) / name)
-            _flush_directory(Path(self._root))
+            draft.rename(self.directory / name)
+            _flush_directory(self.directory)
             return
         marker = draft / _MARKER
         for file in [*(file for file in draft.rglob("*") if file.is_file() and file != marker), marker]:
-            self._upload(file, f"{self._root}/{name}/{file.relative_to(draft).as_posix()}")
-
-    def _upload(self, file: Path, path: str) -> None:
-        """Not by pyarrow's copy_files: it says nothing when S3 refuses an upload at its end, and the file is missing (26.0)."""
-        self._filesystem.create_dir(path.rpartition("/")[0])
-        with file.open("rb") as source, self._filesystem.open_output_stream(path) as stream:
-            stream.upload(source)
+            self.location.upload(file, f"{name}/{file.relative_to(draft).as_posix()}")
 
     def _verify(self, directory: Path, name: str) -> None:
         try:
             expected = json.loads((directory / _MARKER).read_text(encoding="utf-8"))
-            damaged = [file for file, digest in expected.items() if _digest(directory / file) != digest]
+            damaged = [file for file, digest in expected.items() if sha256_of(directory / file) != digest]
         except (OSError, ValueError, AttributeError) as error:  # the last one: JSON, but no object
             raise self._damaged(name, str(error)) from None
         if damaged:
@@ -185,56 +143,31 @@ class DirectoryStore:
 
     def _damaged(self, name: str, why: str) -> CheckpointError:
         return CheckpointError(
-            f"checkpoint {name} at {self.place} cannot be read: {why}",
+            f"checkpoint {name} at {self.url} cannot be read: {why}",
             remedy="restore it, remove that directory to go on from an older one if there is one, or set resume=false to start afresh",
         )
 
-    @contextmanager
-    def _speaking(self, verb: str) -> Iterator[None]:
+    def _errors(self, verb: str) -> AbstractContextManager[None]:
         from safetensors import SafetensorError
 
-        try:
-            yield
-        except AgentError:
-            raise
-        except (
-            OSError,
-            ValueError,
-            SafetensorError,
-        ) as error:  # a full disk is a SafetensorError to who writes tensors
-            raise CheckpointError(
-                f"{self.place} cannot be {verb} ({' '.join(str(error).split())[:300]})",
+        def make(reason: str) -> CheckpointError:
+            return CheckpointError(
+                f"{self.url} cannot be {verb} ({reason})",
                 allowed="a directory with room that may be written, or s3://bucket/prefix",
                 remedy="free space or mend the permissions and give the same command again: it goes on from the last checkpoint",
-            ) from error
+            )
+
+        return storage_errors(make, SafetensorError)  # a full disk is a SafetensorError to the writer of tensors
 
 
-def below(place: str, name: str) -> str:
-    """A place inside another: a path, or a URI whose query stays at its end."""
-    if "://" not in place:
-        return str(Path(place) / name)
-    path, mark, query = place.partition("?")
-    return f"{path.rstrip('/')}/{quote(name)}{mark}{query}"
-
-
-def _absolute(place: str) -> str:
-    """Workers have a working directory of their own, so that a relative path would be another one there."""
-    return place if "://" in place else str(Path(place).expanduser().absolute())
-
-
-def _mark(directory: Path) -> None:
+def _write_marker(directory: Path) -> None:
     files = sorted(file for file in directory.rglob("*") if file.is_file())
-    digests = {file.relative_to(directory).as_posix(): _digest(file) for file in files}
+    digests = {file.relative_to(directory).as_posix(): sha256_of(file) for file in files}
     (directory / _MARKER).write_text(json.dumps(digests, indent=1), encoding="utf-8")
 
 
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _flush(directory: Path) -> None:
-    """A rename that survives a power cut is worth nothing while the content is still in memory."""
+    """Writes the content to disk before the rename, which alone would survive a power cut without it."""
     for file in directory.rglob("*"):
         if file.is_file():
             with file.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Where a run stands: everything but tensors that it needs to go on. Plain values, the same on every worker."""
+"""The position and scores of a run: everything but tensors that it needs to go on, the same on every worker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from agent.tasks import Report
 
 
 class EpochTotals(BaseModel):
-    """What an epoch added up to so far, over all workers; `seconds`, `host_s` and `save_s` are worker 0's."""
+    """Sums over the steps of an epoch and all workers; `seconds`, `host_s` and `save_s` are worker 0's."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -25,7 +25,7 @@ class EpochTotals(BaseModel):
     save_s: float = 0.0
 
     def add(self, row: dict[str, Any], labelled: int) -> None:
-        """Counts a step by its row."""
+        """Adds a step row."""
         self.steps += 1
         self.loss_sum += row["loss"] * labelled
         self.labelled += labelled
@@ -33,7 +33,7 @@ class EpochTotals(BaseModel):
             setattr(self, name, getattr(self, name) + row[name])
 
     def summary(self) -> dict[str, float]:
-        """The mean loss and the rates, as an epoch's row has them."""
+        """The mean loss and the rates of an epoch row."""
         seconds = self.seconds or float("inf")
         return {
             "loss": self.loss_sum / max(1, self.labelled),
@@ -59,8 +59,8 @@ class RunState(BaseModel):
         dev: Report on the dev split of the best epoch.
         best_epoch: Counted from 1; 0 before the first.
         stale: Epochs since the best one.
-        probe_loss: Loss on a few fixed windows at this point: what is loaded must give the same.
-        trackers: What trackers need to go on in the same run.
+        probe_loss: Loss on a few fixed windows at this point; the loaded model must give the same.
+        trackers: What trackers need to go on in the same run, such as MLflow's run id.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -79,7 +79,7 @@ class RunState(BaseModel):
 
     @property
     def improved(self) -> bool:
-        """Whether the epoch that was closed last is the best."""
+        """Whether the last closed epoch is the best."""
         return bool(self.epoch) and self.best_epoch == self.epoch
 
     def close_epoch(self, report: Report, row: dict[str, float], *, min_delta: float) -> None:

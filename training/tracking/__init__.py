@@ -1,0 +1,1 @@
+"""Reports a run while it goes: metrics log, progress, Prometheus metrics, TensorBoard and MLflow."""

@@ -1,4 +1,4 @@
-"""What a run went through: its rows as JSON lines in memory, and step rows joined into fewer. Writes no file."""
+"""The rows of a run (per step, per epoch) as JSON lines in memory, and step rows aggregated over time."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ class MetricsLog:
 
     @classmethod
     def load(cls, lines: Iterable[str]) -> Self:
-        """A journal that goes on where another stopped."""
-        journal = cls()
-        journal.lines.extend(lines)
-        return journal
+        """A log that begins with the lines of another."""
+        log = cls()
+        log.lines.extend(lines)
+        return log
 
     def add(self, row: Row) -> None:
-        """Notes a row."""
+        """Adds a row."""
         digits = _STEP_DIGITS if row["kind"] == "step" else None
-        plain = {name: _plain(value, digits) for name, value in row.items()}
-        self.lines.append(json.dumps(plain, separators=(",", ":"), ensure_ascii=False, allow_nan=False))
+        values = {name: _json_value(value, digits) for name, value in row.items()}
+        self.lines.append(json.dumps(values, separators=(",", ":"), ensure_ascii=False, allow_nan=False))
 
 
 def step_rows(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """The step rows of a journal; null is NaN again."""
-    return _rows(lines, "step")
+    """The step rows among JSON lines; null becomes NaN again."""
+    rows = map(json.loads, lines)
+    return [
+        {name: math.nan if value is None else value for name, value in row.items()}
+        for row in rows
+        if row["kind"] == "step"
+    ]
 
 
-def epoch_rows(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """The epoch rows of a journal; null is NaN again."""
-    return _rows(lines, "epoch")
-
-
-class Joiner:
-    """Joins step rows until they are worth showing: whoever shows them costs a step next to nothing.
+class StepAggregator:
+    """Aggregates step rows over a period, so that reporting them costs a step next to nothing.
 
     Args:
-        every_s: Seconds of training that one joined row stands for, at least.
+        every_s: Seconds of training that one aggregated row covers, at least.
     """
 
     def __init__(self, every_s: float) -> None:
@@ -60,19 +60,19 @@ class Joiner:
         self._rows: list[Row] = []
 
     def add(self, row: Row) -> dict[str, Any] | None:
-        """Takes a step row; returns a joined one when it is time."""
+        """Adds a step row; returns an aggregated one when the period is over."""
         self._rows.append(row)
         self._seconds += row["seconds"]
-        return self.rest() if self._seconds >= self._every_s else None
+        return self.flush() if self._seconds >= self._every_s else None
 
-    def rest(self) -> dict[str, Any] | None:
-        """Joins what has come since the last joined row, if anything has."""
+    def flush(self) -> dict[str, Any] | None:
+        """Aggregates the rows since the last aggregated one, if there are any."""
         rows, self._rows, self._seconds = self._rows, [], 0.0
-        return join(rows) if rows else None
+        return aggregate(rows) if rows else None
 
 
-def join(rows: Sequence[Row]) -> dict[str, Any]:
-    """Joins step rows, joined ones too, into one that has their rates as well.
+def aggregate(rows: Sequence[Row]) -> dict[str, Any]:
+    """Aggregates step rows, aggregated ones too, into one with their rates.
 
     Returns:
         The last row, where costs are sums and `loss` is the mean over steps; with `steps`, `tokens_per_s`, `padding_share`,
@@ -80,7 +80,7 @@ def join(rows: Sequence[Row]) -> dict[str, Any]:
     """
     steps = sum(row.get("steps", 1) for row in rows)
     sums = {name: sum(row[name] for row in rows) for name in _SUMS}
-    seconds = sums["seconds"] or math.inf  # of no time no rate can be told: it is 0
+    seconds = sums["seconds"] or math.inf  # without time the rate is 0
     return {
         **rows[-1],
         **sums,
@@ -93,18 +93,9 @@ def join(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any, digits: int | None) -> Any:
+def _json_value(value: Any, digits: int | None) -> Any:
     if not isinstance(value, float):
         return value
     if not math.isfinite(value):
         return None
     return float(f"{value:.{digits}g}") if digits else value
-
-
-def _rows(lines: Iterable[str], kind: str) -> list[dict[str, Any]]:
-    rows = map(json.loads, lines)
-    return [
-        {name: math.nan if value is None else value for name, value in row.items()}
-        for row in rows
-        if row["kind"] == kind
-    ]

@@ -1,7 +1,8 @@
-"""All who follow a run, in one place: journal, progress, Ray's metrics, trackers. On all workers but the first: nobody."""
+"""Passes the rows of a run to its metrics log, progress, Ray metrics and trackers; active on worker 0 only."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -9,61 +10,58 @@ from typing import Any, Self
 
 from agent.tasks import Report
 from training.state.run_state import RunState
-from training.state.worker_io import Payload
 from training.tracking.metrics_log import MetricsLog
 from training.tracking.ray_metrics import RayMetrics
-from training.tracking.trackers import Trackers
-from training.tracking.training_progress import Progress
+from training.tracking.trackers import Trackers, TrackingConfig
+from training.tracking.training_progress import TrainingProgress
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where a run stands as it starts or goes on.
+class RunInfo:
+    """What observers show of a run.
 
     Attributes:
-        total: Steps in all.
-        state: Position and scores.
-        lines: The journal up to there.
+        name: Of the output.
+        num_steps: Of the whole run.
         restarts: Worker groups before this one.
+        tracking: Which trackers.
+        parameters: The run's configuration.
+        interactive: Whether the driver writes to a terminal.
     """
 
-    total: int
-    state: RunState
-    lines: list[str]
+    name: str
+    num_steps: int
     restarts: int
+    tracking: TrackingConfig
+    parameters: Mapping[str, Any]
+    interactive: bool
 
 
 class RunObservers:
-    """Hands every row to each of them.
+    """Passes every row to all observers.
 
     Args:
-        payload: Of the run.
-        standing: Where it stands.
-        shows: False on all workers but the first.
+        run: Which run.
+        state: Its position at the start.
+        lines: The metrics log up to there.
+        active: False on all workers but the first.
     """
 
-    def __init__(self, payload: Payload, standing: Standing, *, shows: bool) -> None:
-        state = standing.state
-        self.journal = MetricsLog.load(standing.lines)
+    def __init__(self, run: RunInfo, state: RunState, lines: Sequence[str], *, active: bool) -> None:
+        self.metrics_log = MetricsLog.load(lines)
         self._stack = ExitStack()
-        self._progress = Progress(standing.total, show=shows, interactive=payload.interactive, done=state.step)
-        self._gauges = RayMetrics(run=payload.run, restarts=standing.restarts) if shows else None
-        self._trackers: Trackers | None = None
-        if shows:
-            parameters = payload.config.model_dump(mode="json")
+        self._progress = TrainingProgress(run.num_steps, show=active, interactive=run.interactive, done=state.step)
+        self._active = active
+        if active:
+            self._ray_metrics = RayMetrics(run=run.name, restarts=run.restarts)
             self._trackers = Trackers(
-                payload.config.tracking,
-                run_name=payload.run,
-                parameters=parameters,
-                state=state.trackers,
-                done=state.step,
+                run.tracking, run_name=run.name, parameters=run.parameters, state=state.trackers, done=state.step
             )
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self._progress)
-        if self._gauges:
-            self._stack.callback(self._gauges.close)
-        if self._trackers:
+        if self._active:
+            self._stack.callback(self._ray_metrics.close)
             self._stack.enter_context(self._trackers)
         return self
 
@@ -75,36 +73,36 @@ class RunObservers:
     @property
     def trackers_state(self) -> dict[str, str]:
         """What trackers need to go on in the same run."""
-        return self._trackers.state if self._trackers else {}
+        return self._trackers.state if self._active else {}
 
     def step(self, row: dict[str, Any]) -> None:
-        """Takes a step row."""
+        """Passes on a step row."""
         self._progress.advance(row)
-        if self._gauges and self._trackers:
-            self.journal.add(row)
-            self._gauges.step(row)
+        if self._active:
+            self.metrics_log.add(row)
+            self._ray_metrics.step(row)
             self._trackers.step(row)
 
     def epoch(self, row: dict[str, Any], *, best: bool, epochs: int) -> None:
-        """Takes an epoch row."""
-        if self._gauges and self._trackers:
-            self.journal.add(row)
-            self._gauges.epoch(row)
+        """Passes on an epoch row and prints it."""
+        if self._active:
+            self.metrics_log.add(row)
+            self._ray_metrics.epoch(row)
             self._trackers.epoch(row)
-        self.note(_line(row, epochs, best=best))
+        self.print_line(_epoch_line(row, epochs, best=best))
 
     def finish(self, before: Report, after: Report) -> None:
-        """Takes the scores on the test split."""
-        if self._trackers:
-            self.journal.add({"kind": "test", "before": before.value, "after": after.value})
+        """Records the scores on the test split."""
+        if self._active:
+            self.metrics_log.add({"kind": "test", "before": before.value, "after": after.value})
             self._trackers.finish({f"test/{name}": value for name, value in after.metrics.items()})
 
-    def note(self, line: str) -> None:
-        """Prints a line of its own."""
-        self._progress.note(line)
+    def print_line(self, line: str) -> None:
+        """Prints a line, on worker 0."""
+        self._progress.print_line(line)
 
 
-def _line(row: dict[str, Any], epochs: int, *, best: bool) -> str:
+def _epoch_line(row: dict[str, Any], epochs: int, *, best: bool) -> str:
     return (
         f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}  dev F1 {row['dev_f1']:.4f}{' (best)' if best else ''}  "
         f"{row['sentences_per_s']:,.0f} sentences/s  {row['tokens_per_s']:,.0f} tokens/s  padding {row['padding_share']:.1%}  "

@@ -1,4 +1,4 @@
-"""What writes points to TensorBoard and to MLflow. Called by one thread, which may wait; knows nothing of training."""
+"""Writes points to TensorBoard and MLflow; called from one background thread, which may block."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RUN_ID = "mlflow_run_id"
 
 
 class Point(NamedTuple):
-    """Numbers of one moment: `at` in seconds since 1970."""
+    """Values at one time: `at` in seconds since 1970."""
 
     step: int
     at: float
@@ -25,16 +25,16 @@ class Point(NamedTuple):
 
 
 class TrackerBackend(Protocol):
-    """Something that takes points.
+    """A tracker.
 
     Attributes:
-        name: What it is, for messages.
+        name: For messages.
     """
 
     name: str
 
     def write(self, points: Iterable[Point]) -> None:
-        """Opens the run if it is not open and takes points, possibly none."""
+        """Opens the run if it is not open and writes points, possibly none."""
 
     def close(self, *, failed: bool) -> None:
         """Ends the run."""
@@ -57,7 +57,7 @@ class TensorBoardBackend:
     def write(self, points: Iterable[Point]) -> None:
         """Writes the points to the disk."""
         if self._writer is None:
-            self._writer = self._opened()
+            self._writer = self._open()
         for point in points:
             for name, value in point.values.items():
                 self._writer.add_scalar(name, value, point.step, walltime=point.at)
@@ -67,7 +67,7 @@ class TensorBoardBackend:
         """Closes the file; TensorBoard knows no failed runs."""
         self._writer.close()
 
-    def _opened(self) -> Any:
+    def _open(self) -> Any:
         from torch.utils.tensorboard import SummaryWriter
 
         writer = SummaryWriter(str(self._directory), purge_step=self._done + 1)
@@ -78,7 +78,7 @@ class TensorBoardBackend:
 
 
 class MLflowBackend:
-    """A run of MLflow. What its server does not take is kept and offered again with the next points.
+    """A run of MLflow. What its server does not accept is kept and sent again with the next points.
 
     Args:
         uri: Tracking URI.
@@ -103,10 +103,11 @@ class MLflowBackend:
 
         for point in points:
             self._pending.extend(
-                Metric(_allowed(name), value, int(point.at * 1000), point.step) for name, value in point.values.items()
+                Metric(_mlflow_name(name), value, int(point.at * 1000), point.step)
+                for name, value in point.values.items()
             )
         if self._client is None:
-            self._client = self._opened()
+            self._client = self._open()
         self._send_parameters()
         while batch := list(islice(self._pending, _MAX_METRICS)):
             self._client.log_batch(self._state[_RUN_ID], metrics=batch)
@@ -114,10 +115,10 @@ class MLflowBackend:
                 self._pending.popleft()
 
     def close(self, *, failed: bool) -> None:
-        """Says how the run ended."""
+        """Records how the run ended."""
         self._client.set_terminated(self._state[_RUN_ID], "FAILED" if failed else "FINISHED")
 
-    def _opened(self) -> Any:
+    def _open(self) -> Any:
         client = mlflow_client(self._uri)
         if _RUN_ID in self._state:
             client.update_run(self._state[_RUN_ID], status="RUNNING")
@@ -131,28 +132,28 @@ class MLflowBackend:
         from mlflow.entities import Param
 
         while names := list(islice(self._parameters, _MAX_PARAMETERS)):
-            batch = [Param(_allowed(name), self._parameters[name][:_MAX_LENGTH]) for name in names]
+            batch = [Param(_mlflow_name(name), self._parameters[name][:_MAX_LENGTH]) for name in names]
             self._client.log_batch(self._state[_RUN_ID], params=batch)
             for name in names:
                 del self._parameters[name]
 
 
 def mlflow_client(uri: str) -> Any:
-    """A client of a tracking store; it asks no server yet.
+    """A client of a tracking store; it contacts no server yet.
 
     Raises:
         Exception: MLflow's own, if it cannot use the URI.
     """
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 refuses directories without it
     os.environ.setdefault(
-        "MLFLOW_ALLOW_FILE_STORE", "true"
-    )  # MLflow 3 refuses directories unless told that one is meant
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # training reports to whom its user names, to no one else
+        "MLFLOW_DISABLE_TELEMETRY", "true"
+    )  # training reports only to the trackers that its user names
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line for each attempt; one warning of ours says it
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
 
 
-def _allowed(name: str) -> str:
-    """A label may hold what MLflow's names may not."""
+def _mlflow_name(name: str) -> str:
+    """Replaces characters that labels may hold and MLflow's names may not."""
     return re.sub(r"[^\w.\- /]", "_", name)

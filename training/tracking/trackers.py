@@ -1,4 +1,4 @@
-"""Follows a run in TensorBoard and MLflow. Never slows, blocks or ends the training that it follows."""
+"""Sends the metrics of a run to TensorBoard and MLflow, without slowing, blocking or ending it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pydantic import Field, field_validator
 
 from agent.config.base import Config
 from agent.config.nested import flatten
-from agent.errors import ConfigError
-from training.tracking.metrics_log import Joiner, Row
+from agent.errors import ConfigError, one_line
+from training.tracking.metrics_log import Row, StepAggregator
 from training.tracking.tracker_backends import MLflowBackend, Point, TensorBoardBackend, TrackerBackend, mlflow_client
 
 _STEPS_EVERY_S = 1.0  # one point for all steps of a second
 _SEND_EVERY_S = 5.0
-_OPEN_S = 10.0  # how long the start waits for a server, so that a checkpoint knows the run's id
-_LAST_S = 30.0  # how long the end waits for what has not been sent
+_OPEN_TIMEOUT_S = 10.0  # the start waits so long for a server, so that a checkpoint knows the run's id
+_CLOSE_TIMEOUT_S = 30.0  # the end waits so long for what has not been sent
 _STEP_NAMES = {
     "loss": "train/loss",
     "learning_rate": "train/learning_rate",
@@ -43,7 +43,7 @@ _EPOCH_NAMES = {
 
 
 class TrackingConfig(Config):
-    """Where a run can be followed beside its own output."""
+    """Where the metrics of a run go beside its own output."""
 
     tensorboard: str | None = Field(None, description="directory of TensorBoard's event files; default: none")
     mlflow: str | None = Field(
@@ -59,18 +59,18 @@ class TrackingConfig(Config):
         return uri
 
     def absolute(self) -> Self:
-        """The same with absolute paths: the worker that writes them has another working directory."""
+        """The same with absolute paths, since workers have another working directory."""
         changes = {}
         if self.tensorboard:
             changes["tensorboard"] = str(Path(self.tensorboard).expanduser().absolute())
         if self.mlflow and (parts := urlsplit(self.mlflow)).scheme in ("", "file"):
-            place = unquote(parts.path) if parts.scheme else self.mlflow
-            changes["mlflow"] = Path(place).expanduser().absolute().as_uri()
+            path = unquote(parts.path) if parts.scheme else self.mlflow
+            changes["mlflow"] = Path(path).expanduser().absolute().as_uri()
         return self.model_copy(update=changes)
 
 
 def check_trackers(config: TrackingConfig) -> None:
-    """Refuses, before training starts, what could not be tracked with. Asks no server: it may come back later.
+    """Checks trackers before training starts. Contacts no server: one that is away may come back.
 
     Raises:
         ConfigError: A package is missing, or MLflow cannot use the tracking URI.
@@ -83,7 +83,7 @@ def check_trackers(config: TrackingConfig) -> None:
             mlflow_client(config.mlflow)
         except Exception as error:  # noqa: BLE001  # each kind of store has errors of its own
             raise ConfigError(
-                f"tracking.mlflow={config.mlflow!r} is no store that the installed MLflow can write to ({_brief(error)})",
+                f"tracking.mlflow={config.mlflow!r} is no store that the installed MLflow can write to ({one_line(error, 200)})",
                 allowed="http(s)://HOST:PORT, file:DIRECTORY, databricks",
                 remedy="give the address of an MLflow server (mlflow server --backend-store-uri sqlite:///mlflow.db) or a "
                 "directory, or pip install mlflow for its database stores",
@@ -91,10 +91,10 @@ def check_trackers(config: TrackingConfig) -> None:
 
 
 class Trackers:
-    """Sends a run to its trackers from a thread of its own; a tracker that fails is named once, and tried again.
+    """Sends a run to its trackers in a background thread; a tracker that fails is reported once and retried.
 
     Args:
-        config: Which trackers; with none of them this does nothing at all.
+        config: Which trackers; without any nothing happens.
         run_name: Name of the run, and of its directory below TensorBoard's.
         parameters: The configuration, nested or flat.
         state: What `state` was when the run's checkpoint was written; goes on in the same MLflow run.
@@ -112,90 +112,92 @@ class Trackers:
     ) -> None:
         texts = {key: str(value) for key, value in flatten(parameters).items()}
         self._state = dict(state or {})
-        self._sinks: list[TrackerBackend] = []
+        self._backends: list[TrackerBackend] = []
         if config.tensorboard:
-            self._sinks.append(TensorBoardBackend(Path(config.tensorboard) / run_name, texts, done))
+            self._backends.append(TensorBoardBackend(Path(config.tensorboard) / run_name, texts, done))
         if config.mlflow:
-            self._sinks.append(
+            self._backends.append(
                 MLflowBackend(config.mlflow, config.experiment, run_name=run_name, parameters=texts, state=self._state)
             )
-        self._joiner, self._last_step = Joiner(_STEPS_EVERY_S), done
+        self._aggregator, self._last_step = StepAggregator(_STEPS_EVERY_S), done
         self._points: deque[Point] = deque()
         self._warned: set[str] = set()
         self._failed = False
-        self._open, self._over = threading.Event(), threading.Event()
+        self._opened, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._send, name="trackers", daemon=True)
 
     def __enter__(self) -> Self:
-        if self._sinks:
+        if self._backends:
             self._thread.start()
-            self._open.wait(_OPEN_S)
+            self._opened.wait(_OPEN_TIMEOUT_S)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._sinks:
+        if not self._backends:
             return
-        self._add_steps(self._joiner.rest())
+        self._add_steps(self._aggregator.flush())
         self._failed = error is not None
-        self._over.set()
-        self._thread.join(_LAST_S)
+        self._ended.set()
+        self._thread.join(_CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
-            _warn(f"trackers did not take all within {_LAST_S:.0f} s; the rest is not sent (metrics.jsonl has it)")
+            _warn(
+                f"trackers did not take all within {_CLOSE_TIMEOUT_S:.0f} s; the rest is not sent (metrics.jsonl has it)"
+            )
 
     @property
     def state(self) -> dict[str, str]:
-        """What a checkpoint keeps for a later run."""
+        """What a checkpoint keeps for a resumed run."""
         return dict(self._state)
 
     def step(self, row: Row) -> None:
-        """Takes a step row."""
-        if self._sinks:
-            self._add_steps(self._joiner.add(row))
+        """Adds a step row."""
+        if self._backends:
+            self._add_steps(self._aggregator.add(row))
 
     def epoch(self, row: Row) -> None:
-        """Takes an epoch row."""
-        if self._sinks:
-            self._add_steps(self._joiner.rest())
+        """Adds an epoch row."""
+        if self._backends:
+            self._add_steps(self._aggregator.flush())
             self._add(row["step"], row, _EPOCH_NAMES)
 
     def finish(self, metrics: Mapping[str, float]) -> None:
-        """Takes the results of the whole run, by the names they shall have."""
-        if self._sinks:
-            self._add_steps(self._joiner.rest())
+        """Adds the results of the whole run, by their names in the tracker."""
+        if self._backends:
+            self._add_steps(self._aggregator.flush())
             self._add(self._last_step, metrics, {name: name for name in metrics})
 
-    def _add_steps(self, joined: Row | None) -> None:
-        if joined:
-            self._last_step = joined["step"]
-            self._add(joined["step"], joined, _STEP_NAMES)
+    def _add_steps(self, aggregated: Row | None) -> None:
+        if aggregated:
+            self._last_step = aggregated["step"]
+            self._add(aggregated["step"], aggregated, _STEP_NAMES)
 
     def _add(self, step: int, row: Row, names: Mapping[str, str]) -> None:
         values = {theirs: float(row[ours]) for ours, theirs in names.items()}
         self._points.append(Point(step, time.time(), values))
 
     def _send(self) -> None:
-        over = False
-        while not over:
+        ended = False
+        while not ended:
             points = [self._points.popleft() for _ in range(len(self._points))]
-            for sink in self._sinks:
-                self._attempt(sink, points)
-            self._open.set()
-            over = self._over.wait(_SEND_EVERY_S)
+            for backend in self._backends:
+                self._send_to(backend, points)
+            self._opened.set()
+            ended = self._ended.wait(_SEND_EVERY_S)
         points = list(self._points)
-        for sink in self._sinks:
-            self._attempt(sink, points, close=True)
+        for backend in self._backends:
+            self._send_to(backend, points, close=True)
 
-    def _attempt(self, sink: TrackerBackend, points: list[Point], *, close: bool = False) -> None:
+    def _send_to(self, backend: TrackerBackend, points: list[Point], *, close: bool = False) -> None:
         try:
-            sink.write(points)
+            backend.write(points)
             if close:
-                sink.close(failed=self._failed)
+                backend.close(failed=self._failed)
         except Exception as error:  # noqa: BLE001  # whatever a tracker does, training goes on
-            if sink.name not in self._warned:
-                self._warned.add(sink.name)
-                _warn(f"{sink.name} cannot be written to; training goes on without it ({_brief(error)})")
+            if backend.name not in self._warned:
+                self._warned.add(backend.name)
+                _warn(f"{backend.name} cannot be written to; training goes on without it ({one_line(error, 200)})")
 
 
 def _require(package: str, key: str, value: str, *, extra: str) -> None:
@@ -204,10 +206,6 @@ def _require(package: str, key: str, value: str, *, extra: str) -> None:
             f"tracking.{key}={value!r} needs the package {package}, which is not installed",
             remedy=f"pip install 'bert-agent[{extra}]', on the workers too, or leave tracking.{key} out",
         )
-
-
-def _brief(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _warn(message: str) -> None:

@@ -18,7 +18,8 @@ import yaml
 
 from agent.config.base import load
 from agent.errors import ConfigError
-from cluster.bundles import CopyConfig, is_remote
+from cluster.bundles import CopyConfig
+from cluster.file_system import is_remote
 from tests.manifests.world import Object, Template, World, label, templates
 
 _LONG_S = 86_400  # a first training may take this long

@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 
 from agent.errors import BundleError, ClusterError, ConfigError
-from cluster.process_cleanup import marked
+from cluster.process_cleanup import find_marked
+from serving.inference.engine import EngineConfig
+from serving.middleware.api_keys import AuthConfig
 from serving.ray_serve.haproxy import SWITCHES, own_haproxy
-from serving.run import running
-from serving.settings import AuthConfig, EngineConfig, ServingConfig
+from serving.run import ServingConfig, running
 
 ROOT = Path(__file__).parents[3]
 
@@ -97,7 +98,7 @@ def test_sigterm_while_it_starts_ends_it_as_ctrl_c_does(tagger_path: Path) -> No
     assert process.returncode == 130, errors
     assert errors.endswith("interrupted\n")
     assert "SIGTERM" not in errors
-    assert marked(mark) == []
+    assert find_marked(mark) == []
 
 
 def test_what_ray_left_running_does_not_outlive_its_haproxy(monkeypatch: pytest.MonkeyPatch) -> None:

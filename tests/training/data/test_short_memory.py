@@ -57,8 +57,8 @@ def test_micro_batches_are_halved_until_they_fit(settings, capfd):
     large = train(settings("large", micro_tokens=100_000)).outcome
     small = train(settings("small", micro_tokens=4_000)).outcome
     assert "memory of a worker ran out with micro-batches of 100000 tokens" in capfd.readouterr().out
-    assert len(step_rows(large.journal)) == len(step_rows(small.journal))
-    ours, theirs = (step_rows(outcome.journal)[0]["loss"] for outcome in (large, small))
+    assert len(step_rows(large.metrics_log)) == len(step_rows(small.metrics_log))
+    ours, theirs = (step_rows(outcome.metrics_log)[0]["loss"] for outcome in (large, small))
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 

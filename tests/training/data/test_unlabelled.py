@@ -84,7 +84,7 @@ def test_text_and_json_lines_in_a_directory_are_read_alike_and_in_order(task, tm
 
 
 def test_much_text_goes_to_disk_part_by_part_and_is_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.data.unlabelled._PART_BYTES", 40)
+    monkeypatch.setattr("training.data.ingest._PART_BYTES", 40)
     (tmp_path / "a.txt").write_text("\n".join(TEXTS * 5), encoding="utf-8")
     inside = open_unlabelled(str(tmp_path / "a.txt"), TAGGER, ENCODER, MEMORY)
     ingest = IngestConfig(stream_above_mb=0.0001, cache=str(tmp_path / "cache"))

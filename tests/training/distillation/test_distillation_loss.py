@@ -51,9 +51,9 @@ def labels(logits, targets):
 
 def blended(teacher, student, config, targets=None):
     bound = Teacher(copy.deepcopy(teacher), config)
-    taps = bound.tap(student)
-    said = taps.listen(lambda: student(**INPUTS).logits)
-    return bound.blend(labels, said, targets_of(said[0]) if targets is None else targets, INPUTS)
+    recorder = bound.attach(student)
+    outputs = recorder.record(lambda: student(**INPUTS).logits)
+    return bound.loss(labels, outputs, targets_of(outputs[0]) if targets is None else targets, INPUTS)
 
 
 def attended(model, inputs):
@@ -63,7 +63,7 @@ def attended(model, inputs):
         for ends in (("query", "q_lin", "query_proj"), ("key", "k_lin", "key_proj"), ("value", "v_lin", "value_proj")):
             if name.rpartition(".")[2] in ends:
                 module.register_forward_hook(
-                    lambda _, __, said, kind=ends[0]: found.__setitem__(kind, said)
+                    lambda _, __, outputs, kind=ends[0]: found.__setitem__(kind, outputs)
                 )  # the last wins
     model(**inputs)
     return [found[kind] for kind in ("query", "key", "value")]
@@ -112,13 +112,15 @@ def test_weights_of_nothing_change_nothing(seed, weight):
 def test_what_is_learned_from_inside_falls_in_training(part):
     teacher, student = pair()
     bound = Teacher(teacher, config(weight=1e-9, **{part: {"weight": 1.0}}))
-    taps = bound.tap(student)
+    recorder = bound.attach(student)
     targets = targets_of(student(**INPUTS).logits)
     optimizer = torch.optim.AdamW(student.parameters(), lr=5e-3)
     losses = []
     for _ in range(60):
         optimizer.zero_grad()
-        loss = bound.blend(lambda *_: torch.zeros(()), taps.listen(lambda: student(**INPUTS).logits), targets, INPUTS)
+        loss = bound.loss(
+            lambda *_: torch.zeros(()), recorder.record(lambda: student(**INPUTS).logits), targets, INPUTS
+        )
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -129,9 +131,9 @@ def test_what_is_learned_from_inside_falls_in_training(part):
 def test_a_student_of_another_width_learns_through_projections_that_are_trained():
     teacher, student = pair(hidden_size=12, num_attention_heads=2)
     bound = Teacher(teacher, config(hidden={"weight": 1.0}, relations={"weight": 1.0, "heads": 2}))
-    taps = bound.tap(student)
-    said = taps.listen(lambda: student(**INPUTS).logits)
-    bound.blend(labels, said, targets_of(said[0]), INPUTS).backward()
+    recorder = bound.attach(student)
+    outputs = recorder.record(lambda: student(**INPUTS).logits)
+    bound.loss(labels, outputs, targets_of(outputs[0]), INPUTS).backward()
     projections = {name: value for name, value in student.named_parameters() if name.startswith("teacher_projections.")}
     assert len(projections) == 2 * student.config.num_hidden_layers
     assert all(value.grad.abs().max() > 0 for value in projections.values())
@@ -148,13 +150,15 @@ def test_rows_without_padding_cost_the_same(kind):
     assert not choose_attention(student, "sdpa", device=torch.device("cpu"), half=False, per_token=True).packed
     from training.model import attention
 
-    attention._set(student, attention._VARLEN)
+    attention._set_implementation(student, attention._VARLEN)
     bound = Teacher(teacher, config(hidden={"weight": 1.0}, relations={"weight": 1.0}))
-    taps = bound.tap(student)
-    said = taps.listen(lambda: run_packed(lambda **inputs: student(**inputs).logits, INPUTS))
+    recorder = bound.attach(student)
+    outputs = recorder.record(lambda: run_packed(lambda **inputs: student(**inputs).logits, INPUTS))
     mask = INPUTS["attention_mask"].bool()
-    said = said[0], *(unpack(flat, mask) for flat in said[1:])
-    torch.testing.assert_close(bound.blend(labels, said, targets_of(said[0]), INPUTS), wanted, rtol=1e-4, atol=1e-4)
+    outputs = outputs[0], *(unpack(flat, mask) for flat in outputs[1:])
+    torch.testing.assert_close(
+        bound.loss(labels, outputs, targets_of(outputs[0]), INPUTS), wanted, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_layers_that_are_computed_again_in_the_backward_pass_have_the_same_gradients():
@@ -192,8 +196,8 @@ def test_unlabelled_targets_have_the_teachers_part_only_and_labels_keep_theirs()
     half[2:] = torch.where(asked[2:], UNLABELLED, -100)
     number, known = int(asked.sum()), int((half >= 0).sum())
     bound = Teacher(teacher, config(weight=0.8), label_weight=number / known)
-    loss = bound.blend(labels, (logits,), half, INPUTS) / number
-    soft = Teacher(teacher, config(weight=1.0)).blend(labels, (logits,), targets, INPUTS) / number
+    loss = bound.loss(labels, (logits,), half, INPUTS) / number
+    soft = Teacher(teacher, config(weight=1.0)).loss(labels, (logits,), targets, INPUTS) / number
     hard = torch.nn.functional.cross_entropy(logits[half >= 0], half[half >= 0])
     torch.testing.assert_close(loss, 0.2 * hard + 0.8 * soft)
 
@@ -218,8 +222,8 @@ def test_layers_that_do_not_fit_are_refused(layers):
 def test_an_encoder_without_a_list_of_layers_is_refused():
     teacher = tiny("albert")
     bound = Teacher(teacher, config(hidden={"weight": 1.0}))
-    with pytest.raises(ConfigError, match="kept in a way that we do not know"):
-        bound.tap(tiny("albert"))
+    with pytest.raises(ConfigError, match="laid out in a way that is not supported"):
+        bound.attach(tiny("albert"))
 
 
 def test_a_compiled_model_cannot_be_listened_to():

@@ -20,11 +20,11 @@ from tests.training.runs import in_this_process, settings, train_here
 from training.config import TrainingConfig, output_of
 from training.distillation.distillation_loss import Teacher
 from training.distillation.teacher import TeacherConfig
-from training.lifecycle.dry_run import rehearse
+from training.lifecycle.dry_run import dry_run
 from training.lifecycle.job import _fit, train
-from training.lifecycle.preparation import get_ready
+from training.lifecycle.preparation import prepare_run
 from training.lifecycle.publish import publish
-from training.lifecycle.resume import begin
+from training.lifecycle.resume import start_or_resume
 
 OUTPUTS = 5
 
@@ -55,7 +55,7 @@ def test_the_blend_is_that_of_the_paper(seed, temperature, weight):
     targets = torch.randint(0, OUTPUTS, (4, 6), generator=torch.Generator().manual_seed(seed))
     targets[:, ::3] = -100
     teacher = Teacher(Fixed(said), TeacherConfig(bundle="x", temperature=temperature, weight=weight))
-    blended = teacher.blend(saying(7.0), (logits,), targets, {})
+    blended = teacher.loss(saying(7.0), (logits,), targets, {})
     p, q = (torch.softmax(values.double() / temperature, -1) for values in (said, logits))
     divergence = (p * (p / q).log()).sum(-1)[targets != -100].sum()
     expected = (1 - weight) * 7.0 + weight * temperature**2 * divergence
@@ -67,7 +67,7 @@ def test_a_student_that_agrees_has_nothing_to_learn_and_the_teacher_never_learns
     network = Fixed(said.clone())
     teacher = Teacher(network, TeacherConfig(bundle="x", weight=1.0))
     logits = said.clone().requires_grad_()
-    loss = teacher.blend(saying(9.0), (logits,), torch.zeros(2, 3, dtype=torch.int64), {})
+    loss = teacher.loss(saying(9.0), (logits,), torch.zeros(2, 3, dtype=torch.int64), {})
     loss.backward()
     assert abs(loss.item()) < 1e-5
     assert float(logits.grad.abs().max()) < 1e-5
@@ -77,7 +77,7 @@ def test_a_student_that_agrees_has_nothing_to_learn_and_the_teacher_never_learns
 def test_one_output_for_a_window_is_taught_too():
     said, logits = draw(1, 4), draw(2, 4)
     teacher = Teacher(Fixed(said), TeacherConfig(bundle="x"))
-    assert float(teacher.blend(saying(0.0), (logits,), torch.tensor([0, 1, -100, 2]), {})) > 0
+    assert float(teacher.loss(saying(0.0), (logits,), torch.tensor([0, 1, -100, 2]), {})) > 0
 
 
 @pytest.mark.system
@@ -152,7 +152,7 @@ class TestRuns:
         (tmp_path / "text.txt").write_text("anna went to oslo .\nacme hired anna .\nnobody came\n", encoding="utf-8")
         teacher = {"bundle": str(taught.path), "unlabelled": str(tmp_path / "text.txt"), "hidden": {"weight": 1.0}}
         with in_this_process():
-            rehearse(settings(places, "rehearsed", teacher=teacher))
+            dry_run(settings(places, "rehearsed", teacher=teacher))
         told = capfd.readouterr().out
         assert "text.txt (3 texts," in told
         assert "dry run passed" in told
@@ -161,8 +161,8 @@ class TestRuns:
         own = places / "passing"
         shutil.copytree(taught.path, own)
         with in_this_process():
-            ready = get_ready(settings(places, "orphan", epochs=1, teacher={"bundle": str(own)}))
-            store = begin(ready.config, output_of(ready.config), ready.data.digest, ready.other_digests).store
+            ready = prepare_run(settings(places, "orphan", epochs=1, teacher={"bundle": str(own)}))
+            store = start_or_resume(ready.config, output_of(ready.config), ready.data.digest, ready.other_digests).store
             outcome = _fit(ready, store)
         shutil.rmtree(own)
         assert publish(ready, outcome, store).manifest.lineage.parent_digest == taught.digest
@@ -172,8 +172,8 @@ class TestRuns:
         own = places / "replaced"
         shutil.copytree(taught.path, own)
         wanted = settings(places, "changed", teacher={"bundle": str(own)})
-        ready = get_ready(wanted)
-        begin(ready.config, output_of(ready.config), ready.data.digest, ready.other_digests)
+        ready = prepare_run(wanted)
+        start_or_resume(ready.config, output_of(ready.config), ready.data.digest, ready.other_digests)
         shutil.rmtree(own)
         shutil.copytree(other.path, own)
         with pytest.raises(ConfigError, match=r"the content of teacher\.bundle"):
@@ -182,7 +182,7 @@ class TestRuns:
     def test_a_teacher_of_other_labels_is_refused_before_training(self, places, taught):
         labels = ["LOC", "MISC", "ORG", "PER"]
         with pytest.raises(ConfigError, match="has the outputs O, B-LOC"):
-            get_ready(
+            prepare_run(
                 settings(
                     places,
                     "x",
@@ -202,16 +202,16 @@ class TestRuns:
     )
     def test_what_a_teacher_cannot_show_is_refused_before_training(self, places, taught, inside, told):
         with pytest.raises((ConfigError, DataError), match=told):
-            get_ready(settings(places, "x", teacher={"bundle": str(taught.path), **inside}))
+            prepare_run(settings(places, "x", teacher={"bundle": str(taught.path), **inside}))
 
     def test_a_teacher_that_reads_less_is_refused_before_training(self, places):
         short = train_here(settings(places, "short", epochs=1, model={"max_tokens": 32})).bundle
         with pytest.raises(ConfigError, match="reads 32 tokens, the model in training 64"):
-            get_ready(settings(places, "x", teacher={"bundle": str(short.path)}))
+            prepare_run(settings(places, "x", teacher={"bundle": str(short.path)}))
 
     def test_a_teacher_that_is_none_is_refused_before_training(self, places, taught):
         with pytest.raises(BundleError, match="nowhere"):
-            get_ready(settings(places, "x", teacher={"bundle": "nowhere"}))
+            prepare_run(settings(places, "x", teacher={"bundle": "nowhere"}))
 
     def test_a_teacher_with_another_tokenizer_is_refused(self, places, taught, tmp_path):
         other = make_model(tmp_path / "model")
@@ -220,7 +220,7 @@ class TestRuns:
         vocabulary["zzz"] = vocabulary.pop("oslo", None) or vocabulary.pop("acme")
         (other / "tokenizer.json").write_text(json.dumps(tree))
         with pytest.raises(ConfigError, match="other sub-words"):
-            get_ready(settings(places, "x", model={"name": str(other)}, teacher={"bundle": str(taught.path)}))
+            prepare_run(settings(places, "x", model={"name": str(other)}, teacher={"bundle": str(taught.path)}))
 
 
 def test_a_weight_of_nothing_is_refused():

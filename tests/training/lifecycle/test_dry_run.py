@@ -11,9 +11,9 @@ from agent.errors import BundleError, CheckpointError, ClusterError, ConfigError
 from tests.tiny import write_conll
 from tests.training.runs import in_this_process, settings, train_here
 from training.config import output_of
-from training.lifecycle.dry_run import rehearse
-from training.lifecycle.preparation import get_ready
-from training.lifecycle.resume import begin
+from training.lifecycle.dry_run import dry_run
+from training.lifecycle.preparation import prepare_run
+from training.lifecycle.resume import start_or_resume
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("local_ray")]
 
@@ -26,7 +26,7 @@ def test_a_dry_run_tells_what_a_run_would_do_and_leaves_nothing(places, capfd, m
     monkeypatch.chdir(places)
     before = files_below(places)
     storage, events = places / "elsewhere" / "storage", places / "events"
-    rehearse(
+    dry_run(
         settings(
             places, "runs/agent", epochs=3, num_workers=2, data={"path": "ner"}, model={"name": "model"},
             checkpoint={"storage": str(storage)}, tracking={"tensorboard": str(events)},
@@ -45,12 +45,12 @@ def test_a_dry_run_tells_what_a_run_would_do_and_leaves_nothing(places, capfd, m
 
 def test_an_unfinished_run_is_left_as_it_is_and_must_fit(places):
     config = settings(places, "runs/begun")
-    begin(config, output_of(config), get_ready(config).data.digest)
+    start_or_resume(config, output_of(config), prepare_run(config).data.digest)
     before = files_below(places)
-    with pytest.raises(ConfigError, match=r"begun otherwise: seed=7 \(was 0\)"):
-        rehearse(settings(places, "runs/begun", seed=7))
+    with pytest.raises(ConfigError, match=r"started with other settings: seed=7 \(was 0\)"):
+        dry_run(settings(places, "runs/begun", seed=7))
     with in_this_process():
-        rehearse(config)
+        dry_run(config)
     assert files_below(places) == before
 
 
@@ -66,7 +66,7 @@ def test_an_unfinished_run_is_left_as_it_is_and_must_fit(places):
 )
 def test_what_would_fail_a_run_fails_its_dry_run(places, changes, error, told):
     with pytest.raises(error, match=told):
-        rehearse(settings(places, "runs/failing", **changes))
+        dry_run(settings(places, "runs/failing", **changes))
     assert not list((places / "runs").glob("*failing*"))
 
 
@@ -75,20 +75,20 @@ def test_a_mistake_on_the_last_line_of_the_data_is_found(places, tmp_path):
     with (data / "train.conll").open("a", encoding="utf-8") as file:
         file.write("\nword B-NOWHERE extra column\nword\n")
     with pytest.raises(DataError, match=r"train\.conll"):
-        rehearse(settings(places, "runs/broken", data={"path": str(data)}))
+        dry_run(settings(places, "runs/broken", data={"path": str(data)}))
 
 
 def test_an_output_that_holds_another_bundle_is_refused(places, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
     with pytest.raises(BundleError, match="is no bundle"):
-        rehearse(settings(places, "x", output=str(tmp_path / "full")))
+        dry_run(settings(places, "x", output=str(tmp_path / "full")))
 
 
 def test_a_finished_run_is_told_also_where_its_paths_were_relative(places, capfd, monkeypatch):
     monkeypatch.chdir(places)
     config = settings(places, "runs/done", epochs=1, data={"path": "ner"}, model={"name": "./model"})
     digest = train_here(config).bundle.digest
-    rehearse(config)
+    dry_run(config)
     assert "this run is finished" in capfd.readouterr().out
     assert Bundle.load(Path(config.output)).digest == digest

@@ -50,7 +50,7 @@ def wait_for_step(store, step, *, timeout_s=240):
         if any(int(name.removeprefix("last-")) >= step for name in store.names("last-")):
             return
         time.sleep(0.02)
-    raise AssertionError(f"no checkpoint of step {step} in {store.place} within {timeout_s} s")
+    raise AssertionError(f"no checkpoint of step {step} in {store.url} within {timeout_s} s")
 
 
 def training_workers():
@@ -71,7 +71,7 @@ def kill_a_worker_after(store, step):
 
 
 def losses(result_or_lines):
-    lines = getattr(getattr(result_or_lines, "outcome", None), "journal", result_or_lines)
+    lines = getattr(getattr(result_or_lines, "outcome", None), "metrics_log", result_or_lines)
     return {row["step"]: row["loss"] for row in step_rows(lines)}
 
 
@@ -81,7 +81,7 @@ def test_a_worker_killed_in_mid_epoch_costs_nothing_but_time(places, undisturbed
     killed = kill_a_worker_after(DirectoryStore(str(places / ".killed.run")), 42)
     result = train(config)
     assert killed.is_set()
-    rows = step_rows(result.outcome.journal)
+    rows = step_rows(result.outcome.metrics_log)
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))  # none missing, none twice
     assert sum(row["sentences"] for row in rows) == 120 * EPOCHS
     assert losses(result) == losses(undisturbed)  # dropout and all: to the last digit
@@ -163,20 +163,20 @@ def test_resume_false_starts_afresh_and_says_so(places, capsys):
             (directory / "run.json").write_text("{}")
     result = train_here(config.model_copy(update={"resume": False}))
     assert "resume=false: starting afresh" in capsys.readouterr().out
-    assert step_rows(result.outcome.journal)[0]["step"] == 1
+    assert step_rows(result.outcome.metrics_log)[0]["step"] == 1
 
 
 def test_a_damaged_checkpoint_is_an_error_and_stays_where_it_is(places):
-    from training.lifecycle.resume import begin
+    from training.lifecycle.resume import start_or_resume
 
     config = settings(places, "damaged")
     from agent.data import load_splits
 
     digest = load_splits(config.data, config.task).digest
-    store = begin(config, Path(config.output), digest).store
+    store = start_or_resume(config, Path(config.output), digest).store
     with store.draft("last-00000005") as directory:
         (directory / "weights.safetensors").write_bytes(b"x" * 1000)
-    weights = Path(store.place) / "last-00000005" / "weights.safetensors"
+    weights = Path(store.url) / "last-00000005" / "weights.safetensors"
     weights.write_bytes(b"y" * 1000)
     with pytest.raises(CheckpointError, match=r"last-00000005 .* altered or cut short.*resume=false"):
         train_here(config)

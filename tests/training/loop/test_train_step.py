@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from tests.training.state.resharding import windows
 from training.data.batch_plan import BatchConfig, plan_epoch, share
 from training.data.packing import PackedWindows
-from training.loop.train_step import BatchPrefetcher, Inputs, _mixed
+from training.loop.train_step import BatchPrefetcher, ModelInputs, _step_seed
 
 NAMES = frozenset({"input_ids", "attention_mask"})
 
 
-def feed(rank=0, num_workers=1, *, lanes=1, source=None, names=NAMES, finds_touched=False, micro_tokens=32):
-    inputs = Inputs(names, torch.device("cpu"), packed=False)
+def prefetcher(
+    rank=0, num_workers=1, *, num_parallel=1, source=None, names=NAMES, finds_touched_rows=False, micro_tokens=32
+):
+    inputs = ModelInputs(names, torch.device("cpu"), packed=False)
     batch = BatchConfig(tokens=96, micro_tokens=micro_tokens)
-    return BatchPrefetcher(source or windows(), inputs, batch, 0, rank, num_workers, lanes, finds_touched)
+    return BatchPrefetcher(source or windows(), inputs, batch, 0, rank, num_workers, num_parallel, finds_touched_rows)
 
 
 def plan(epoch=0):
@@ -70,8 +72,8 @@ def test_the_parts_of_all_workers_are_the_step_and_each_window_once(lengths, num
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 5])
 def test_prepared_parts_hold_the_step_s_tokens_and_targets(num_workers):
-    whole = [step for step, _ in feed(micro_tokens=10_000).steps(plan(), 0)]
-    workers = [[step for step, _ in feed(rank, num_workers).steps(plan(), 0)] for rank in range(num_workers)]
+    whole = [step for step, _ in prefetcher(micro_tokens=10_000).steps(plan(), 0)]
+    workers = [[step for step, _ in prefetcher(rank, num_workers).steps(plan(), 0)] for rank in range(num_workers)]
     for wanted, *parts in zip(whole, *workers, strict=True):
         assert sorted(row for part in parts for row in rows_in(part)) == rows_in(wanted)
         assert len({len(part.micro_batches) for part in parts}) == 1
@@ -85,7 +87,7 @@ def test_prepared_parts_hold_the_step_s_tokens_and_targets(num_workers):
 def test_more_workers_than_windows_leave_some_with_batches_that_count_nothing():
     rows, busy = np.array([0, 1], np.int64), (0, 1)
     for rank in range(5):
-        step = feed(rank, 5)._prepare(rows)
+        step = prefetcher(rank, 5)._prepare(rows)
         assert len(step.micro_batches) == 1
         inputs, targets = step.micro_batches[0]
         assert bool((targets != -100).any()) == (rank in busy)
@@ -94,34 +96,37 @@ def test_more_workers_than_windows_leave_some_with_batches_that_count_nothing():
 
 @pytest.mark.parametrize("first", [0, 1, 7])
 def test_steps_prepared_ahead_are_those_prepared_in_time(first):
-    ours = feed(1, 2)
+    ours = prefetcher(1, 2)
     ahead = list(ours.steps(plan(), first))
     assert len(ahead) == len(plan()) - first
     for index, (step, waited) in enumerate(ahead):
-        same(step, feed(1, 2)._prepare(plan()[first + index]))
+        same(step, prefetcher(1, 2)._prepare(plan()[first + index]))
         assert waited >= 0
 
 
 def test_the_last_step_of_an_epoch_is_a_place_to_go_on_from():
-    assert len(list(feed().steps(plan(), len(plan()) - 1))) == 1
+    assert len(list(prefetcher().steps(plan(), len(plan()) - 1))) == 1
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_touched_are_the_tokens_that_any_worker_embeds(num_workers):
     for index in (0, 5, 9):
-        prepared = [feed(rank, num_workers, finds_touched=True)._prepare(plan()[index]) for rank in range(num_workers)]
+        prepared = [
+            prefetcher(rank, num_workers, finds_touched_rows=True)._prepare(plan()[index])
+            for rank in range(num_workers)
+        ]
         embedded = {token for step in prepared for ids, _ in rows_in(step) for token in ids}
         for step in prepared:
-            assert step.touched.equal(prepared[0].touched)
-            assert len(step.touched.unique()) == len(step.touched)
-            assert embedded <= set(step.touched.tolist()) <= embedded | {0}  # 0 is padding
-    assert feed()._prepare(plan()[0]).touched is None
+            assert step.touched_rows.equal(prepared[0].touched_rows)
+            assert len(step.touched_rows.unique()) == len(step.touched_rows)
+            assert embedded <= set(step.touched_rows.tolist()) <= embedded | {0}  # 0 is padding
+    assert prefetcher()._prepare(plan()[0]).touched_rows is None
 
 
 def test_a_model_gets_the_inputs_that_it_has():
     rows = plan()[0]
     for names in (NAMES, NAMES | {"token_type_ids"}, frozenset({"input_ids"})):
-        assert feed(names=names | {"labels"})._prepare(rows).micro_batches[0][0].keys() == names
+        assert prefetcher(names=names | {"labels"})._prepare(rows).micro_batches[0][0].keys() == names
 
 
 @dataclass(frozen=True)
@@ -141,19 +146,19 @@ def test_what_fails_while_collating_ahead_is_raised_in_the_loop_and_ends_the_thr
     source = windows()
     failing = FailingWindows(source.input_ids, source.targets, source.bounds, source.labelled, source.owners, left=[])
     with pytest.raises(OSError, match="the disk is gone"):
-        list(feed(source=failing).steps(plan(), 0))
+        list(prefetcher(source=failing).steps(plan(), 0))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("collate")]
 
 
 def test_a_loop_that_is_left_early_ends_the_thread():
-    steps = feed().steps(plan(), 0)
+    steps = prefetcher().steps(plan(), 0)
     next(steps)
     steps.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("collate")]
 
 
 def test_every_step_of_every_worker_and_run_has_random_numbers_of_its_own():
-    seeds = [_mixed(seed, number, rank) for seed in range(3) for number in range(400) for rank in range(5)]
+    seeds = [_step_seed(seed, number, rank) for seed in range(3) for number in range(400) for rank in range(5)]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
     first = []
@@ -164,5 +169,5 @@ def test_every_step_of_every_worker_and_run_has_random_numbers_of_its_own():
 
 
 def test_the_seed_of_a_step_does_not_depend_on_the_steps_before_it():
-    assert _mixed(0, 7, 1) == _mixed(0, 7, 1)
-    assert _mixed(1, 0, 0) != _mixed(0, 1, 0) != _mixed(0, 0, 1)
+    assert _step_seed(0, 7, 1) == _step_seed(0, 7, 1)
+    assert _step_seed(1, 0, 0) != _step_seed(0, 1, 0) != _step_seed(0, 0, 1)

@@ -12,7 +12,7 @@ import torch
 from agent.errors import ModelError
 from agent.tasks import TextClassification, TokenClassification
 from tests.tiny import make_model
-from training.model.adapters import LoraConfig, adapt, merged_weights, plain
+from training.model.adapters import LoraConfig, adapt, merged_weights, unwrap
 from training.model.models import ModelConfig, build_model
 from training.optimizers import AdamW
 
@@ -29,7 +29,7 @@ def directory(tmp_path_factory):
 def adapted(directory, task=TASKS[0], **settings):
     torch.manual_seed(0)
     config = ModelConfig(name=str(directory), **settings)
-    return adapt(build_model(config, task), config)
+    return adapt(build_model(config, task), trainable=config.trainable, lora=config.lora)
 
 
 def logits_of(model):
@@ -62,7 +62,7 @@ def test_a_model_that_is_trained_whole_stays_as_it_is(directory):
     config = ModelConfig(name=str(directory))
     model = build_model(config, TASKS[0])
     weights = model.state_dict()
-    assert adapt(model, config) is plain(model) is model
+    assert adapt(model, trainable=config.trainable, lora=config.lora) is unwrap(model) is model
     assert merged_weights(model, weights) is weights
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -80,7 +80,7 @@ def test_training_moves_the_head_and_the_chosen_top_layers_only(directory, task,
     assert {start for start in starts if any(name.startswith(start) for name in changed)} == {
         start for start in starts if any(name.startswith(start) for name in before)
     }
-    assert plain(model) is model
+    assert unwrap(model) is model
 
 
 def test_more_layers_than_there_are_are_refused(directory):
@@ -98,10 +98,10 @@ def test_lora_trains_adapters_and_head_and_leaves_a_plain_model(directory, task,
     take_steps(model)
     assert all(".lora_" in name or ".modules_to_save." in name for name in moved(model, before))
     expected, weights = logits_of(model), cloned(model)
-    plain(model).save_pretrained(tmp_path, state_dict=merged_weights(model, weights))
+    unwrap(model).save_pretrained(tmp_path, state_dict=merged_weights(model, weights))
     loader = getattr(transformers, task.architecture)
     loaded, report = loader.from_pretrained(tmp_path, output_loading_info=True)
-    assert type(loaded) is type(plain(model))
+    assert type(loaded) is type(unwrap(model))
     assert {name: list(found) for name, found in report.items() if found} == {}
     assert torch.allclose(logits_of(loaded), expected, atol=1e-5)
     assert "lora" not in json.dumps(json.loads((tmp_path / "config.json").read_text())).lower()
@@ -150,10 +150,10 @@ def test_lora_works_on_other_families(directory):
     ):
         torch.manual_seed(0)
         base = transformers.AutoModelForSequenceClassification.from_config(config)
-        model = adapt(base, ModelConfig(lora=LoraConfig()))
+        model = adapt(base, trainable="all", lora=LoraConfig())
         assert all(".layer" in name for name, _ in model.named_parameters() if ".lora_" in name)
         take_steps(model)
-        fresh = type(plain(model))(config)
+        fresh = type(unwrap(model))(config)
         fresh.load_state_dict(merged_weights(model, cloned(model)))
         assert torch.allclose(logits_of(fresh), logits_of(model), atol=1e-5), config.model_type
 
@@ -179,7 +179,7 @@ def test_peft_is_not_imported_unless_lora_is_set(directory):
         "import sys; from training.model.models import ModelConfig, build_model; from training.model.adapters import *\n"
         "from agent.tasks import TokenClassification\n"
         f"config = ModelConfig(name={str(directory)!r}, trainable=1)\n"
-        "model = adapt(build_model(config, TokenClassification(labels=('A',))), config)\n"
-        "merged_weights(plain(model), model.state_dict()); assert 'peft' not in sys.modules"
+        "model = adapt(build_model(config, TokenClassification(labels=('A',))), trainable=config.trainable, lora=config.lora)\n"
+        "merged_weights(unwrap(model), model.state_dict()); assert 'peft' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -19,7 +19,7 @@ SIZES = {
     "true_hidden_size": 24, "intra_bottleneck_size": 24, "eos_token_id": 2, "bos_token_id": 2, "sep_token_id": 2, "cls_token_id": 2,
     "d_model": 24, "d_kv": 6, "d_ff": 32, "num_layers": 2, "num_heads": 4,
 }  # fmt: skip
-PACKABLE = sorted(attention._NUMBERS_POSITIONS_FROM_0)
+PACKABLE = sorted(attention._POSITIONS_FROM_ZERO)
 
 
 def tiny(kind, **changes):
@@ -69,7 +69,7 @@ def choose(model, wanted, device=CPU, *, half=False, per_token=True):
 
 
 @pytest.mark.parametrize("lengths", [(9, 9, 9), (9, 5, 3), (12, 1)])
-@pytest.mark.parametrize("kind", sorted(attention._PLAIN))
+@pytest.mark.parametrize("kind", sorted(attention._CPU_FAMILIES))
 def test_cpu_attention_equals_sdpa_for_every_family_that_auto_gives_it_to(kind, lengths):
     model, inputs = tiny(kind), batch(lengths)
     assert choose(model, "sdpa").name == "sdpa"
@@ -106,7 +106,7 @@ def test_packed_rows_give_what_padded_rows_give(kind, lengths):
     model, inputs = tiny(kind), batch(lengths)
     choose(model, "sdpa")
     wanted = logits_and_gradients(model, inputs)
-    assert attention._set(model, attention._VARLEN) == ""
+    assert attention._set_implementation(model, attention._VARLEN) == ""
     assert_same(wanted, logits_and_gradients(model, inputs, packed=True))
 
 
@@ -115,7 +115,7 @@ def test_packed_logits_are_zero_at_padding_and_token_types_are_packed_too():
     inputs["token_type_ids"] = (torch.arange(6) > 2).long().expand(2, 6) * inputs["attention_mask"]
     choose(model, "sdpa")
     wanted = logits_and_gradients(model, inputs)
-    attention._set(model, attention._VARLEN)
+    attention._set_implementation(model, attention._VARLEN)
     assert_same(wanted, logits_and_gradients(model, inputs, packed=True))
     logits = run_packed(lambda **given: model(**given).logits, inputs)
     assert logits.shape == (2, 6, 5)
@@ -129,7 +129,7 @@ def test_auto_leaves_models_alone_that_need_more_than_plain_products(kind):
     wanted = logits_and_gradients(model, inputs)
     chosen = choose(model, "auto")
     assert chosen.name == model.config._attn_implementation == "sdpa"
-    assert kind in chosen.why
+    assert kind in chosen.reason
     assert_same(wanted, logits_and_gradients(model, inputs))
     with pytest.raises(ConfigError, match=rf"engine\.attention=cpu, but {kind} models"):
         choose(model, "cpu")
@@ -144,7 +144,7 @@ def test_a_model_that_takes_no_other_attention_keeps_its_own_and_says_so():
     model = tiny("deberta-v2")
     chosen = choose(model, "auto")
     assert (chosen.name, chosen.packed) == ("eager", False)
-    assert "this model's own" in chosen.why
+    assert "this model's own" in chosen.reason
     with pytest.raises(
         ConfigError, match=r"engine\.attention=sdpa, but deberta-v2 models take no other attention"
     ) as caught:
@@ -163,7 +163,7 @@ def test_what_is_configured_is_what_the_model_computes_with(wanted):
 
 
 @pytest.mark.parametrize(
-    ("hindrance", "kind", "circumstances"),
+    ("obstacle", "kind", "circumstances"),
     [
         ("its kernel needs a GPU", "bert", {"half": True}),
         ("its kernel needs bf16", "bert", {"device": GPU}),
@@ -171,23 +171,23 @@ def test_what_is_configured_is_what_the_model_computes_with(wanted):
         ("roberta models were not tried with it", "roberta", {"device": GPU, "half": True}),
     ],
 )
-def test_varlen_is_refused_with_its_reason_and_auto_tells_the_same(hindrance, kind, circumstances):
+def test_varlen_is_refused_with_its_reason_and_auto_tells_the_same(obstacle, kind, circumstances):
     model = tiny(kind)
-    with pytest.raises(ConfigError, match=rf"engine\.attention=varlen, but .*{hindrance}"):
+    with pytest.raises(ConfigError, match=rf"engine\.attention=varlen, but .*{obstacle}"):
         choose(model, "varlen", **circumstances)
     assert model.config._attn_implementation == "sdpa"
     if "device" in circumstances:
         chosen = choose(model, "auto", **circumstances)
         assert chosen.name == "sdpa"
-        assert hindrance in chosen.why
-        assert "not varlen" in chosen.why
+        assert obstacle in chosen.reason
+        assert "not varlen" in chosen.reason
 
 
 def test_auto_is_varlen_on_a_gpu_with_bf16():
     model = tiny("bert")  # only asked, not run
     chosen = choose(model, "auto", GPU, half=True)
     assert (chosen.name, chosen.packed) == ("varlen", True)
-    assert "drops no attention weights" in chosen.why
+    assert "drops no attention weights" in chosen.reason
 
 
 def test_cpu_attention_is_refused_on_a_gpu():
@@ -208,7 +208,7 @@ print(model.config._attn_implementation, model(input_ids=torch.arange(3, 9)[None
 @pytest.mark.parametrize("name", [attention._CPU, attention._VARLEN])
 def test_saved_models_know_nothing_of_our_kernels(name, tmp_path):
     model = tiny("bert")
-    attention._set(model, name)
+    attention._set_implementation(model, name)
     model.save_pretrained(tmp_path)
     assert all(b"bert_agent" not in file.read_bytes() for file in tmp_path.iterdir())
     run = subprocess.run(

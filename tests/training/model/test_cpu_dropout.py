@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from training.model.cpu_dropout import CpuDropout, dropout, install
+from training.model.cpu_dropout import CpuDropout, dropout, replace_dropout
 
 COUNT = 1 << 22
 
@@ -108,7 +108,7 @@ class Block(nn.Module):
 def test_installing_replaces_every_dropout_and_nothing_else():
     model = Block().eval()
     before = dict(model.named_modules(remove_duplicate=False))
-    install(model)
+    replace_dropout(model)
     after = dict(model.named_modules(remove_duplicate=False))
     assert before.keys() == after.keys()
     for name, module in before.items():
@@ -129,7 +129,7 @@ def test_a_model_in_evaluation_is_left_alone():
     model = Block().eval()
     values = torch.randn(8, 4)
     wanted = model(values)
-    install(model)
+    replace_dropout(model)
     assert model(values).equal(wanted)
     assert not model.train()(values).equal(wanted)
     assert model.eval()(values).equal(wanted)
@@ -145,7 +145,7 @@ def test_no_probability_no_random_numbers():
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_a_mask_that_is_computed_again_is_the_same_mask(reentrant):
-    install(model := Block().train())
+    replace_dropout(model := Block().train())
     values = torch.randn(16, 4)
 
     def gradients(run):

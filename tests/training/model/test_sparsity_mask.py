@@ -17,7 +17,7 @@ from tests.training.state import resharding
 from tests.training.state.resharding import prune
 from training.engine.thread_parallel import ThreadParallel
 from training.model.models import ModelConfig
-from training.model.sparsity_mask import hold_zeros
+from training.model.sparsity_mask import keep_zeros
 from training.optimizers import SGD, Adafactor, AdamW
 from training.state.checkpoint import Checkpoint
 
@@ -27,13 +27,13 @@ INPUTS = batch([9, 7, 3])
 @pytest.mark.parametrize(
     "optimizer", [AdamW(weight_decay=0.1), SGD(learning_rate=0.01), Adafactor()], ids=lambda one: one.kind
 )
-@pytest.mark.parametrize("lanes", [0, 2])
-def test_zeros_stay_zero_and_all_else_moves(optimizer, lanes):
+@pytest.mark.parametrize("threads", [0, 2])
+def test_zeros_stay_zero_and_all_else_moves(optimizer, threads):
     model = tiny("bert").train()
     dead = prune({name: parameter.data for name, parameter in model.named_parameters()})
-    hold_zeros(model)
+    keep_zeros(model)
     made = optimizer.build(model)
-    side_by_side = ThreadParallel(model, None, count=1) if lanes else None
+    side_by_side = ThreadParallel(model, None, num_groups=1) if threads else None
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for _ in range(5):
         made.zero_grad()
@@ -52,7 +52,7 @@ def test_zeros_stay_zero_and_all_else_moves(optimizer, lanes):
 def test_the_biases_of_a_fresh_head_are_trained():
     model = tiny("bert")
     torch.nn.init.zeros_(model.classifier.bias)
-    hold_zeros(model)
+    keep_zeros(model)
     model(**INPUTS).logits.sum().backward()
     assert model.classifier.bias.grad.abs().min() > 0
 

@@ -101,8 +101,8 @@ def test_the_page_and_the_command_show_all_folds(finished):
 @pytest.mark.system
 def test_the_same_command_says_that_it_is_finished_and_another_is_refused(finished, places):
     again = cross_validate(settings(places, "whole", keep=True))
-    assert (again.anew, again.validation) == (False, finished.validation)
-    with pytest.raises(ConfigError, match=r"begun otherwise: epochs=2 \(was 6\)"):
+    assert (again.is_new, again.validation) == (False, finished.validation)
+    with pytest.raises(ConfigError, match=r"started with other settings: epochs=2 \(was 6\)"):
         cross_validate(settings(places, "whole", keep=True, epochs=2))
 
 

@@ -69,7 +69,7 @@ def test_nothing_of_the_test_split_is_in_the_record(finished):
 
 def test_the_same_command_says_that_it_is_finished_and_another_is_refused(finished, places):
     again = search(settings(places, "whole", max_concurrent=2))
-    assert (again.anew, again.bundle.digest, again.record) == (False, finished.bundle.digest, finished.record)
+    assert (again.is_new, again.bundle.digest, again.record) == (False, finished.bundle.digest, finished.record)
     with pytest.raises(BundleError, match="already holds a bundle"):
         search(settings(places, "whole", num_trials=5))
 
@@ -100,7 +100,7 @@ def test_an_interrupted_search_goes_on_with_what_is_not_over(places, capfd):
     data = done.bundle.manifest.lineage.data_digest
     record = SearchRecord(config=config.model_dump(mode="json"), data_digest=data, trials=tuple(trials))
     record.write(workplace / RECORD)
-    with pytest.raises(ConfigError, match=r"begun otherwise: num_trials=5 \(was 3\)"):
+    with pytest.raises(ConfigError, match=r"started with other settings: num_trials=5 \(was 3\)"):
         search(settings(places, "halted", num_trials=5, space={"seed": "int(1, 99)"}, epochs=3))
     capfd.readouterr()
     result = search(config)
@@ -108,7 +108,7 @@ def test_an_interrupted_search_goes_on_with_what_is_not_over(places, capfd):
     assert "goes on with an unfinished search, 1 of them over" in out
     assert "trial 1/3 starts" not in out
     assert "trial 2/3 starts with seed=" in out
-    assert all(trial.over for trial in result.record.trials)
+    assert all(trial.is_over for trial in result.record.trials)
     assert result.record.trials[0].epochs == history
     assert below(output.parent) == ["agent"]
 

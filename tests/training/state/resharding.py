@@ -19,13 +19,13 @@ import torch.distributed as dist
 
 from training.data.batch_plan import BatchConfig, plan_epoch
 from training.data.packing import PackedWindows
-from training.engine.deepspeed_engine import Engine, EngineConfig, OptimizerPlan
+from training.engine.deepspeed_engine import OptimizerPlan, TrainingEngine
+from training.engine.engine_config import TrainingEngineConfig
 from training.engine.lr_schedule import Schedule
-from training.loop.train_step import BatchPrefetcher, Inputs, TrainStep
+from training.loop.train_step import BatchPrefetcher, ModelInputs, TrainStep
 from training.model.adapters import LoraConfig, adapt
 from training.model.attention import choose_attention
-from training.model.models import ModelConfig
-from training.model.sparsity_mask import hold_zeros
+from training.model.sparsity_mask import keep_zeros
 from training.objectives import CrossEntropy
 from training.optimizers import SGD, Adafactor, AdamW
 from training.state.checkpoint import Checkpoint
@@ -64,8 +64,8 @@ def model(recipe: str) -> torch.nn.Module:
     choose_attention(bare, "sdpa", device=torch.device("cpu"), half=False, per_token=True)
     if recipe == "pruned":
         prune({name: parameter.data for name, parameter in bare.named_parameters()})
-        hold_zeros(bare)
-    return adapt(bare, ModelConfig(lora=LoraConfig(rank=2) if recipe == "lora" else None))
+        keep_zeros(bare)
+    return adapt(bare, trainable="all", lora=LoraConfig(rank=2) if recipe == "lora" else None)
 
 
 def prune(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -86,11 +86,11 @@ def main(directory: Path, source: str, target: str, steps: int, *, rotation: int
     for stage in map(int, stages):
         before = Checkpoint.read(directory / f"{source}-{stage}") if source != "none" else None
         state = before.state if before else RunState()
-        stepper, feed, engine = make((stage + rotation) % 4, before, state.step, recipe)
+        train_step, prefetcher, engine = make((stage + rotation) % 4, before, state.step, recipe)
         plan = plan_epoch(windows().lengths, config=BatchConfig(tokens=96), seed=0, epoch=0)
         losses = []
-        for prepared, _ in feed.steps(plan, state.step):
-            losses.append(float(stepper.run(prepared, state.step)) / prepared.labelled)
+        for prepared, _ in prefetcher.steps(plan, state.step):
+            losses.append(float(train_step.run(prepared, state.step)) / prepared.labelled)
             state.step += 1
             if len(losses) == steps:
                 break
@@ -103,22 +103,31 @@ def main(directory: Path, source: str, target: str, steps: int, *, rotation: int
                 stream.write(json.dumps(losses) + "\n")
 
 
-def make(stage: int, before: Checkpoint | None, done: int, recipe: str) -> tuple[TrainStep, BatchPrefetcher, Engine]:
+def make(
+    stage: int, before: Checkpoint | None, done: int, recipe: str
+) -> tuple[TrainStep, BatchPrefetcher, TrainingEngine]:
     network = model(recipe)
     if before:
         network.load_state_dict(before.weights)
     course = OptimizerPlan(OPTIMIZERS[recipe], Schedule(), NUM_STEPS, first_step=done)
-    engine = Engine(network, course, EngineConfig(zero_stage=stage), precision="fp32")
+    engine = TrainingEngine(network, course, TrainingEngineConfig(zero_stage=stage), precision="fp32")
     if before:
         engine.load_optimizer(before.optimizer)
-    inputs = Inputs(frozenset({"input_ids", "attention_mask"}), torch.device("cpu"), packed=False)
+    inputs = ModelInputs(frozenset({"input_ids", "attention_mask"}), torch.device("cpu"), packed=False)
     loss = CrossEntropy().bind([1] * LABELS, torch.device("cpu"))
     batch = BatchConfig(tokens=96, micro_tokens=32)
-    feed = BatchPrefetcher(
-        windows(), inputs, batch, 0, dist.get_rank(), dist.get_world_size(), engine.lanes, engine.exchanges_rows
+    prefetcher = BatchPrefetcher(
+        windows(),
+        inputs,
+        batch,
+        0,
+        dist.get_rank(),
+        dist.get_world_size(),
+        engine.num_parallel,
+        engine.uses_touched_rows,
     )
     engine.train(True)
-    return TrainStep(engine, feed, loss, seed=0), feed, engine
+    return TrainStep(engine, prefetcher, loss, seed=0), prefetcher, engine
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from agent.errors import CheckpointError
-from training.engine.deepspeed_engine import OptimizerState
+from training.engine.optimizer_state import OptimizerState
 from training.state.checkpoint import BEST, LAST, Checkpoint, CheckpointConfig, CheckpointWriter
 from training.state.directory_store import DirectoryStore
 from training.state.run_state import EpochTotals, RunState
@@ -33,8 +33,8 @@ def checkpoint():
         epoch=2, steps_in_epoch=3, step=23, best_epoch=1, stale=1, totals=EpochTotals(steps=3, loss_sum=0.1 + 0.2, labelled=9),
         history=[{"epoch": 1, "loss": 1 / 3}], trackers={"mlflow": "id"},
     )  # fmt: skip
-    journal = ['{"kind":"step","loss":null}', '{"kind":"epoch","label":"a\u2028b\u0085c"}', '{"x":"ü"}']
-    return Checkpoint(weights, OptimizerState(moments, {"step": 23.0}), state, journal)
+    metrics_log = ['{"kind":"step","loss":null}', '{"kind":"epoch","label":"a\u2028b\u0085c"}', '{"x":"ü"}']
+    return Checkpoint(weights, OptimizerState(moments, {"step": 23.0}), state, metrics_log)
 
 
 def same_bits(ours, theirs):
@@ -53,7 +53,7 @@ def test_a_checkpoint_is_read_as_it_was_written_to_the_last_bit(tmp_path):
     assert same_bits(written.weights, read.weights)
     assert same_bits(written.optimizer.moments, read.optimizer.moments)
     assert read.optimizer.counters == {"step": 23.0}
-    assert read.journal == written.journal
+    assert read.metrics_log == written.metrics_log
     assert math.isnan(read.state.probe_loss)
     assert read.state.model_copy(update={"probe_loss": 1.0}) == written.state.model_copy(update={"probe_loss": 1.0})
 
@@ -64,7 +64,7 @@ def test_numbers_of_the_state_keep_all_digits(tmp_path, probe_loss):
     read = Checkpoint.read(tmp_path)
     assert repr(read.state.probe_loss) == repr(probe_loss)
     assert read.optimizer == OptimizerState({}, {})  # as of SGD without momentum
-    assert read.journal == []
+    assert read.metrics_log == []
 
 
 def test_a_checkpoint_holds_no_pickle(tmp_path):
@@ -163,7 +163,7 @@ def test_a_failure_surfaces_at_the_next_call_and_the_older_entry_stays(store, wr
     ]
     with pytest.raises(CheckpointError, match="No space left") as caught:
         call()
-    assert store.place in str(caught.value)
+    assert store.url in str(caught.value)
     assert store.names() == ["last-00000001"]
     if next_call == "close":
         with pytest.raises(RuntimeError):  # the thread has ended all the same

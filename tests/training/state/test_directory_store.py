@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 
 from agent.errors import CheckpointError
-from training.state.directory_store import DirectoryStore, below
+from cluster.file_system import join
+from training.state.directory_store import DirectoryStore
 
 ROOT = Path(__file__).resolve().parents[3]
 MARKER = "complete.json"
@@ -56,12 +57,14 @@ def stored(store):
     """Files that really lie there, whatever the store says of them."""
     from pyarrow.fs import FileSelector, FileType
 
-    infos = store._filesystem.get_file_info(FileSelector(store._root, recursive=True, allow_not_found=True))
-    return sorted(info.path[len(store._root) + 1 :] for info in infos if info.type == FileType.File)
+    infos = store.location.filesystem.get_file_info(
+        FileSelector(store.location.root, recursive=True, allow_not_found=True)
+    )
+    return sorted(info.path[len(store.location.root) + 1 :] for info in infos if info.type == FileType.File)
 
 
 def overwrite(store, name, text):
-    with store._filesystem.open_output_stream(f"{store._root}/{name}") as stream:
+    with store.location.filesystem.open_output_stream(f"{store.location.root}/{name}") as stream:
         stream.write(text.encode())
 
 
@@ -115,7 +118,7 @@ def test_a_damaged_entry_is_refused_by_name(place, what):
     store = DirectoryStore(place)
     put(store, "last-1", weights="0123456789")
     if what == "missing":
-        store._filesystem.delete_file(f"{store._root}/last-1/weights")
+        store.location.filesystem.delete_file(f"{store.location.root}/last-1/weights")
     else:
         name, text = {
             "altered": ("weights", "012345678X"), "truncated": ("weights", "01234"), "marker cut": (MARKER, '{"wei'),
@@ -162,11 +165,11 @@ def test_sweeping_removes_what_is_unfinished_and_nothing_else(place):
     store = DirectoryStore(place)
     put(store, "last-1", a="x")
     put(store, "last-2", a="y")
-    store._filesystem.delete_file(f"{store._root}/last-2/{MARKER}")  # a removal that was cut short
+    store.location.filesystem.delete_file(f"{store.location.root}/last-2/{MARKER}")  # a removal that was cut short
     for name in ("ray-train", "last-3.partial.abc", "last-4"):
-        store._filesystem.create_dir(f"{store._root}/{name}")
+        store.location.filesystem.create_dir(f"{store.location.root}/{name}")
         overwrite(store, f"{name}/a", "x")
-    store.sweep()
+    store.remove_incomplete()
     assert stored(store) == ["last-1/a", "last-1/complete.json", "ray-train/a"]
     put(store, "last-2", a="again")
     assert content(store, "last-2") == {"a": "again"}
@@ -201,8 +204,8 @@ def test_ray_train_takes_the_place_beside(place):
 
     store = DirectoryStore(place)
     put(store, "last-1", a="x")
-    context = StorageContext(store.beside, experiment_dir_name="ray")  # writes and finds a file of its own
-    assert context.experiment_fs_path == f"{store._root}/ray-train/ray"
+    context = StorageContext(store.ray_train_url, experiment_dir_name="ray")  # writes and finds a file of its own
+    assert context.experiment_fs_path == f"{store.location.root}/ray-train/ray"
     assert any(name.startswith("ray-train/ray/") for name in stored(store))
     assert store.names() == ["last-1"]
     store.clear()
@@ -216,13 +219,13 @@ def test_odd_places_work_for_us_and_for_ray_train(place, name):
     from pyarrow.fs import FileSystem
 
     root, *query = place.split("?", 1)
-    odd = below(place, name.rstrip("/")) if not name.endswith("/") else "?".join([f"{root}/{name}", *query])
+    odd = join(place, name.rstrip("/")) if not name.endswith("/") else "?".join([f"{root}/{name}", *query])
     store = DirectoryStore(odd)
     put(store, "last-1", a="x")
     assert content(DirectoryStore(odd), "last-1") == {"a": "x"}
-    filesystem, path = FileSystem.from_uri(store.beside)
-    assert filesystem.type_name == store._filesystem.type_name
-    assert path.rpartition("/") == (store._root, "/", "ray-train")
+    filesystem, path = FileSystem.from_uri(store.ray_train_url)
+    assert filesystem.type_name == store.location.filesystem.type_name
+    assert path.rpartition("/") == (store.location.root, "/", "ray-train")
 
 
 def test_a_local_uri_is_a_place_too(tmp_path):
@@ -341,7 +344,7 @@ def test_whoever_is_killed_while_writing_leaves_whole_entries_only(place, tmp_pa
             wanted = {f"f{file}": f"{int(name[5:])} {file} " * 2000 for file in range(20)}
             assert content(store, name) == wanted
         unfinished += len(store._listed()) - len(names)
-        store.sweep()
+        store.remove_incomplete()
         assert sorted({path.split("/")[0] for path in stored(store)}) == names
         store.clear()
     assert unfinished  # or the test has shown nothing

@@ -36,16 +36,16 @@ class Run:
     predictions: list[Any]
     best_epoch: int = 2
     history: list[dict[str, float]] = field(default_factory=lambda: [epoch_row(1), epoch_row(2)])
-    journal: list[str] = field(default_factory=list)
+    metrics_log: list[str] = field(default_factory=list)
     description: str = "2 worker(s) on CPU"
 
 
 def run(task, examples, predictions, before):
     after = task.score(examples, predictions)
-    journal = MetricsLog()
+    metrics_log = MetricsLog()
     for step in range(1, 21):
-        journal.add(step_row(step))
-    return Run(task.score(examples, before), after, after, predictions, journal=journal.lines)
+        metrics_log.add(step_row(step))
+    return Run(task.score(examples, before), after, after, predictions, metrics_log=metrics_log.lines)
 
 
 def written(directory, task, examples, outcome):
@@ -189,9 +189,9 @@ def test_no_error_is_said_to_be_none(tmp_path):
 def test_a_loss_that_was_no_number_leaves_valid_files(tmp_path):
     examples = tagged((["Oslo"], ["B-LOC"]))
     outcome = run(TAGGER, examples, [["O"]], [["O"]])
-    journal = MetricsLog()
-    journal.add(step_row(1, loss=math.nan))
-    outcome.journal, outcome.history, outcome.best_epoch = journal.lines, [epoch_row(1, loss=math.nan)], 1
+    metrics_log = MetricsLog()
+    metrics_log.add(step_row(1, loss=math.nan))
+    outcome.metrics_log, outcome.history, outcome.best_epoch = metrics_log.lines, [epoch_row(1, loss=math.nan)], 1
     page = written(tmp_path, TAGGER, examples, outcome)
     assert "nan" in section(page, "Epochs")
     tree = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)

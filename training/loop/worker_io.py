@@ -1,18 +1,16 @@
-"""What goes to the workers of a run and what worker 0 hands back. Plain data, in the object store once."""
+"""The input of a run's workers and the result that worker 0 returns; plain data, in the object store once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agent.encoding import Document, Encoder
 from agent.tasks import BaseTask, Report
+from training.config import TrainingConfig
 from training.data.packing import Windows
 from training.state.directory_store import DirectoryStore
-
-if TYPE_CHECKING:
-    from training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -24,14 +22,14 @@ class EvaluationSet:
 
 
 @dataclass(frozen=True)
-class Payload:
-    """All that a worker needs.
+class WorkerInput:
+    """Everything that a worker needs.
 
     Attributes:
-        store: Where checkpoints lie.
+        store: Of the checkpoints.
         pad_id: Of the tokenizer.
         interactive: Whether the driver writes to a terminal.
-        run: What the run is called.
+        run_name: Name of the output.
     """
 
     config: TrainingConfig
@@ -42,21 +40,21 @@ class Payload:
     store: DirectoryStore
     pad_id: int
     interactive: bool
-    run: str
+    run_name: str
 
 
 @dataclass
-class Outcome:
-    """What worker 0 hands back.
+class TrainingOutcome:
+    """What worker 0 returns.
 
     Attributes:
         before, after: Reports on the test split, before training and of the best epoch.
         dev: The best epoch's report on the dev split.
         best_epoch: Counted from 1.
         history: One row per epoch.
-        journal: Every row of the run, as JSON lines.
+        metrics_log: Every row of the run, as JSON lines.
         predictions: Of the best model for each test example, in their order.
-        description: Where it ran, in one line.
+        description: Hardware, precision and attention, in one line.
     """
 
     before: Report
@@ -64,7 +62,7 @@ class Outcome:
     dev: Report
     best_epoch: int
     history: list[dict[str, float]] = field(default_factory=list)
-    journal: list[str] = field(default_factory=list)
+    metrics_log: list[str] = field(default_factory=list)
     predictions: list[Any] = field(default_factory=list)
     description: str = ""
 
