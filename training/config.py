@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from agent.config.base import Config
 from agent.data import DataConfig
@@ -27,8 +27,10 @@ from training.tracking.trackers import TrackingConfig
 class EarlyStopping(Config):
     """When to stop before the last epoch."""
 
-    patience: int | None = Field(
-        None, ge=1, description="epochs without a better score on dev after which training ends; default: never"
+    patience: PositiveInt | Literal["auto"] | None = Field(
+        "auto",
+        description="epochs without a better score on dev after which training ends: a number, null for never, or auto for a third of "
+        "more than five epochs",
     )
     min_delta: float = Field(0.0, ge=0, description="by how much a score must be better to count as better")
 
@@ -39,7 +41,10 @@ class TrainingConfig(Config):
     output: str = Field("runs/agent", description="directory of the bundle to write")
     overwrite: bool = Field(False, description="replace a bundle that stands at output")
     resume: bool = Field(True, description="go on with an unfinished run of the same output; false starts afresh")
-    epochs: int = Field(3, ge=1, description="passes over the training split")
+    epochs: PositiveInt | Literal["auto"] = Field(
+        "auto",
+        description="passes over the training split: a number, or auto for 3 and, where data is scarce, enough for 300 steps",
+    )
     num_workers: int | None = Field(
         None, ge=1, description="data-parallel workers; default: one per GPU, or one CPU worker"
     )
@@ -63,6 +68,22 @@ class TrainingConfig(Config):
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @property
+    def auto_keys(self) -> tuple[str, ...]:
+        """Keys that are `auto`, to be filled in by the size of the data."""
+        values = {
+            "epochs": self.epochs,
+            "batch.tokens": self.batch.tokens,
+            "early_stopping.patience": self.early_stopping.patience,
+        }
+        return tuple(key for key, value in values.items() if value == "auto")
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of a run whose `auto` has been filled in."""
+        assert self.epochs != "auto"
+        return self.epochs
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:

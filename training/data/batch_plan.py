@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,10 @@ _POOL = 16_384  # windows that are sorted by length together: enough for batches
 class BatchConfig(Config):
     """How windows are batched."""
 
-    tokens: int = Field(1024, ge=16, description="padded tokens of one optimizer step, over all workers")
+    tokens: Annotated[int, Field(ge=16)] | Literal["auto"] = Field(
+        "auto",
+        description="padded tokens of one optimizer step, over all workers: a number, or auto for 1024 and, where data is scarce, down to 256",
+    )
     micro_tokens: int = Field(
         4096, ge=16, description="padded tokens one worker takes through the model at once; lower it if memory is short"
     )
@@ -31,6 +35,12 @@ class BatchConfig(Config):
         True,
         description="when memory runs out, go on from the last checkpoint with half of micro_tokens: same result, slower",
     )
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of a step in a run whose `auto` has been filled in."""
+        assert self.tokens != "auto"
+        return self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +100,7 @@ def plan_epoch(lengths: Int64, *, config: BatchConfig, seed: int, epoch: int) ->
         pool_lengths = lengths[pool]
         ascending = np.argsort(pool_lengths, kind="stable")
         pool[:] = pool[ascending]
-        cuts = cut_ascending(pool_lengths[ascending].tolist(), max_tokens=config.tokens)
+        cuts = cut_ascending(pool_lengths[ascending].tolist(), max_tokens=config.step_tokens)
         bounds.append(np.array(cuts[1:], np.int64) + begin)
         begin += len(pool)
     starts = np.concatenate(bounds)
