@@ -20,7 +20,7 @@ def filled(num_windows, *arguments, length=20):
 
 @pytest.mark.parametrize(
     ("num_sentences", "tokens", "epochs", "patience"),
-    [(50, 256, 60, 20), (100, 256, 38, 13), (1_000, 512, 8, 3), (3_000, 1024, 6, 2), (14_000, 1024, 3, None)],
+    [(50, 256, 60, 20), (100, 256, 34, 12), (1_000, 512, 8, 3), (3_000, 1024, 6, 2), (14_000, 1024, 3, None)],
 )
 def test_little_data_gets_small_batches_and_many_epochs(num_sentences, tokens, epochs, patience):
     config, line = filled(num_sentences)
@@ -35,7 +35,7 @@ def test_what_the_user_sets_stays():
     assert line == ""
     config, line = filled(100, "batch.tokens=64", "early_stopping.patience=null")
     assert config.early_stopping.patience is None
-    assert line.startswith("auto: epochs=10 ")
+    assert line.startswith("auto: epochs=9 ")
 
 
 def test_texts_of_any_length_and_one_text_alone_can_be_planned():
