@@ -1,4 +1,4 @@
-"""Which items share a batch: neighbours in length, up to a budget of padded tokens. Pure arithmetic over lengths."""
+"""Groups items of similar length into batches within a budget of padded tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def cut_by_length(lengths: Sequence[int], *, max_tokens: int) -> Iterator[list[int]]:
-    """Sorts items by length and cuts the row into batches whose padded size stays within a budget.
+    """Sorts items by length and cuts them into batches whose padded size stays within a budget.
 
     Args:
         lengths: Tokens of each item.
@@ -26,14 +26,14 @@ def cut_by_length(lengths: Sequence[int], *, max_tokens: int) -> Iterator[list[i
 
 
 def cut_ascending(lengths: Sequence[int], *, max_tokens: int) -> list[int]:
-    """Cuts items that stand in ascending order of length; each batch takes all that its budget holds.
+    """Cuts items in ascending order of length; each batch takes as many as its budget holds.
 
     Args:
         lengths: Tokens of each item, ascending; a list is faster than an array.
         max_tokens: As in `cut_by_length`.
 
     Returns:
-        Where each batch begins, and the number of items: one more than there are batches.
+        The first index of each batch, and the number of items as the last.
     """
     bounds = [0]
     while bounds[-1] < len(lengths):
@@ -42,7 +42,7 @@ def cut_ascending(lengths: Sequence[int], *, max_tokens: int) -> list[int]:
 
 
 def _end(lengths: Sequence[int], first: int, max_tokens: int) -> int:
-    """Searches the end of a batch by halves: the further it lies, the larger the padded size."""
+    """Finds the end of a batch by bisection, since its padded size grows with it."""
     shortest = lengths[first]
     furthest = min(len(lengths), first + max_tokens // shortest) if shortest else len(lengths)
     ends = range(first + 2, furthest + 1)

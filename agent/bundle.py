@@ -1,7 +1,7 @@
-"""The bundle: the directory that training, compression and serving hand to each other.
+"""The bundle: the directory with an agent that training and compression write and serving reads.
 
-It is a plain Hugging Face model directory plus `bundle.json`, the manifest. It is written under a temporary name beside
-its place and renamed, so that a half-written bundle never has a name; loading verifies the sha256 of every file.
+It is a plain Hugging Face model directory plus the manifest `bundle.json`. It is written under a temporary name and renamed,
+so that it is complete or absent; loading verifies the SHA-256 of every file.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ HARDWARE: dict[Precision, tuple[Hardware, ...]] = {
     "int8": ("cpu",),  # nor integer ones for CUDA
     "int4": ("cpu",),
 }
-"""Where a graph of each precision belongs."""
+"""The hardware that a graph of each precision is for."""
 
 
 class FileEntry(Config):
-    """Size in bytes and sha256 of a file of the bundle."""
+    """Size in bytes and SHA-256 of a file of the bundle."""
 
     size: int
     sha256: str
@@ -50,11 +50,11 @@ class OnnxVariant(Config):
     """An ONNX graph of the agent.
 
     Attributes:
-        file: Its name in the bundle.
-        precision: Of its weights and products.
+        file: Name of the file in the bundle.
+        precision: Precision of weights and matrix products.
         inputs: Names of its inputs, each int64 [rows, tokens].
-        exporter: What wrote it.
-        hardware: On which it is to be served; a manifest that does not say so means all.
+        exporter: Kind of the exporter that wrote it.
+        hardware: Hardware that it is for; all if a manifest does not say.
     """
 
     file: str
@@ -65,7 +65,7 @@ class OnnxVariant(Config):
 
 
 class Evaluation(Config):
-    """A report together with what was measured: which split, of which data, by which model file."""
+    """The scores of a model file on a split."""
 
     split: str
     data_digest: str
@@ -74,7 +74,7 @@ class Evaluation(Config):
 
 
 class Lineage(Config):
-    """Where a bundle comes from."""
+    """The origin of a bundle: base model, data, parent bundle, configuration and versions."""
 
     base_model: str
     data_digest: str
@@ -86,7 +86,7 @@ class Lineage(Config):
 
 
 class Manifest(Config):
-    """What `bundle.json` says. `max_tokens` counts special tokens; `stride` is the overlap of neighbouring windows."""
+    """The content of `bundle.json`. `max_tokens` counts special tokens; `stride` is the overlap of neighbouring windows."""
 
     format_version: int = FORMAT_VERSION
     task: Task
@@ -130,7 +130,7 @@ class Bundle:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The tokenizer, set to the model's length."""
+        """The tokenizer, with the model's maximum length."""
         return Encoder.load(self.path, max_tokens=self.manifest.max_tokens, stride=self.manifest.stride)
 
     def onnx_variant(self, precision: str = "auto", hardware: str = "cpu") -> OnnxVariant:
@@ -153,7 +153,7 @@ class Bundle:
 
 @contextmanager
 def write_bundle(output: str | Path, *, overwrite: bool = False) -> Iterator[Draft]:
-    """Opens a draft beside `output` and moves it there when the block ends well; otherwise nothing remains.
+    """Opens a draft beside `output` and renames it to `output` when the block ends without an error; otherwise removes it.
 
     Raises:
         BundleError: `output` exists and may not be replaced, or nothing was published.
@@ -175,10 +175,10 @@ def write_bundle(output: str | Path, *, overwrite: bool = False) -> Iterator[Dra
 
 
 def check_output(place: Path, *, overwrite: bool) -> None:
-    """Refuses a place that holds something which may not be replaced.
+    """Checks that an output may be written.
 
     Raises:
-        BundleError: It holds a bundle and `overwrite` is false, or it holds anything else.
+        BundleError: There is a bundle and `overwrite` is false, or anything else.
     """
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return
@@ -201,7 +201,7 @@ class Draft:
     path: Path
 
     def publish(self, manifest: Manifest) -> None:
-        """Adds sizes and digests of all files and writes the manifest; all may read them (safetensors leaves 0600)."""
+        """Writes the manifest with sizes and digests of all files, and makes them readable for all (safetensors writes 0600)."""
         names = sorted(file.relative_to(self.path).as_posix() for file in self.path.rglob("*") if file.is_file())
         files = {name: _measure(self.path / name) for name in names if name != MANIFEST}
         complete = manifest.model_copy(update={"files": files})
@@ -213,13 +213,13 @@ class Draft:
 
 
 def lineage_now(**fields: Any) -> Lineage:
-    """A lineage with the versions of the libraries at hand and the state of the git tree this program lies in."""
+    """A lineage with the installed versions of libraries and the state of this program's git tree."""
     commit, dirty = _git_state(Path(__file__).resolve().parent)
     return Lineage(versions=installed_versions(_RECORDED), git_commit=commit, git_dirty=dirty, **fields)
 
 
 def installed_versions(names: Iterable[str]) -> dict[str, str]:
-    """Versions of those packages that are installed."""
+    """Versions of the installed ones of these packages."""
     found = {}
     for name in names:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -229,17 +229,8 @@ def installed_versions(names: Iterable[str]) -> dict[str, str]:
 
 _REMEDY = "copy the bundle again or write it anew"
 _RECORDED = (
-    "bert-agent",
-    "torch",
-    "transformers",
-    "deepspeed",
-    "ray",
-    "onnx",
-    "onnxruntime-gpu",
-    "onnxruntime",
-    "optimum",
-    "tokenizers",
-)
+    "bert-agent", "torch", "transformers", "deepspeed", "ray", "onnx", "onnxruntime-gpu", "onnxruntime", "optimum", "tokenizers",
+)  # fmt: skip
 
 
 def _read_manifest(directory: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""One tree of errors that users can act on. Each is picklable and a child of its standard-library kin."""
+"""The errors that users can act on. Each can be pickled and inherits from the nearest error of the standard library."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class AgentError(Exception):
-    """What was wrong, what is allowed and what to do about it.
+    """Base of all errors of bert-agent: what was wrong, what is allowed and what to do about it.
 
     Args:
         what: Where it happened and what was given, in one clause.
@@ -57,11 +57,11 @@ class ClusterError(AgentError, RuntimeError):
 
 
 class TrainingError(AgentError, RuntimeError):
-    """A run cannot go on: its loss exploded or memory is short."""
+    """A training run cannot continue."""
 
 
 class LossError(TrainingError):
-    """The loss is no number, or runs away."""
+    """The loss is not finite, or diverges."""
 
 
 class CheckpointError(AgentError, OSError):
@@ -69,7 +69,7 @@ class CheckpointError(AgentError, OSError):
 
 
 class ExportError(AgentError, RuntimeError):
-    """A model cannot be turned into an ONNX graph that agrees with it."""
+    """No ONNX graph with the model's logits can be made."""
 
 
 class GateError(AgentError, RuntimeError):

@@ -1,4 +1,4 @@
-"""Names, units, buckets and help texts of every metric of ours, in one place. Registers nothing itself."""
+"""The metrics of serving and training: names, help texts, labels and buckets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TOKEN_BUCKETS = (16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0)
 
 
 class Metric(NamedTuple):
-    """One metric. Counters get `_total` from the exporter."""
+    """A metric. Exporters append `_total` to the names of counters."""
 
     kind: Literal["counter", "gauge", "histogram"]
     name: str
@@ -21,59 +21,53 @@ class Metric(NamedTuple):
     buckets: tuple[float, ...] = ()
 
 
-REQUESTS = Metric(
-    "counter",
-    PREFIX + "requests",
-    "Requests answered, over HTTP by route and status, over gRPC by call and code.",
-    ("route", "status"),
+def ascii_label(value: str) -> str:
+    """A label's value for Ray's metrics, which take ASCII only: other characters are escaped as Python does."""
+    return value.encode("ascii", "backslashreplace").decode()
+
+
+def _counter(name: str, text: str, *labels: str) -> Metric:
+    return Metric("counter", PREFIX + name, text, labels)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Metric:
+    return Metric("gauge", PREFIX + name, text, labels)
+
+
+def _histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Metric:
+    return Metric("histogram", PREFIX + name, text, labels, buckets)
+
+
+REQUESTS = _counter(
+    "requests", "Requests answered, over HTTP by route and status, over gRPC by call and code.", "route", "status"
 )
-REJECTED = Metric("counter", PREFIX + "rejected_requests", "Prediction requests not served, by reason.", ("reason",))
-TEXTS = Metric("counter", PREFIX + "texts", "Texts predicted.")
-TOKENS = Metric("counter", PREFIX + "tokens", "Tokens run through the model, without padding.")
-PADDED_TOKENS = Metric("counter", PREFIX + "padded_tokens", "Tokens run through the model, padding included.")
-ENTITIES = Metric("counter", PREFIX + "answer_items", "Entities found or classes answered, by label.", ("label",))
-SCORES = Metric(
-    "histogram",
-    PREFIX + "score",
-    "Scores of entities found and of classes answered, 0 to 1.",
-    ("label",),
-    SCORE_BUCKETS,
+REJECTED = _counter("rejected_requests", "Prediction requests not served, by reason.", "reason")
+TEXTS = _counter("texts", "Texts predicted.")
+TOKENS = _counter("tokens", "Tokens run through the model, without padding.")
+PADDED_TOKENS = _counter("padded_tokens", "Tokens run through the model, padding included.")
+ENTITIES = _counter("answer_items", "Entities found or classes answered, by label.", "label")
+SCORES = _histogram("score", "Scores of entities found and of classes answered, 0 to 1.", SCORE_BUCKETS, "label")
+REQUEST_SECONDS = _histogram(
+    "request_seconds", "Seconds from a prediction request's arrival to its answer.", LATENCY_BUCKETS_S
 )
-REQUEST_SECONDS = Metric(
-    "histogram",
-    PREFIX + "request_seconds",
-    "Seconds from a prediction request's arrival to its answer.",
-    (),
-    LATENCY_BUCKETS_S,
+STAGE_SECONDS = _histogram(
+    "stage_seconds", "Seconds spent in a stage: tokenize, queue, infer, decode.", LATENCY_BUCKETS_S, "stage"
 )
-STAGE_SECONDS = Metric(
-    "histogram",
-    PREFIX + "stage_seconds",
-    "Seconds spent in a stage: tokenize, queue, infer, decode.",
-    ("stage",),
-    LATENCY_BUCKETS_S,
-)
-BATCH_WINDOWS = Metric("histogram", PREFIX + "batch_windows", "Windows in a batch.", (), SIZE_BUCKETS)
-BATCH_TOKENS = Metric("histogram", PREFIX + "batch_tokens", "Padded tokens in a batch.", (), TOKEN_BUCKETS)
-QUEUED_WINDOWS = Metric("gauge", PREFIX + "queued_windows", "Windows waiting for the model.")
-QUEUED_TOKENS = Metric("gauge", PREFIX + "queued_tokens", "Tokens waiting for the model.")
-LOOP_LAG_SECONDS = Metric(
-    "histogram",
-    PREFIX + "loop_lag_seconds",
+BATCH_WINDOWS = _histogram("batch_windows", "Windows in a batch.", SIZE_BUCKETS)
+BATCH_TOKENS = _histogram("batch_tokens", "Padded tokens in a batch.", TOKEN_BUCKETS)
+QUEUED_WINDOWS = _gauge("queued_windows", "Windows waiting for the model.")
+QUEUED_TOKENS = _gauge("queued_tokens", "Tokens waiting for the model.")
+LOOP_LAG_SECONDS = _histogram(
+    "loop_lag_seconds",
     "Seconds by which the replica's event loop comes late to a timer: what every request waits for besides the model.",
-    (),
     LATENCY_BUCKETS_S,
 )
-BUSY_RATIO = Metric(
-    "gauge",
-    PREFIX + "busy_ratio",
-    "Part of the last seconds in which sessions computed, weighted by batch fill, 0 to 1.",
+BUSY_RATIO = _gauge(
+    "busy_ratio", "Part of the last seconds in which sessions computed, weighted by batch fill, 0 to 1."
 )
-ROLLOUTS = Metric("counter", PREFIX + "rollouts", "New versions of the bundle tried, by outcome.", ("outcome",))
-WARMUP_SECONDS = Metric("gauge", PREFIX + "warmup_seconds", "Seconds the last warm-up took.")
-INFO = Metric(
-    "gauge", PREFIX + "info", "Always 1; its labels say which agent is served.", ("bundle", "task", "precision")
-)
+ROLLOUTS = _counter("rollouts", "New versions of the bundle tried, by outcome.", "outcome")
+WARMUP_SECONDS = _gauge("warmup_seconds", "Seconds the last warm-up took.")
+INFO = _gauge("info", "Always 1; its labels say which agent is served.", "bundle", "task", "precision")
 
 SERVING = (
     REQUESTS, REJECTED, TEXTS, TOKENS, PADDED_TOKENS, ENTITIES, SCORES, REQUEST_SECONDS, STAGE_SECONDS,
@@ -81,35 +75,26 @@ SERVING = (
     INFO,
 )  # fmt: skip
 
-# Of a training run; `run` is the name of its output.
-TRAINING_STEPS = Metric("counter", PREFIX + "training_steps", "Optimizer steps done.", ("run",))
-TRAINING_TOKENS = Metric("counter", PREFIX + "training_tokens", "Tokens trained on, without padding.", ("run",))
-TRAINING_PADDED_TOKENS = Metric(
-    "counter", PREFIX + "training_padded_tokens", "Tokens trained on, padding included.", ("run",)
+# Metrics of a training run; the label `run` is the name of its output.
+TRAINING_STEPS = _counter("training_steps", "Optimizer steps done.", "run")
+TRAINING_TOKENS = _counter("training_tokens", "Tokens trained on, without padding.", "run")
+TRAINING_PADDED_TOKENS = _counter("training_padded_tokens", "Tokens trained on, padding included.", "run")
+TRAINING_TOKENS_PER_SECOND = _gauge(
+    "training_tokens_per_second", "Tokens a second of all workers, without padding.", "run"
 )
-TRAINING_TOKENS_PER_SECOND = Metric(
-    "gauge", PREFIX + "training_tokens_per_second", "Tokens a second of all workers, without padding.", ("run",)
+TRAINING_LOSS = _gauge("training_loss", "Training loss, the mean over the last steps.", "run")
+TRAINING_LEARNING_RATE = _gauge("training_learning_rate", "Learning rate.", "run")
+TRAINING_PADDING_RATIO = _gauge("training_padding_ratio", "Part of the tokens that is padding, 0 to 1.", "run")
+TRAINING_STEP_SECONDS = _gauge("training_step_seconds", "Seconds that a step takes.", "run")
+TRAINING_HOST_RATIO = _gauge(
+    "training_host_ratio", "Part of the time that steps wait for their batches, 0 to 1.", "run"
 )
-TRAINING_LOSS = Metric("gauge", PREFIX + "training_loss", "Training loss, the mean over the last steps.", ("run",))
-TRAINING_LEARNING_RATE = Metric("gauge", PREFIX + "training_learning_rate", "Learning rate.", ("run",))
-TRAINING_PADDING_RATIO = Metric(
-    "gauge", PREFIX + "training_padding_ratio", "Part of the tokens that is padding, 0 to 1.", ("run",)
-)
-TRAINING_STEP_SECONDS = Metric("gauge", PREFIX + "training_step_seconds", "Seconds that a step takes.", ("run",))
-TRAINING_HOST_RATIO = Metric(
-    "gauge", PREFIX + "training_host_ratio", "Part of the time that steps wait for their batches, 0 to 1.", ("run",)
-)
-TRAINING_EPOCH = Metric(
-    "gauge", PREFIX + "training_epoch", "Passes over the training split done, with parts.", ("run",)
-)
-TRAINING_DEV_F1 = Metric("gauge", PREFIX + "training_dev_f1", "F1 on the dev split after the last epoch.", ("run",))
-TRAINING_WORKERS = Metric("gauge", PREFIX + "training_workers", "Data-parallel workers of the run.", ("run",))
-TRAINING_RESTARTS = Metric("gauge", PREFIX + "training_restarts", "Times the run was taken up again.", ("run",))
-TRAINING_FAILURES = Metric(
-    "counter",
-    PREFIX + "training_failures",
-    "Runs given up, by reason: loss (not finite, or running away) or error.",
-    ("run", "reason"),
+TRAINING_EPOCH = _gauge("training_epoch", "Passes over the training split done, with parts.", "run")
+TRAINING_DEV_F1 = _gauge("training_dev_f1", "F1 on the dev split after the last epoch.", "run")
+TRAINING_WORKERS = _gauge("training_workers", "Data-parallel workers of the run.", "run")
+TRAINING_RESTARTS = _gauge("training_restarts", "Times the run was taken up again.", "run")
+TRAINING_FAILURES = _counter(
+    "training_failures", "Runs given up, by reason: loss (not finite, or running away) or error.", "run", "reason"
 )
 
 TRAINING_PROGRESS = (

@@ -1,0 +1,1 @@
+"""Benchmarks: each command answers one question and writes a file in results/."""

@@ -1,4 +1,4 @@
-"""How near does offline annotation come to the sorted ceiling? Does its memory stay flat? On corpora of growing size.
+"""Throughput of offline annotation relative to the sorted ceiling, and its memory, on corpora of growing size.
 
     python benchmarks/annotation_throughput.py [bundle=DIR] [texts=FILE.jsonl] [sizes=[10000,100000,1000000]] [repeats=3]
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
+import psutil  # noqa: E402
 from pydantic import Field  # noqa: E402
 
 from agent import corpus  # noqa: E402
@@ -34,6 +34,7 @@ from agent.bundle import Bundle, installed_versions  # noqa: E402
 from agent.config import cli  # noqa: E402
 from agent.config.base import Config  # noqa: E402
 from benchmarks.common.aim import Aim  # noqa: E402
+from benchmarks.common.machine import machine, marked_processes, memory_bytes  # noqa: E402
 from cluster.connection import usable_cores  # noqa: E402
 
 _PACKAGES = ("bert-agent", "ray", "onnxruntime-gpu", "onnxruntime", "tokenizers", "numpy", "pyarrow")
@@ -44,7 +45,7 @@ Figures = dict[str, Any]
 
 
 class AnnotateBenchmark(Config):
-    """What is annotated, how often."""
+    """What is annotated, and how often."""
 
     bundle: str = Field("runs/demo/agent-small", description="compressed agent; `make demo` makes this one")
     texts: str | None = Field(
@@ -58,7 +59,7 @@ class AnnotateBenchmark(Config):
 
 
 class Annotation:
-    """`serving/annotate.py` as a process; all that descends from it carries a mark in its environment."""
+    """Runs `serving/annotate.py`; its processes have a mark in their environment."""
 
     def __init__(self, config: AnnotateBenchmark, source: Path, output: Path) -> None:
         self._mark, self._output = f"annotate-{uuid.uuid4()}", output
@@ -72,7 +73,7 @@ class Annotation:
         )  # fmt: skip
 
     def watch(self) -> list[Figures]:
-        """Waits for its end; memory of all its processes and shards done, every second."""
+        """Waits for its end; returns the memory of all its processes and the number of finished shards, every second."""
         points, began = [], time.monotonic()
         while self._process.poll() is None:
             points.append({"s": round(time.monotonic() - began, 1), "shards": self._shards(), **self._memory()})
@@ -86,16 +87,13 @@ class Annotation:
         return sum(1 for _ in (self._output / "progress").glob("part-*.json"))
 
     def _memory(self) -> Figures:
-        """Proportional set sizes: what is shared is counted once."""
-        import psutil
-
+        """Memory of the workers and of all processes; shared pages count once."""
         found = {"workers_mib": 0.0, "all_mib": 0.0}
-        for process in psutil.process_iter():
+        for process in marked_processes(self._mark):
+            size = memory_bytes(process) / 2**20
+            found["all_mib"] += size
             with suppress(psutil.Error):
-                if process.environ().get("BERT_AGENT_BENCH") == self._mark:
-                    size = process.memory_full_info().pss / 2**20
-                    found["all_mib"] += size
-                    found["workers_mib"] += size if "Annotator" in " ".join(process.cmdline()) else 0
+                found["workers_mib"] += size if "Annotator" in " ".join(process.cmdline()) else 0
         return {name: round(size, 1) for name, size in found.items()}
 
 
@@ -114,7 +112,7 @@ def main(config: AnnotateBenchmark) -> None:
             source.unlink()
     result = {
         "runs": runs,
-        **_described(config, texts),
+        **_metadata(config, texts),
         "summary": {size: _summary(found) for size, found in runs.items()},
     }
     Path(config.result).parent.mkdir(parents=True, exist_ok=True)
@@ -124,19 +122,19 @@ def main(config: AnnotateBenchmark) -> None:
 
 
 def _turn(config: AnnotateBenchmark, sample: Path, source: Path, output: Path) -> Figures:
-    """One annotation between two measurements of the ceiling, since the machine drifts."""
+    """One annotation between two measurements of the ceiling, since the machine's speed drifts."""
     before = _ceiling(config, sample)
     points = Annotation(config, source, output).watch()
     after = _ceiling(config, sample)
-    finish = json.loads((output / "manifest.json").read_text())["finish"]
+    result = json.loads((output / "manifest.json").read_text())["result"]
     size = int(source.stem)
-    rate = size / finish["annotating_seconds"]
+    rate = size / result["annotating_seconds"]
     top = {name: statistics.mean([before[name], after[name]]) for name in before}
     return {
         "sentences_per_s": rate,
         "sentences_per_s_per_core": rate / usable_cores(),
-        "seconds": finish["seconds"],
-        "annotating_seconds": finish["annotating_seconds"],
+        "seconds": result["seconds"],
+        "annotating_seconds": result["annotating_seconds"],
         "ceiling": {"before": before, "after": after},
         "over_ceiling": rate / top["tokenised_before"],
         "over_ceiling_that_tokenises": rate / top["tokenised_in_loop"],
@@ -151,7 +149,7 @@ _SHOWN = ("sentences_per_s", "seconds", "over_ceiling", "over_ceiling_that_token
 
 
 def _not_once(output: Path, size: int) -> int:
-    """Records that are missing, there twice, or out of order."""
+    """Number of records that are missing, duplicate or out of order."""
     found = (json.loads(line)["id"] for file in sorted(output.glob("part-*.jsonl")) for line in file.open())
     return sum(given != expected for given, expected in itertools.zip_longest(found, range(size)))
 
@@ -168,8 +166,7 @@ def _ceiling(config: AnnotateBenchmark, sample: Path) -> Figures:
 def ceiling(bundle: str, sample: str, max_batch_tokens: str) -> None:
     """Runs in a process of its own; prints sentences/s of the sessions alone, and with tokenising in the same loop."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    from serving.inference.engine import Engine
-    from serving.settings import EngineConfig
+    from serving.inference.engine import Engine, EngineConfig
 
     cores = usable_cores()
     settings = EngineConfig(sessions=cores, threads_per_session=1, max_batch_tokens=int(max_batch_tokens))
@@ -218,18 +215,16 @@ def _read(file: Path) -> list[str]:
 
 
 def _write(file: Path, texts: list[str], count: int) -> Path:
-    """The texts in turn, as often as they are needed."""
+    """Writes `count` records, repeating the texts as needed."""
     with file.open("w", encoding="utf-8") as stream:
         for number, text in enumerate(itertools.islice(itertools.cycle(texts), count)):
             stream.write(json.dumps({"id": number, "text": text}, ensure_ascii=False) + "\n")
     return file
 
 
-def _described(config: AnnotateBenchmark, texts: list[str]) -> Figures:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    cpu = next((text.split(":")[1].strip() for text in lines if text.startswith("model name")), platform.processor())
+def _metadata(config: AnnotateBenchmark, texts: list[str]) -> Figures:
     return {
-        "machine": f"{usable_cores()} cores of {cpu}, Python {platform.python_version()}",
+        "machine": machine(),
         "versions": installed_versions(_PACKAGES),
         "bundle": Bundle.load(config.bundle).digest,
         "max_batch_tokens": config.max_batch_tokens,
@@ -239,7 +234,7 @@ def _described(config: AnnotateBenchmark, texts: list[str]) -> Figures:
 
 
 def _summary(runs: list[Figures]) -> Figures:
-    """Medians of the turns, and how far apart their rates lie."""
+    """Medians of the runs, and the spread of their rates."""
     names = ("sentences_per_s", "sentences_per_s_per_core", "seconds", "over_ceiling", "over_ceiling_that_tokenises")
     rates = [run["sentences_per_s"] for run in runs]
     return {
@@ -252,7 +247,7 @@ def _summary(runs: list[Figures]) -> Figures:
 
 
 def aims(summary: Figures) -> list[Aim]:
-    """What was hoped for, of the largest corpus; memory beside that of the smallest."""
+    """The aims for the largest corpus; memory relative to the smallest."""
     smallest, largest = (summary[pick(summary, key=int)] for pick in (min, max))
     grown = largest["workers_peak_mib"] / smallest["workers_peak_mib"] if len(summary) > 1 else None
     return [

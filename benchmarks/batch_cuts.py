@@ -1,8 +1,8 @@
-"""Into which batches should waiting texts be cut, and would packing several texts into one row pay.
+"""Throughput of ways to batch waiting texts: one by one, cut at several budgets of padded tokens, or packed without padding.
 
     python benchmarks/batch_cuts.py [bundle=DIR] [data.path=DIR] [rounds=5]
 
-Measures texts for each second of CPU time of one session of one thread, so that neighbours on the machine matter little, for
+Measures texts per second of CPU time of a session with one thread, so that other processes matter little, for
 windows of 32 and of 256 random texts: one by one; sorted and cut at several budgets of padded tokens; packed into rows without
 padding (block-diagonal mask, positions that start again), which takes a graph of its own. Writes
 benchmarks/results/batch_cuts.json.
@@ -50,7 +50,7 @@ class CutsConfig(Config):
 
 
 def main(config: CutsConfig) -> None:
-    """Measures all ways in turns."""
+    """Measures all ways in turns and writes the result."""
     bundle = Bundle.load(config.bundle)
     variant = bundle.onnx_variant("auto")
     task = bundle.task
@@ -95,7 +95,7 @@ def _packed_ways(file: Path) -> dict[str, tuple[Any, Callable[..., Feeds]]]:
 
 
 def packable(file: Path) -> bytes | None:
-    """The graph with inputs for positions and for a mask of every row's own; its tables are float32 then."""
+    """The graph with further inputs for positions and for an attention mask of each row; its tables become float32."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -132,7 +132,7 @@ def packable(file: Path) -> bytes | None:
 
 
 def packed(windows: Sequence[Window], width: int) -> Feeds:
-    """Rows filled by first fit, longest first; every window sees itself alone."""
+    """Rows filled by first fit, longest first; each window attends only to itself."""
     rows: list[list[Window]] = []
     for window in sorted(windows, key=lambda item: -len(item.input_ids)):
         room = (row for row in rows if sum(len(item.input_ids) for item in row) + len(window.input_ids) <= width)

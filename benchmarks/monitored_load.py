@@ -1,8 +1,8 @@
-"""What does a served agent do under load? A real Prometheus watches it, and a page shows Grafana's panels. `make monitor`.
+"""Serves an agent under load, with Prometheus and a page that shows the dashboards (`make monitor`).
 
     python benchmarks/monitored_load.py [bundle=DIR] [load_s=60] [page_port=9900] [speed=120]
 
-Starts `serving/run.py`, a Prometheus that reads Ray's service discovery file, and the page; sends load; goes on until Ctrl-C.
+Starts `serving/run.py`, a Prometheus that reads Ray's service discovery file, and the page; sends load; runs until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from agent.bundle import Bundle  # noqa: E402
 from agent.config import cli  # noqa: E402
 from agent.config.base import Config  # noqa: E402
 from agent.errors import ClusterError  # noqa: E402
-from benchmarks.common.load_generator import Callers  # noqa: E402
-from cluster.monitoring.page_server import Page, shown  # noqa: E402
+from benchmarks.common.load_generator import LoadGenerator  # noqa: E402
+from cluster.monitoring.page_server import Page, serve_page  # noqa: E402
 from cluster.monitoring.promql import Clock  # noqa: E402
-from cluster.monitoring.stack import PROMETHEUS, find, free_port, watching  # noqa: E402
+from cluster.monitoring.stack import PROMETHEUS, find, free_port, monitoring  # noqa: E402
 from cluster.process_cleanup import at_signals, end_with_parent, kill_marked  # noqa: E402
 
 _USAGE = """
@@ -40,8 +40,8 @@ Serves an agent under load, watched by a Prometheus; shows throughput, latency a
   python benchmarks/monitored_load.py [bundle=DIR] [load_s=60] [page_port=9900] [key=value ...]
 """
 _START_S = 180
-# Metrics every six seconds instead of every ten, so that a minute has something to show. Not oftener: a gauge that nobody set
-# since the last export is not exported, and replicas copy theirs every five seconds.
+# Metrics every 6 instead of 10 s, so that a minute of load has several points. Not more often: a gauge that was not set since
+# the last export is not exported, and replicas set theirs every 5 s.
 _OFTEN = {
     "RAY_metrics_report_interval_ms": "6000",
     "RAY_io_context_event_loop_lag_collection_interval_ms": "5000",
@@ -51,7 +51,7 @@ _OFTEN = {
 
 
 class MonitorConfig(Config):
-    """What is served, watched and shown."""
+    """What is served, and under which load."""
 
     bundle: str = Field("runs/demo/agent-small", description="compressed agent to serve; `make demo` makes this one")
     serving: tuple[str, ...] = Field((), description="more key.path=value of serving/run.py")
@@ -67,19 +67,18 @@ class MonitorConfig(Config):
 
 
 def main(config: MonitorConfig) -> None:
-    """Serves, watches, shows, sends load, and waits."""
+    """Serves, monitors and sends load until Ctrl-C."""
     stop = threading.Event()
     Bundle.load(Path(config.bundle))
     find(PROMETHEUS)  # before anything is started
     at_signals(lambda *_: stop.set())
     notice = f"Windows of rules and alerts pass {config.speed:g} times faster than in production: an hour is {3600 / config.speed:g} s."
     with (
-        tempfile.TemporaryDirectory(
-            prefix="bm-", dir="/tmp"
-        ) as place,  # short: paths of Ray's sockets end at 107 bytes
+        # A short path, since those of Ray's sockets have at most 107 bytes.
+        tempfile.TemporaryDirectory(prefix="bm-", dir="/tmp") as place,
         _serving(config, Path(place), stop) as port,
-        watching(_discovery(Path(place)), clock=Clock(config.speed), webhook=config.webhook) as prometheus,
-        shown(Page(prometheus, notice=notice), config.page_port) as url,
+        monitoring(_discovery(Path(place)), clock=Clock(config.speed), webhook=config.webhook) as prometheus,
+        serve_page(Page(prometheus, notice=notice), config.page_port) as url,
     ):
         print(f"agent:      http://127.0.0.1:{port}\nprometheus: {prometheus.url}\npage:       {url}", flush=True)
         print(f"load for {config.load_s:g} s; Ctrl-C stops", flush=True)
@@ -91,18 +90,18 @@ def main(config: MonitorConfig) -> None:
 
 
 async def _load(config: MonitorConfig, port: int, stop: threading.Event) -> None:
-    """Single texts without pause, and a batch a second."""
+    """Sends single texts without pause, and a batch a second."""
     texts = [sentence.text for sentence in corpus.generate(sizes={"test": 500})["test"]]
     end = time.monotonic() + config.load_s
-    single, batches = Callers(port, texts), Callers(port, texts)
+    single, batches = LoadGenerator(port, texts), LoadGenerator(port, texts)
     while not stop.is_set() and (left := end - time.monotonic()) > 0:
-        await asyncio.gather(single.closed(min(1, left), config.callers), batches.ask(32))
+        await asyncio.gather(single.closed_loop(min(1, left), config.callers), batches.ask(32))
 
 
 @contextmanager
 def _serving(config: MonitorConfig, place: Path, stop: threading.Event) -> Iterator[int]:
     port, log = free_port(), place / "serving.log"
-    # A Ray with files of its own: the service discovery file would else be that of the Ray that started last.
+    # A temporary directory of its own, since the service discovery file is that of the Ray that was started last.
     environment = os.environ | _OFTEN | {"RAY_TMPDIR": str(place)}
     environment.pop("RAY_ADDRESS", None)
     command_line = [
@@ -134,11 +133,11 @@ def _serving(config: MonitorConfig, place: Path, stop: threading.Event) -> Itera
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(90)
-        kill_marked(f"RAY_TMPDIR={place}")  # what is late, and what it started
+        kill_marked(f"RAY_TMPDIR={place}")  # processes that outlive it
 
 
 def _discovery(place: Path) -> Path:
-    """Where Ray names its metrics endpoints."""
+    """Ray's service discovery file."""
     return place / "ray" / "prom_metrics_service_discovery.json"
 
 

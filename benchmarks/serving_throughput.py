@@ -15,7 +15,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -36,8 +35,9 @@ from agent.config import cli  # noqa: E402
 from agent.config.base import Config  # noqa: E402
 from agent.data import DataConfig, load_splits  # noqa: E402
 from agent.errors import ConfigError  # noqa: E402
+from benchmarks.common.machine import machine  # noqa: E402
 from benchmarks.common.server_process import ServerError, running  # noqa: E402
-from benchmarks.load.figures import aims, batch, medians, single  # noqa: E402
+from benchmarks.load.figures import aims, medians  # noqa: E402
 from benchmarks.load.show import draw, table  # noqa: E402
 from benchmarks.load.visit import Plan, Visit, entities  # noqa: E402
 from benchmarks.rivals.installation import NotInstalledError, python_of  # noqa: E402
@@ -56,7 +56,6 @@ LIBRARIES = (
     "transformers",
 )
 CEILING = "ceiling"
-_QUIET_CORES = 0.2  # more than this in other hands spoils a measurement
 
 
 class ServingBenchmark(Config):
@@ -185,8 +184,7 @@ class Contest:
 
     def _expected(self) -> list[Any]:
         """What the engine finds in each of the first texts alone."""
-        from serving.inference.engine import Engine
-        from serving.settings import EngineConfig
+        from serving.inference.engine import Engine, EngineConfig
 
         engine = Engine(self.bundle, EngineConfig(provider="cpu", sessions=1, threads_per_session=1), num_cpus=1)
         return [entities(engine.predict([text]))[0] for text in self.texts[: self.config.checked_texts]]
@@ -213,13 +211,6 @@ class Contest:
         return self._kept / f"{entrant.name if entrant else CEILING}-{digest}-{turn}.json"
 
 
-def describe(figures: Figures) -> str:
-    """A line of progress."""
-    others = max(figures[place]["cores"]["others"] for place in ("lone", "single", "batch"))
-    doubt = f" (DOUBTFUL: others used {others:.1f} cores)" if others > _QUIET_CORES else ""
-    return f"{single(figures):.0f} requests/s, {batch(figures):.0f} texts/s in requests of 32{doubt}"
-
-
 def chosen(names: tuple[str, ...]) -> tuple[Entrant, ...]:
     """The servers of these names, in the roster's order; without names all.
 
@@ -232,13 +223,6 @@ def chosen(names: tuple[str, ...]) -> tuple[Entrant, ...]:
             f"rivals holds {unknown[0]!r}", allowed=", ".join(known), remedy="leave rivals out to measure all"
         )
     return tuple(entrant for name, entrant in known.items() if not names or name in names)
-
-
-def machine() -> str:
-    """Processor, cores that may be used, Python."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    model = next((text.split(":")[1].strip() for text in lines if text.startswith("model name")), platform.processor())
-    return f"{model}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
 
 
 def installed(names: tuple[str, ...]) -> dict[str, str]:

@@ -39,7 +39,7 @@ from agent.bundle import Bundle, write_bundle  # noqa: E402
 from agent.config import cli  # noqa: E402
 from agent.config.base import Config  # noqa: E402
 from benchmarks.common.aim import Aim  # noqa: E402
-from benchmarks.common.load_generator import Answer, Callers  # noqa: E402
+from benchmarks.common.load_generator import Answer, LoadGenerator  # noqa: E402
 from cluster.process_cleanup import find_marked, kill_marked  # noqa: E402
 
 Stage = Literal["overload", "killed", "rollout", "idle", "mixed", "drained"]
@@ -118,7 +118,7 @@ def main(config: SoakConfig) -> None:
     """Provokes all that is asked for, one after the other, on one server."""
     texts = [sentence.text for sentence in corpus.generate(sizes={"test": 500})["test"]]
     with _served(Path(config.bundle)) as server:
-        soak = Soak(config, server, Callers(server.port, texts), texts)
+        soak = Soak(config, server, LoadGenerator(server.port, texts), texts)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             result = runner.run(soak.run())
     Path(config.result).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -132,17 +132,17 @@ class Soak:
     Args:
         config: What to provoke.
         server: A server that serves.
-        load: Callers of it.
+        load: LoadGenerator of it.
         texts: What they send.
     """
 
-    def __init__(self, config: SoakConfig, server: Server, load: Callers, texts: list[str]) -> None:
+    def __init__(self, config: SoakConfig, server: Server, load: LoadGenerator, texts: list[str]) -> None:
         self._config, self._server, self._load, self._texts = config, server, load, texts
         self._peak = 0.0
 
     async def run(self) -> Figures:
         """Figures by stage."""
-        peak = await self._load.closed(self._config.peak_s, self._config.in_flight)
+        peak = await self._load.closed_loop(self._config.peak_s, self._config.in_flight)
         self._peak = sum(answer.status == 200 for answer in peak) / self._config.peak_s
         result: Figures = {"peak": {"requests_per_s": self._peak, **_summary(peak)}}
         for stage in ALL:
@@ -152,11 +152,11 @@ class Soak:
         return result
 
     async def _overload(self) -> Figures:
-        await self._load.open(
+        await self._load.open_loop(
             self._config.fault_s, 2 * self._peak
         )  # memory that a first overload takes is kept for the next
-        before, calm = self._server.use(), await self._load.open(self._config.fault_s, 0.7 * self._peak)
-        answers = await self._load.open(self._config.overload_s, 2 * self._peak)
+        before, calm = self._server.use(), await self._load.open_loop(self._config.fault_s, 0.7 * self._peak)
+        answers = await self._load.open_loop(self._config.overload_s, 2 * self._peak)
         return {"calm": _summary(calm), **_summary(answers), "before": before, "after": self._server.use()}
 
     async def _killed(self) -> Figures:
@@ -167,7 +167,7 @@ class Soak:
             await asyncio.sleep(self._config.fault_s / 4)
             os.kill(victim, signal.SIGKILL)
 
-        answers, _ = await asyncio.gather(self._load.open(self._config.fault_s, 0.3 * self._peak), kill())
+        answers, _ = await asyncio.gather(self._load.open_loop(self._config.fault_s, 0.3 * self._peak), kill())
         deadline = time.monotonic() + 60
         while len(self._server.replicas()) < 2 and time.monotonic() < deadline:
             await asyncio.sleep(0.5)
@@ -190,7 +190,7 @@ class Soak:
             digests.append(Bundle.load(self._server.bundle).digest)
 
         before = _served_digest(self._server.url)
-        answers, _ = await asyncio.gather(self._load.open(self._config.fault_s, 0.3 * self._peak), replace())
+        answers, _ = await asyncio.gather(self._load.open_loop(self._config.fault_s, 0.3 * self._peak), replace())
         after = {_served_digest(self._server.url) for _ in range(20)}
         return {
             **_summary(answers),
@@ -200,7 +200,7 @@ class Soak:
 
     async def _idle(self) -> Figures:
         """Connections that send nothing or a byte now and then, beside the load."""
-        calm = await self._load.open(self._config.fault_s, 0.3 * self._peak)
+        calm = await self._load.open_loop(self._config.fault_s, 0.3 * self._peak)
         room = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         writers = []
         for _ in range(min(self._config.idle_connections, int(room / 2.6))):  # HAProxy needs 2.5 descriptors for each
@@ -208,17 +208,18 @@ class Soak:
                 writers.append((await asyncio.open_connection("127.0.0.1", self._server.port))[1])
         for number, writer in enumerate(writers[: len(writers) // 10]):
             writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n" + b"\r\n" * (number % 2) + b"{")
-        answers = await self._load.open(self._config.fault_s, 0.3 * self._peak)
+        answers = await self._load.open_loop(self._config.fault_s, 0.3 * self._peak)
         for writer in writers:
             writer.close()
         return {"opened": len(writers), "calm": _summary(calm), **_summary(answers)}
 
-    async def _step_seed(self) -> Figures:
+    async def _mixed(self) -> Figures:
         """Singles, batches and callers who hang up, for minutes; memory, descriptors and latency at ten points."""
         points, answers = [], []
         for _ in range(10):
             began = await asyncio.gather(
-                self._load.open(self._config.mixed_s / 10, 0.3 * self._peak), self._batches(self._config.mixed_s / 10)
+                self._load.open_loop(self._config.mixed_s / 10, 0.3 * self._peak),
+                self._batches(self._config.mixed_s / 10),
             )
             points.append({**self._server.use(), **_summary(began[0])})
             answers += began[0]
@@ -229,7 +230,7 @@ class Soak:
         end, patient, hasty = (
             time.monotonic() + seconds,
             self._load,
-            Callers(self._server.port, self._texts, timeout_s=0.05),
+            LoadGenerator(self._server.port, self._texts, timeout_s=0.05),
         )
         for callers in itertools.cycle((patient, hasty)):
             if time.monotonic() > end:
@@ -246,9 +247,9 @@ class Soak:
             stopped.append(time.monotonic())
             self._server.process.send_signal(signal.SIGTERM)
 
-        answers, _ = await asyncio.gather(self._load.open(self._config.fault_s / 2, 0.3 * self._peak), stop())
+        answers, _ = await asyncio.gather(self._load.open_loop(self._config.fault_s / 2, 0.3 * self._peak), stop())
         code = await asyncio.to_thread(self._server.process.wait, 120)
-        accepted = [answer for answer in answers if answer.began < stopped[0]]
+        accepted = [answer for answer in answers if answer.started < stopped[0]]
         deadline = time.monotonic() + 10
         while self._server.processes() and time.monotonic() < deadline:
             await asyncio.sleep(0.2)

@@ -1,16 +1,15 @@
-"""How do memory and time grow with the training data? Streams generated corpora through the real entry, beside the way in memory.
+"""Growth of memory and time with the size of the training data, streamed and in memory.
 
     python benchmarks/training_data.py [sizes=[10000,100000,1000000]] [workdir=/tmp]
 
 Each measurement is a process of its own: the driver that reads and encodes, and a worker that plans and collates. Writes
-benchmarks/results/training_data.json and prints a table. Needs about 600 bytes of disk for a sentence, and takes them back.
+benchmarks/results/training_data.json and prints a table. Needs about 600 bytes of disk for a sentence, for the time of the run.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from pydantic import Field  # noqa: E402
 
 from agent.config import cli  # noqa: E402
 from agent.config.base import Config  # noqa: E402
+from benchmarks.common.machine import machine  # noqa: E402
 
 RESULT = ROOT / "benchmarks/results/training_data.json"
 GOAL = 10_000_000  # sentences
@@ -55,7 +55,7 @@ def main(config: DataBenchmark) -> None:
             rows.append(measure_size(Path(directory), size))
             print_row(rows[-1])
     result = {
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "machine": machine(),
         "load_before": os.getloadavg(),
         "rows": rows,
         "growth": growth(rows),
@@ -105,7 +105,7 @@ def write_corpus(directory: Path, size: int) -> int:
 
 
 def measure_driver(directory: Path, mode: str) -> dict[str, Any]:
-    """Reads and encodes as `training/run.py` does; streaming a second time finds what the first made."""
+    """Reads and encodes as `training/run.py` does; streaming a second time uses the cache."""
     from agent.data import DataConfig
     from agent.tasks import TokenClassification
     from cluster import ClusterConfig, connect
@@ -119,11 +119,11 @@ def measure_driver(directory: Path, mode: str) -> dict[str, Any]:
     before = memory("VmHWM")
     seconds = []
     for _ in range(2 if mode == "stream" else 1):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         data = open_data(
             DataConfig(path=str(directory)), TokenClassification(), ingest=ingest, seed=0, make_encoder=lambda: encoder
         )
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
     found = {"seconds": seconds[0], "rss_before": before, "rss_peak": memory("VmHWM"), "digest": data.digest}
     found |= {"windows": len(data.train.labelled), "tokens": len(data.train.input_ids)}
     if mode == "stream":
@@ -134,28 +134,28 @@ def measure_driver(directory: Path, mode: str) -> dict[str, Any]:
 
 
 def measure_worker(directory: Path, _: str) -> dict[str, Any]:
-    """What a worker does with stored windows: plans an epoch, and collates batches that come from all over the store."""
+    """Plans an epoch and collates batches of random windows, as a training worker does."""
     from training.data.batch_plan import BatchConfig, plan_epoch
     from training.data.token_cache import open_store
 
     where, key = json.loads((directory / "store").read_text())
     windows, before = open_store(Path(where), key), memory("VmHWM")
     lengths = windows.lengths
-    begun = time.perf_counter()
+    started = time.perf_counter()
     plan = plan_epoch(lengths, config=BatchConfig(), seed=0, epoch=0)
-    found: dict[str, Any] = {"plan_seconds": time.perf_counter() - begun, "steps": len(plan)}
+    found: dict[str, Any] = {"plan_seconds": time.perf_counter() - started, "steps": len(plan)}
     found["plan_bytes"] = plan.order.nbytes + plan.bounds.nbytes + plan.sequence.nbytes
     steps = range(min(len(plan), BATCHES))
-    forget(windows.directory)
+    drop_cached(windows.directory)
     for state in ("cold", "warm"):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         rows = sum(len(windows.collate(plan[step], 0)[0].input_ids) for step in steps)
-        found[f"collated_windows_per_s_{state}"] = rows / (time.perf_counter() - begun)
+        found[f"collated_windows_per_s_{state}"] = rows / (time.perf_counter() - started)
     return found | {"rss_before": before, "rss_peak": memory("VmHWM"), "rss_of_its_own": memory("RssAnon")}
 
 
-def forget(directory: Path) -> None:
-    """Asks the system to drop files from its cache, so that they are read from disk."""
+def drop_cached(directory: Path) -> None:
+    """Drops files from the page cache, so that they are read from disk."""
     for file in directory.iterdir():
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)
@@ -164,13 +164,13 @@ def forget(directory: Path) -> None:
 
 
 def memory(name: str) -> int:
-    """Bytes, as the system counts them. VmHWM is the peak that ru_maxrss tells too, but for what a parent process had."""
+    """A memory figure of /proc/self/status in bytes. VmHWM is the peak, without that of a parent process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def growth(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Straight lines through the two largest corpora, and what they say of ten million sentences."""
+    """Linear extrapolation from the two largest corpora to ten million sentences."""
     figures = {
         "driver_peak_bytes": lambda row: row["stream"]["rss_peak"],
         "worker_peak_bytes": lambda row: row["worker"]["rss_peak"],
@@ -195,15 +195,15 @@ def line(rows: Sequence[Mapping[str, Any]], figure: Any) -> dict[str, float]:
 
 
 def plan_of_goal() -> dict[str, float]:
-    """Plans ten million windows outright."""
+    """Time and memory of planning ten million windows."""
     import numpy as np
 
     from training.data.batch_plan import BatchConfig, plan_epoch
 
     lengths = np.clip(np.random.default_rng(0).lognormal(3, 0.6, GOAL), 3, 200).astype(np.int64)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     plan = plan_epoch(lengths, config=BatchConfig(), seed=0, epoch=0)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     return {"seconds": seconds, "bytes": plan.order.nbytes + plan.bounds.nbytes + plan.sequence.nbytes}
 
 

@@ -1,9 +1,9 @@
-"""How fast does training learn, beside the articles' loop and Hugging Face's Trainer? Same model, data and precision options.
+"""Throughput and F1 of training, compared with the loop of tutorials and with Hugging Face's Trainer.
 
     python benchmarks/training_throughput.py [stages=[ceiling,article,trainer,ours,workers,scaling,quality]] [repeats=3]
 
-Every measurement is a process of its own, one after the other; contestants take turns. What stands in `workdir` is not measured
-again, so a run can be interrupted, and its stages can run one by one. Writes benchmarks/results/training_throughput.json from all
+All use the same model, data and precision. Every measurement is a process of its own; contestants take turns. What is in
+`workdir` is not measured again, so that a run can be interrupted, and its stages run one by one. Writes benchmarks/results/training_throughput.json from all
 that `workdir` holds, with what that file already holds of other stages, and prints a table and the aims. Needs `pip install .[bench]`
 and a quiet machine. Stage quality alone, at learning rates and settings of Trainer that an earlier run chose, in half an hour:
 
@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
-import platform
 import signal
 import sys
 from collections.abc import Iterator
@@ -32,6 +30,7 @@ from agent.config import cli  # noqa: E402
 from agent.config.base import Config  # noqa: E402
 from agent.data import DataConfig  # noqa: E402
 from benchmarks.common.aim import Aim  # noqa: E402
+from benchmarks.common.machine import machine  # noqa: E402
 from benchmarks.trainer_comparison import AnyContestant, Article, Ceiling, Contestant, Ours, Trainer, Twins  # noqa: E402
 from benchmarks.trainer_comparison.comparison_aims import find_aims  # noqa: E402
 from benchmarks.trainer_comparison.f1_over_time import Ask, race, together  # noqa: E402
@@ -269,8 +268,8 @@ class Run:
         notes += [f"note: {stage} is of an earlier run, kept from {self.config.result}" for stage in kept]
         if quality and not new_quality:
             notes.append(f"note: quality is of an earlier run, kept from {self.config.result}")
-        told = [*curves, *scaling_lines(scales, measured), *notes, *map(str, measured)]
-        return Result(record, [HEAD, *map(line, rows), *told])
+        lines = [*curves, *scaling_lines(scales, measured), *notes, *map(str, measured)]
+        return Result(record, [HEAD, *map(line, rows), *lines])
 
     def kept_rows(self, known: set[str]) -> list[dict[str, Any]]:
         """Rows of an earlier run, of stages of which nothing is known now."""
@@ -330,13 +329,6 @@ def read_earlier(result: Path, data: DataConfig) -> dict[str, Any]:
 
 
 LIBRARIES = ("torch", "transformers", "accelerate", "ray", "deepspeed", "numpy", "tokenizers", "seqeval")
-
-
-def machine() -> str:
-    """Processor, cores that may be used, Python."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    model = next((text.split(":")[1].strip() for text in lines if text.startswith("model name")), platform.processor())
-    return f"{model}, {len(os.sched_getaffinity(0))} cores, {platform.machine()}, Python {platform.python_version()}"
 
 
 if __name__ == "__main__":

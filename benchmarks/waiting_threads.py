@@ -1,4 +1,4 @@
-"""What should CPU threads do while they wait for each other: spin, spin briefly, or sleep? Alone, and beside a busy process.
+"""Speed of training and inference when waiting CPU threads spin, spin briefly or sleep, with and without a busy process.
 
     python benchmarks/waiting_threads.py
 
@@ -56,9 +56,9 @@ def clock(call, count: int) -> list[float]:  # type: ignore[no-untyped-def]
     """10th, 50th and 90th percentile of milliseconds, after three calls for warm-up."""
     found = []
     for _ in range(count + 3):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         call()
-        found.append((time.perf_counter() - begun) * 1e3)
+        found.append((time.perf_counter() - started) * 1e3)
     return [round(found_at, 1) for found_at in statistics.quantiles(found[3:], n=10)[::4]]
 
 

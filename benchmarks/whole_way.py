@@ -51,7 +51,7 @@ def main(config: WholeWayConfig) -> None:
     result = {
         "data": Path(config.data.path).name,
         "test_f1_trained": {e.split: e.report.value for e in Bundle.load(trained).manifest.evaluations}["test"],
-        "compression": json.loads((small / "report.json").read_text())["rows"],
+        "compression": json.loads((small / "report.json").read_text())["model_rows"],
         "served": compare_served(small, test),
         "station_seconds": seconds,
         "lineage": bundle.manifest.lineage.model_dump(mode="json", exclude={"config"}),
@@ -65,16 +65,15 @@ def run_station(output: Path, *arguments: str) -> float | None:
     """Runs a command unless its bundle stands; returns its seconds."""
     if (output / "bundle.json").is_file():
         return None
-    begun = time.perf_counter()
+    started = time.perf_counter()
     subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def compare_served(path: Path, test: list[Any]) -> dict[str, Any]:
     """Predicts the test split over HTTP and in process, one request after another, and scores what was served."""
     from serving.inference.engine import Engine
-    from serving.run import running
-    from serving.settings import ServingConfig
+    from serving.run import ServingConfig, running
 
     bundle = Bundle.load(path)
     texts = [bundle.task.text_of(example) for example in test]

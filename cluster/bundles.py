@@ -2,6 +2,7 @@
 
     python -m cluster.bundles source=runs/agent-small destination=s3://models/agent-small-7
     python -m cluster.bundles source=s3://models/agent-small-7 wait_s=3600
+    python -m cluster.bundles 'source=/bundles/agent-small*' wait_s=3600    # any version
 
 Locations are directories or URIs, see `cluster.file_system.Location`; credentials come from AWS's environment variables.
 """
@@ -9,6 +10,8 @@ Locations are directories or URIs, see `cluster.file_system.Location`; credentia
 from __future__ import annotations
 
 import contextlib
+import fnmatch
+import glob
 import hashlib
 import os
 import shutil
@@ -23,7 +26,7 @@ from pydantic import Field
 from agent.bundle import MANIFEST, Bundle, write_bundle
 from agent.config import cli
 from agent.config.base import Config
-from agent.errors import BundleError
+from agent.errors import BundleError, ConfigError
 from cluster.file_system import Location, is_remote, storage_errors
 
 _POLL_S = 5.0
@@ -32,14 +35,15 @@ Verifies a bundle, waits for it where wait_s says so, and copies it where a dest
 
   python -m cluster.bundles source=LOCATION [destination=LOCATION] [wait_s=SECONDS] [overwrite=true]
 
-A location is a directory or s3://bucket/prefix[?endpoint_override=host:9000&scheme=http].
+A location is a directory or s3://bucket/prefix[?endpoint_override=host:9000&scheme=http]. Without a destination the last part
+of source may hold * for any characters: the first whole bundle of a name like that is enough.
 """
 
 
 class CopyConfig(Config):
     """Which bundle, and where it goes."""
 
-    source: str = Field(description="directory or s3:// URI of the bundle")
+    source: str = Field(description="directory or s3:// URI of the bundle; * in its last part: any one of those names")
     destination: str = Field("", description="directory or s3:// URI to copy it to; empty: only verify it")
     wait_s: float = Field(0, ge=0, description="seconds to wait for a bundle at source before giving up")
     overwrite: bool = Field(False, description="replace a bundle that stands at destination")
@@ -78,8 +82,25 @@ def copy(source: str, destination: str, *, overwrite: bool = False) -> Bundle:
     return Bundle.load(Path(destination).absolute())
 
 
+def find(url: str) -> Bundle:
+    """The verified bundle of a location; where its last part holds `*`, the last by name of those that are whole.
+
+    Raises:
+        BundleError: There is none, or none that is whole; says what was wrong with the first of them.
+    """
+    if "*" not in url:
+        return fetch(url)
+    problem = BundleError(f"there is nothing called {url}", remedy="check the location, or wait with wait_s")
+    for index, candidate in enumerate(sorted(_matching(url), reverse=True)):
+        try:
+            return fetch(candidate)
+        except BundleError as error:
+            problem = problem if index else error
+    raise problem
+
+
 def wait_for(url: str, seconds: float) -> Bundle:
-    """The bundle of a location as soon as it is there and whole.
+    """The bundle of a location, as `find` takes it, as soon as it is there and whole.
 
     Raises:
         BundleError: It did not come in that time; says what was wrong last.
@@ -87,7 +108,7 @@ def wait_for(url: str, seconds: float) -> Bundle:
     deadline = time.monotonic() + seconds
     while True:
         try:
-            return fetch(url)
+            return find(url)
         except BundleError as error:
             if time.monotonic() >= deadline:
                 raise
@@ -97,10 +118,15 @@ def wait_for(url: str, seconds: float) -> Bundle:
 
 def main(config: CopyConfig) -> None:
     """Waits, copies, and prints which bundle lies where."""
+    if config.destination and "*" in config.source:
+        raise ConfigError(
+            f"source={config.source}: * names no single bundle to copy", remedy="name one, or leave destination away"
+        )
     bundle = wait_for(config.source, config.wait_s)
     if config.destination:
         copy(config.source, config.destination, overwrite=config.overwrite)
-    print(f"{config.destination or config.source}: sha256 {bundle.digest[:12]}, {bundle.task.kind}, verified")
+    found = bundle.path if "*" in config.source and not is_remote(config.source) else config.source
+    print(f"{config.destination or found}: sha256 {bundle.digest[:12]}, {bundle.task.kind}, verified")
 
 
 def _cache() -> Path:
@@ -134,6 +160,17 @@ def _upload(bundle: Bundle, url: str, *, overwrite: bool) -> None:
             location.delete_file(MANIFEST)
         for name in [*bundle.manifest.files, MANIFEST]:
             location.upload(bundle.path / name, name)
+
+
+def _matching(url: str) -> list[str]:
+    """Locations whose last part matches a pattern; the query of a URI stays at its end."""
+    if not is_remote(url):
+        return glob.glob(url)
+    prefix, mark, query = url.partition("?")
+    parent, _, pattern = prefix.rpartition("/")
+    with _errors("read", url):
+        names = [info.base_name for info in Location(parent + mark + query).list()]
+    return [f"{parent}/{name}{mark}{query}" for name in names if fnmatch.fnmatchcase(name, pattern)]
 
 
 @contextlib.contextmanager

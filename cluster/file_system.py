@@ -95,6 +95,7 @@ class Location:
         """Copies a directory with all that lies below it to a local one."""
         from pyarrow.fs import LocalFileSystem, copy_files
 
+        directory.mkdir(parents=True, exist_ok=True)
         copy_files(self.path(name), str(directory), self.filesystem, LocalFileSystem())
 
     def delete_file(self, name: str) -> None:

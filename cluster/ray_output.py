@@ -36,9 +36,14 @@ def divert() -> Path:
     logging.getLogger("ray").setLevel(logging.WARNING)
     for name in _RAY_LOGGERS:
         for handler in logging.getLogger(name).handlers:
-            if isinstance(handler, logging.StreamHandler):
-                handler.setStream(router.stream)
+            if isinstance(handler, logging.StreamHandler) and _is_rays(handler):
+                handler.stream = router.stream  # setStream flushes the one before, which may be closed by now
     return file
+
+
+def _is_rays(handler: logging.Handler) -> bool:
+    """Not one that something else, such as pytest, has put there to read what it gets."""
+    return type(handler) is logging.StreamHandler or type(handler).__module__.startswith("ray.")
 
 
 def show_own_logs() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from agent.config.base import Config
-from agent.errors import AgentError
+from agent.errors import AgentError, ConfigError
 from agent.files import write_file
 
 if TYPE_CHECKING:
@@ -81,36 +81,26 @@ class BaseRecord(Config):
         return "; ".join(f"trial {trial.number}: {trial.failure}" for trial in self.trials if trial.failure)
 
 
-class RecordKeeper:
-    """Keeps the record of a search on disk, and prints each change.
+class TrialListener:
+    """Follows the trials of a search: keeps their record on disk and prints each change.
 
     Args:
         record: Of the search so far.
         file: Where it is kept.
-    """
-
-    def __init__(self, record: Any, file: Path) -> None:
-        self.record = record
-        self._file = file
-
-    def update(self, number: int, line: str, **changes: Any) -> None:
-        """Changes a trial, writes the record and prints a line."""
-        self.record = self.record.with_trial(number, **changes)
-        self.record.write(self._file)
-        print(f"trial {number}/{len(self.record.trials)} {line}", flush=True)
-
-
-class TrialListener(Protocol):
-    """Receives the events of trials, by their numbers.
 
     Attributes:
         fatal: An error that ends the search.
     """
 
-    fatal: AgentError | None
+    record: Any
+
+    def __init__(self, record: BaseRecord, file: Path) -> None:
+        self.record, self._file = record, file
+        self.fatal: AgentError | None = None
 
     def started(self, number: int) -> None:
         """A trial starts or resumes."""
+        self.update(number, f"starts with {self.record.trials[number - 1]}", state="running")
 
     def reported(self, number: int, result: Mapping[str, Any]) -> None:
         """A trial reported a result."""
@@ -119,7 +109,18 @@ class TrialListener(Protocol):
         """A trial ended by itself or was stopped."""
 
     def crashed(self, number: int, error: Exception) -> None:
-        """A trial's process ended with an error."""
+        """A trial ended with an error."""
+        self.fail(number, (str(error).strip().splitlines() or [repr(error)])[-1])
+
+    def fail(self, number: int, reason: str) -> None:
+        """Records that a trial failed."""
+        self.update(number, f"failed: {reason}", state="failed", failure=reason)
+
+    def update(self, number: int, line: str, **changes: Any) -> None:
+        """Changes a trial, writes the record and prints a line."""
+        self.record = self.record.with_trial(number, **changes)
+        self.record.write(self._file)
+        print(f"trial {number}/{len(self.record.trials)} {line}", flush=True)
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,22 @@ def format_settings(settings: Mapping[str, Any]) -> str:
     return " ".join(
         f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in settings.items()
     )
+
+
+def check_settings(configure: Callable[[Mapping[str, Any]], Config], settings: Mapping[str, Any]) -> None:
+    """Checks that a trial can be configured with settings of the space.
+
+    Raises:
+        ConfigError: Names them, and what is wrong.
+    """
+    try:
+        configure(settings)
+    except ConfigError as error:
+        raise ConfigError(
+            f"space, where it gives {format_settings(settings)}: {error.what}",
+            allowed=error.allowed,
+            remedy=error.remedy,
+        ) from None
 
 
 def _callback(listener: TrialListener) -> tune.Callback:

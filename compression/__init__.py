@@ -1,1 +1,1 @@
-"""Makes a fine-tuned agent small and fast, and proves that it stayed good. What it must train, `training/run.py` trains."""
+"""Compresses a fine-tuned agent: prunes, distils, exports to ONNX and quantises it, and checks how much F1 it keeps."""

@@ -1,4 +1,4 @@
-"""`python compression/run.py bundle=DIR output=DIR [config.yaml] [key=value ...]`: a thin shell around the pipeline."""
+"""The command that compresses an agent: `python compression/run.py bundle=DIR output=DIR [config.yaml] [key=value ...]`."""
 
 import os
 import sys
@@ -10,8 +10,9 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this directory's files must not pass for libraries
 
 from agent.config import cli
-from compression.pipeline.pipeline import CompressionConfig, compress
-from compression.reporting.report_files import table
+from compression.pipeline.pipeline import compress
+from compression.pipeline.pipeline_inputs import CompressionConfig
+from compression.reporting.report_files import terminal_table
 
 USAGE = """
 usage: python compression/run.py bundle=DIR output=DIR [config.yaml ...] [key.path=value ...]
@@ -28,7 +29,7 @@ Steps are a list, each a kind with its options:
 def main(config: CompressionConfig) -> None:
     """Compresses and prints the short table."""
     report = compress(config)
-    print(table(report))
+    print(terminal_table(report))
     print(f"published: {config.output} (report: {config.output}/report.md)")
 
 

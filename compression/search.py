@@ -1,4 +1,4 @@
-"""`python compression/search.py bundle=DIR output=DIR [config.yaml] [key=value ...]`: a thin shell around the search."""
+"""The command that searches the fastest agent: `python compression/search.py bundle=DIR output=DIR [config.yaml] [key=value ...]`."""
 
 import os
 import sys
@@ -10,8 +10,8 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this directory's files must not pass for libraries
 
 from agent.config import cli
-from compression.reporting.report_files import table
-from compression.tuning.compression_search import SearchConfig
+from compression.reporting.report_files import terminal_table
+from compression.tuning.compression_search import CompressionSearchConfig
 from compression.tuning.search_runner import search
 from compression.tuning.trial_record import render
 
@@ -28,12 +28,12 @@ interrupted search goes on when the same command is given again. All other keys 
 """
 
 
-def main(config: SearchConfig) -> None:
+def main(config: CompressionSearchConfig) -> None:
     """Searches, prints the Pareto set and the best agent's table."""
     record, report = search(config)
-    print("", *render(record, config.max_f1_loss), "", table(report), sep="\n")
+    print("", *render(record, config.max_f1_loss), "", terminal_table(report), sep="\n")
     print(f"published: {config.output} (report: {config.output}/report.md)")
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(SearchConfig, main, usage=USAGE))
+    sys.exit(cli.run(CompressionSearchConfig, main, usage=USAGE))

@@ -10,8 +10,7 @@ if __name__ == "__main__":  # Python puts docs/ there
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from agent.config import cli
-from serving.run import running
-from serving.settings import ServingConfig
+from serving.run import ServingConfig, running
 from tests.serving.chromium import chromium, visiting
 
 _TEXT = """Minutes: Tomás Echeverría moved that Greenbank Cycling Club lease the old depot in Leeds. 🚲

@@ -1,4 +1,4 @@
-"""Annotates a corpus offline: `python serving/annotate.py bundle=DIR input=PATH output=DIR`. Thin: keys in, exit status out."""
+"""Annotates a corpus offline: `python serving/annotate.py bundle=DIR input=PATH output=DIR`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if __name__ == "__main__":  # Python puts serving/ there, where our file names w
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from agent.config import cli
-from serving.annotation.annotation_config import AnnotateConfig
+from serving.annotation.annotation_job import AnnotateConfig, annotate, dry_run
 
 _USAGE = """
-Annotates every record of a corpus once, on all cores, without a server. The same command again goes on where it was.
+Annotates every record of a corpus once, on all cores, without a server. The same command again resumes an interrupted run.
 
   python serving/annotate.py bundle=DIR input=corpus.jsonl output=annotated [config.yaml] [key.path=value ...]
   python serving/annotate.py bundle=DIR input=s3://bucket/texts output=s3://bucket/annotated parameters.aggregation_strategy=simple
@@ -21,19 +21,5 @@ On a cluster: ray job submit --working-dir . -- python serving/annotate.py bundl
 """
 
 
-def main(config: AnnotateConfig) -> None:
-    """Annotates, or goes on with it."""
-    from serving.annotation.annotation_job import annotate
-
-    annotate(config)
-
-
-def rehearse(config: AnnotateConfig) -> None:
-    """Checks everything and says what would be done."""
-    from serving.annotation.annotation_job import rehearse
-
-    rehearse(config)
-
-
 if __name__ == "__main__":
-    sys.exit(cli.run(AnnotateConfig, main, usage=_USAGE, dry_run=rehearse))
+    sys.exit(cli.run(AnnotateConfig, annotate, usage=_USAGE, dry_run=dry_run))

@@ -16,8 +16,7 @@ from pydantic import Field
 
 from agent import telemetry
 from agent.config import cli
-from serving.run import running
-from serving.settings import ServingConfig
+from serving.run import ServingConfig, running
 
 _USAGE = """
 Serves a bundle behind HAProxy, predicts a few texts over HTTP, prints the answers and some metrics, and stops.

@@ -1,4 +1,4 @@
-"""Serves a bundle on this machine until Ctrl-C: `python serving/run.py bundle=DIR port=8000`. Knows nothing of requests."""
+"""Serves a bundle on this machine until Ctrl-C: `python serving/run.py bundle=DIR port=8000`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
 
 if __name__ == "__main__":  # Python puts serving/ there, where our file names would shadow libraries
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from agent.config import cli
 from agent.errors import ClusterError
+from cluster import ClusterConfig
 from cluster.process_cleanup import at_signals, ignore_signals
-from serving.settings import ServingConfig
+from serving.ray_serve.app_config import AppConfig, check_name
 
 _log = logging.getLogger(__name__)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -31,6 +35,44 @@ On a cluster: serve run serving.app:build bundle=DIR [key.path=value ...]
 """
 _SERVICE = "serving.api.open_inference.inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server"
 _MESSAGE_PER_BODY = 8  # gRPC has one limit for both directions, and answers are longer than texts
+
+
+class ServingConfig(AppConfig):
+    """Agents served by one machine: the applications and the address they listen at."""
+
+    agents: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="further agents, {name: directory of the bundle}: each at /models/NAME, scaled by itself",
+    )
+    port: int = Field(8000, ge=1, le=65_535, description="port of the server")
+    grpc_port: int = Field(0, ge=0, le=65_535, description="port for gRPC (Open Inference Protocol v2); 0 has none")
+    host: str = Field("127.0.0.1", description="address to listen at; 0.0.0.0 lets other machines in")
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+
+    @field_validator("agents")
+    @classmethod
+    def _named(cls, agents: Mapping[str, str]) -> Mapping[str, str]:
+        for name in agents:
+            check_name(name)
+        return agents
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if self.agent_name in self.agents:
+            raise ValueError(
+                f"two agents are called {self.agent_name!r}; give one another name with name=... or agents=..."
+            )
+        return self
+
+    @property
+    def apps(self) -> dict[str, AppConfig]:
+        """What Ray Serve deploys, by route prefix."""
+        app = AppConfig.model_validate(self.model_dump(include=set(AppConfig.model_fields)))
+        others = {
+            f"/models/{name}": app.model_copy(update={"bundle": path, "name": name})
+            for name, path in self.agents.items()
+        }
+        return {"/": app, **others}
 
 
 @contextmanager
@@ -115,7 +157,7 @@ def _start(config: ServingConfig) -> str:
     serve.start(http_options={"host": config.host, "port": config.port}, grpc_options=calls)
     apps = config.apps
     for prefix, app in apps.items():
-        serve.run(application(app, neighbours=len(apps) - 1), name=app.agent_name, route_prefix=prefix)
+        serve.run(application(app, neighbours=len(apps) - 1, fill=True), name=app.agent_name, route_prefix=prefix)
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)  # noqa: S104
     return f"http://{reachable}:{config.port}"
 

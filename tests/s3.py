@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import time
 import urllib.request
 
 import pytest
+
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module", name="s3")
@@ -17,9 +18,7 @@ def serve_s3():
     command = os.environ.get("MOTO_SERVER")
     if command is None:
         pytest.skip("MOTO_SERVER names no S3 server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"ACCESS_KEY_ID": "any", "SECRET_ACCESS_KEY": "any", "DEFAULT_REGION": "us-east-1"}.items():
             patch.setenv(f"AWS_{name}", value)

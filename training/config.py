@@ -15,7 +15,7 @@ from cluster import ClusterConfig
 from training.data.batch_plan import BatchConfig
 from training.data.ingest import IngestConfig
 from training.distillation.teacher import TeacherConfig
-from training.engine.engine_config import EngineConfig
+from training.engine.engine_config import TrainingEngineConfig
 from training.engine.lr_schedule import Schedule
 from training.model.models import MINILM, ModelConfig
 from training.objectives import CrossEntropy, Objective
@@ -64,7 +64,7 @@ class TrainingConfig(Config):
     objective: Objective = CrossEntropy()
     teacher: TeacherConfig | None = Field(None, description="an agent to learn from beside the labels (distillation)")
     early_stopping: EarlyStopping = EarlyStopping()
-    engine: EngineConfig = EngineConfig()
+    engine: TrainingEngineConfig = TrainingEngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()

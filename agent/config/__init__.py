@@ -1,0 +1,1 @@
+"""Configurations: loading, command line, search ranges and comparison."""

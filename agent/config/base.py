@@ -1,4 +1,4 @@
-"""Configurations: frozen pydantic models, read from YAML and `key.path=value`, refused by name when wrong."""
+"""Configurations: frozen pydantic models, loaded from YAML files and `key.path=value` arguments."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Config(BaseModel):
 
 
 def load(kind: type[ConfigT], arguments: Sequence[str]) -> ConfigT:
-    """Loads a configuration: defaults < YAML file < `key.path=value` arguments, each layer over the one before.
+    """Loads a configuration from defaults, YAML files and `key.path=value` arguments; later ones override earlier ones.
 
     Args:
         kind: The configuration's class.
@@ -60,7 +60,7 @@ def from_mapping(kind: type[ConfigT], tree: Mapping[str, Any]) -> ConfigT:
 
 
 def dump(config: BaseModel) -> str:
-    """Returns the resolved configuration as YAML, loadable again."""
+    """Returns the resolved configuration as YAML that `load` accepts."""
     text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return text
 

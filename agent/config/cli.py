@@ -1,4 +1,4 @@
-"""The shape that every command shares: `program [config.yaml] [key.path=value ...] [--print-config | --dry-run | --help]`."""
+"""The command line that all commands share: `program [config.yaml] [key.path=value ...] [--print-config | --dry-run | --help]`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def run(
 ) -> int:
     """Loads the configuration and calls `main` with it, or `dry_run` where --dry-run asks for it; returns the exit status.
 
-    Errors of ours are printed as one readable message; anything else is a mistake in this program and keeps its trace.
+    An AgentError is printed as one message; any other error is a fault of this program and keeps its traceback.
 
     Raises:
-        SystemExit: SIGTERM came; the status is 143, after all that tidies up has done so.
+        SystemExit: SIGTERM came; the status is 143. `finally` blocks have run before.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = {name: text for name, text in _OPTIONS.items() if name != _DRY_RUN or dry_run}
@@ -64,11 +64,11 @@ def run(
 
 @contextmanager
 def _sigterm_is_an_exit() -> Iterator[None]:
-    """By default SIGTERM ends a process on the spot, and nothing is left that could end what it has started."""
-    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+    """Turns SIGTERM into SystemExit, so that `finally` blocks end what this process started."""
+    if threading.current_thread() is not threading.main_thread():  # handlers can be set only there
         yield
         return
-    status = 128 + signal.SIGTERM  # as shells tell it
+    status = 128 + signal.SIGTERM  # as in shells
     asked = threading.Event()
 
     def leave(*_: object) -> NoReturn:
@@ -80,7 +80,7 @@ def _sigterm_is_an_exit() -> Iterator[None]:
         yield
     except SystemExit:
         if asked.is_set():
-            sys.exit(status)  # again: ray.get makes it a 1
+            sys.exit(status)  # again, since ray.get turns it into 1
         raise
     finally:
         signal.signal(signal.SIGTERM, before)

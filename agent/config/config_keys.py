@@ -1,4 +1,4 @@
-"""The keys of a configuration class: how --help lists them and how an error spells them. Knows no values of a run."""
+"""The keys of a configuration class, as --help lists them and as errors name them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def keys_of(kind: type[BaseModel], prefix: str = "", *, default: BaseModel | Non
     Args:
         kind: The configuration's class.
         prefix: Stands before every key.
-        default: What the fields' defaults are taken from where it differs from the class.
+        default: An instance whose values replace the class's defaults.
     """
     for name, field in kind.model_fields.items():
         path, variants = prefix + name, variants_of(field.annotation)
@@ -64,7 +64,7 @@ def describe(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def spell(kind: type[BaseModel], place: Sequence[int | str]) -> str:
-    """Spells where pydantic found an error as the key that a user writes, without the names of variants."""
+    """The location of a pydantic error as the key that a user writes, without the names of variants."""
     parts: list[str] = []
     annotation: Any = kind
     for part in place:
@@ -81,7 +81,7 @@ def spell(kind: type[BaseModel], place: Sequence[int | str]) -> str:
 
 
 def variants_of(annotation: Any) -> list[type[BaseModel]]:
-    """The configuration classes that an annotation names, through unions, lists and `Annotated`; mappings are not opened."""
+    """The configuration classes in an annotation, also in unions, lists and `Annotated`, but not in mappings."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     origin, inner = get_origin(annotation), get_args(annotation)
@@ -93,9 +93,9 @@ def variants_of(annotation: Any) -> list[type[BaseModel]]:
 
 
 def with_defaults(kind: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Completes nested mappings from the defaults of their fields, so that one key can be given and the others stay.
+    """Completes nested mappings from the defaults of their fields, so that one key can be given alone.
 
-    A mapping that names another `kind` than the default's is taken as it is.
+    A mapping with another `kind` than the default's stays as it is.
     """
     fields = {name: field for name, field in kind.model_fields.items() if name in tree and not field.is_required()}
     return dict(tree) | {

@@ -1,4 +1,4 @@
-"""Ranges of keys as a user writes them for a search, drawn by seed: `loguniform(1e-5, 1e-3)`, `choice(64, 128)`."""
+"""Ranges of a search space, such as `loguniform(1e-5, 1e-3)` or `choice(64, 128)`, and values drawn from them by seed."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _FORMS = "loguniform(low, high), uniform(low, high), int(low, high) or choice(va
 
 @dataclass(frozen=True)
 class Range:
-    """Values of one key.
+    """The range of one key.
 
     Attributes:
-        kind: `loguniform`, `uniform`, `int` (both ends count) or `choice`.
-        values: The two ends, or all values.
+        kind: `loguniform`, `uniform`, `int` (both ends included) or `choice`.
+        values: The two ends, or all values of a choice.
     """
 
     kind: str
     values: tuple[Any, ...]
 
     def draw(self, rng: random.Random) -> Any:
-        """One value."""
+        """Draws a value."""
         if self.kind == "choice":
             return rng.choice(self.values)
         low, high = self.values
@@ -39,14 +39,14 @@ class Range:
             drawn = rng.uniform(low, high)
         else:
             drawn = math.exp(rng.uniform(math.log(low), math.log(high)))
-        return min(max(float(f"{drawn:.3g}"), low), high)  # as many digits as a person repeats
+        return min(max(float(f"{drawn:.3g}"), low), high)  # few digits, so that a person can type them
 
 
 def parse_range(written: Any) -> Range:
     """Reads a range.
 
     Raises:
-        ValueError: It is none, or an empty one.
+        ValueError: It is not a range, or is empty.
     """
     match = _WRITTEN.fullmatch(written) if isinstance(written, str) else None
     if not match:
@@ -60,13 +60,13 @@ def parse_range(written: Any) -> Range:
 
 
 def draw(space: Mapping[str, Range], *, seed: int, number: int) -> dict[str, Any]:
-    """The settings of a trial by its number: the first ones stay the same when more are drawn."""
+    """The settings of a trial, by its number: they do not depend on how many trials are drawn."""
     rng = random.Random(f"{seed} {number}")
     return {key: space[key].draw(rng) for key in sorted(space)}
 
 
 def corners(space: Mapping[str, Range]) -> Iterator[dict[str, Any]]:
-    """Settings in which every value of a choice and both ends of each range stand at least once."""
+    """Yields settings that cover every value of a choice and both ends of each range."""
     for index in range(max(len(found.values) for found in space.values())):
         yield {key: found.values[min(index, len(found.values) - 1)] for key, found in space.items()}
 

@@ -1,4 +1,4 @@
-"""Knows the name lists and which split owns which name; knows nothing of sentences."""
+"""Reads the name lists, and assigns every name to one split."""
 
 import hashlib
 import re
@@ -45,14 +45,14 @@ def generic_parts() -> frozenset[str]:
 
 
 def partition(groups: Mapping[str, list[str]]) -> dict[str, Groups]:
-    """Deals every name to one split, 6:2:2 within its group, so that no distinguishing part is in two splits.
+    """Assigns every name to one split, 6:2:2 within its group, so that no distinguishing part is in two splits.
 
-    Names are dealt in the order of their SHA-256, hence in the same way on every machine and for every seed. A name that
-    shares a part with a name dealt before follows it; one whose parts already belong to two splits is left out.
+    Names are assigned in the order of their SHA-256, hence in the same way on every machine and for every seed. A name that
+    shares a part with an earlier one goes to the same split; one whose parts already belong to two splits is left out.
     """
     generic = generic_parts()
     owner: dict[str, str] = {}
-    dealt: dict[str, Groups] = {split: {} for split in SPLITS}
+    assigned: dict[str, Groups] = {split: {} for split in SPLITS}
     for group, names in groups.items():
         turn = 0
         for name in sorted(names, key=_digest):
@@ -63,8 +63,8 @@ def partition(groups: Mapping[str, list[str]]) -> dict[str, Groups]:
             split = owners.pop() if owners else _SHARES[turn % len(_SHARES)]
             turn += 1
             owner.update(dict.fromkeys(parts, split))
-            dealt[split].setdefault(group, []).append(name)
-    return dealt
+            assigned[split].setdefault(group, []).append(name)
+    return assigned
 
 
 def _digest(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Knows how a grammar is written, and how to draw one string from it; knows nothing of genres or of English.
+"""Parses context-free grammars and draws strings from them.
 
 A grammar file holds rules. `== name` opens one; every line after it is an alternative, with a weight if it starts with
 `3* `; an indented line continues the one before. Within an alternative:

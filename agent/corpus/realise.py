@@ -1,6 +1,6 @@
-"""Knows how drawn text becomes written English (articles, capitals, spaces, quotes) and where its entities end up.
+"""Turns drawn text into written English (articles, capitals, spaces, quotes), and entity marks into spans.
 
-Works on text with entity marks, so every change of length happens before the offsets are taken.
+Text keeps its entity marks until all changes of length are done; the offsets are taken last.
 """
 
 import re

@@ -1,0 +1,1 @@
+"""What several benchmarks share: aims, load generator, server process and machine."""

@@ -1,4 +1,4 @@
-"""What a benchmark hopes for, and the line that says whether it was reached."""
+"""The aim of a benchmark, and the line that says whether it was met."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Aim:
-    """What was hoped for. `measured` is None where it was not measured."""
+    """A bound for a figure. `measured` is None where it was not measured."""
 
     name: str
     measured: float | None
@@ -16,7 +16,7 @@ class Aim:
 
     @property
     def met(self) -> bool | None:
-        """Whether it was reached; None if that is not known."""
+        """Whether the bound was met; None if it was not measured."""
         if self.measured is None:
             return None
         return self.measured >= self.bound if self.at_least else self.measured <= self.bound

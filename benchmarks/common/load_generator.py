@@ -1,4 +1,4 @@
-"""Callers of a server over keep-alive connections, on one event loop; they cost some 80 microseconds of CPU a request."""
+"""Sends requests to a server over keep-alive connections, on one event loop, at about 80 microseconds of CPU a request."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ Inputs = str | list[str]
 
 
 class Answer(NamedTuple):
-    """How one request ended: its status, or what broke; seconds, when it began, and the bytes of its body."""
+    """The result of one request: HTTP status or kind of error, seconds, start, and bytes of its body."""
 
     status: int | str
     seconds: float
-    began: float
+    started: float
     num_bytes: int = 0
 
 
 def plain_body(inputs: Inputs) -> bytes:
-    """A text or texts in the shape of Hugging Face's inference API."""
+    """A request body in the form of Hugging Face's inference API."""
     return json.dumps({"inputs": inputs}).encode()
 
 
-class Callers:
-    """Sends texts drawn at random.
+class LoadGenerator:
+    """Sends requests with random texts.
 
     Args:
-        port: Where the server listens on this machine.
-        texts: What is drawn from.
-        timeout_s: Seconds after which a caller gives up.
-        path: Where requests go.
-        body: What is sent for a text, or for several.
+        port: Port of the server on this machine.
+        texts: Texts to draw from.
+        timeout_s: Timeout of a request.
+        path: Path of the requests.
+        body: Makes the body of a request from a text or several.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class Callers:
         self._body, self._head = body, _HEAD.replace(b" / ", f" {path} ".encode())
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
-    async def closed(self, seconds: float, callers: int, *, size: int = 0) -> list[Answer]:
-        """A number of callers, each with its next request as soon as the last is answered."""
+    async def closed_loop(self, seconds: float, callers: int, *, size: int = 0) -> list[Answer]:
+        """Load of a number of callers, each of which sends its next request when the last is answered."""
         end, answers = time.monotonic() + seconds, []
 
         async def call() -> None:
@@ -61,8 +61,8 @@ class Callers:
         await self._all([call() for _ in range(callers)])
         return answers
 
-    async def open(self, seconds: float, rate: float, *, size: int = 0) -> list[Answer]:
-        """Requests at a rate of their own, whether answered or not."""
+    async def open_loop(self, seconds: float, rate: float, *, size: int = 0) -> list[Answer]:
+        """Load at a fixed rate, whether requests are answered or not."""
         start, answers, tasks = time.monotonic(), [], set()
 
         async def call() -> None:
@@ -76,25 +76,25 @@ class Callers:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         await asyncio.gather(*tasks)
-        self._hang_up()
+        self._close_idle()
         return answers
 
     async def ask(self, size: int = 0) -> Answer:
-        """One request: a text, or `size` of them."""
+        """Sends a request with a text, or with `size` texts."""
         body = self._body(self._random.choices(self._texts, k=size) if size else self._random.choice(self._texts))
-        began, status = time.monotonic(), "none"
+        started, status = time.monotonic(), "none"
         try:
             async with asyncio.timeout(self._timeout_s):
                 status = (await self._send(body))[0]
         except (OSError, EOFError, TimeoutError, ValueError) as error:
             status = type(error).__name__
-        return Answer(status, time.monotonic() - began, began, len(body))
+        return Answer(status, time.monotonic() - started, started, len(body))
 
     async def answer(self, inputs: Inputs) -> Any:
-        """What the server says to these inputs.
+        """The server's answer to these inputs.
 
         Raises:
-            OSError: It says so with another status than 200.
+            OSError: The status is not 200.
         """
         status, content = await self._send(self._body(inputs))
         if status != 200:
@@ -120,9 +120,9 @@ class Callers:
 
     async def _all(self, calls: list[Coroutine[Any, Any, None]]) -> None:
         await asyncio.gather(*calls)
-        self._hang_up()
+        self._close_idle()
 
-    def _hang_up(self) -> None:
+    def _close_idle(self) -> None:
         for _, writer in self._idle:
             writer.close()
         self._idle.clear()

@@ -1,4 +1,4 @@
-"""A server as a process, with all that descends from it: started, watched, stopped. Knows nothing of what it serves."""
+"""Starts, measures and stops a server with all its processes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.common.machine import marked_processes, memory_bytes
 from benchmarks.rivals.roster import Entrant
-from cluster.process_cleanup import find_marked
 
 ROOT = Path(__file__).resolve().parents[2]
 _STOP_S = 60
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _MARK = "BERT_AGENT_BENCHMARK"
-# Processes of Ray by a part of their title; of any other server all count as "server".
+# Components of Ray Serve by a part of their process title; all others count as "server".
 _PARTS = {
     "ServeReplica": "replica",
     "haproxy": "haproxy",
@@ -52,20 +52,26 @@ class Server:
         entrant: What to run.
         python: The interpreter of its environment.
         bundle: The agent to serve.
-        place: A directory of its own, for its log and what it writes.
+        place: A directory for its log and files.
+        root: The checkout whose code runs.
     """
 
-    def __init__(self, entrant: Entrant, python: str, bundle: Path, place: Path) -> None:
+    def __init__(self, entrant: Entrant, python: str, bundle: Path, place: Path, *, root: Path = ROOT) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
         self.entrant, self._mark, self._log = entrant, f"{entrant.name}-{uuid.uuid4()}", place / "log"
         command = [part.format(bundle=bundle, port=self.port) for part in entrant.command]
-        told = {"BUNDLE": str(bundle), "PORT": str(self.port), "PLACE": str(place), _MARK: self._mark}
-        told |= {"SETTINGS": json.dumps(dict(entrant.settings)), "PYTHONPATH": str(ROOT)}
+        environment = {"BUNDLE": str(bundle), "PORT": str(self.port), "PLACE": str(place), _MARK: self._mark}
+        environment |= {"SETTINGS": json.dumps(dict(entrant.settings)), "PYTHONPATH": str(root)}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OMP_"))}
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [python, *command], cwd=ROOT, env=inherited | told, stdout=log, stderr=log, start_new_session=True
+                [python, *command],
+                cwd=root,
+                env=inherited | environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def check_alive(self) -> None:
@@ -74,37 +80,28 @@ class Server:
             raise ServerError(f"ended with status {self._process.returncode}: {self.log_tail()}")
 
     def log_tail(self) -> str:
-        """Its last words."""
+        """The end of its log, on one line."""
         lines = _COLOURS.sub("", self._log.read_text(errors="replace")).strip().splitlines()
         return " / ".join(lines[-5:])[-500:].replace("|", "/")
 
     def processes(self) -> list[psutil.Process]:
-        """All that carry its mark in their environment."""
-        found = []
-        for pid in find_marked(self._mark):
-            with suppress(psutil.Error):
-                found.append(psutil.Process(pid))
-        return found
+        """All its processes."""
+        return list(marked_processes(self._mark))
 
     def cpu_seconds(self) -> dict[str, float]:
-        """CPU seconds so far, by part of the server."""
+        """CPU seconds so far, by component of the server; on Linux as the scheduler counts them (schedstat)."""
         used: Counter[str] = Counter()
         for process in self.processes():
-            with suppress(psutil.Error):
-                times = process.cpu_times()
-                used[_part(" ".join(process.cmdline()))] += times.user + times.system
+            with suppress(psutil.Error, OSError):
+                used[_part(" ".join(process.cmdline()))] += _cpu_seconds(process)
         return dict(used)
 
     def memory_bytes(self) -> int:
-        """Of all its processes, pages that they share counted once (PSS)."""
-        total = 0
-        for process in self.processes():
-            with suppress(psutil.Error):
-                total += process.memory_full_info().pss
-        return total
+        """Memory of all its processes; shared pages count once."""
+        return sum(map(memory_bytes, self.processes()))
 
     def stop(self) -> None:
-        """Asks it to stop, then ends whatever is left of it."""
+        """Terminates it, then kills the processes that are left."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
@@ -117,15 +114,23 @@ class Server:
 
 
 @contextmanager
-def running(entrant: Entrant, python: str, bundle: Path) -> Iterator[Server]:
-    """A server that was started; nothing of it is left afterwards."""
+def running(entrant: Entrant, python: str, bundle: Path, *, root: Path = ROOT) -> Iterator[Server]:
+    """Runs a server within the block."""
     place = Path(tempfile.mkdtemp(prefix="bench-"))
-    server = Server(entrant, python, bundle, place)
+    server = Server(entrant, python, bundle, place, root=root)
     try:
         yield server
     finally:
         server.stop()
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    tasks = Path(f"/proc/{process.pid}/task")
+    if tasks.is_dir():
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()) / 1e9
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _part(title: str) -> str:

@@ -13,8 +13,7 @@ from typing import Any
 from agent.batching import cut_by_length
 from agent.bundle import Bundle
 from agent.encoding import Window
-from serving.inference.engine import Engine
-from serving.settings import EngineConfig
+from serving.inference.engine import Engine, EngineConfig
 
 Figures = dict[str, Any]
 SINGLE_WINDOW, SORTED_WINDOW = 32, 8 * 32

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
-from benchmarks.common.load_generator import Answer, Callers
+from benchmarks.common.load_generator import Answer, LoadGenerator
+from benchmarks.common.machine import busy_seconds
 from benchmarks.common.server_process import Server, ServerError
 from benchmarks.rivals.roster import Answers
 
@@ -66,8 +65,8 @@ class Visit:
             ServerError: It does not start or answers wrongly.
         """
         figures: Figures = {"ready_s": await self._until_ready(), **await self._check()}
-        await self._callers.closed(_WARM_UP_S, IN_FLIGHT)
-        await self._callers.closed(_WARM_UP_S / 2, BATCH_IN_FLIGHT, size=BATCH_TEXTS)
+        await self._callers.closed_loop(_WARM_UP_S, IN_FLIGHT)
+        await self._callers.closed_loop(_WARM_UP_S / 2, BATCH_IN_FLIGHT, size=BATCH_TEXTS)
         seconds = self._plan.seconds
         figures["lone"] = await self._closed(seconds, 1)
         figures["single"] = await self._closed(seconds, IN_FLIGHT)
@@ -80,9 +79,9 @@ class Visit:
     async def _ours_alone(self, peak: float) -> Figures:
         """Half of the peak at a rate of its own, and a mix with long texts beside the same without."""
         seconds = self._plan.seconds
-        half = await self._watched(seconds, self._callers.open(seconds, peak / 2))
+        half = await self._watched(seconds, self._callers.open_loop(seconds, peak / 2))
         mixed = await self._watched(
-            2 * seconds, self._caller(with_tail(self._plan.texts)).closed(2 * seconds, IN_FLIGHT)
+            2 * seconds, self._caller(with_tail(self._plan.texts)).closed_loop(2 * seconds, IN_FLIGHT)
         )
         return {
             "half": {**half[1], **summary(half[0], seconds, lead=_LEAD)},
@@ -130,24 +129,24 @@ class Visit:
         return entities(self._protocol.answers(content, inputs))
 
     async def _closed(self, seconds: float, callers: int, *, size: int = 0) -> Figures:
-        answers, use = await self._watched(seconds, self._callers.closed(seconds, callers, size=size))
+        answers, use = await self._watched(seconds, self._callers.closed_loop(seconds, callers, size=size))
         return {**use, **summary(answers, seconds, lead=_LEAD)}
 
     async def _watched(self, seconds: float, load: Coroutine[Any, Any, list[Answer]]) -> tuple[list[Answer], Figures]:
         """Puts a load on, from the last core only; cores used by the server's parts, by the callers and by others."""
-        before, busy, begun = self._server.cpu_seconds(), _busy_seconds(), time.monotonic()
+        before, busy, begun = self._server.cpu_seconds(), busy_seconds(), time.monotonic()
         own = time.process_time()
         with _on_last_core():
             answers = await load
         own, wall = time.process_time() - own, time.monotonic() - begun
-        busy, after = _busy_seconds() - busy, self._server.cpu_seconds()
+        busy, after = busy_seconds() - busy, self._server.cpu_seconds()
         parts = {part: (used - before.get(part, 0)) / wall for part, used in sorted(after.items())}
         others = max(0.0, (busy - own) / wall - sum(parts.values()))
         cores = {part: round(used, 3) for part, used in parts.items() if used > 0.002}
         return answers, {"cores": cores | {"callers": round(own / wall, 3), "others": round(others, 3)}}
 
-    def _caller(self, texts: Sequence[str]) -> Callers:
-        return Callers(self._server.port, texts, path=self._protocol.path, body=self._protocol.body)
+    def _caller(self, texts: Sequence[str]) -> LoadGenerator:
+        return LoadGenerator(self._server.port, texts, path=self._protocol.path, body=self._protocol.body)
 
 
 def summary(answers: Sequence[Answer], seconds: float, *, lead: float) -> Figures:
@@ -158,10 +157,10 @@ def summary(answers: Sequence[Answer], seconds: float, *, lead: float) -> Figure
         seconds: How long requests were begun.
         lead: The part of it that does not count.
     """
-    start = min((answer.began for answer in answers), default=0.0)
+    start = min((answer.started for answer in answers), default=0.0)
     first, last = start + lead * seconds, start + seconds
     good = [answer for answer in answers if answer.status == 200]
-    inside = sorted(answer.seconds for answer in good if first <= answer.began + answer.seconds <= last)
+    inside = sorted(answer.seconds for answer in good if first <= answer.started + answer.seconds <= last)
     bad = Counter(str(answer.status) for answer in answers if answer.status != 200)
     figures: Figures = {"per_s": len(inside) / (last - first), "answered": len(good), "errors": dict(bad)}
     return figures | {name: percentile(inside, part) for name, part in (("p50_s", 0.5), ("p99_s", 0.99))}
@@ -195,12 +194,6 @@ def _short(answers: Sequence[Answer]) -> list[Answer]:
 
 def _share(found: Sequence[Entities], expected: Sequence[Entities]) -> float:
     return statistics.mean(one == other for one, other in zip(found, expected, strict=True))
-
-
-def _busy_seconds() -> float:
-    """CPU seconds that all cores have worked, or were kept from it by another guest of the host."""
-    times = psutil.cpu_times()
-    return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
 
 
 @contextmanager

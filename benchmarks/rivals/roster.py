@@ -101,13 +101,13 @@ _OURS = ("serving/run.py", "bundle={bundle}", "port={port}")
 def roster() -> tuple[Entrant, ...]:
     """All of them; the settings of rivals are the best found on two cores."""
     return (
-        Entrant("ours", "bert-agent", _OURS, ours=True, settings={"note": "defaults: one replica, two sessions"}),
+        Entrant("ours", "bert-agent", _OURS, ours=True, settings={"note": "defaults: a replica per core"}),
         Entrant(
-            "ours-2x1",
-            "bert-agent, a replica per core",
-            (*_OURS, "replicas.num_cpus=1", "replicas.min_replicas=2", "replicas.max_replicas=2"),
+            "ours-one-replica",
+            "bert-agent, one replica on one core",
+            (*_OURS, "replicas.min_replicas=1", "replicas.max_replicas=1"),
             ours=True,
-            settings={"replicas.num_cpus": 1, "replicas.min_replicas": 2, "replicas.max_replicas": 2},
+            settings={"replicas.min_replicas": 1, "replicas.max_replicas": 1},
         ),
         Entrant(
             "mosec",
@@ -126,6 +126,13 @@ def roster() -> tuple[Entrant, ...]:
             protocol=MOSEC,
         ),
         Entrant("fastapi-onnx", "FastAPI + ONNX Runtime, unbatched", _run("fastapi_onnx"), settings=_TWO),
+        Entrant(
+            "granian-onnx",
+            "Granian (RSGI) + ONNX Runtime, unbatched",
+            _run("granian_onnx"),
+            settings=_TWO,
+            packages=("granian==2.8.7", "uvloop", *_our_code()),
+        ),
         Entrant(
             "fastapi-pipeline",
             "FastAPI + Hugging Face pipeline, PyTorch fp32",

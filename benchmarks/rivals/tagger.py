@@ -8,8 +8,7 @@ from typing import Any
 
 from agent.bundle import Bundle
 from benchmarks.rivals.rival_environment import BUNDLE, SETTINGS
-from serving.inference.engine import Engine
-from serving.settings import EngineConfig
+from serving.inference.engine import Engine, EngineConfig
 
 Answer = list[dict[str, Any]]
 

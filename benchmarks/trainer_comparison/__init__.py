@@ -1,4 +1,4 @@
-"""Who takes part in benchmarks/training_throughput.py. A contestant is one file here and one line in the union below."""
+"""The contestants of benchmarks/training_throughput.py. Adding one is one file here and one line in the union below."""
 
 from typing import Annotated
 

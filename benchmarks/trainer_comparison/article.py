@@ -1,4 +1,4 @@
-"""The loop that articles about fine-tuning show: every sentence padded to 128, 16 at once, fp32, AdamW. Some steps only."""
+"""The contestant article: the training loop of tutorials, with batches of 16 sentences padded to 128 tokens, fp32 and AdamW."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ LENGTH, BATCH, LEARNING_RATE = 128, 16, 2e-5
 
 
 class Article(Contestant):
-    """A single process. Steps are all alike, so a few tell the speed of an epoch, which takes 20 minutes."""
+    """Runs a few steps in a single process; all have the same size, and an epoch would take 20 minutes."""
 
     kind: Literal["article"] = "article"
     steps: int = 23
 
     @property
     def name(self) -> str:
-        """By how threads wait."""
+        """Names how threads wait."""
         return f"article's loop, threads wait {self.waiting}"
 
     def measure(self, data: DataConfig) -> dict[str, Any]:
@@ -38,14 +38,14 @@ class Article(Contestant):
         optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
         torch.manual_seed(SEED)
         steps: list[Step] = []
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for ids, mask, labels in itertools.islice(DataLoader(padded(material), BATCH, shuffle=True), self.steps):
             optimizer.zero_grad()
             model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
             optimizer.step()
             now = time.perf_counter()
-            steps.append((now - begun, len(ids), int(mask.sum()), mask.numel()))
-            begun = now
+            steps.append((now - started, len(ids), int(mask.sum()), mask.numel()))
+            started = now
         return {"steps": steps, "precision": "fp32"}
 
 

@@ -1,4 +1,4 @@
-"""What every contestant has: threads, how these wait, a name, a measurement. Knows no rival."""
+"""The contract of a contestant, and the material that all train on."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 MODEL, SEED = "minilm", 0
-WEIGHT_DECAY, WARMUP = 0.01, 0.06  # of whoever trains to the end
+WEIGHT_DECAY, WARMUP = 0.01, 0.06  # of runs to the end
 
 Step = tuple[float, int, int, int]
 """Seconds, sentences, real tokens and padded tokens of an optimizer step."""
 
 
 class Contestant(Config, ABC):
-    """Measured in a process of its own, with nothing beside it."""
+    """A way of training, measured in a process of its own."""
 
     kind: str
     threads: int = 2
@@ -31,21 +31,21 @@ class Contestant(Config, ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """For the table; says all that sets it apart."""
+        """Name in the table, with all that distinguishes it."""
 
     @abstractmethod
     def measure(self, data: DataConfig) -> dict[str, Any]:
-        """Runs, and returns plain values. `steps` is a list of `Step`, in order, of whoever trains."""
+        """Runs and returns plain values; `steps` is a list of `Step`."""
 
     def environment(self) -> dict[str, str]:
-        """Of the process. `briefly` is how our own workers wait (benchmarks/waiting_threads.py)."""
+        """Environment of the process. `briefly` is how our workers wait (benchmarks/waiting_threads.py)."""
         brief = {"GOMP_SPINCOUNT": "1000"} if self.waiting == "briefly" else {}
         return {"OMP_NUM_THREADS": str(self.threads)} | brief
 
 
 @dataclass(frozen=True)
 class Material:
-    """What the rivals train on: the model, sentences and targets that ours has too.
+    """The model, sentences and targets that all contestants train on.
 
     Attributes:
         rows: `input_ids`, `attention_mask` and `labels` of each sentence, lists of int; the target of a word is at its first sub-word.

@@ -1,4 +1,4 @@
-"""What training is to reach beside its rivals, and whether it does. Measures nothing."""
+"""The aims of benchmarks/training_throughput.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""F1 against training time: who learns how much how soon. Knows contestants and their curves, and no clock."""
+"""Compares F1 over training time of Trainer and ours."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Point = tuple[float, float]
 
 Entrant = TypeVar("Entrant", bound=Contestant)
 Ask = Callable[[Contestant], Found | None]
-"""Measures a contestant, or tells what is known of it."""
+"""Measures a contestant, or returns an earlier result."""
 
 
 def race(ask: Ask, entrants: Sequence[tuple[Trainer | Ours, Sequence[float]]]) -> dict[str, Any] | None:
@@ -89,7 +89,7 @@ def run_to_the_end(ask: Ask, entrant: Trainer | Ours, rates: Sequence[float]) ->
 
 
 def best_f1(points: Sequence[Point]) -> float:
-    """The highest of a curve."""
+    """The highest F1 of a curve."""
     return max(score for _, score in points)
 
 

@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices: what the use of a model's FLOPs is measured against. Trains nothing."""
+"""The contestant ceiling: the rate of matrix products on this machine, which FLOP utilisation is relative to."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def median_seconds(call: Callable[[], object]) -> float:
     """Of one call."""
     found = []
     for _ in range(WARM_UP + CALLS):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         call()
-        found.append(time.perf_counter() - begun)
+        found.append(time.perf_counter() - started)
     return statistics.median(found[WARM_UP:])

@@ -1,4 +1,4 @@
-"""Ours, by the function behind `python training/run.py`: Ray, DeepSpeed, evaluation, bundle and all."""
+"""The contestant ours: the function behind `python training/run.py`, with Ray, DeepSpeed, evaluation and bundle."""
 
 from __future__ import annotations
 

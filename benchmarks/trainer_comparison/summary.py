@@ -1,4 +1,4 @@
-"""Rates and tables from what was measured. Knows no aims."""
+"""Rates and tables from measurements."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def row(name: str, runs: Sequence[Found], *, gflops: float | None, parameters: i
 
 
 def ceilings(runs: Mapping[int, Sequence[Found]]) -> dict[int, dict[str, Any]]:
-    """GFLOP/s by threads, then by type and shape: the best of the repetitions, since a ceiling is what can be had."""
+    """GFLOP/s by threads, then by type and shape: the best of the repetitions."""
     found = {}
     for threads, repeats in runs.items():
         first = repeats[0]["result"]
@@ -98,7 +98,7 @@ HEAD = (
 
 
 def scaling(one: Sequence[Found], two: Sequence[Found]) -> dict[str, float]:
-    """What two processes that exchange nothing do over what one does, each with half of a step: the most that two workers could gain."""
+    """Throughput of two processes that exchange nothing over that of one, each with half of a step: a bound for two workers."""
     gains = {}
     for figure in ("gflops", "sentences_per_s"):
         alone, both = (statistics.median(run["result"][figure] for run in runs) for runs in (one, two))
@@ -107,7 +107,7 @@ def scaling(one: Sequence[Found], two: Sequence[Found]) -> dict[str, float]:
 
 
 def scaling_lines(scales: Mapping[str, Mapping[str, float]], aims: Sequence[Aim]) -> list[str]:
-    """The ceilings of scaling, and what of them the workers reach."""
+    """Lines with the bounds of scaling and the share that the workers reach."""
     lines = []
     for tokens, gains in scales.items():
         lines.append(
@@ -123,7 +123,7 @@ def scaling_lines(scales: Mapping[str, Mapping[str, float]], aims: Sequence[Aim]
 
 
 def curve_lines(quality: Mapping[str, Any]) -> list[str]:
-    """The learning curves for people."""
+    """Lines with the learning curves."""
     lines = []
     for race, who in itertools.product(quality["races"], ("trainer", "ours")):
         run = race[who]

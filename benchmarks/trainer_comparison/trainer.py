@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer at its best honest settings. Says which; hugging_face.py runs it."""
+"""The contestant trainer: the settings of Hugging Face's Trainer, which trainer_process.py runs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Trainer(Contestant):
 
     @property
     def name(self) -> str:
-        """By its settings."""
+        """Names its settings."""
         waits = ", brief waits" if self.waiting == "briefly" else ""
         loaders = f", {self.loaders} loader" if self.loaders else ""
         return f"Trainer, batch {self.batch}, {self.attention}{waits}{loaders}"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a trial chooses."""
+        """The settings that trials choose."""
         return self.model_dump(include={"waiting", "attention", "loaders"})
 
     def measure(self, data: DataConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs Hugging Face's Trainer and clocks its steps. Imported only by the process that trains."""
+"""Runs Hugging Face's Trainer and times its steps; imported only in the measured process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Look = Callable[[], float]
 
 
 def fine_tune(settings: Trainer, data: DataConfig) -> dict[str, Any]:
-    """Trains as `settings` say; returns steps, points of the learning curve and the best point's score on test."""
+    """Trains by `settings`; returns steps, points of the learning curve and the test score of the best point."""
     torch.set_num_threads(settings.threads)
     material = load_material(data, settings.seed)
     material.model.set_attn_implementation(settings.attention)
@@ -43,7 +43,7 @@ def fine_tune(settings: Trainer, data: DataConfig) -> dict[str, Any]:
 
 
 def arguments(settings: Trainer, directory: str, *, bf16: bool) -> TrainingArguments:
-    """Nothing that costs time and is no training: no saving, no logging, no bar."""
+    """Training arguments without saving, logging and progress bar, which would cost time."""
     return TrainingArguments(
         output_dir=directory,
         use_cpu=True,
@@ -70,7 +70,7 @@ def arguments(settings: Trainer, directory: str, *, bf16: bool) -> TrainingArgum
 
 
 class Counting(transformers.Trainer):
-    """Counts what goes through the model, wherever it was collated."""
+    """Counts the sentences and tokens that go through the model."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -79,7 +79,7 @@ class Counting(transformers.Trainer):
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *rest: Any, **options: Any
     ) -> torch.Tensor:
-        """A step as ever."""
+        """A training step, counted."""
         mask = inputs["attention_mask"]
         self.counts.append((len(mask), int(mask.sum()), mask.numel()))
         loss: torch.Tensor = super().training_step(model, inputs, *rest, **options)
@@ -123,7 +123,7 @@ class Curve:
 
 
 class Clock(TrainerCallback):
-    """Seconds of each step, the first with what comes before it; stands still while dev is looked at."""
+    """Times each step, the first with what comes before it; stops while the dev split is scored."""
 
     def __init__(self, settings: Trainer, num_rows: int, curve: Curve) -> None:
         looks, per_epoch = settings.looks_per_epoch, -(-num_rows // settings.batch)
@@ -134,12 +134,12 @@ class Clock(TrainerCallback):
         self._begun = 0.0
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Starts it."""
-        self._begun = time.perf_counter()
+        """Starts the clock."""
+        self._started = time.perf_counter()
 
     def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
-        """Notes a step, and looks at dev if it is time."""
+        """Records a step, and scores the dev split when it is due."""
         self.seconds.append(time.perf_counter() - self._begun)
         if state.global_step in self._looks:
             self.curve.look(sum(self.seconds))
-        self._begun = time.perf_counter()
+        self._started = time.perf_counter()

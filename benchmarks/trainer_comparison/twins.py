@@ -1,4 +1,4 @@
-"""One-thread processes that know nothing of each other, at once: how far this machine lets two workers scale at all.
+"""The contestant twins: independent processes of one thread each, the bound for scaling on this machine.
 
 No Ray, no exchange, no waiting for each other. First matrix products, then our own training steps.
 """
@@ -36,7 +36,7 @@ class Twins(Contestant):
 
     @property
     def name(self) -> str:
-        """By their number."""
+        """Names their number."""
         return f"{self.processes} process(es) of 1 thread, {self.tokens:,} tokens, no Ray, no exchange"
 
     def measure(self, data: DataConfig) -> dict[str, Any]:
@@ -69,21 +69,21 @@ def _measure_one(settings: Twins, data: DataConfig, together: Barrier) -> dict[s
         step()
     sentences = 0
     together.wait()
-    begun = time.perf_counter()
+    started = time.perf_counter()
     _count(step, settings.seconds)
     return {
         "gflops": products * 2 * 1024**3 / 1e9,
-        "sentences_per_s": sentences / (time.perf_counter() - begun),
+        "sentences_per_s": sentences / (time.perf_counter() - started),
     }
 
 
 def _count(call: Any, seconds: float) -> float:
     """Calls a second, over some seconds."""
-    begun, calls = time.perf_counter(), 0
-    while time.perf_counter() - begun < seconds:
+    started, calls = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
         call()
         calls += 1
-    return calls / (time.perf_counter() - begun)
+    return calls / (time.perf_counter() - started)
 
 
 def _trainer(tokens: int, data: DataConfig) -> tuple[TrainStep, BatchPrefetcher, Any]:

@@ -1,4 +1,4 @@
-"""Measures contestants one at a time, each in a fresh process, and keeps what came of it. Knows nothing of what they do."""
+"""Measures contestants one at a time, each in a new process, and stores the results."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from typing import Any
 
 from agent.data import DataConfig
 from agent.errors import TrainingError
+from benchmarks.common.machine import busy_seconds
 from benchmarks.trainer_comparison.base import Contestant
 
 LOOK_EVERY_S = 0.5
 PAUSE_S = 2.0  # for what the process before has left (Ray's own processes)
-QUIET = 0.1  # more of the cores than this in other hands spoils a measurement
-FOREIGN = re.compile(r"(OMP|GOMP|KMP|MKL|RAY)_")  # what would decide for the contestants how they run
+QUIET = 0.1  # a larger share of the cores used by other processes spoils a measurement
+FOREIGN = re.compile(r"(OMP|GOMP|KMP|MKL|RAY)_")  # settings that contestants set themselves
 
 Found = dict[str, Any]
 
 
 class Workbench:
-    """A directory of results.
+    """Measures contestants and stores the results in a directory.
 
     Args:
-        directory: Where they are kept; what stands there is not measured again.
-        program: Takes `measure=FILE`, the file that says what to measure, and writes the result beside it.
-        accept_doubtful: Whether what was measured on a busy machine counts.
+        directory: Holds the results; what is there is not measured again.
+        program: Takes `measure=FILE` with what to measure, and writes the result beside that file.
+        accept_doubtful: Whether measurements on a busy machine count.
     """
 
     def __init__(self, directory: Path, program: Path, *, accept_doubtful: bool) -> None:
@@ -39,13 +40,13 @@ class Workbench:
         directory.mkdir(parents=True, exist_ok=True)
 
     def found(self, contestant: Contestant, data: DataConfig, repeat: int = 0) -> Found | None:
-        """What an earlier run of exactly this has left, if it counts."""
+        """The result of an earlier run of the same measurement, if it counts."""
         file = self._file(contestant, data, repeat, "json")
         kept: Found | None = json.loads(file.read_text()) if file.is_file() else None
         return kept if kept and (self._accept_doubtful or not doubt(kept)) else None
 
     def run(self, contestant: Contestant, data: DataConfig, repeat: int = 0) -> Found:
-        """Measures, unless it is known.
+        """Measures, unless there is a result.
 
         Raises:
             TrainingError: The process failed.
@@ -55,14 +56,14 @@ class Workbench:
         before = others_before()
         asked, answer, log = (self._file(contestant, data, repeat, kind) for kind in ("order", "answer", "log"))
         asked.write_text(json.dumps({"order": order(contestant, data), "answer": str(answer)}))
-        begun = time.perf_counter()
+        started = time.perf_counter()
         watched = self._start(contestant, asked, log)
         found = {
             "order": order(contestant, data),
             "result": json.loads(answer.read_text()),
             "others_before": before,
             **watched,
-            "process_seconds": time.perf_counter() - begun,
+            "process_seconds": time.perf_counter() - started,
         }
         asked.unlink()
         answer.unlink()
@@ -72,7 +73,7 @@ class Workbench:
 
     def _start(self, contestant: Contestant, asked: Path, log: Path) -> Found:
         environment = {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
-        watch = Watch()
+        monitor = ProcessMonitor()
         with log.open("w") as stream:
             process = subprocess.Popen(
                 [sys.executable, str(self._program), f"measure={asked}"],
@@ -80,13 +81,13 @@ class Workbench:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
             )
-            watch.wait(process)
+            monitor.wait(process)
         if process.returncode:
             tail = " ".join(log.read_text().strip().splitlines()[-1:])
             raise TrainingError(
                 f"{contestant.name} ended with status {process.returncode} ({tail})", remedy=f"read {log}"
             )
-        return watch.figures()
+        return monitor.figures()
 
     def _file(self, contestant: Contestant, data: DataConfig, repeat: int, kind: str) -> Path:
         digest = hashlib.sha256(json.dumps(order(contestant, data)).encode()).hexdigest()[:12]
@@ -94,12 +95,12 @@ class Workbench:
 
 
 def order(contestant: Contestant, data: DataConfig) -> dict[str, Any]:
-    """All that decides what is measured."""
+    """All that determines a measurement."""
     return {"contestant": contestant.model_dump(mode="json"), "data": data.model_dump(mode="json")}
 
 
-class Watch:
-    """Looks at a process and all below it while it runs, and at what others take of the machine meanwhile."""
+class ProcessMonitor:
+    """Measures memory and CPU time of a process tree, and the CPU time of other processes meanwhile."""
 
     def __init__(self) -> None:
         self._peaks = {"together": 0, "largest": 0}
@@ -107,7 +108,7 @@ class Watch:
         self._begun, self._busy = time.perf_counter(), busy_seconds()
 
     def wait(self, process: subprocess.Popen[bytes]) -> None:
-        """Until its end; ends it if this program is interrupted, since nothing may run on beside the next measurement."""
+        """Waits for the process; terminates it if this program is interrupted."""
         try:
             while process.poll() is None:
                 self._look(process.pid)
@@ -136,24 +137,16 @@ class Watch:
         self._peaks["largest"] = max(self._peaks["largest"], *sizes)
 
 
-def busy_seconds() -> float:
-    """CPU seconds that all cores together have worked, or were kept from it by another guest of the host."""
-    import psutil
-
-    times = psutil.cpu_times()
-    return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
-
-
 def others_before() -> float:
-    """The share of all cores that others take, seen over a pause in which what ended before can clear away."""
+    """The share of all cores that other processes use, after a pause in which earlier processes can end."""
     time.sleep(PAUSE_S)
-    begun, busy = time.perf_counter(), busy_seconds()
+    started, busy = time.perf_counter(), busy_seconds()
     time.sleep(PAUSE_S)
-    return (busy_seconds() - busy) / (time.perf_counter() - begun) / (os.cpu_count() or 1)
+    return (busy_seconds() - busy) / (time.perf_counter() - started) / (os.cpu_count() or 1)
 
 
 def doubt(found: Found) -> str:
-    """What to think of a measurement on a machine that was so busy."""
+    """A warning for a measurement on a busy machine; empty for a quiet one."""
     shares = found["others_before"], found["others_during"]
     if max(shares) <= QUIET:
         return ""

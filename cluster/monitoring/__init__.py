@@ -1,5 +1,5 @@
-"""What is watched and how: dashboards, rules and alerts as code, for Grafana, for Kubernetes and for a page of our own.
+"""Dashboards, recording rules and alerts as code.
 
-One source: the panels (`*_panels.py`) and rules (`recordings.py`, `alerts.py`) here make the files in k8s/monitoring/
-(`python -m cluster.monitoring`), the local page (`make monitor`) and what the tests ask of a real Prometheus.
+The panels (`panels/`) and rules (`rules/`) make the files in k8s/monitoring/ (`python -m cluster.monitoring`) and the local
+page (`make monitor`).
 """

@@ -9,7 +9,7 @@ from cluster.monitoring.manifests import manifests
 
 
 def main(directory: Path) -> None:
-    """Writes every file, and says which."""
+    """Writes every file and prints its path."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in manifests().items():
         (directory / name).write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The files of k8s/monitoring/: dashboards as ConfigMaps, a PrometheusRule, PodMonitors, and what kustomize lists."""
+"""The Kubernetes manifests in k8s/monitoring/: dashboards as ConfigMaps, a PrometheusRule, PodMonitors and a Kustomization."""
 
 from __future__ import annotations
 
@@ -16,20 +16,17 @@ NAMESPACE = "bert-agent"
 _PART = {"app.kubernetes.io/part-of": "bert-agent", "app.kubernetes.io/component": "monitoring"}
 _HEAD = "# Made by `python -m cluster.monitoring`; change cluster/monitoring/ instead. "
 _RAY_PORTS = ("metrics", "as-metrics", "dash-metrics")  # every node; autoscaler and dashboard on heads
+_PROXY_PORT = "proxy-metrics"  # HAProxy's own exporter, where agents are served
 
 
 def manifests() -> dict[str, str]:
-    """Texts by file name."""
+    """Content by file name."""
     files = {f"10-dashboard-{name}.yaml": _dashboard(name, board) for name, board in _boards()}
     files["20-rules.yaml"] = _yaml("The Prometheus operator loads it.", _rules())
     files["30-pod-monitors.yaml"] = _yaml("What the Prometheus operator scrapes.", _ray_pods(), _operator_pods())
     files["Kustomization"] = _yaml(
         "Without an extension, as ../Kustomization.",
-        {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1",
-            "kind": "Kustomization",
-            "resources": sorted(files),
-        },
+        {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": sorted(files)},
     )
     return files
 
@@ -51,19 +48,22 @@ def _rules() -> dict[str, Any]:
 
 
 def _ray_pods() -> dict[str, Any]:
-    endpoint = {
-        # `job` and `namespace` as the rules want them; a pod's name stays in `pod`.
-        "relabelings": [
-            {"targetLabel": "job", "replacement": "ray"},
+    def endpoint(port: str) -> dict[str, Any]:
+        # `job` and `namespace` as the rules want them; a pod's name stays in `pod`. A pod whose init containers still wait
+        # (for a bundle, for the head) is Pending: as a target it would be a node that is down.
+        relabelings = [
+            {"sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": "Running", "action": "keep"},
+            {"targetLabel": "job", "replacement": "haproxy" if port == _PROXY_PORT else "ray"},
             {"sourceLabels": ["__meta_kubernetes_pod_label_ray_io_cluster"], "targetLabel": "cluster"},
             {"sourceLabels": ["__meta_kubernetes_pod_label_ray_io_node_type"], "targetLabel": "node_type"},
-        ],
-        "metricRelabelings": [_camel(rule) for rule in metric_relabelings()],
-    }
+        ]
+        rules = [_camel(rule) for rule in metric_relabelings()]
+        return {"port": port, "interval": "15s", "relabelings": relabelings, "metricRelabelings": rules}
+
     item = _item("monitoring.coreos.com/v1", "PodMonitor", "ray", {})
     spec = {
         "selector": {"matchLabels": {"ray.io/is-ray-node": "yes"}},  # KubeRay sets it on heads and workers
-        "podMetricsEndpoints": [{"port": port, "interval": "15s", **endpoint} for port in _RAY_PORTS],
+        "podMetricsEndpoints": [endpoint(port) for port in (*_RAY_PORTS, _PROXY_PORT)],
     }
     return item | {"spec": spec}
 
@@ -72,9 +72,10 @@ def _operator_pods() -> dict[str, Any]:
     item = _item("monitoring.coreos.com/v1", "PodMonitor", "kuberay-operator", {})
     spec = {
         "namespaceSelector": {"any": True},
-        "selector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}},
-        # Its series carry the namespace of the thing that they tell of: that one counts.
-        "podMetricsEndpoints": [{"targetPort": 8080, "interval": "30s", "honorLabels": True}],
+        # Helm's chart and kustomize's installation both set this label.
+        "selector": {"matchLabels": {"app.kubernetes.io/component": "kuberay-operator"}},
+        # Keeps the namespace label of its series, which is that of the described resource.
+        "podMetricsEndpoints": [{"port": "http", "interval": "30s", "honorLabels": True}],
     }
     return item | {"spec": spec}
 
@@ -93,7 +94,7 @@ def _camel(rule: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Long texts as blocks, nothing by reference: what a reviewer can read."""
+    """Writes multi-line texts as blocks and no anchors, so that the files can be reviewed."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -106,5 +107,7 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def _yaml(says: str, *items: dict[str, Any]) -> str:
-    return f"{_HEAD}{says}\n" + yaml.dump_all(items, Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True)
+def _yaml(purpose: str, *items: dict[str, Any]) -> str:
+    return f"{_HEAD}{purpose}\n" + yaml.dump_all(
+        items, Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True
+    )

@@ -1,4 +1,4 @@
-"""The page of `make monitor`: Grafana's panels without Grafana. Asks Prometheus the panels' own queries and nothing else."""
+"""Serves the page of `make monitor`, which shows the dashboards without Grafana; it runs only the panels' queries."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _ANY = ".*"
 
 
 class Page:
-    """What the page is told.
+    """The routes of the page.
 
     Args:
-        prometheus: Where the answers are.
-        rate_interval: What `$__rate_interval` stands for: several exports of Ray's.
-        notice: Shown at the top.
+        prometheus: Answers the queries.
+        rate_interval: Value of `$__rate_interval`, longer than Ray's export interval.
+        notice: Text at the top of the page.
     """
 
     def __init__(self, prometheus: Prometheus, *, rate_interval: str = "30s", notice: str = "") -> None:
@@ -58,16 +58,16 @@ class Page:
         ]
         return Starlette(
             routes=routes,
-            middleware=[Middleware(_OnlySelf)],
-            exception_handlers={RequestError: _refuse, OSError: _away},
+            middleware=[Middleware(_ContentSecurityPolicy)],
+            exception_handlers={RequestError: _refuse, OSError: _unreachable},
         )
 
     def dashboards(self, _: Request) -> Response:
-        """All panels."""
+        """All dashboards with their panels."""
         return JSONResponse({"notice": self._notice, "dashboards": [dataclasses.asdict(board) for board in DASHBOARDS]})
 
     def variables(self, request: Request) -> Response:
-        """What may be chosen on a dashboard."""
+        """The values of a dashboard's variables."""
         board = self._board(request)
         return JSONResponse({variable.name: self._values(variable) for variable in board.variables})
 
@@ -90,7 +90,7 @@ class Page:
         return JSONResponse(_plain(lines))
 
     def alerts(self, _: Request) -> Response:
-        """What is pending or fires."""
+        """Alerts that are pending or fire."""
         return JSONResponse(
             [
                 {
@@ -104,7 +104,7 @@ class Page:
         )
 
     def fill(self, expr: str, chosen: Mapping[str, str]) -> str:
-        """A panel's query with its variables and its interval put in, as Grafana does."""
+        """A panel's query with its variables and interval filled in, as in Grafana."""
         filled = {"__rate_interval": self._rate_interval, **chosen}
         return re.sub(r"\$(\w+)", lambda match: filled[match[1]], expr)
 
@@ -119,7 +119,7 @@ class Page:
         return self._prometheus.label_values(series, variable.label)
 
     def _chosen(self, board: Dashboard, request: Request) -> dict[str, str]:
-        """Regular expressions by variable. Only values that exist: nothing of a caller's own reaches PromQL."""
+        """A regular expression for each variable; only existing values are accepted, so that no caller injects PromQL."""
         chosen = {}
         for variable in board.variables:
             value = request.query_params.get(variable.name, "")
@@ -130,8 +130,8 @@ class Page:
 
 
 @contextmanager
-def shown(page: Page, port: int) -> Iterator[str]:
-    """Serves the page inside the block; yields its URL."""
+def serve_page(page: Page, port: int) -> Iterator[str]:
+    """Serves the page within the block; yields its URL."""
     server = uvicorn.Server(uvicorn.Config(page.app, host="127.0.0.1", port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -147,12 +147,12 @@ def shown(page: Page, port: int) -> Iterator[str]:
 
 
 def legend(template: str, labels: Labels) -> str:
-    """A legend with its labels put in."""
+    """A legend with its labels filled in."""
     return re.sub(r"\{\{(\w+)\}\}", lambda match: labels.get(match[1], ""), template).strip()
 
 
 def _quoted(value: str) -> str:
-    """A value as a regular expression for itself, inside a string of PromQL."""
+    """A value as a regular expression that matches it, quoted for PromQL."""
     return json.dumps(re.escape(value), ensure_ascii=False)[1:-1]
 
 
@@ -170,7 +170,7 @@ def _minutes(request: Request) -> float:
 
 
 def _plain(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """JSON knows no NaN and no infinity: null."""
+    """Replaces NaN and infinity, which JSON does not have, by null."""
     for line in lines:
         line["points"] = [[when, value if abs(value) < float("inf") else None] for when, value in line["points"]]
     return lines
@@ -181,12 +181,12 @@ def _refuse(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, status_code=error.status)
 
 
-def _away(_: Request, error: Exception) -> Response:
+def _unreachable(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": f"Prometheus does not answer ({error})"}, status_code=502)
 
 
-class _OnlySelf:
-    """Tells browsers to load nothing from elsewhere."""
+class _ContentSecurityPolicy:
+    """Forbids browsers to load anything from other hosts."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

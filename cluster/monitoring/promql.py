@@ -1,4 +1,4 @@
-"""Pieces of PromQL over the series that Ray exports for us. Knows the labels, not what any panel or alert is about."""
+"""PromQL expressions over the metrics that Ray exports."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from agent import telemetry
 from agent.telemetry import Metric
 
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-# Of a clock that runs faster: replicas copy their metrics every 5 s, Ray exports them every 6 to 10, and a busy machine
-# misses one scrape of 3 s now and then.
+# Minima for a faster clock: replicas copy their metrics every 5 s, Ray exports them every 6 to 10 s, and a busy machine
+# sometimes misses a scrape of 3 s.
 _LEAST_WINDOW_S, _LEAST_HOLD_S = 30, 7
 
 SERVED = 'namespace=~"$namespace",agent=~"$agent"'
@@ -18,21 +18,21 @@ FLEET = 'namespace=~"$namespace"'
 
 
 class Clock:
-    """Windows and waiting times of rules; a test's clock runs faster.
+    """Windows and waiting times of rules, divided by a speed for tests.
 
     Args:
-        speed: How many times faster.
+        speed: The divisor.
     """
 
     def __init__(self, speed: float = 1) -> None:
         self._speed = speed
 
     def window(self, text: str) -> str:
-        """The window that stands for `text` (5m, 1h, 3d)."""
+        """The window for `text` (5m, 1h, 3d)."""
         return text if self._speed == 1 else f"{max(_LEAST_WINDOW_S, round(seconds(text) / self._speed))}s"
 
     def hold(self, text: str) -> str:
-        """How long an alert that should wait for `text` waits."""
+        """The waiting time of an alert for `text`."""
         if self._speed == 1 or not seconds(text):
             return text
         return f"{max(_LEAST_HOLD_S, round(seconds(text) / self._speed))}s"
@@ -42,7 +42,7 @@ def seconds(text: str) -> int:
     """A duration of one unit in seconds.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is not a duration.
     """
     match = re.fullmatch(r"(\d+)([smhd])", text)
     if match is None:
@@ -51,14 +51,14 @@ def seconds(text: str) -> int:
 
 
 def exported(metric: Metric, part: str = "") -> str:
-    """The name under which Ray exports a metric; `part` is bucket, sum or count of a histogram."""
+    """The name that Ray exports a metric under; `part` is bucket, sum or count of a histogram."""
     if metric.kind == "counter":
         return f"ray_{metric.name}_total"
     return f"ray_{metric.name}_{part}" if part else f"ray_{metric.name}"
 
 
 def rate(metric: Metric, part: str = "") -> str:
-    """Increase per second of a serving metric, of the replicas that serve the chosen version."""
+    """Rate of a serving metric, of the replicas that serve the chosen version."""
     return _of_version(f"rate({exported(metric, part)}{{{SERVED}}}[$__rate_interval])")
 
 
@@ -73,13 +73,13 @@ def quantile(share: float, metric: Metric, *labels: str) -> str:
 
 
 def mean(metric: Metric, *labels: str) -> str:
-    """The mean of a serving histogram by labels: exact, because our histograms keep their sums."""
+    """The exact mean of a serving histogram by labels, from its sum and count."""
     by = ", ".join(labels)
     return f"sum by ({by}) {rate(metric, 'sum')} / sum by ({by}) {rate(metric, 'count')}"
 
 
 def risen(series: str, window: str) -> str:
-    """Counters that rose within a window, those that appeared in it included: `increase` cannot see a counter's first event."""
+    """Counters that rose or appeared within a window; `increase` misses the first event of a counter."""
     return f"(({series} - {series} offset {window}) > 0 or ({series} unless {series} offset {window}) > 0)"
 
 

@@ -1,4 +1,4 @@
-"""A Prometheus, and an Alertmanager if somebody is to be told, of this machine, on loopback; they end with the block."""
+"""Starts a Prometheus, and an Alertmanager for a webhook, on this machine's loopback interface."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ Labels = Mapping[str, str]
 
 
 class Prometheus:
-    """Asks a Prometheus.
+    """A client of Prometheus' HTTP API.
 
     Args:
-        url: Where it listens.
+        url: Address of Prometheus.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def query(self, expr: str) -> list[tuple[Labels, float]]:
-        """The series of an expression now."""
+        """The current values of an expression."""
         found = self._ask("query", {"query": expr})["result"]
         return [(item["metric"], float(item["value"][1])) for item in found]
 
     def query_range(
         self, expr: str, *, start: float, end: float, step: float
     ) -> list[tuple[Labels, list[tuple[float, float]]]]:
-        """The series of an expression over time: (unix seconds, value)."""
+        """The values of an expression over time, as (unix seconds, value)."""
         found = self._ask("query_range", {"query": expr, "start": start, "end": end, "step": step})["result"]
         return [(item["metric"], [(float(when), float(value)) for when, value in item["values"]]) for item in found]
 
@@ -76,13 +76,13 @@ class Prometheus:
 
 
 @contextmanager
-def watching(discovery: Path, *, clock: Clock, webhook: str = "") -> Iterator[Prometheus]:
-    """Watches a Ray inside the block, with all our rules.
+def monitoring(discovery: Path, *, clock: Clock, webhook: str = "") -> Iterator[Prometheus]:
+    """Monitors a Ray cluster within the block, with all recording rules and alerts.
 
     Args:
-        discovery: The file in which Ray names its endpoints; it may come later.
-        clock: Of the rules.
-        webhook: Where Alertmanager posts what fires; without it there is no Alertmanager.
+        discovery: Ray's service discovery file; it may be written later.
+        clock: Windows and waiting times of the rules.
+        webhook: URL that Alertmanager posts firing alerts to; without it no Alertmanager is started.
 
     Raises:
         ClusterError: A program is not installed, or does not start.
@@ -91,13 +91,15 @@ def watching(discovery: Path, *, clock: Clock, webhook: str = "") -> Iterator[Pr
     notifier = find(ALERTMANAGER) if webhook else ""
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bert-agent-monitor-")))
-        address, told = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        address, alertmanager = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         (place / "rules.yaml").write_text(rules_file(groups(clock)))
-        config = prometheus_config(discovery=str(discovery), rules=str(place / "rules.yaml"), alertmanager=told)
+        config = prometheus_config(discovery=str(discovery), rules=str(place / "rules.yaml"), alertmanager=alertmanager)
         _write(place / "prometheus.yaml", config)
         if notifier:
             _write(place / "alertmanager.yaml", _alertmanager_config(webhook))
-            stack.enter_context(_running(_alertmanager_command(notifier, place, told), f"http://{told}", place))
+            stack.enter_context(
+                _running(_alertmanager_command(notifier, place, alertmanager), f"http://{alertmanager}", place)
+            )
         stack.enter_context(_running(_prometheus_command(program, place, address), f"http://{address}", place))
         yield Prometheus(f"http://{address}")
 
@@ -106,7 +108,7 @@ def find(names: tuple[str, ...]) -> str:
     """The path of a program.
 
     Raises:
-        ClusterError: There is none of these names.
+        ClusterError: None of these names is on PATH.
     """
     for name in names:
         if path := shutil.which(name):
@@ -119,7 +121,7 @@ def find(names: tuple[str, ...]) -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """A free port of the loopback interface."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     return port

@@ -1,0 +1,1 @@
+"""Trains the pruned or shrunk network with the original agent as its teacher."""

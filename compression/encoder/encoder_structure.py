@@ -1,4 +1,4 @@
-"""Where BERT-like encoders keep their heads and feed-forward units. Knows names of modules, changes nothing."""
+"""Finds attention heads and feed-forward units in the modules of BERT-like encoders, and sets their number."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from agent.encoder_layers import find_layers
 from agent.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ _PRUNABLE = "encoders built like BERT (BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA)
 
 @dataclass(frozen=True)
 class Slot:
-    """A linear layer and the place that it can be replaced in."""
+    """A linear layer with the module that holds it, so that it can be replaced."""
 
     parent: nn.Module
     name: str
@@ -29,7 +30,7 @@ class Slot:
         return found
 
     def replace(self, linear: nn.Module) -> None:
-        """Puts another layer there."""
+        """Replaces the layer."""
         setattr(self.parent, self.name, linear)
 
 
@@ -38,11 +39,11 @@ class Block:
     """One layer of an encoder.
 
     Attributes:
-        attention: The module that knows how many heads there are.
+        attention: The module that stores the number of heads.
         projections: Query, key and value.
-        attention_output: Its inputs are the heads, side by side.
-        ffn_input, ffn_output: The feed-forward units lie between the two.
-        head_size: Columns of `attention_output` that belong to one head.
+        attention_output: Its inputs are the concatenated heads.
+        ffn_input, ffn_output: Its outputs, and the other's inputs, are the feed-forward units.
+        head_size: Columns of `attention_output` of one head.
     """
 
     attention: nn.Module
@@ -54,16 +55,16 @@ class Block:
 
     @property
     def num_heads(self) -> int:
-        """Heads that are there."""
+        """Number of heads."""
         return self.attention_output.linear.in_features // self.head_size
 
     @property
     def num_units(self) -> int:
-        """Feed-forward units that are there."""
+        """Number of feed-forward units."""
         return self.ffn_output.linear.in_features
 
     def set_num_heads(self, num_heads: int) -> None:
-        """Tells the attention module how many heads its projections hold now."""
+        """Sets the number of heads in the attention module."""
         for name, value in zip(_HEAD_COUNTS, (num_heads, num_heads * self.head_size) * 2, strict=True):
             if hasattr(self.attention, name):
                 setattr(self.attention, name, value)
@@ -73,14 +74,14 @@ class Block:
         return values.reshape(*values.shape[:-1], -1, self.head_size)
 
 
-_HEAD_COUNTS = ("num_attention_heads", "all_head_size", "n_heads", "dim")  # BERT's pair and DistilBERT's
+_HEAD_COUNTS = ("num_attention_heads", "all_head_size", "n_heads", "dim")  # of BERT, then of DistilBERT
 
 
 def find_blocks(model: PreTrainedModel) -> list[Block]:
     """The layers of an encoder, first to last.
 
     Raises:
-        ConfigError: The architecture keeps its layers in another way.
+        ConfigError: The architecture is built differently.
     """
     blocks = [_bert_block(layer) or _distilbert_block(layer) for layer in layers_of(model)]
     found = [block for block in blocks if block]
@@ -94,7 +95,7 @@ def find_blocks(model: PreTrainedModel) -> list[Block]:
 
 
 def is_prunable(model: PreTrainedModel) -> bool:
-    """Whether `find_blocks` knows the architecture."""
+    """Whether `find_blocks` supports the architecture."""
     try:
         return bool(find_blocks(model))
     except ConfigError:
@@ -102,17 +103,18 @@ def is_prunable(model: PreTrainedModel) -> bool:
 
 
 def keep_layers(model: PreTrainedModel, layers: Sequence[nn.Module]) -> None:
-    """Leaves an encoder that `find_blocks` knows only these of its layers, in this order; its configuration says so too."""
+    """Keeps only these layers of an encoder, in this order, and sets their number in its configuration."""
     from torch import nn
 
-    home = _home(model)
-    assert home is not None
-    home.layer = nn.ModuleList(layers)
+    found = find_layers(model)
+    assert found is not None
+    parent, _, name = found[0].rpartition(".")
+    setattr(model.base_model.get_submodule(parent), name, nn.ModuleList(layers))
     _set_size(model, _LAYER_COUNTS, len(layers))
 
 
 def set_units(model: PreTrainedModel, units: int) -> None:
-    """Tells the configuration how many feed-forward units every layer has."""
+    """Sets the number of feed-forward units of every layer in the configuration."""
     _set_size(model, _UNIT_COUNTS, units)
 
 
@@ -128,19 +130,9 @@ def _set_size(model: PreTrainedModel, names: tuple[str, ...], value: int) -> Non
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers as modules; none where the encoder keeps them elsewhere than BERT and DistilBERT."""
-    home = _home(model)
-    return list(home.layer.children()) if home is not None else []  # type: ignore[union-attr]
-
-
-def _home(model: PreTrainedModel) -> nn.Module | None:
-    """The module whose `layer` holds the layers."""
-    base = getattr(model, "base_model", model)
-    for path in ("encoder", "transformer"):
-        found: nn.Module | None = getattr(base, path, None)
-        if found is not None and hasattr(found, "layer"):
-            return found
-    return None
+    """The layers as modules, lowest first; none if the encoder has no list of them."""
+    found = find_layers(model)
+    return list(found[1]) if found else []
 
 
 def _bert_block(layer: nn.Module) -> Block | None:
@@ -174,7 +166,7 @@ def _head_size(attention: Any) -> int:
 
 
 def _only_linears(module: nn.Module, names: tuple[str, ...]) -> tuple[Slot, Slot, Slot] | None:
-    """The first three of `names`, if the module has exactly these linear layers and no other weights."""
+    """The first three of `names`, if these are the module's only weights."""
     if {name.rpartition(".")[0] for name, _ in module.named_parameters()} != set(names):
         return None
     query, key, value = (Slot(module, name) for name in names[:3])
@@ -182,7 +174,7 @@ def _only_linears(module: nn.Module, names: tuple[str, ...]) -> tuple[Slot, Slot
 
 
 def _consistent(block: Block, layer: nn.Module) -> Block | None:
-    """Refuses a layer that has more linear layers than the six (MobileBERT, ConvBERT), or other widths."""
+    """None for a layer with more linear layers than the six (MobileBERT, ConvBERT), or with other widths."""
     slots = [*block.projections, block.attention_output, block.ffn_input, block.ffn_output]
     if sum(hasattr(module, "in_features") for module in layer.modules()) != len(slots):
         return None

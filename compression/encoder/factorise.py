@@ -1,7 +1,6 @@
-"""Weights of low rank: how far a matrix can be cut, the cut itself, and layers that compute it as two thinner products.
+"""Low-rank weights: choosing ranks, truncating matrices, and layers that compute them as two smaller matrix products.
 
-A cut weight keeps its shape, so that a stock model holds it; `split` finds what is of low rank, whoever cut it, as `slimming`
-finds what is zero.
+A truncated weight keeps its shape, so that a stock model holds it; `low_rank_factors` finds matrices of low rank again.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-_NOISE = 1e-5  # singular values below this part of the weight's norm are what rounding to float32 left of a product
+_NOISE = 1e-5  # singular values below this share of the weight's norm are float32 rounding errors
 
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """What a matrix says on calibration data, by direction.
+    """Variance of a matrix's outputs on calibration data, by principal direction.
 
     Attributes:
-        shape: Outputs and inputs that are not zero throughout.
-        directions: float64 [outputs, outputs], orthonormal columns, by falling energy.
-        energies: float64 [outputs]: the part of the outputs' variance that lies in each direction; sums to 1.
+        shape: Numbers of outputs and inputs that are not all zero.
+        directions: float64 [outputs, outputs], orthonormal columns, by decreasing energy.
+        energies: float64 [outputs], the share of the outputs' variance in each direction; sums to 1.
     """
 
     shape: tuple[int, int]
@@ -38,8 +37,8 @@ class Spectrum:
 
     @classmethod
     def of(cls, weight: Tensor, moment: Tensor) -> Spectrum:
-        """The principal directions of the outputs: keeping the first r of them is the nearest product of rank r for inputs
-        like those seen (DRONE, Chen et al., NeurIPS 2021).
+        """The principal directions of the outputs: keeping the first r is the best approximation of rank r for inputs with this
+        distribution (DRONE, Chen et al., NeurIPS 2021).
 
         Args:
             weight: float32 [outputs, inputs].
@@ -53,22 +52,22 @@ class Spectrum:
 
     @property
     def full(self) -> int:
-        """The rank from which on two products cost as much as one: rank * (rows + columns) = rows * columns."""
+        """The rank at which two products cost as much as one: rank * (rows + columns) = rows * columns."""
         rows, columns = self.shape
         return -(-rows * columns // max(rows + columns, 1))
 
     def rank_for(self, energy: float) -> int:
-        """The least rank that keeps this part of the energy."""
+        """The smallest rank that keeps this share of the energy."""
         kept = self.energies.cumsum(0)
         return min(int((kept < energy).sum()) + 1, len(kept))
 
     def kept(self, rank: int) -> float:
-        """The part of the energy that a rank keeps."""
+        """The share of the energy that a rank keeps."""
         return float(self.energies[:rank].sum())
 
 
 def ranks_within(spectra: Sequence[Spectrum], ratio: float) -> list[int]:
-    """Ranks with which all matrices together have `ratio` of their weights: directions with most energy for their weights first.
+    """Ranks with which all matrices together keep `ratio` of their weights: directions with most energy per weight first.
 
     A rank of at least `Spectrum.full` means that the matrix stays whole.
     """
@@ -89,10 +88,10 @@ def ranks_within(spectra: Sequence[Spectrum], ratio: float) -> list[int]:
     return ranks
 
 
-def cut(weight: Tensor, spectrum: Spectrum, rank: int) -> Tensor:
-    """The weight with its outputs laid into the first directions: float32 [outputs, inputs] of this rank.
+def truncate(weight: Tensor, spectrum: Spectrum, rank: int) -> Tensor:
+    """The weight with its outputs projected on the first directions: float32 [outputs, inputs] of this rank.
 
-    Rows and columns that were zero stay so.
+    Rows and columns of zeros stay zero.
     """
     kept = spectrum.directions[:, :rank]
     low = (kept @ (kept.T @ weight.double())).float()
@@ -100,8 +99,8 @@ def cut(weight: Tensor, spectrum: Spectrum, rank: int) -> Tensor:
     return low
 
 
-class ThinLinear(nn.Module):
-    """A linear layer as two products: float32 [rank, inputs], then float32 [outputs, rank]."""
+class FactorisedLinear(nn.Module):
+    """A linear layer as two matrix products: float32 [rank, inputs], then float32 [outputs, rank]."""
 
     def __init__(self, inner: Tensor, outer: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -120,8 +119,8 @@ class ThinLinear(nn.Module):
         return nn.functional.linear(nn.functional.linear(inputs, self.inner), self.outer, self.bias)
 
 
-class ThinEmbedding(nn.Module):
-    """A table of short rows, float32 [rows, rank], and the product that makes them long, float32 [rank, columns]."""
+class FactorisedEmbedding(nn.Module):
+    """An embedding table as two matrices: float32 [rows, rank] and float32 [rank, columns]."""
 
     def __init__(self, table: Tensor, outer: Tensor) -> None:
         super().__init__()
@@ -138,13 +137,13 @@ class ThinEmbedding(nn.Module):
         return nn.functional.embedding(ids, self.table) @ self.outer
 
 
-def split(weight: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Two matrices whose product a weight is, if they are smaller than it: float32 [rows, rank] and [rank, columns]."""
+def low_rank_factors(weight: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Two matrices whose product is the weight, if they have fewer weights: float32 [rows, rank] and [rank, columns]."""
     rows, columns = weight.shape
     gram = _gram(weight)
     noise = (_NOISE**2) * float(gram.trace())
     if not torch.linalg.cholesky_ex(gram - noise * torch.eye(len(gram), dtype=gram.dtype)).info:
-        return None  # no direction is empty: found out in a tenth of the time
+        return None  # full rank; a Cholesky decomposition tells ten times as fast as an eigendecomposition
     values, vectors = torch.linalg.eigh(gram)
     rank = max(1, int((values > noise).sum()))
     if rank * (rows + columns) >= rows * columns:
@@ -155,16 +154,16 @@ def split(weight: Tensor) -> tuple[Tensor, Tensor] | None:
     return (exact @ kept).float(), kept.T.float()
 
 
-def thin(model: PreTrainedModel) -> None:
-    """Puts two thinner products in the place of every weight of low rank: of the layers that `layout` knows, and the embeddings."""
+def factorise(model: PreTrainedModel) -> None:
+    """Replaces every weight of low rank in the encoder's layers and embeddings by two smaller ones."""
     for block in find_blocks(model):
         for slot in (*block.projections, block.attention_output, block.ffn_input, block.ffn_output):
-            if isinstance(slot.linear, nn.Linear) and (parts := split(slot.linear.weight)):
+            if isinstance(slot.linear, nn.Linear) and (parts := low_rank_factors(slot.linear.weight)):
                 outer, inner = parts
-                slot.replace(ThinLinear(inner, outer, slot.linear.bias))
+                slot.replace(FactorisedLinear(inner, outer, slot.linear.bias))
     embeddings = model.get_input_embeddings()
-    if isinstance(embeddings, nn.Embedding) and (parts := split(embeddings.weight)):
-        model.set_input_embeddings(ThinEmbedding(*parts))
+    if isinstance(embeddings, nn.Embedding) and (parts := low_rank_factors(embeddings.weight)):
+        model.set_input_embeddings(FactorisedEmbedding(*parts))
 
 
 def _gram(weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How much a network computes."""
+"""Counts the floating-point operations of a network."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from compression.encoder.torch_model import to_tensors
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TOKENS = 64  # attention's share grows with the length, so one is fixed
+TOKENS = 64  # a fixed length, since the share of attention grows with it
 
 
 def flops_per_token(model: PreTrainedModel, max_tokens: int) -> int:
-    """Floating-point operations (a multiplication and an addition are two) of a sentence of 64 tokens, by token.
+    """FLOPs per token (a multiply-add is two) in a sentence of 64 tokens.
 
-    Counts products of matrices (`torch.utils.flop_counter`), not norms and activations. Of int8 graphs it is the same number.
+    Counts matrix products (`torch.utils.flop_counter`), not norms and activations; int8 graphs have the same number.
     """
     import numpy as np
     import torch

@@ -1,4 +1,4 @@
-"""Means and second moments of what linear layers read. Knows texts and hooks, changes nothing."""
+"""Means and second moments of the inputs of linear layers, collected with forward hooks."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-_MAX_TOKENS = 2048  # padded tokens of a batch: bounds memory, changes no result
+_MAX_TOKENS = 2048  # padded tokens of a batch; bounds memory without changing results
 
 
 @dataclass(eq=False)
 class InputStatistics:
-    """Sums over tokens of the inputs of a layer: their number, float64 [inputs], float64 [inputs, inputs]."""
+    """Sums over the inputs of a layer: number of tokens, sum float64 [inputs], second moment float64 [inputs, inputs]."""
 
     count: int
     total: Tensor
     second: Tensor
 
     @classmethod
-    def nothing(cls, inputs: int) -> InputStatistics:
-        """Before the first token."""
+    def empty(cls, inputs: int) -> InputStatistics:
+        """Statistics of no tokens yet."""
         import torch
 
         return cls(0, torch.zeros(inputs, dtype=torch.float64), torch.zeros(inputs, inputs, dtype=torch.float64))
 
     def add(self, inputs: Tensor) -> None:
-        """inputs: float32 [tokens, inputs]."""
+        """Adds inputs, float32 [tokens, inputs]."""
         self.count += len(inputs)
         self.total += inputs.sum(dim=0, dtype=self.total.dtype)
         self.second += inputs.T @ inputs
@@ -51,27 +51,26 @@ class InputStatistics:
 
 
 def batches_of(windows: Sequence[Window], pad_id: int) -> list[Batch]:
-    """Windows in padded batches of neighbours in length."""
+    """Windows in padded batches of similar length."""
     cuts = cut_by_length([len(window.input_ids) for window in windows], max_tokens=_MAX_TOKENS)
     return [pad([windows[index] for index in cut], pad_id) for cut in cuts]
 
 
-def input_moments(
-    model: PreTrainedModel,
-    layers: Sequence[nn.Linear],
-    batches: Sequence[Batch],
-    progress: Callable[[int, int], None],
+def collect_statistics(
+    model: PreTrainedModel, layers: Sequence[nn.Linear], batches: Sequence[Batch], progress: Callable[[int, int], None]
 ) -> list[InputStatistics]:
-    """What each layer reads when the network reads the batches; padding does not count."""
+    """Statistics of the inputs of each layer over batches, without padding."""
     import torch
 
-    seen = [InputStatistics.nothing(layer.in_features) for layer in layers]
+    seen = [InputStatistics.empty(layer.in_features) for layer in layers]
     mask = torch.empty(0)
 
-    def watch(moments: InputStatistics) -> Callable[[Any, tuple[Tensor, ...]], None]:
-        return lambda _, inputs: moments.add(inputs[0][mask])
+    def hook_for(statistics: InputStatistics) -> Callable[[Any, tuple[Tensor, ...]], None]:
+        return lambda _, inputs: statistics.add(inputs[0][mask])
 
-    hooks = [layer.register_forward_pre_hook(watch(moments)) for layer, moments in zip(layers, seen, strict=True)]
+    hooks = [
+        layer.register_forward_pre_hook(hook_for(statistics)) for layer, statistics in zip(layers, seen, strict=True)
+    ]
     try:
         for done, batch in enumerate(batches, 1):
             mask = torch.from_numpy(batch.attention_mask.astype(bool))

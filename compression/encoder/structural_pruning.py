@@ -1,7 +1,4 @@
-"""Removes heads and feed-forward units that are zero, and splits weights of low rank, whoever made them so.
-
-The answers of the model stay the same.
-"""
+"""Removes heads and feed-forward units that are zero, and factorises weights of low rank; logits stay the same."""
 
 from __future__ import annotations
 
@@ -17,39 +14,39 @@ if TYPE_CHECKING:
 
 
 def slim(model: ModelT) -> ModelT:
-    """A copy without its zero heads and units, weights of low rank as two products; one head and unit stay in every layer.
+    """A copy without zero heads and units and with low-rank weights factorised; every layer keeps one head and one unit.
 
-    A head is zero when nothing reads it (its columns of the attention's output projection are zero) or when its values
-    are; a unit when nothing reads it. An architecture that `layout` does not know is copied as it is.
+    A head is zero if its values are, or its columns of the attention's output projection; a unit if its column of the
+    feed-forward output is. An architecture that is not supported is copied as it is.
     """
     smaller = copy.deepcopy(model)
     if is_prunable(smaller):
-        from compression.encoder.factorise import thin
+        from compression.encoder.factorise import factorise
 
         for block in find_blocks(smaller):
             _slim_heads(block)
             keep_units(block, _at_least_one(live_units(block)))
-        thin(smaller)
+        factorise(smaller)
     return smaller
 
 
 def live_heads(block: Block) -> Tensor:
-    """The heads that contribute: bool [heads]."""
+    """The heads that are not zero: bool [heads]."""
     value = block.projections[2].linear
-    said = value.weight.abs().sum(dim=1) + (0 if value.bias is None else value.bias.abs())
+    values = value.weight.abs().sum(dim=1) + (0 if value.bias is None else value.bias.abs())
     read = block.attention_output.linear.weight.abs().sum(dim=0)
-    live: Tensor = (block.per_head(said).sum(-1) > 0) & (block.per_head(read).sum(-1) > 0)
+    live: Tensor = (block.per_head(values).sum(-1) > 0) & (block.per_head(read).sum(-1) > 0)
     return live
 
 
 def live_units(block: Block) -> Tensor:
-    """The feed-forward units that contribute: bool [units]."""
+    """The feed-forward units that are not zero: bool [units]."""
     live: Tensor = block.ffn_output.linear.weight.abs().sum(dim=0) > 0
     return live
 
 
 def num_parameters(model: nn.Module) -> int:
-    """Weights of a model, counted once where they are shared."""
+    """Number of weights of a model; shared ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -63,7 +60,7 @@ def _slim_heads(block: Block) -> None:
 
 
 def keep_units(block: Block, keep: Tensor) -> None:
-    """Takes out feed-forward units: keep is bool [units]."""
+    """Removes feed-forward units where `keep`, bool [units], is false."""
     _keep_outputs(block.ffn_input, keep)
     _keep_inputs(block.ffn_output, keep)
 

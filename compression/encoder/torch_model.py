@@ -1,4 +1,4 @@
-"""The PyTorch side of an agent: loading it for compression and running it on batches."""
+"""Loads, runs and saves an agent's PyTorch network."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-WEIGHTS = "model.safetensors"  # where `save_model` puts them
+WEIGHTS = "model.safetensors"  # name of the file that `save_model` writes
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def load_model(bundle: Bundle) -> PreTrainedModel:
-    """The bundle's network in float32, in inference mode, with eager attention (the one that graph fusion knows).
+    """The bundle's network in float32 and inference mode, with eager attention, which graph fusion expects.
 
     Raises:
         ModelError: transformers cannot load it.
@@ -57,7 +57,7 @@ def load_directory(path: Path, architecture: str) -> PreTrainedModel:
 
 
 def input_names(model: PreTrainedModel) -> tuple[str, ...]:
-    """Those of our three inputs that the network takes: token types only where it has any."""
+    """The inputs that the network takes: token types only where it has more than one."""
     has_types = int(getattr(model.config, "type_vocab_size", 0) or 0) > 1  # RoBERTa has a single one
     accepted = inspect.signature(model.forward).parameters
     return tuple(name for name in INPUTS if name in accepted and (has_types or name != "token_type_ids"))
@@ -83,7 +83,7 @@ def torch_forward(model: PreTrainedModel) -> Forward:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps exporters' warnings and log lines (dozens for a graph that turns out right) off the user's screen."""
+    """Silences warnings and log lines of exporters, of which a correct graph causes dozens."""
     names = ("torch.onnx", "transformers", "onnxruntime", "optimum", "root", "onnxscript", "onnx_ir")
     loggers = [logging.getLogger(None if name == "root" else name) for name in names]
     levels = [logger.level for logger in loggers]
@@ -100,7 +100,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def torch_threads(threads: int) -> Iterator[None]:
-    """Sets PyTorch's number of threads for a while."""
+    """Sets PyTorch's number of threads within the block."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""A WordPiece tokenizer with fewer pieces: tokenizer.json and the files beside it. Knows nothing of networks."""
+"""Removes pieces from a WordPiece tokenizer: from tokenizer.json and the files beside it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _REMEDY = "leave the step vocabulary out"
 
 @dataclass(frozen=True)
 class WordPiece:
-    """What tokenizer.json says.
+    """A WordPiece tokenizer.
 
     Attributes:
-        tree: The file.
-        ids: The id of every piece of the model.
-        prefix: What marks a piece that continues a word (`##`).
+        tree: Content of tokenizer.json.
+        ids: Id of every piece.
+        prefix: Prefix of a piece that continues a word (`##`).
     """
 
     tree: dict[str, Any]
@@ -33,7 +33,7 @@ class WordPiece:
         """Reads tokenizer.json.
 
         Raises:
-            ConfigError: It is no WordPiece tokenizer, or has parts that we cannot renumber.
+            ConfigError: It is no WordPiece tokenizer, or has parts that cannot be renumbered.
         """
         tree = json.loads((directory / _FILE).read_text(encoding="utf-8"))
         model = tree["model"]
@@ -52,18 +52,18 @@ class WordPiece:
 
     @property
     def special(self) -> dict[str, int]:
-        """Pieces that stand for themselves: special and other added tokens, and the one for what is unknown."""
+        """Special and other added tokens, and the token for unknown words."""
         found = {one["content"]: one["id"] for one in self.tree["added_tokens"]}
         unknown = self.tree["model"]["unk_token"]
         return found | ({unknown: self.ids[unknown]} if unknown in self.ids else {})
 
     def characters(self) -> set[int]:
-        """The pieces of a single character, at a word's beginning and within it.
+        """Pieces of a single character, at a word's beginning and within it.
 
-        While these stay, no word becomes unknown that was not before: wherever the longest match begins, one of them fits.
+        While these stay, no word becomes unknown that was not before: one of them matches wherever a longer piece is gone.
 
         Raises:
-            ConfigError: A character of a piece has no piece of its own, so that this would not hold.
+            ConfigError: A character of a piece is no piece by itself.
         """
         single: set[int] = set()
         for piece, index in self.ids.items():
@@ -89,10 +89,10 @@ class WordPiece:
         return [piece[0], *(self.prefix + letter for letter in piece[1:])]
 
     def write(self, directory: Path, kept: Sequence[int]) -> None:
-        """Writes the tokenizer with these pieces only, renumbered in their order.
+        """Writes the tokenizer with these pieces only, renumbered in order.
 
         Args:
-            directory: Where tokenizer.json lies, and what else tells ids (tokenizer_config.json, vocab.txt).
+            directory: Holds tokenizer.json and other files with ids (tokenizer_config.json, vocab.txt).
             kept: Old ids, ascending; all of `special` are among them.
         """
         new = {old: index for index, old in enumerate(kept)}
@@ -123,7 +123,7 @@ def _renumbered(processor: dict[str, Any] | None, new: Mapping[int, int]) -> dic
 
 
 def _renumber_config(file: Path, new: Mapping[int, int]) -> None:
-    """Added tokens may be listed by id there too."""
+    """Renumbers the added tokens in tokenizer_config.json."""
     if not file.is_file():
         return
     tree = json.loads(file.read_text(encoding="utf-8"))

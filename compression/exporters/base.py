@@ -1,4 +1,4 @@
-"""What every exporter does: a network in, an ONNX graph of float32 or int8 out."""
+"""The contract of an exporter: writes the ONNX graph of a network, in float32 or int8."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-OPSET = 18  # old enough for every ONNX Runtime that we allow, new enough for transformers' fusions
+OPSET = 18  # supported by every ONNX Runtime that is allowed, and by transformers' fusions
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """How weights become int8.
+    """Options of int8 quantisation.
 
     Attributes:
-        op_types: Kinds of nodes whose weights are quantised.
+        op_types: Types of the nodes whose weights are quantised.
         exclude: Names of nodes that stay in float32.
         per_channel: A scale for each output channel instead of one for each matrix.
     """
@@ -34,38 +34,38 @@ class Exporter(ABC):
 
     kind: ClassVar[str]
     opsets: ClassVar[range]
-    """Those of ai.onnx that it can write."""
+    """Opsets of ai.onnx that it can write."""
 
     @classmethod
     @abstractmethod
     def missing(cls) -> str:
-        """What must be installed before this exporter works here; empty if nothing."""
+        """The package that must be installed for this exporter; empty if none."""
 
     @abstractmethod
     def write(self, model: PreTrainedModel, path: Path, *, fuse: bool, opset: int = OPSET) -> None:
-        """Writes the graph of a network: int64 inputs [rows, tokens], float32 output `logits`, both sizes dynamic.
+        """Writes the graph of a network: int64 inputs [rows, tokens], float32 output `logits`, both dimensions dynamic.
 
         Args:
             model: In inference mode, float32, eager attention; layers may differ in heads and units.
             path: The file to write, weights included.
             fuse: Whether to fuse nodes into ONNX Runtime's own (Attention, EmbedLayerNormalization, Gelu).
-            opset: Of ai.onnx; one of `opsets`.
+            opset: Opset of ai.onnx, one of `opsets`.
         """
 
-    def quantize(self, source: Path, target: Path, how: Quantization) -> None:
-        """Writes the graph with int8 weights; activations are quantised while it runs (dynamic quantisation)."""
+    def quantize(self, source: Path, target: Path, options: Quantization) -> None:
+        """Writes the graph with int8 weights; activations are quantised at run time (dynamic quantisation)."""
         import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         graph = onnx.load(str(source))
-        del graph.graph.value_info[:]  # transformers' fusions leave shapes of nodes that are gone
+        del graph.graph.value_info[:]  # transformers' fusions leave shapes of removed nodes
         quantize_dynamic(
             graph,
             target,
-            op_types_to_quantize=list(how.op_types),
-            nodes_to_exclude=list(how.exclude),
-            per_channel=how.per_channel,
+            op_types_to_quantize=list(options.op_types),
+            nodes_to_exclude=list(options.exclude),
+            per_channel=options.per_channel,
             weight_type=QuantType.QInt8,
-            # Nodes of com.microsoft have no shape inference; without the type the quantiser gives up on fused graphs.
+            # Nodes of com.microsoft have no shape inference; without a default type the quantiser refuses fused graphs.
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
         )

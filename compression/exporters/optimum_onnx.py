@@ -1,4 +1,4 @@
-"""Export, fusion and quantisation by optimum. The only file that imports it; it lives in an environment of its own."""
+"""Export, fusion and quantisation by optimum-onnx, which needs an environment of its own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class OptimumExporter(Exporter):
         return "" if found else "optimum-onnx (`make test-optimum` sets up its environment)"
 
     def write(self, model: PreTrainedModel, path: Path, *, fuse: bool, opset: int = OPSET) -> None:
-        """Exports the network from memory, so that slimmed layers are kept, then fuses."""
+        """Exports the network in memory, so that slimmed layers are kept, then fuses."""
         from optimum.exporters.onnx import onnx_export_from_model
         from optimum.utils import logging
 
@@ -44,7 +44,7 @@ class OptimumExporter(Exporter):
             correct_heads(path, model)
             unfuse_slow_nodes(path)
 
-    def quantize(self, source: Path, target: Path, how: Quantization) -> None:
+    def quantize(self, source: Path, target: Path, options: Quantization) -> None:
         """Quantises by ORTQuantizer."""
         from onnxruntime.quantization import QuantFormat, QuantizationMode
         from optimum.onnxruntime import ORTQuantizer
@@ -54,9 +54,9 @@ class OptimumExporter(Exporter):
             is_static=False,
             format=QuantFormat.QOperator,
             mode=QuantizationMode.IntegerOps,
-            per_channel=how.per_channel,
-            nodes_to_exclude=list(how.exclude),
-            operators_to_quantize=list(how.op_types),
+            per_channel=options.per_channel,
+            nodes_to_exclude=list(options.exclude),
+            operators_to_quantize=list(options.op_types),
         )
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
             typed = _with_types(source, Path(scratch) / "typed.onnx")
@@ -78,7 +78,7 @@ def _fuse(model: PreTrainedModel, path: Path) -> Path:
 
 
 def _with_types(source: Path, target: Path) -> Path:
-    """Writes down the type of every value: ORTQuantizer cannot be told a default one and stops at fused nodes without."""
+    """Records the type of every value: ORTQuantizer has no default type and stops at fused nodes without one."""
     import onnx
     from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 

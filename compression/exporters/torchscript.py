@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 class TorchScriptExporter(Exporter):
-    """Traces eager attention: the form that ONNX Runtime's optimizer recognises and fuses into its Attention."""
+    """Traces eager attention, which ONNX Runtime's optimizer fuses into its Attention."""
 
     kind: ClassVar[str] = "torchscript"
     opsets: ClassVar[range] = range(14, 21)
 
     @classmethod
     def missing(cls) -> str:
-        """Nothing: torch and onnxruntime suffice."""
+        """Nothing: torch and onnxruntime are enough."""
         return ""
 
     def write(self, model: PreTrainedModel, path: Path, *, fuse: bool, opset: int = OPSET) -> None:
-        """Traces, writes, fuses."""
+        """Traces the network, writes the graph and fuses it."""
         import torch
 
         names = input_names(model)

@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 
 class TransformersExporter(Exporter):
-    """Knows every architecture that transformers has."""
+    """Exports every architecture of transformers."""
 
     kind: ClassVar[str] = "transformers"
     opsets: ClassVar[range] = range(18, 24)
 
     @classmethod
     def missing(cls) -> str:
-        """`transformers.exporters` came with version 5 and needs onnxscript."""
+        """`transformers.exporters` exists since version 5 and needs onnxscript."""
         if importlib.util.find_spec("transformers.exporters") is None:
             return "transformers>=5.23"
         return "" if importlib.util.find_spec("onnxscript") else "onnxscript"
 
     def write(self, model: PreTrainedModel, path: Path, *, fuse: bool, opset: int = OPSET) -> None:
-        """Exports and writes one file.
+        """Exports the network and writes one file.
 
-        Eager attention would be fused into an Attention node with a bias, which ONNX Runtime cannot make int8; the
-        products of torch's own (sdpa) stay products.
+        Eager attention would be fused into an Attention node with a bias, which ONNX Runtime cannot quantise to int8; sdpa
+        attention stays separate matrix products.
         """
         import onnx_ir
         from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter

@@ -1,0 +1,1 @@
+"""Checks, fuses and converts ONNX graphs."""

@@ -1,4 +1,4 @@
-"""Fuses nodes of an exported encoder into ONNX Runtime's own, whatever number of heads each layer has, and takes apart those that are slow on CPUs."""
+"""Fuses nodes of an exported encoder into ONNX Runtime's own, and splits fused nodes that are slow on CPUs."""
 
 from __future__ import annotations
 
@@ -6,32 +6,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compression.encoder.encoder_structure import find_blocks, is_prunable
+from compression.graphs.onnxruntime_internals import fuse_bert
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 def fuse_graph(path: Path, model: PreTrainedModel) -> None:
-    """Rewrites a file with its fused graph. Architectures that ONNX Runtime's optimizer does not know stay as they are."""
-    from onnxruntime.transformers.optimizer import optimize_model
-
+    """Fuses a graph in place; one of an architecture that ONNX Runtime's optimizer does not support stays as it is."""
     if not is_prunable(model):
         return
     block = find_blocks(model)[0]
     width = model.config.hidden_size
-    fused = optimize_model(
-        str(path), model_type="bert", num_heads=width // block.head_size, hidden_size=width, opt_level=0
-    )
-    fused.save_model_to_file(str(path))
+    fuse_bert(path, num_heads=width // block.head_size, hidden_size=width)
     correct_heads(path, model)
 
 
 def unfuse_slow_nodes(path: Path) -> None:
-    """Takes fused nodes apart whose kernels for CPUs are slower than those of their parts (ONNX Runtime 1.31; docs/compression.md has the times).
+    """Splits fused nodes whose CPU kernels are slower than those of their parts (ONNX Runtime 1.31; times in docs/benchmarks.md).
 
     SkipLayerNormalization takes six times as long as a sum and LayerNormalization. The sum is a Sum, since ONNX Runtime
-    fuses an Add again when it loads the graph. BiasGelu hides the bias from the product before it, which adds it at no
-    cost in int8, and is slower than Gelu.
+    fuses an Add again when it loads the graph. BiasGelu is slower than Gelu, and keeps the int8 product before it from adding
+    the bias at no cost.
     """
     import onnx
 
@@ -48,9 +44,9 @@ def unfuse_slow_nodes(path: Path) -> None:
 
 
 def correct_heads(path: Path, model: PreTrainedModel) -> None:
-    """Sets the number of heads of every fused Attention node by its own weights.
+    """Sets the number of heads of every fused Attention node by its weights.
 
-    The optimizer takes one number for all layers from the configuration, which pruning has made untrue.
+    The optimizer takes one number for all layers from the configuration; after pruning layers differ.
     """
     import onnx
 
@@ -61,16 +57,16 @@ def correct_heads(path: Path, model: PreTrainedModel) -> None:
     shapes = {weight.name: tuple(weight.dims) for weight in graph.graph.initializer}
     for node in graph.graph.node:
         if node.op_type == "Attention" and node.domain == "com.microsoft":
-            _set(
-                node, "num_heads", shapes[node.input[1]][1] // 3 // head_size
-            )  # weight: [width, 3 * heads * head_size]
+            width = shapes[node.input[1]][1]  # of the weight, [hidden_size, 3 * heads * head_size]
+            _set(node, "num_heads", width // 3 // head_size)
     onnx.save(graph, str(path))
 
 
 def tidy_graph(path: Path) -> None:
-    """Drops traces of the export, and joins weights that the graph would concatenate anew in every run: only a weight in one piece can become int8.
+    """Joins weights that the graph concatenates in every run, and removes metadata of the export.
 
-    transformers' fusion leaves query, key and value of each Attention node so.
+    transformers' fusion leaves query, key and value of each Attention node as separate weights; only a joined one can become
+    int8.
     """
     import numpy as np
     import onnx
@@ -87,13 +83,13 @@ def tidy_graph(path: Path) -> None:
     used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
     for name in sorted({name for node in joins for name in node.input} - used):
         model.graph.initializer.remove(weights[name])
-    for node in model.graph.node:  # stack traces with paths of this machine, larger than a small agent's weights
+    for node in model.graph.node:  # stack traces with paths of this machine
         del node.metadata_props[:]
     onnx.save(model, str(path))
 
 
 def _sum_and_norm(node: Any) -> list[Any]:
-    """Of SkipLayerNormalization(input, skip, scale, shift, bias)."""
+    """The parts of SkipLayerNormalization(input, skip, scale, shift, bias)."""
     from onnx import helper
 
     one, other, scale, shift, bias = [*node.input, ""][:5]
@@ -123,7 +119,7 @@ def _sum_and_gelu(node: Any) -> list[Any]:
 
 
 def _keep_sums(graph: Any) -> None:
-    """Makes a Sum of each Add that LayerNormalization reads."""
+    """Turns each Add whose output LayerNormalization reads into a Sum."""
     read = {node.input[0] for node in graph.node if node.op_type == "LayerNormalization"}
     for node in graph.node:
         if node.op_type == "Add" and node.output[0] in read:

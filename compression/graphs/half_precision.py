@@ -1,9 +1,11 @@
-"""Half-precision graphs for GPUs, float16 and bfloat16, out of float32 ones; and what a bfloat16 graph computes, for a CPU."""
+"""Converts float32 graphs to float16 and bfloat16 for GPUs, and emulates bfloat16 graphs on a CPU."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
+
+from compression.graphs.onnxruntime_internals import to_float16
 
 Half = Literal["fp16", "bf16"]
 
@@ -11,22 +13,21 @@ Half = Literal["fp16", "bf16"]
 def write_half(source: Path, target: Path, precision: Half) -> None:
     """Writes the graph in half precision; inputs and logits keep their types."""
     import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = onnx.load(str(source))
     exact = {weight.name: onnx.numpy_helper.to_array(weight) for weight in model.graph.initializer}
     if precision == "bf16":
         _expand_embeddings(model.graph)
-    half = convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True)
+    half = to_float16(model)
     if precision == "bf16":
         _to_bfloat16(half.graph, exact)
     onnx.save(half, str(target))
 
 
 def emulated(path: Path) -> bytes:
-    """A bfloat16 graph in float32, every weight and every result of a node rounded to bfloat16.
+    """A bfloat16 graph in float32, with every weight and every result of a node rounded to bfloat16.
 
-    ONNX Runtime has no bfloat16 kernels for the CPU. Those for CUDA add products up in float32 and round results, as here.
+    ONNX Runtime has no bfloat16 kernels for the CPU; those for CUDA accumulate in float32 and round results, as here.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -54,7 +55,7 @@ def emulated(path: Path) -> bytes:
 
 
 def _expand_embeddings(graph: Any) -> None:
-    """EmbedLayerNormalization as ONNX has it: it is the only one of our nodes without a bfloat16 kernel for CUDA (onnxruntime 1.31)."""
+    """Replaces EmbedLayerNormalization, which has no bfloat16 kernel for CUDA (onnxruntime 1.31), by nodes of ONNX."""
     import numpy as np
     from onnx import helper, numpy_helper
 
@@ -91,12 +92,12 @@ def _expand_embeddings(graph: Any) -> None:
 
 
 def _to_bfloat16(graph: Any, exact: dict[str, Any]) -> None:
-    """Turns all that is float16 into bfloat16; weights are rounded once, from what they were in float32."""
+    """Turns float16 into bfloat16; weights are rounded once, from their float32 values."""
     import ml_dtypes
     import numpy as np
     from onnx import TensorProto, numpy_helper
 
-    limit = 3.3895314e38  # the largest bfloat16; of a mask float32's own least number would become -inf
+    limit = 3.3895314e38  # the largest bfloat16; the smallest float32 of a mask would become -inf
     for tensor in _tensors(graph, TensorProto.FLOAT16):
         values = np.clip(exact.get(tensor.name, numpy_helper.to_array(tensor)), -limit, limit)
         tensor.CopyFrom(numpy_helper.from_array(values.astype(ml_dtypes.bfloat16), tensor.name))
@@ -104,13 +105,13 @@ def _to_bfloat16(graph: Any, exact: dict[str, Any]) -> None:
 
 
 def _tensors(graph: Any, kind: int) -> list[Any]:
-    """Weights and constants of a type."""
+    """Weights and constants of a data type."""
     constants = [attribute.t for node in graph.node for attribute in node.attribute if attribute.HasField("t")]
     return [tensor for tensor in [*graph.initializer, *constants] if tensor.data_type == kind]
 
 
 def _retarget(graph: Any, old: int, new: int) -> None:
-    """Casts lead to another type; what the file says of values in between is dropped."""
+    """Changes the target type of casts, and removes the recorded types of intermediate values."""
     for node in graph.node:
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == old:
@@ -119,7 +120,7 @@ def _retarget(graph: Any, old: int, new: int) -> None:
 
 
 def _float_values(model: Any) -> set[str]:
-    """Names of all float32 results of nodes, by ONNX Runtime's type inference (it knows its own nodes, onnx does not)."""
+    """Names of all float32 results of nodes, by the type inference of ONNX Runtime, which covers its own nodes."""
     import onnx
     import onnxruntime
 

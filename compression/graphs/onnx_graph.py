@@ -1,4 +1,4 @@
-"""ONNX files: checked, opened, run on batches, and compared with the network that they were made from."""
+"""Checks and runs ONNX graphs, and compares their logits with those of a network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REMEDY = "choose another exporter (steps: [..., {kind: export, exporter: torchs
 
 
 def open_session(path: Path, threads: int, precision: Precision = "fp32") -> InferenceSession:
-    """Opens a graph on the CPU with so many threads; in the place of a bfloat16 one what `half.emulated` makes of it.
+    """Opens a graph on the CPU; a bfloat16 graph is emulated in float32.
 
     Raises:
         ExportError: ONNX Runtime refuses it.
@@ -38,15 +38,15 @@ def open_session(path: Path, threads: int, precision: Precision = "fp32") -> Inf
     try:
         model = emulated(path) if precision == "bf16" else str(path)
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen kinds without a common parent
+    except Exception as error:  # noqa: BLE001 - onnxruntime has a dozen error types without a common parent
         raise ExportError(f"ONNX Runtime cannot load {path.name} ({one_line(error)})", remedy=_REMEDY) from None
 
 
 def require_opset(opset: int) -> None:
-    """Opens a graph of one node in an opset.
+    """Checks that ONNX Runtime and onnx support an opset.
 
     Raises:
-        ConfigError: ONNX Runtime, or onnx itself, does not have it.
+        ConfigError: They do not.
     """
     import onnx
     import onnxruntime
@@ -59,7 +59,7 @@ def require_opset(opset: int) -> None:
     options.log_severity_level = 4
     try:
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception:  # noqa: BLE001 - onnxruntime raises a dozen kinds without a common parent
+    except Exception:  # noqa: BLE001 - onnxruntime has a dozen error types without a common parent
         raise ConfigError(
             f"export.opset={opset}, which onnxruntime {onnxruntime.__version__} does not have",
             allowed="an opset that it has: 18",
@@ -81,7 +81,7 @@ def check_graph(path: Path, precision: Precision = "fp32") -> tuple[str, ...]:
     """Runs onnx.checker over a file and loads it once; returns the names of its inputs.
 
     Raises:
-        ExportError: It is no valid graph, or has other inputs and outputs than the contract says.
+        ExportError: The graph is not valid, or has other inputs and outputs than agents have.
     """
     import onnx
 
@@ -102,14 +102,14 @@ def check_graph(path: Path, precision: Precision = "fp32") -> tuple[str, ...]:
 
 
 def probes(vocabulary: int, max_tokens: int, seed: int) -> list[Batch]:
-    """Batches of random sub-words of varied sizes, with padding, up to the model's length."""
+    """Batches of random tokens in various shapes, with padding, up to the model's maximum length."""
     rng = np.random.default_rng(seed)
     shapes = ((1, 3), (1, 16), (3, 7), (8, 33), (2, max_tokens))
     return [_probe(rng, rows, min(tokens, max_tokens), vocabulary) for rows, tokens in shapes]
 
 
 def largest_difference(one: Forward, other: Forward, batches: Sequence[Batch]) -> tuple[float, tuple[int, ...]]:
-    """The largest difference of logits, in absolute value, over tokens that are no padding; and its batch's shape."""
+    """The largest absolute difference of logits, without padding, and the shape of its batch."""
     found = [(_difference(one(batch), other(batch), batch), batch.input_ids.shape) for batch in batches]
     return max(found)
 
@@ -117,7 +117,7 @@ def largest_difference(one: Forward, other: Forward, batches: Sequence[Batch]) -
 def require_parity(
     reference: Forward, path: Path, *, batches: Sequence[Batch], tolerance: float, precision: Precision = "fp32"
 ) -> float:
-    """Compares a graph with the network it was made from; returns the largest difference of logits.
+    """Compares a graph with its network; returns the largest difference of logits.
 
     Raises:
         ExportError: They differ by more than `tolerance`, or the graph cannot run.
@@ -126,9 +126,9 @@ def require_parity(
         difference, shape = largest_difference(reference, graph_forward(open_session(path, 1, precision)), batches)
     except ExportError:
         raise
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen kinds without a common parent
+    except Exception as error:  # noqa: BLE001 - onnxruntime has a dozen error types without a common parent
         raise ExportError(f"{path.name} does not run ({one_line(error)})", remedy=_REMEDY) from None
-    if not difference <= tolerance:  # NaN is no parity either
+    if not difference <= tolerance:  # also refuses NaN
         raise ExportError(
             f"{path.name} differs from PyTorch by {difference:.2g} (logits, batch of shape {shape})",
             allowed=f"at most {tolerance:g}",

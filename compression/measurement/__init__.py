@@ -1,0 +1,1 @@
+"""Measures F1, calibration, latency and throughput."""

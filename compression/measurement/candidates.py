@@ -1,4 +1,4 @@
-"""What can be measured of a state: the original, the network as it is now, a graph; each with its file and its tokenizer."""
+"""Measures one model file or network of a run: F1, size, FLOPs, and speed in turns with others."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from compression.encoder.flops import flops_per_token
 from compression.encoder.structural_pruning import num_parameters, slim
 from compression.encoder.torch_model import WEIGHTS, torch_forward
 from compression.graphs.onnx_graph import graph_forward, open_session
-from compression.measurement.quality import Answers, answers
-from compression.measurement.speed import ComputeCost, Throughput, latencies, neighbours_in_length, throughputs
-from compression.pipeline.pipeline_state import Graph, State
-from compression.reporting.compression_report import Latency, Measured
+from compression.measurement.quality import Answers, answer_examples
+from compression.measurement.speed import Throughput, TimeBudget, batches_by_length, latencies, throughputs
+from compression.reporting.compression_report import Latency, Measurement
+from compression.state.pipeline_state import Graph, PipelineState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something to be measured.
+    """A model to measure.
 
     Attributes:
-        name: In reports.
-        file: Of the model, by name.
-        precision: Of its weights.
-        size_bytes: Of the file.
-        network: What computes, or what the graph was made of: to count weights and work.
-        forward: Runs it.
-        encoder: Its tokenizer.
+        name: Name in reports.
+        file: Name of the model file.
+        precision: Precision of its weights.
+        size_bytes: Size of the file.
+        network: The network that runs, or that the graph was made of: its weights and FLOPs are counted.
+        forward: Runs the model.
+        encoder: The model's tokenizer.
         published: Whether it goes into the bundle.
         timed: Whether its speed can differ from the original's and be measured on a CPU.
     """
@@ -48,55 +48,53 @@ class Candidate:
     published: bool = True
     timed: bool = True
 
-    def answers(self, state: State, examples: Sequence[Any], label: str) -> Answers:
-        """What it answers, under a bar."""
+    def answers(self, state: PipelineState, examples: Sequence[Any], label: str) -> Answers:
+        """Runs it over labelled examples, with a progress bar."""
         with timed_bar(f"{label}: F1 of {self.name}") as progress:
-            return answers(state.bundle.task, self.encoder, examples, self.forward, progress)
+            return answer_examples(state.bundle.task, self.encoder, examples, self.forward, progress)
 
-    def row(
+    def measurement(
         self,
-        state: State,
-        found: Answers,
+        state: PipelineState,
+        answers: Answers,
         original: Answers,
         *,
         latency: Mapping[int, Latency],
-        flow: Throughput | None,
-    ) -> Measured:
-        """All that was found out about it."""
-        return Measured(
+        throughput: Throughput | None,
+    ) -> Measurement:
+        """All results in one row of the report."""
+        return Measurement(
             name=self.name,
             file=self.file,
             precision=self.precision,
             size_bytes=self.size_bytes,
             parameters=num_parameters(self.network),
             flops_per_token=flops_per_token(self.network, state.bundle.manifest.max_tokens),
-            quality=found.report,
-            calibration_error=found.calibration_error,
-            agreement=found.agreement(original),
+            quality=answers.report,
+            calibration_error=answers.calibration_error,
+            agreement=answers.agreement(original),
             latency=latency,
-            sentences_per_s=flow and flow.sentences_per_s,
-            tokens_per_s=flow and flow.tokens_per_s,
+            sentences_per_s=throughput and throughput.sentences_per_s,
+            tokens_per_s=throughput and throughput.tokens_per_s,
             published=self.published,
         )
 
 
-def original_of(state: State, name: str) -> Candidate:
-    """The agent as it was trained; published if nothing changed its weights."""
+def original_of(state: PipelineState, name: str) -> Candidate:
+    """The agent as it was trained; published if its weights were not changed."""
     size = (state.bundle.path / WEIGHTS).stat().st_size
-    forward = torch_forward(state.original)
-    return Candidate(
-        name, WEIGHTS, "fp32", size, state.original, forward, state.bundle.encoder, published=not state.changed
-    )
+    forward, published = torch_forward(state.original), not state.weights_changed
+    return Candidate(name, WEIGHTS, "fp32", size, state.original, forward, state.bundle.encoder, published=published)
 
 
-def network_of(state: State, name: str) -> Candidate:
-    """The network without its zeros: as fast as its graph could make it. The file would hold the zeros."""
+def network_of(state: PipelineState, name: str) -> Candidate:
+    """The network without its zeros, which is as fast as its graph could be; the size is that of the weights with zeros."""
     size = sum(weight.numel() * weight.element_size() for weight in state.model.parameters())
     network = slim(state.model)
     return Candidate(name, WEIGHTS, "fp32", size, network, torch_forward(network), state.encoder)
 
 
-def graph_of(state: State, graph: Graph, network: PreTrainedModel, name: str) -> Candidate:
+def graph_of(state: PipelineState, graph: Graph, network: PreTrainedModel, name: str) -> Candidate:
     """An ONNX graph on ONNX Runtime; `network` is what it was made of."""
     forward = graph_forward(open_session(graph.path, state.threads, graph.precision))
     size = graph.path.stat().st_size
@@ -106,23 +104,30 @@ def graph_of(state: State, graph: Graph, network: PreTrainedModel, name: str) ->
     )  # fmt: skip
 
 
-def time_candidates(
-    candidates: Sequence[Candidate], state: State, *, examples: Sequence[Any], batch_size: int, effort: ComputeCost
+def time_batches(
+    candidates: Sequence[Candidate],
+    state: PipelineState,
+    *,
+    examples: Sequence[Any],
+    batch_size: int,
+    budget: TimeBudget,
 ) -> dict[str, Throughput]:
-    """Passes over the same examples, in turns; each in its own sub-words."""
+    """Throughput of each candidate on the same examples, each with its own tokenizer, in turns."""
     batches: dict[str, Sequence[Batch]] = {}
     for one in candidates:
         documents = state.bundle.task.encode(one.encoder, examples)
         windows = [window for document in documents for window in document.windows]
-        batches[one.name] = neighbours_in_length(windows, pad_id=one.encoder.pad_id, batch_size=batch_size)
-    return throughputs({one.name: one.forward for one in candidates}, batches, effort=effort)
+        batches[one.name] = batches_by_length(windows, pad_id=one.encoder.pad_id, batch_size=batch_size)
+    return throughputs({one.name: one.forward for one in candidates}, batches, budget=budget)
 
 
-def time_sentences(candidates: Sequence[Candidate], state: State, effort: ComputeCost) -> dict[str, dict[int, Latency]]:
-    """One sentence at a time, in turns."""
+def time_sentences(
+    candidates: Sequence[Candidate], state: PipelineState, budget: TimeBudget
+) -> dict[str, dict[int, Latency]]:
+    """Latency of each candidate for one sentence at a time, by number of tokens, in turns."""
     return latencies(
         {one.name: one.forward for one in candidates},
         max_tokens=state.bundle.manifest.max_tokens,
         vocabulary=min(one.network.config.vocab_size for one in candidates),
-        effort=effort,
+        budget=budget,
     )

@@ -1,4 +1,4 @@
-"""What an agent answers on labelled examples, how sure it is, and whether it answers what the original does."""
+"""Quality of a model on labelled examples: scores, calibration error, and agreement with the original."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ NUM_BINS = 15  # as in Guo et al., arXiv 1706.04599
 
 @dataclass(frozen=True)
 class Answers:
-    """What one model makes of some examples.
+    """The answers of one model to some examples.
 
     Attributes:
-        report: Its scores.
+        report: Scores.
         predictions: One for each example, as the task's `predict` gives them.
         choices: For each example int64 [words], the most probable output of each labelled word (of tags), or [1] (of texts).
         confidences: float32 [items], the probability of each choice, over all examples.
-        right: bool [items], whether the choice is the label.
+        correct: bool [items], whether the choice is the label.
     """
 
     report: Report
     predictions: list[Any]
     choices: list[Int64]
     confidences: Float32
-    right: NDArray[np.bool_]
+    correct: NDArray[np.bool_]
 
     @property
     def calibration_error(self) -> float:
-        """See `calibration_error`."""
-        return calibration_error(self.confidences, self.right)
+        """As `calibration_error`."""
+        return calibration_error(self.confidences, self.correct)
 
     def agreement(self, original: Answers) -> Agreement:
-        """How much of it the original answers alike. Examples of which the two read other numbers of words agree in none."""
+        """Shares that agree with the original. An example in which the two read different numbers of words agrees in no word."""
         pairs = list(zip(self.choices, original.choices, strict=True))
         same = sum(int((ours == theirs).sum()) for ours, theirs in pairs if ours.shape == theirs.shape)
         texts = [ours == theirs for ours, theirs in zip(self.predictions, original.predictions, strict=True)]
@@ -50,42 +50,40 @@ class Answers:
         return Agreement(texts=float(np.mean(texts)), words=same / max(words, 1))
 
 
-def answers(
+def answer_examples(
     task: BaseTask[Any],
     encoder: Encoder,
     examples: Sequence[Any],
     forward: Forward,
     progress: Callable[[int, int], None] | None = None,
 ) -> Answers:
-    """Runs a model over examples once and reads off everything."""
+    """Runs a model over examples once and scores it."""
     documents = task.encode(encoder, examples)
     outputs = run_documents(documents, forward, pad_id=encoder.pad_id, progress=progress)
     predictions = [task.predict(document, logits) for document, logits in zip(documents, outputs, strict=True)]
     items = [_items(task, *one) for one in zip(examples, documents, outputs, strict=True)]
     choices = [probabilities.argmax(axis=-1) for probabilities, _ in items]
-    right = [chosen == labels for chosen, (_, labels) in zip(choices, items, strict=True)]
-    confidences = [
-        np.nan_to_num(probabilities.max(axis=-1)) for probabilities, _ in items
-    ]  # a broken graph is sure of nothing
+    correct = [chosen == labels for chosen, (_, labels) in zip(choices, items, strict=True)]
+    confidences = [np.nan_to_num(probabilities.max(axis=-1)) for probabilities, _ in items]  # NaN of a broken graph: 0
     return Answers(
-        task.score(examples, predictions), predictions, choices, np.concatenate(confidences), np.concatenate(right)
+        task.score(examples, predictions), predictions, choices, np.concatenate(confidences), np.concatenate(correct)
     )
 
 
-def calibration_error(confidences: Float32, right: NDArray[np.bool_]) -> float:
+def calibration_error(confidences: Float32, correct: NDArray[np.bool_]) -> float:
     """Expected calibration error: the mean gap between confidence and accuracy over bins of equal width, weighted by items.
 
     Args:
         confidences: float32 [items], 0 to 1.
-        right: bool [items].
+        correct: bool [items].
     """
     bins = np.minimum((confidences * NUM_BINS).astype(np.int64), NUM_BINS - 1)
-    gaps = np.bincount(bins, weights=right.astype(np.float64) - confidences.astype(np.float64), minlength=NUM_BINS)
+    gaps = np.bincount(bins, weights=correct.astype(np.float64) - confidences.astype(np.float64), minlength=NUM_BINS)
     return float(np.abs(gaps).sum() / max(len(confidences), 1))
 
 
 def _items(task: BaseTask[Any], example: Any, document: Document, outputs: Sequence[Float32]) -> tuple[Float32, Int64]:
-    """Probabilities of what has a label, float32 [items, outputs], and the labels: every word once, or the whole text."""
+    """Probabilities of labelled items, float32 [items, outputs], and their labels. Items are words, or whole texts."""
     targets = task.targets(example, document)
     if not targets[0].ndim:
         return np.asarray(softmax(np.stack(outputs)).mean(axis=0, keepdims=True), np.float32), targets[0][None]

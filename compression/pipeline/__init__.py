@@ -1,0 +1,1 @@
+"""Runs the steps, saves the state after each, and applies the quality gate."""

@@ -1,4 +1,4 @@
-"""What a compressed agent must have kept before it may be published, and after each step."""
+"""The quality gate: how much F1 a compressed agent must keep to be published, and after each step."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pydantic import Field
 
 from agent.config.base import Config
 from agent.errors import GateError
-from compression.reporting.compression_report import Measured, StepRow, Verdict
+from compression.reporting.compression_report import Measurement, StepRow, Verdict
 
 _REMEDY = "remove less (shrink, prune), distill for more epochs, leave out int8 embeddings, or lower the gate"
 
 
 class Gate(Config):
-    """The least quality, by the task's primary metric on the test split."""
+    """The least quality that is published, by the task's primary metric on the test split."""
 
     min_f1_kept: float = Field(0.99, ge=0, le=1, description="part of the original's F1 that must remain")
     min_f1: float | None = Field(None, ge=0, le=1, description="F1 that must be reached whatever the original's")
@@ -29,25 +29,28 @@ class Gate(Config):
         description="how much less than min_f1_kept may be kept after a step, where the dev split tells it",
     )
 
-    def judge(self, original: Measured, published: Sequence[Measured]) -> Verdict:
-        """Compares the worst model file that would be published with the original."""
+    def judge(self, original: Measurement, published: Sequence[Measurement]) -> Verdict:
+        """Judges the worst of the model files that would be published."""
         worst = min(published, key=lambda row: row.f1)
         needed = max(self.min_f1_kept * original.f1, self.min_f1 or 0.0)
         return _verdict(worst.name, worst, original, needed)
 
     def judge_step(self, row: StepRow, original: StepRow) -> Verdict:
-        """Compares what a step has left with the original, on the same part of the dev split."""
-        assert row.measured
-        assert original.measured
-        needed = max(0.0, self.min_f1_kept - self.margin) * original.measured.f1
+        """Judges the state after a step by the same part of the dev split as the original."""
+        assert row.measurement
+        assert original.measurement
+        needed = max(0.0, self.min_f1_kept - self.margin) * original.measurement.f1
         split = f"{row.num_examples} examples of the dev split"
-        return _verdict(f"what {row.kind} left", row.measured, original.measured, needed, split=split)
+        return _verdict(f"what {row.kind} left", row.measurement, original.measurement, needed, split=split)
 
     def require(self, verdict: Verdict, report: str) -> None:
         """Refuses an agent that lost too much.
 
+        Args:
+            report: Path of the report, for the message.
+
         Raises:
-            GateError: Says by how much, and where the report lies.
+            GateError: The verdict is a refusal.
         """
         if verdict.passed:
             return
@@ -65,6 +68,6 @@ class Gate(Config):
         )
 
 
-def _verdict(model: str, row: Measured, original: Measured, needed: float, split: str = "test") -> Verdict:
+def _verdict(model: str, row: Measurement, original: Measurement, needed: float, split: str = "test") -> Verdict:
     kept = row.f1 / original.f1 if original.f1 else 1.0
     return Verdict(model=model, f1=row.f1, original=original.f1, kept=kept, needed=needed, split=split)

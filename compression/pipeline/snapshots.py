@@ -1,11 +1,12 @@
-"""The state after each step, on disk, so that an interrupted run goes on behind the last one that was finished.
+"""Snapshots of the state after each step, from which an interrupted run resumes.
 
-Lies in the workshop beside the output: `steps/KEY.json` says what there was after a step, `objects/` holds the files by their
-sha256, so that what a step left as it was lies there once. A key stands for everything that the state hangs on.
+They lie in the work directory beside the output: `steps/KEY.json` describes a state, `objects/` holds its files by their SHA-256,
+so that a file that steps did not change is stored once. A key is a digest of everything that the state depends on.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -16,119 +17,122 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from agent.bundle import Precision
 from agent.config.base import Config
 from agent.files import draft_file, sha256_of, write_file
-from compression.pipeline.pipeline_state import Graph, State
-from compression.reporting.compression_report import Measured, StepRow
+from compression.reporting.compression_report import Measurement, StepRow
+from compression.state.pipeline_state import Graph, PipelineState
 
-
-class GraphEntry(Config):
-    """A graph, by its name in the directory."""
-
-    file: str
-    precision: Precision
-    inputs: tuple[str, ...]
-    exporter: str
-    published: bool
+# Fields that a state and its snapshot have in common.
+_PLAIN = (
+    "weights_changed",
+    "parameters",
+    "batch_size",
+    "contention",
+    "model_rows",
+    "step_rows",
+    "step_outputs",
+    "notes",
+)
 
 
 class Snapshot(Config):
-    """A state as plain values; `files` and `model` are names with the sha256 of their content.
+    """A state as plain values.
 
     Attributes:
-        kind: Of the step that was finished.
-        files: What lay in the directory.
-        model: What `save_model` wrote; empty while the network is the original's.
+        kind: Kind of the finished step.
+        files: SHA-256 of each file in the state's directory, by name.
+        model: SHA-256 of each file that `save_model` wrote, by name; empty while the network is the original's.
+        graphs: Their paths hold no more than the files' names, since a resumed run has another directory.
     """
 
     kind: str
     files: Mapping[str, str]
     model: Mapping[str, str]
-    changed: bool
+    exporter: str | None
+    graphs: tuple[Graph, ...]
+    weights_changed: bool
     parameters: int
     batch_size: int
     contention: float | None
-    exporter: str | None
-    graphs: tuple[GraphEntry, ...]
-    measured: tuple[Measured, ...]
-    trail: tuple[StepRow, ...]
-    remembered: Mapping[str, Any]
+    model_rows: tuple[Measurement, ...]
+    step_rows: tuple[StepRow, ...]
+    step_outputs: Mapping[str, Any]
     notes: tuple[str, ...]
 
     @property
     def objects(self) -> set[str]:
-        """All files that it needs."""
+        """SHA-256 of all files of the state."""
         return {*self.files.values(), *self.model.values()}
 
 
-def chain_keys(known: Any, steps: Sequence[Any]) -> list[str]:
-    """A key for the state after each step: of `known`, of the steps up to it, and of what they heed."""
+def cache_keys(known: Any, steps: Sequence[Any]) -> list[str]:
+    """A cache key for the state after each step, from `known`, the steps up to it and their extra inputs."""
     keys = [_digest(known)]
     for index, step in enumerate(steps):
-        keys.append(_digest([keys[-1], step.model_dump(mode="json"), step.heeds(steps[index + 1 :])]))
+        keys.append(_digest([keys[-1], step.model_dump(mode="json"), step.extra_cache_inputs(steps[index + 1 :])]))
     return keys[1:]
 
 
 class Snapshots:
-    """The snapshots in a workshop.
+    """The snapshots in a work directory.
 
     Args:
-        directory: The workshop. It is made when the first snapshot is.
+        directory: Made when the first snapshot is saved.
     """
 
     def __init__(self, directory: Path) -> None:
         self._steps, self._objects = directory / "steps", directory / "objects"
 
     def find(self, key: str) -> Snapshot | None:
-        """The state with a key; None if there is none, or if a file of it is missing or altered."""
+        """The snapshot with a key; None if there is none, or if a file of it is missing or altered."""
         found = self._read(key)
         return found if found and all(map(self._intact, found.objects)) else None
 
-    def save(self, key: str, kind: str, state: State) -> None:
-        """Keeps a state."""
+    def save(self, key: str, kind: str, state: PipelineState) -> None:
+        """Saves a state."""
         self._steps.mkdir(parents=True, exist_ok=True)
         files = {
             file.relative_to(state.directory).as_posix(): self._put(file)
             for file in sorted(state.directory.rglob("*"))
             if file.is_file()
         }
-        taken = Snapshot(
-            kind=kind, files=files, model=self._put_model(state) if state.changed else {}, changed=state.changed,
-            parameters=state.parameters, batch_size=state.batch_size, contention=state.contention,
-            exporter=state.exporter and state.exporter.kind, graphs=tuple(map(_entry, state.graphs)),
-            measured=tuple(state.measured), trail=tuple(state.trail), remembered=state.remembered, notes=tuple(state.notes),
-        )  # fmt: skip
-        write_file(self._steps / f"{key}.json", taken.model_dump_json(indent=1) + "\n")
+        snapshot = Snapshot(
+            kind=kind,
+            files=files,
+            model=self._put_model(state) if state.weights_changed else {},
+            exporter=state.exporter and state.exporter.kind,
+            graphs=tuple(_relocated(graph, Path()) for graph in state.graphs),
+            **{name: getattr(state, name) for name in _PLAIN},
+        )
+        write_file(self._steps / f"{key}.json", snapshot.model_dump_json(indent=1) + "\n")
 
-    def restore(self, taken: Snapshot, state: State) -> None:
-        """Makes a fresh state what it was when the snapshot was taken."""
+    def restore(self, snapshot: Snapshot, state: PipelineState) -> None:
+        """Restores an initial state to the snapshot."""
         from compression.encoder.torch_model import load_directory
         from compression.exporters import EXPORTERS
 
         shutil.rmtree(state.directory)
-        self._get(taken.files, state.directory)
+        self._get(snapshot.files, state.directory)
         state.reload_encoder()
-        if taken.model:
+        if snapshot.model:
             with tempfile.TemporaryDirectory(dir=self._steps.parent) as place:
-                self._get(taken.model, Path(place))
+                self._get(snapshot.model, Path(place))
                 state.model = load_directory(Path(place), state.bundle.task.architecture)
-        state.changed, state.parameters = taken.changed, taken.parameters
-        state.batch_size, state.contention = taken.batch_size, taken.contention
-        state.exporter = EXPORTERS[taken.exporter]() if taken.exporter else None
-        state.graphs = [_graph(entry, state.directory) for entry in taken.graphs]
-        state.measured, state.trail = list(taken.measured), list(taken.trail)
-        state.remembered, state.notes = dict(taken.remembered), list(taken.notes)
+        state.exporter = EXPORTERS[snapshot.exporter]() if snapshot.exporter else None
+        state.graphs = [_relocated(graph, state.directory) for graph in snapshot.graphs]
+        for name in _PLAIN:
+            value = getattr(snapshot, name)
+            setattr(state, name, list(value) if isinstance(value, tuple) else value)
 
     def keep_only(self, keys: Collection[str]) -> None:
-        """Removes all other snapshots, what a killed run left half written, and the files that nobody has any more."""
+        """Removes all other snapshots, drafts that a killed run left, and files that no snapshot refers to any more."""
         used: set[str] = set()
         for file in self._steps.glob("*"):
-            taken = self._read(file.stem) if file.suffix == ".json" and file.stem in keys else None
-            if taken is None:
+            snapshot = self._read(file.stem) if file.suffix == ".json" and file.stem in keys else None
+            if snapshot is None:
                 file.unlink()
             else:
-                used |= taken.objects
+                used |= snapshot.objects
         for file in self._objects.glob("*"):
             if file.name not in used:
                 file.unlink()
@@ -150,7 +154,7 @@ class Snapshots:
                 shutil.copyfile(file, draft)
         return name
 
-    def _put_model(self, state: State) -> dict[str, str]:
+    def _put_model(self, state: PipelineState) -> dict[str, str]:
         from compression.encoder.torch_model import save_model
 
         with tempfile.TemporaryDirectory(dir=self._steps.parent) as place:
@@ -164,15 +168,8 @@ class Snapshots:
             shutil.copyfile(self._objects / digest, target)
 
 
-def _entry(graph: Graph) -> GraphEntry:
-    return GraphEntry(
-        file=graph.path.name, precision=graph.precision, inputs=graph.inputs, exporter=graph.exporter,
-        published=graph.published,
-    )  # fmt: skip
-
-
-def _graph(entry: GraphEntry, directory: Path) -> Graph:
-    return Graph(directory / entry.file, entry.precision, entry.inputs, entry.exporter, entry.published)
+def _relocated(graph: Graph, directory: Path) -> Graph:
+    return dataclasses.replace(graph, path=directory / graph.path.name)
 
 
 def _digest(tree: Any) -> str:

@@ -1,0 +1,1 @@
+"""Scores, selects and refits heads and feed-forward units."""

@@ -1,4 +1,4 @@
-"""What heads and units do on labelled sentences: how much the loss hangs on them, and how they vary together."""
+"""Importance of heads and feed-forward units for the loss, and second moments of their activations, on labelled sentences."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Importance = Literal["first_order", "fisher"]
-"""How effects on the loss, one for each window, become one score: the sum of their amounts, or of their squares."""
+"""How the effects on the loss, one for each window, become one score: the sum of absolute values, or of squares."""
 
-_MAX_TOKENS = 2048  # padded tokens of a calibration batch: bounds memory, changes no result
+_MAX_TOKENS = 2048  # padded tokens of a batch; bounds memory without changing results
 
 
 @dataclass(eq=False)
-class Projection:
-    """What was seen at the input of an output projection (of attention or of the feed-forward part).
+class ProjectionStatistics:
+    """Statistics of the inputs of an output projection (of attention or of the feed-forward part).
 
     Attributes:
         slot: The projection.
-        group: Neighbouring inputs that are judged as one (a head's columns).
-        importance: How a score is made of effects. The effect of a group on the loss of a window is the sum over tokens and
+        group: Number of neighbouring inputs with one score (the columns of a head).
+        importance: How a score is computed from effects. The effect of a group on the loss of a window is the sum over tokens and
             group of a * dL/da.
         scores: float32 [inputs / group]. `first_order`: sum over windows of |effect|, the first-order estimate of how the loss
             changes when the group is removed (Molchanov et al., arXiv 1906.10771; for heads Michel et al., arXiv 1905.10650).
@@ -49,36 +49,36 @@ class Projection:
     gram: Tensor
 
     @classmethod
-    def of(cls, slot: Slot, group: int, importance: Importance) -> Projection:
-        """Nothing seen yet; `group` neighbouring inputs are judged as one."""
+    def of(cls, slot: Slot, group: int, importance: Importance) -> ProjectionStatistics:
+        """Statistics of no tokens yet."""
         import torch
 
         inputs = slot.linear.in_features
         gram = torch.zeros(inputs + 1, inputs + 1, dtype=torch.float64)
         return cls(slot, group, importance, torch.zeros(inputs // group), gram)
 
-    def watch(self, inputs: Tensor, mask: Tensor) -> None:
-        """Notes one batch: inputs float32 [rows, tokens, inputs], mask bool [rows, tokens]."""
+    def observe(self, inputs: Tensor, mask: Tensor) -> None:
+        """Adds one batch: inputs float32 [rows, tokens, inputs], mask bool [rows, tokens]."""
         import torch
 
         seen = inputs.detach()
         flat = seen[mask]
         flat = torch.cat([flat, flat.new_ones(len(flat), 1)], dim=1)
         self.gram += flat.T @ flat
-        inputs.register_hook(lambda gradient: self._note((seen * gradient).sum(dim=1)))  # type: ignore[no-untyped-call]
+        inputs.register_hook(lambda gradient: self._add_effects((seen * gradient).sum(dim=1)))  # type: ignore[no-untyped-call]
 
-    def _note(self, effects: Tensor) -> None:
-        """effects: float32 [rows, inputs], the derivative of the loss by a gate on each input."""
+    def _add_effects(self, effects: Tensor) -> None:
+        """effects: float32 [rows, inputs], the derivative of the loss with respect to a gate on each input."""
         grouped = effects.reshape(len(effects), -1, self.group).sum(-1)
         self.scores += (grouped.square() if self.importance == "fisher" else grouped.abs()).sum(0)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """For every layer, first to last, what its heads and its feed-forward units do."""
+    """Statistics of the heads and of the feed-forward units of every layer, first to last."""
 
-    heads: list[Projection]
-    units: list[Projection]
+    heads: list[ProjectionStatistics]
+    units: list[ProjectionStatistics]
 
 
 def calibrate(
@@ -87,15 +87,15 @@ def calibrate(
     importance: Importance = "first_order",
     progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
-    """Runs labelled batches forwards and backwards; the model is left as it was.
+    """Collects statistics by forward and backward passes; the model does not change.
 
     Raises:
-        ModelError: Activations or the loss are no numbers; names the module.
+        ModelError: Activations or the loss are not finite; names the module.
     """
     blocks = find_blocks(model)
     seen = Calibration(
-        [Projection.of(block.attention_output, block.head_size, importance) for block in blocks],
-        [Projection.of(block.ffn_output, 1, importance) for block in blocks],
+        [ProjectionStatistics.of(block.attention_output, block.head_size, importance) for block in blocks],
+        [ProjectionStatistics.of(block.ffn_output, 1, importance) for block in blocks],
     )
     for done, labelled in enumerate(batches, 1):
         _observe(model, seen, labelled)
@@ -113,14 +113,14 @@ class LabelledBatch:
 
 
 def labelled_batches(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> list[LabelledBatch]:
-    """Examples in batches of neighbours in length."""
+    """Examples in batches of similar length."""
     items = _windows(task, encoder, examples)
     cuts = cut_by_length([len(window.input_ids) for window, _ in items], max_tokens=_MAX_TOKENS)
     return [_labelled([items[index] for index in cut], encoder.pad_id) for cut in cuts]
 
 
 def total_loss(model: PreTrainedModel, labelled: LabelledBatch) -> Tensor:
-    """Cross-entropy of the targets, summed: float32 []."""
+    """Summed cross-entropy of the targets: float32 []."""
     import torch
 
     logits = model(**to_tensors(model, labelled.batch)).logits
@@ -149,7 +149,7 @@ def _observe(model: PreTrainedModel, seen: Calibration, labelled: LabelledBatch)
     import torch
 
     mask = torch.from_numpy(labelled.batch.attention_mask.astype(bool))
-    with _watching(model, seen, mask), torch.enable_grad():
+    with _observing(model, seen, mask), torch.enable_grad():
         loss = total_loss(model, labelled)
         _require_finite("the loss", loss)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -176,15 +176,15 @@ def _require_finite(name: str, values: Tensor) -> None:
 
 
 @contextmanager
-def _watching(model: PreTrainedModel, seen: Calibration, mask: Tensor) -> Iterator[None]:
+def _observing(model: PreTrainedModel, seen: Calibration, mask: Tensor) -> Iterator[None]:
     names = {module: name for name, module in model.named_modules()}
 
-    def hook_for(projection: Projection) -> Callable[[Any, tuple[Tensor, ...]], None]:
-        def watch(module: Any, inputs: tuple[Tensor, ...]) -> None:
+    def hook_for(projection: ProjectionStatistics) -> Callable[[Any, tuple[Tensor, ...]], None]:
+        def observe(module: Any, inputs: tuple[Tensor, ...]) -> None:
             _require_finite(f"the input of {names[module]}", inputs[0])
-            projection.watch(inputs[0], mask)
+            projection.observe(inputs[0], mask)
 
-        return watch
+        return observe
 
     hooks = [
         projection.slot.linear.register_forward_pre_hook(hook_for(projection))

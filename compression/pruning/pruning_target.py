@@ -1,4 +1,4 @@
-"""What pruning is to reach, and the least that must go for it. Knows costs of heads and units, not which of them matter."""
+"""Pruning to a target (weights, FLOPs, latency or speedup): the least that must be removed to reach it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from agent.encoding import Batch
-    from compression.pipeline.pipeline_state import State
+    from compression.state.pipeline_state import PipelineState
 
 LATENCY_TOKENS, BATCH_SIZE = 16, 32
 _POINTS = 5  # of the table of measured speeds
@@ -29,8 +29,8 @@ _ROUNDS = 7
 _HALVINGS = 30  # of the range of factors: far finer than one unit
 
 
-class Target(Config):
-    """Exactly one thing that the pruned network is to reach, by removing as little as does."""
+class PruningTarget(Config):
+    """Exactly one target for the pruned network, reached by removing as little as possible."""
 
     parameters: PositiveInt | None = Field(None, description="at most so many weights, without what was removed")
     size_mb: PositiveFloat | None = Field(None, description="at most so many megabytes of float32 weights")
@@ -53,42 +53,44 @@ class Target(Config):
 
     @property
     def name(self) -> str:
-        """Which one."""
+        """Key of the target."""
         return next(name for name in type(self).model_fields if getattr(self, name) is not None)
 
     @property
     def value(self) -> float:
-        """How much of it."""
+        """Value of the target."""
         return float(getattr(self, self.name))
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Which heads and units stay: for each layer bool [heads] and bool [units]."""
+class KeptStructure:
+    """The heads and units that stay: for each layer bool [heads] and bool [units]."""
 
     heads: Sequence[Tensor]
     units: Sequence[Tensor]
 
 
-Plan = Callable[[float], Kept]
-"""What stays at a factor: the more, the less; at 0 all."""
+KeptAt = Callable[[float], KeptStructure]
+"""The heads and units that stay at a factor of removal; at 0 all stay."""
 
 
-def reach(target: Target, state: State, plan: Plan, most: float) -> float:
-    """The least factor, from 0 to `most`, at which a target is reached.
+def smallest_factor(target: PruningTarget, state: PipelineState, kept_at: KeptAt, most: float) -> float:
+    """The smallest factor of removal, from 0 to `most`, that reaches a target.
 
     Args:
-        target: What is wanted.
-        state: Its network is pruned, and left as it is.
-        plan: What a factor means.
-        most: Where nothing more can go.
+        target: The target.
+        state: Holds the network; it does not change.
+        kept_at: What stays at a factor.
+        most: The factor at which nothing more can be removed.
 
     Raises:
-        ConfigError: It is not reached even then; says what would be.
+        ConfigError: The target is not reached at `most`; names what is.
     """
-    cost = _measured(target, state, plan, most) if target.name in ("latency_ms", "speedup") else _counted(target, state)
+    cost = (
+        _measured(target, state, kept_at, most) if target.name in ("latency_ms", "speedup") else _counted(target, state)
+    )
     wanted = 1 / target.value if target.name == "speedup" else target.value  # a part of the time of before
-    if (best := cost(plan(most), most)) > wanted:
+    if (best := cost(kept_at(most), most)) > wanted:
         shown = 1 / best if target.name == "speedup" else best
         raise ConfigError(
             f"prune.target.{target.name}={target.value:g} is out of reach: with all removed that can be it is {shown:.6g}",
@@ -96,19 +98,19 @@ def reach(target: Target, state: State, plan: Plan, most: float) -> float:
             remedy="give less to reach, let head_ratio and ffn_ratio both be above 0, or shrink before",
         )
     low, high = 0.0, most
-    if cost(plan(low), low) <= wanted:
+    if cost(kept_at(low), low) <= wanted:
         return low
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (low, middle) if cost(plan(middle), middle) <= wanted else (middle, high)
+        low, high = (low, middle) if cost(kept_at(middle), middle) <= wanted else (middle, high)
     return high
 
 
-Cost = Callable[[Kept, float], float]
+Cost = Callable[[KeptStructure, float], float]
 
 
-def _counted(target: Target, state: State) -> Cost:
-    """By arithmetic: what there was less what goes."""
+def _counted(target: PruningTarget, state: PipelineState) -> Cost:
+    """A cost that is computed: that of the whole network less that of removed heads and units."""
     from compression.encoder.flops import TOKENS, flops_per_token
     from compression.encoder.structural_pruning import num_parameters
 
@@ -121,15 +123,19 @@ def _counted(target: Target, state: State) -> Cost:
         whole = scale * num_parameters(state.model)
         each = [(scale * head, scale * unit) for head, unit in map(weights_of, blocks)]
 
-    def cost(kept: Kept, _: float) -> float:
-        gone = [(int((~heads).sum()), int((~units).sum())) for heads, units in zip(kept.heads, kept.units, strict=True)]
-        return whole - sum(heads * head + units * unit for (heads, units), (head, unit) in zip(gone, each, strict=True))
+    def cost(kept: KeptStructure, _: float) -> float:
+        removed = [
+            (int((~heads).sum()), int((~units).sum())) for heads, units in zip(kept.heads, kept.units, strict=True)
+        ]
+        return whole - sum(
+            heads * head + units * unit for (heads, units), (head, unit) in zip(removed, each, strict=True)
+        )
 
     return cost
 
 
 def weights_of(block: Block) -> tuple[int, int]:
-    """Weights that a head and a unit have."""
+    """Numbers of weights of a head and of a unit."""
     leading = sum(slot.linear.in_features + (slot.linear.bias is not None) for slot in block.projections)
     head = block.head_size * (leading + block.attention_output.linear.out_features)
     inner = block.ffn_input.linear
@@ -137,58 +143,57 @@ def weights_of(block: Block) -> tuple[int, int]:
 
 
 def flops_of(block: Block, tokens: int) -> tuple[int, int]:
-    """Operations of a head and of a unit for each token of a sentence of `tokens`."""
+    """FLOPs of a head and of a unit per token, in a sentence of `tokens`."""
     leading = sum(slot.linear.in_features for slot in block.projections)
     products = leading + block.attention_output.linear.out_features
     head = 2 * block.head_size * (products + 2 * tokens)  # scores, and values by weights
     return head, 2 * (block.ffn_input.linear.in_features + block.ffn_output.linear.out_features)
 
 
-def _measured(target: Target, state: State, plan: Plan, most: float) -> Cost:
-    """By a table of a few factors, measured in turns and made to fall; between them a straight line.
+def _measured(target: PruningTarget, state: PipelineState, kept_at: KeptAt, most: float) -> Cost:
+    """A cost that is measured: interpolated between a few factors, timed in turns and forced to decrease.
 
-    Milliseconds, or for a speedup the part of the time that all of the network takes.
+    In milliseconds; for a speedup relative to the time of the whole network.
     """
     factors = np.linspace(0, most, _POINTS)
     with tempfile.TemporaryDirectory() as scratch, timed_bar(f"prune: {target.name} at {_POINTS} ratios"):
-        seconds = _time([plan(factor) for factor in factors], state, Path(scratch), _batch(target, state))
+        seconds = _time([kept_at(factor) for factor in factors], state, Path(scratch), _batch(target, state))
     falling = np.minimum.accumulate(seconds)
     table = falling / falling[0] if target.name == "speedup" else falling * 1e3
     return lambda _, factor: float(np.interp(factor, factors, table))
 
 
-def _batch(target: Target, state: State) -> Batch:
-    """One sentence of any words, or 32 of the training split, the middle ones by length."""
+def _batch(target: PruningTarget, state: PipelineState) -> Batch:
+    """One sentence of arbitrary tokens, or 32 of the training split of median length."""
     from agent.encoding import Batch, pad
 
     if target.name == "latency_ms":
         ids = np.ones((1, min(LATENCY_TOKENS, state.bundle.manifest.max_tokens)), np.int64)
         return Batch(ids, np.ones_like(ids), np.zeros_like(ids))
-    documents = state.bundle.task.encode(state.encoder, state.splits.train[: 16 * BATCH_SIZE])
-    windows = sorted(
-        (window for document in documents for window in document.windows), key=lambda one: len(one.input_ids)
-    )
+    windows = sorted(state.windows(state.splits.train[: 16 * BATCH_SIZE]), key=lambda one: len(one.input_ids))
     first = max(0, (len(windows) - BATCH_SIZE) // 2)
     return pad(windows[first : first + BATCH_SIZE], state.encoder.pad_id)
 
 
-def _time(plans: Sequence[Kept], state: State, scratch: Path, batch: Batch) -> NDArray[np.float64]:
-    """Median seconds of one call of each network, in ONNX Runtime; in int8 if that is what will be served."""
+def _time(
+    candidates: Sequence[KeptStructure], state: PipelineState, scratch: Path, batch: Batch
+) -> NDArray[np.float64]:
+    """Median seconds of one call of each network in ONNX Runtime, in int8 if step quantize follows."""
     from compression.graphs.onnx_graph import graph_forward, open_session
     from compression.measurement.speed import seconds_of
 
     forwards = [
         graph_forward(open_session(_graph(kept, state, scratch / f"{number}.onnx"), state.threads))
-        for number, kept in enumerate(plans)
+        for number, kept in enumerate(candidates)
     ]
     for forward in forwards:
         forward(batch)
     times = [[seconds_of(forward, batch) for forward in forwards for _ in range(3)] for _ in range(_ROUNDS)]
-    medians: NDArray[np.float64] = np.median(np.array(times).reshape(_ROUNDS, len(plans), 3), axis=(0, 2))
+    medians: NDArray[np.float64] = np.median(np.array(times).reshape(_ROUNDS, len(candidates), 3), axis=(0, 2))
     return medians
 
 
-def _graph(kept: Kept, state: State, path: Path) -> Path:
+def _graph(kept: KeptStructure, state: PipelineState, path: Path) -> Path:
     import copy
 
     from compression.encoder.structural_pruning import slim
@@ -210,7 +215,7 @@ def _graph(kept: Kept, state: State, path: Path) -> Path:
 
 
 def zero(block: Block, heads: Tensor, units: Tensor) -> None:
-    """Zeroes removed heads and units, what leads into them and what leads out: `heads` bool [heads], `units` bool [units]."""
+    """Zeroes the weights into and out of removed heads and units: `heads` bool [heads], `units` bool [units], false: removed."""
     columns = heads.repeat_interleave(block.head_size)
     for slot, keep in [*((slot, columns) for slot in block.projections), (block.ffn_input, units)]:
         slot.linear.weight.data[~keep] = 0

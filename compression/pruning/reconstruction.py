@@ -1,4 +1,4 @@
-"""Closed-form repair of an output projection whose inputs were partly removed. Linear algebra only."""
+"""Refits an output projection, some of whose inputs were removed, by linear least squares."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-RIDGE = 1e-3  # part of the mean diagonal of the Gram matrix that holds the weights near their old values
+RIDGE = 1e-3  # regularisation towards the old weights, relative to the mean diagonal of the Gram matrix
 
 
 def remove_inputs(linear: nn.Linear, keep: Tensor) -> None:
@@ -21,7 +21,7 @@ def remove_inputs(linear: nn.Linear, keep: Tensor) -> None:
 
 
 def refit(linear: nn.Linear, keep: Tensor, gram: Tensor) -> None:
-    """Removes inputs and fits the remaining weights and the bias to what the projection said with all of them.
+    """Removes inputs and refits the remaining weights and the bias to the former outputs.
 
     Least squares over the calibration tokens: with activations a (a 1 appended for the bias), Gram matrix G = sum a a^T,
     weights W and kept inputs K, the minimum of sum |W' a_K - W a|^2 + r |W' - W_K|^2 is

@@ -1,0 +1,1 @@
+"""Quantises ONNX graphs to int8 and int4."""

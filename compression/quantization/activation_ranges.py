@@ -1,10 +1,11 @@
-"""Between which values activations of a graph lie, on calibration sentences: what static quantisation needs to know."""
+"""Finds the ranges of a graph's activations on calibration sentences, for static quantisation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -12,46 +13,47 @@ from agent.encoding import Batch, Float32
 from agent.errors import ExportError
 from compression.encoder.torch_model import quiet
 from compression.graphs.onnx_graph import open_session
+from compression.graphs.onnxruntime_internals import histogram_collector
 
 Method = Literal["min_max", "entropy", "percentile"]
 Range = tuple[float, float]
 
 
-class Rule(NamedTuple):
-    """How ranges are found: extremes; least divergence of the quantised histogram (as in TensorRT); all but the outermost values.
+class CalibrationRule(NamedTuple):
+    """How ranges are found.
 
-    `percentile` is the part of the values, in percent, that lies inside, for that method.
+    Attributes:
+        method: `min_max`: extremes; `entropy`: least divergence of the quantised histogram (as in TensorRT); `percentile`: a range
+            that holds a share of the values.
+        percentile: That share, in percent.
     """
 
     method: Method
     percentile: float = 99.99
 
 
-_BINS = {"entropy": 128, "percentile": 2048}  # as onnxruntime.quantization has them by default
-
-
-def calibrate(
+def find_ranges(
     path: Path,
     tensors: Sequence[str],
     batches: Sequence[Batch],
     *,
-    rule: Rule,
+    rule: CalibrationRule,
     progress: Callable[[int, int], None],
 ) -> dict[str, Range]:
-    """Runs a float32 graph over sentences and watches tensors of it.
+    """Runs a float32 graph over sentences and returns the ranges of some of its tensors.
 
     Args:
         path: The graph.
-        tensors: Which outputs of its nodes to watch.
-        batches: Without padding, which would count as much as words.
+        tensors: Names of outputs of nodes.
+        batches: Sentences without padding, since padding would count.
         rule: How ranges are found.
-        progress: Told of each batch.
+        progress: Called after each batch.
 
     Raises:
-        ExportError: An activation is not finite; its node is named.
+        ExportError: An activation is not finite; names its node.
     """
-    with _watching(path, tensors) as (run, producers):
-        collector = _Extremes() if rule.method == "min_max" else _histograms(rule)
+    with _observed(path, tensors) as (run, producers):
+        collector = _Extremes() if rule.method == "min_max" else histogram_collector(rule.method, rule.percentile)
         for done, batch in enumerate(batches, 1):
             values = run(batch)
             for name, value in values.items():
@@ -65,7 +67,7 @@ def calibrate(
 
 
 class _Extremes:
-    """The least and the largest value; the same two calls as onnxruntime's collectors have."""
+    """Collects the smallest and the largest value, with the interface of onnxruntime's collectors."""
 
     def __init__(self) -> None:
         self._seen: dict[str, Range] = {}
@@ -79,48 +81,38 @@ class _Extremes:
         return self._seen
 
 
-def _histograms(rule: Rule) -> Any:
-    from onnxruntime.quantization.calibrate import HistogramCollector
+@contextmanager
+def _observed(
+    path: Path, tensors: Sequence[str]
+) -> Iterator[tuple[Callable[[Batch], dict[str, Float32]], dict[str, str]]]:
+    """Yields a function that runs a copy of the graph and returns the tensors, and the node that makes each of them."""
+    import onnx
 
-    return HistogramCollector(
-        method=rule.method, symmetric=False, num_bins=_BINS[rule.method], num_quantized_bins=128, percentile=rule.percentile, scenario="same"
-    )  # fmt: skip
+    model = onnx.load(str(path))
+    producers = {output: f"{node.name or node.op_type}" for node in model.graph.node for output in node.output}
+    outputs = {output.name for output in model.graph.output}
+    for name in tensors:
+        if name not in outputs:
+            model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    copy = path.with_suffix(".observed.onnx")
+    onnx.save(model, str(copy))
+    session = open_session(copy, threads=1)
+    names = [node.name for node in session.get_inputs()]
 
+    def run(batch: Batch) -> dict[str, Float32]:
+        values = session.run(list(tensors), {name: getattr(batch, name) for name in names})
+        return dict(zip(tensors, values, strict=True))
 
-class _watching:  # noqa: N801 - a context manager, used like a function
-    """A session over a copy of the graph that also outputs the tensors, and which node makes each of them."""
-
-    def __init__(self, path: Path, tensors: Sequence[str]) -> None:
-        self._path, self._tensors = path, tensors
-
-    def __enter__(self) -> tuple[Callable[[Batch], dict[str, Float32]], dict[str, str]]:
-        import onnx
-
-        model = onnx.load(str(self._path))
-        made = {output: f"{node.name or node.op_type}" for node in model.graph.node for output in node.output}
-        there = {output.name for output in model.graph.output}
-        for name in self._tensors:
-            if name not in there:
-                model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-        self._copy = self._path.with_suffix(".watched.onnx")
-        onnx.save(model, str(self._copy))
-        session = open_session(self._copy, threads=1)
-        names = [node.name for node in session.get_inputs()]
-
-        def run(batch: Batch) -> dict[str, Float32]:
-            outputs = session.run(list(self._tensors), {name: getattr(batch, name) for name in names})
-            return dict(zip(self._tensors, outputs, strict=True))
-
-        return run, {name: made.get(name, "an input") for name in self._tensors}
-
-    def __exit__(self, *_: object) -> None:
-        self._copy.unlink(missing_ok=True)
+    try:
+        yield run, {name: producers.get(name, "an input") for name in tensors}
+    finally:
+        copy.unlink(missing_ok=True)
 
 
 def _require_finite(value: Float32, node: str, path: Path) -> None:
     if not np.isfinite(value).all():
         kinds = "NaN" if np.isnan(value).any() else "infinite values"
         raise ExportError(
-            f"quantize: node {node} of {path.name} says {kinds} on a calibration sentence",
+            f"quantize: node {node} of {path.name} gives {kinds} on a calibration sentence",
             remedy="look for weights of that layer that training let grow without bound, or use variant: dynamic",
         )

@@ -1,4 +1,4 @@
-"""Which nodes of a graph int8 hurts: each is quantised alone, and the worst stay in float32 until the whole errs little enough."""
+"""Sensitivity of a graph's nodes to int8: quantises each alone, and keeps the worst in float32 until the error is small enough."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ Quantize = Callable[[Path, Sequence[str]], None]
 
 
 def error_of(reference: Forward, forward: Forward, batches: Sequence[Batch]) -> float:
-    """The root mean square difference of logits, as part of that of the reference's own; padding does not count."""
+    """Root mean square difference of logits, relative to the reference's root mean square; without padding."""
     gap = own = 0.0
     for batch in batches:
-        wanted, said = reference(batch), forward(batch)
-        mask = batch.attention_mask.astype(bool) if wanted.ndim == 3 else np.ones(len(wanted), bool)
-        gap += float(((said - wanted)[mask] ** 2).sum())
-        own += float((wanted[mask] ** 2).sum())
+        expected, logits = reference(batch), forward(batch)
+        mask = batch.attention_mask.astype(bool) if expected.ndim == 3 else np.ones(len(expected), bool)
+        gap += float(((logits - expected)[mask] ** 2).sum())
+        own += float((expected[mask] ** 2).sum())
     return float(np.sqrt(gap / max(own, 1e-30)))
 
 
 def find_exclusions(
     quantize: Quantize, source: Path, nodes: Sequence[str], *, batches: Sequence[Batch], max_error: float
 ) -> tuple[list[str], float]:
-    """The fewest nodes, by their own error, that must stay in float32; and the error of the graph that remains.
+    """The nodes to keep in float32, most sensitive first, and the error of the graph without them.
 
     Args:
         quantize: Writes a graph with all but the nodes of these names quantised.
         source: The float32 graph.
-        nodes: The names of all nodes that may be quantised.
-        batches: On which errors are measured.
-        max_error: As `error_of` has it.
+        nodes: Names of all nodes that may be quantised.
+        batches: What errors are measured on.
+        max_error: Allowed `error_of`.
     """
     reference = graph_forward(open_session(source, threads=1))
     with tempfile.TemporaryDirectory(dir=source.parent) as scratch:

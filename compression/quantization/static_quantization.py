@@ -1,7 +1,7 @@
-"""Static int8 out of dynamic int8: the same integer weights and kernels, with the scales of activations fixed beforehand.
+"""Turns a dynamic int8 graph into a static one: the same integer weights and kernels, with constant scales of activations.
 
-ONNX Runtime's own static quantiser knows neither Attention nor EmbedLayerNormalization, and its QDQ form was no faster than
-float32 around them (docs/compression.md); a graph whose scales are constants runs on the kernels of the dynamic one.
+ONNX Runtime's own static quantiser supports neither Attention nor EmbedLayerNormalization, and its QDQ form was no faster
+than float32 around them (docs/benchmarks.md); a graph with constant scales runs on the kernels of the dynamic one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LEVELS = 255  # of an unsigned byte, beside 0
 
 
 def scaled_tensors(path: Path) -> list[str]:
-    """The activations that a dynamic graph quantises while it runs."""
+    """Names of the activations that a dynamic graph quantises at run time."""
     import onnx
 
     nodes = onnx.load(str(path), load_external_data=False).graph.node
@@ -24,7 +24,7 @@ def scaled_tensors(path: Path) -> list[str]:
 
 
 def fix_scales(path: Path, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Rewrites a dynamic int8 graph so that every activation in `ranges` has one scale for all batches."""
+    """Rewrites a dynamic int8 graph so that every activation has a constant scale, from its range."""
     import onnx
 
     model = onnx.load(str(path))
@@ -45,14 +45,14 @@ def fix_scales(path: Path, ranges: Mapping[str, tuple[float, float]]) -> None:
 
 
 def _scale(low: float, high: float) -> tuple[Any, Any]:
-    """Scale and zero point of an unsigned byte: float32 [], uint8 []; zero itself is exact, as DynamicQuantizeLinear has it."""
+    """Scale and zero point of an unsigned byte, float32 [] and uint8 []; 0.0 is exact, as with DynamicQuantizeLinear."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = np.float32((high - low) / _LEVELS) or np.float32(1)
     return np.asarray(scale, np.float32), np.asarray(np.clip(round(-low / float(scale)), 0, _LEVELS), np.uint8)
 
 
 def _join_products(graph: Any) -> None:
-    """MatMulInteger, Cast, Mul and the Add of a bias in one node. ONNX Runtime does so itself only where scales are not constants."""
+    """Joins MatMulInteger, Cast, Mul and the Add of a bias in one node, which ONNX Runtime does only where scales are not constant."""
     import onnx
 
     makers = {output: node for node in graph.node for output in node.output}
@@ -82,7 +82,7 @@ def _join_products(graph: Any) -> None:
 
 
 def _biases(graph: Any) -> dict[str, tuple[Any, str]]:
-    """Values that are read once, by an Add with a vector of weights: the node, and the vector's name."""
+    """Values with a single reader, an Add of a weight vector: that node and the vector's name."""
     vectors = {weight.name for weight in graph.initializer if len(weight.dims) == 1}
     readers: dict[str, list[Any]] = {}
     for node in graph.node:

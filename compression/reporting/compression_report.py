@@ -1,4 +1,4 @@
-"""What compression did, as data: rows of what was measured, the gate's verdict. Measures nothing and draws nothing itself."""
+"""The data of a compression report: measurements of model files and steps, and the gate's verdict."""
 
 from __future__ import annotations
 
@@ -20,28 +20,27 @@ class Latency(Config):
 
 
 class Agreement(Config):
-    """Shares of what the original answers alike: whole texts, and single words (for tags; else the same as texts)."""
+    """Shares of texts and of words with the same answer as the original's; both are equal for tasks without tags."""
 
     texts: float
     words: float
 
 
-class Measured(Config):
-    """One model file, measured.
+class Measurement(Config):
+    """Measurements of one model file.
 
     Attributes:
-        name: What it is.
-        file: Its name in the bundle; the original's in its own.
-        precision: Of its weights.
-        size_bytes: Of the file.
-        parameters: Weights that it computes with.
-        flops_per_token: Of a sentence of 64 tokens (or as many as the model takes), products and attention.
+        name: Name in the report.
+        file: Name of the file in its bundle.
+        precision: Precision of the weights.
+        parameters: Number of weights that it computes with.
+        flops_per_token: In a sentence of 64 tokens, or of as many as the model takes.
         quality: Scores on the test split, or on the dev split after a step.
         calibration_error: Expected calibration error in 15 bins of equal width (Guo et al., arXiv 1706.04599), over words
             or texts: confidence is the probability of the answer.
-        agreement: With the original.
-        latency: By number of tokens, one sentence at a time. Weights with zeros are as fast as the original: not timed.
-        sentences_per_s, tokens_per_s: Throughput in batches; tokens without padding.
+        agreement: Agreement with the original.
+        latency: By number of tokens, one sentence at a time. Weights with zeros are as fast as the original and not timed.
+        sentences_per_s, tokens_per_s: Throughput in batches, without padding.
         published: Whether it is in the new bundle.
     """
 
@@ -66,28 +65,30 @@ class Measured(Config):
 
 
 class StepRow(Config):
-    """What was measured after a step.
+    """Measurements after a step.
 
     Attributes:
-        kind: Of the step; `original` before the first.
-        seconds: That the step took, measuring not included.
-        num_examples: Of the dev split, over which quality was measured.
-        measured: None where nothing was measured.
-        speed: Sentences a second over the original's, both measured in turns just then.
+        kind: Kind of the step; `original` before the first.
+        seconds: Time of the step without measuring.
+        num_examples: Examples of the dev split that quality was measured on.
+        speed: Throughput relative to the original's, both timed in turns after the step.
     """
 
     kind: str
     seconds: float
     num_examples: int = 0
-    measured: Measured | None = None
+    measurement: Measurement | None = None
     speed: float | None = None
 
 
 class Verdict(Config):
-    """The gate's comparison of a model with the original: of the worst that would be published, or of what a step left.
+    """The gate's comparison of a model with the original: the worst to be published, or the state after a step.
 
     Attributes:
-        split: `test`, or what of the dev split.
+        f1, original: F1 of the model and of the original.
+        kept: Their ratio.
+        needed: F1 that the model must reach.
+        split: `test`, or a description of the part of the dev split.
     """
 
     model: str
@@ -104,11 +105,11 @@ class Verdict(Config):
 
 
 class CompressionReport(Config):
-    """Everything that is known of a run.
+    """The report of a compression run.
 
     Attributes:
-        trail: After each step, on the dev split; the original first where steps were measured.
-        rows: Of what would be published, on the test split, the original first; empty if a step was refused.
+        step_rows: After each step, on the dev split; the original first where steps were measured.
+        model_rows: Model files on the test split, the original first; empty if the gate refused a step.
     """
 
     bundle: str
@@ -121,6 +122,6 @@ class CompressionReport(Config):
     contention: float | None
     versions: Mapping[str, str]
     notes: tuple[str, ...]
-    trail: tuple[StepRow, ...]
-    rows: tuple[Measured, ...]
+    step_rows: tuple[StepRow, ...]
+    model_rows: tuple[Measurement, ...]
     verdict: Verdict

@@ -1,4 +1,4 @@
-"""Draws F1 against speed, both relative to the original, and the frontier: what nothing else beats in both."""
+"""Draws F1 against speed, both relative to the original, with the Pareto frontier."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _BLUE, _ORANGE, _GREY = "#0072B2", "#B34700", "#5A5A5A"  # Okabe and Ito 2008, d
 
 
 class Point(NamedTuple):
-    """A model in the picture.
+    """A model in the plot.
 
     Attributes:
-        name: Beside its mark.
-        speed: Sentences a second over the original's.
-        kept: F1 over the original's on the same split.
-        step: Whether it is what a step left (dev split, hollow mark), not a model file of a bundle.
+        name: Label of the mark.
+        speed: Throughput relative to the original's.
+        kept: F1 relative to the original's on the same split.
+        step: Whether it is the state after a step (dev split, hollow mark) and not a model file.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Point(NamedTuple):
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats in one of the two and equals in the other, slowest first."""
+    """The Pareto-optimal points in speed and F1, slowest first."""
     best: list[Point] = []
     for point in sorted(points, key=lambda one: (-one.speed, -one.kept)):
         if not best or point.kept > best[-1].kept:
@@ -42,25 +42,25 @@ def frontier(points: Sequence[Point]) -> list[Point]:
 
 
 def points_of(report: CompressionReport) -> list[Point]:
-    """What a run timed: the original, what its steps left, and the model files that were measured at its end."""
-    first = report.trail[0].measured if report.trail else None
+    """The points of a run: the original, the states after steps, and the model files."""
+    first = report.step_rows[0].measurement if report.step_rows else None
     found = [
-        Point(f"after {row.kind}", row.speed, row.measured.f1 / first.f1, step=True)
-        for row in report.trail
-        if row.measured and row.speed and first and first.f1
+        Point(f"after {row.kind}", row.speed, row.measurement.f1 / first.f1, step=True)
+        for row in report.step_rows
+        if row.measurement and row.speed and first and first.f1
     ]
-    original = report.rows[0] if report.rows else None
+    original = report.model_rows[0] if report.model_rows else None
     if original and original.f1 and original.sentences_per_s:
         found += [
             Point(row.name, row.sentences_per_s / original.sentences_per_s, row.f1 / original.f1)
-            for row in report.rows[1:]
+            for row in report.model_rows[1:]
             if row.sentences_per_s
         ]
     return [Point("original", 1.0, 1.0), *found]
 
 
 def draw_frontier(file: Path, points: Sequence[Point]) -> None:
-    """Writes the picture as SVG, its text as text."""
+    """Writes the plot as SVG, with its text as text."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -75,9 +75,9 @@ def draw_frontier(file: Path, points: Sequence[Point]) -> None:
 
 
 def describe(points: Sequence[Point]) -> str:
-    """The picture in words, for who cannot see it."""
-    told = ", ".join(f"{one.name} {one.speed:.2f} times as fast with {one.kept:.1%} of F1" for one in points)
-    return f"F1 kept against speed: {told}."
+    """The plot in words, as its text alternative."""
+    words = ", ".join(f"{one.name} {one.speed:.2f} times as fast with {one.kept:.1%} of F1" for one in points)
+    return f"F1 kept against speed: {words}."
 
 
 def _draw(axes: Axes, points: Sequence[Point]) -> None:

@@ -1,4 +1,4 @@
-"""The report of a compression in files (data, a page in Markdown, a picture), and as a short table for a terminal."""
+"""Writes the report of a compression as JSON, Markdown and SVG, and as a short table for a terminal."""
 
 from __future__ import annotations
 
@@ -6,32 +6,24 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent.markdown import escape
 from agent.markdown import table as markdown_table
-from compression.reporting.compression_report import CompressionReport, Latency, Measured, StepRow
+from compression.reporting.compression_report import CompressionReport, Latency, Measurement, StepRow
 from compression.reporting.frontier_plot import draw_frontier, points_of
 
 NAME = "report"
 KINDS = ("json", "md", "svg")
 
-_CONTENTION = 0.2  # cores shared with other processes from which on speeds are doubted
-_HEAD = ("model", "MB", "parameters", "F1", "kept", "1 sentence, ms", "sentences/s", "speed")
-_TRAIL_HEAD = (
-    "after",
-    "MB",
-    "parameters",
-    "MFLOP/token",
-    "F1",
-    "kept",
-    "same texts",
-    "same words",
-    "calibration error",
-)
-
-_LIKENESS_HEAD = ("model", "MFLOP/token", "same texts", "same words", "calibration error")
+_CONTENTION = 0.2  # cores shared with other processes, above which the report warns
+_MODEL_HEAD = ("model", "MB", "parameters", "F1", "kept", "1 sentence, ms", "sentences/s", "speed")
+_STEP_HEAD = (
+    "after", "MB", "parameters", "MFLOP/token", "F1", "kept", "same texts", "same words", "calibration error",
+)  # fmt: skip
+_AGREEMENT_HEAD = ("model", "MFLOP/token", "same texts", "same words", "calibration error")
 
 
 def save_report(report: CompressionReport, directory: Path, stem: str = NAME) -> None:
-    """Writes STEM.json, STEM.md and, where anything but the original was timed, STEM.svg."""
+    """Writes STEM.json, STEM.md and, where more than the original was timed, STEM.svg."""
     tree = report.model_dump(mode="json") | {"passed": report.verdict.passed}
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
@@ -43,68 +35,63 @@ def save_report(report: CompressionReport, directory: Path, stem: str = NAME) ->
     (directory / f"{stem}.md").write_text(markdown(report, picture), encoding="utf-8")
 
 
-def table(report: CompressionReport) -> str:
-    """The short table for a terminal."""
-    return "\n".join([_plain(_rows(report)), *_doubts(report), _sentence(report)])
+def terminal_table(report: CompressionReport) -> str:
+    """A short table of all model files, with the gate's verdict."""
+    return "\n".join([_plain(_rows(report)), *_contention_warning(report), _verdict_line(report)])
 
 
 def markdown(report: CompressionReport, picture: str = "") -> str:
-    """The page; `picture` is the file of the frontier beside it."""
-    lines = ["# Compression report", "", _sentence(report), ""]
-    lines += _results(report) if report.rows else []
+    """The report as Markdown; `picture` is the SVG file beside it."""
+    lines = ["# Compression report", "", _verdict_line(report), ""]
+    lines += _results(report) if report.model_rows else []
     lines += [f"![F1 kept against speed]({picture})", ""] if picture else []
     lines += _steps(report)
     lines += ["## What was done", "", *[f"- {note}" for note in report.notes], ""]
     lines += [
-        f"- seconds: {', '.join(f'{row.kind} {row.seconds:.0f}' for row in report.trail if row.kind != 'original')}"
+        f"- seconds: {', '.join(f'{row.kind} {row.seconds:.0f}' for row in report.step_rows if row.kind != 'original')}"
     ]
     lines += [f"- versions: {', '.join(f'{name} {value}' for name, value in report.versions.items())}"]
     return "\n".join(lines) + "\n"
 
 
-def trail_line(row: StepRow, original: StepRow) -> str:
-    """What a step left, in a line."""
-    assert row.measured
-    assert original.measured
-    told = f"{row.measured.size_bytes / 1e6:.1f} MB, F1 {row.measured.f1:.4f}"
-    if row is not original and original.measured.f1:
-        told += f" ({row.measured.f1 / original.measured.f1:.1%} kept)"
-    return f"{told} over {row.num_examples} of the dev split" + (f", {row.speed:.2f}x" if row.speed else "")
+def step_line(row: StepRow, original: StepRow) -> str:
+    """One line on the measurements after a step."""
+    assert row.measurement
+    assert original.measurement
+    line = f"{row.measurement.size_bytes / 1e6:.1f} MB, F1 {row.measurement.f1:.4f}"
+    if row is not original and original.measurement.f1:
+        line += f" ({row.measurement.f1 / original.measurement.f1:.1%} kept)"
+    return f"{line} over {row.num_examples} of the dev split" + (f", {row.speed:.2f}x" if row.speed else "")
 
 
 def _results(report: CompressionReport) -> list[str]:
-    rows = report.rows
+    rows = report.model_rows
     lines = markdown_table(_rows(report))
-    lines += [f"\n**{doubt}**" for doubt in _doubts(report)]
+    lines += [f"\n**{warning}**" for warning in _contention_warning(report)]
     lines += ["", f"Sizes are of the model file alone. Speed: {report.threads} thread(s) for PyTorch and ONNX Runtime",
               f"alike, measured in turns in one process. Throughput: batches of {report.batch_size} test sentences of like",
               f"length, the same batches for all, the fastest pass of each. One sentence: of {min(rows[0].latency)} tokens, the median. {report.machine}.", ""]  # fmt: skip
     lines += ["## F1 by label (test split)", "", *markdown_table(_labels([(row.name, row) for row in rows])), ""]
     lines += ["## Latency of one sentence, ms", "", *markdown_table(_latencies([(row.name, row) for row in rows])), ""]
-    alike = [_LIKENESS_HEAD, *((row.name, _work(row), *_likeness(row)) for row in rows)]
+    alike = [_AGREEMENT_HEAD, *((row.name, _mflops(row), *_agreement(row)) for row in rows)]
     lines += ["## Against the original (test split)", "", *markdown_table(alike), ""]
     return lines
 
 
 def _steps(report: CompressionReport) -> list[str]:
-    rows = [row for row in report.trail if row.measured]
+    rows = [row for row in report.step_rows if row.measurement]
     if not rows:
         return []
     original = rows[0]
-    named = [(row.kind, row.measured) for row in rows if row.measured]
-    lines = [
-        "## After each step",
-        "",
-        *markdown_table([_TRAIL_HEAD, *(_trail_cells(row, original) for row in rows)]),
-        "",
-    ]
+    named = [(row.kind, row.measurement) for row in rows if row.measurement]
+    lines = ["## After each step", "", *markdown_table([_STEP_HEAD, *(_step_cells(row, original) for row in rows)]), ""]
     lines += [f"Of {original.num_examples} examples of the dev split. Expected calibration error, 15 bins. Speed below is over the original's,",
               "both measured in turns after the step; of a network the weights without their zeros.", ""]  # fmt: skip
     lines += [*markdown_table(_speeds(rows)), ""]
     return [*lines, *markdown_table(_labels(named)), ""]
 
 
-def _doubts(report: CompressionReport) -> list[str]:
+def _contention_warning(report: CompressionReport) -> list[str]:
     if report.contention is None or report.contention <= _CONTENTION:
         return []
     return [
@@ -114,10 +101,10 @@ def _doubts(report: CompressionReport) -> list[str]:
 
 
 def _rows(report: CompressionReport) -> list[tuple[str, ...]]:
-    return [_HEAD, *[_cells(row, report.rows[0]) for row in report.rows]]
+    return [_MODEL_HEAD, *[_model_cells(row, report.model_rows[0]) for row in report.model_rows]]
 
 
-def _sentence(report: CompressionReport) -> str:
+def _verdict_line(report: CompressionReport) -> str:
     verdict = report.verdict
     state = "passed" if verdict.passed else "NOT passed, nothing published"
     split = "" if verdict.split == "test" else f", {verdict.split}"
@@ -127,44 +114,37 @@ def _sentence(report: CompressionReport) -> str:
     )
 
 
-def _cells(row: Measured, original: Measured) -> tuple[str, ...]:
+def _model_cells(row: Measurement, original: Measurement) -> tuple[str, ...]:
     shortest = row.latency[min(row.latency)].median_ms if row.latency else None
     speed = row.sentences_per_s and original.sentences_per_s and row.sentences_per_s / original.sentences_per_s
-    return (
-        row.name + ("" if row.published or row is original else " (not published)"),
-        f"{row.size_bytes / 1e6:.1f}",
-        f"{row.parameters / 1e6:.2f} M",
-        f"{row.f1:.4f}",
-        f"{row.f1 / original.f1:.2%}" if original.f1 else "-",
-        _number(shortest, ".2f"),
-        _number(row.sentences_per_s, ".0f"),
-        _number(speed, ".2f", "x"),
-    )
+    name = row.name + ("" if row.published or row is original else " (not published)")
+    clocks = (_number(shortest, ".2f"), _number(row.sentences_per_s, ".0f"), _number(speed, ".2f", "x"))
+    return (name, *_sizes(row), *_f1(row, original), *clocks)
 
 
-def _trail_cells(row: StepRow, original: StepRow) -> tuple[str, ...]:
-    found, first = row.measured, original.measured
+def _step_cells(row: StepRow, original: StepRow) -> tuple[str, ...]:
+    found, first = row.measurement, original.measurement
     assert found
     assert first
-    return (
-        row.kind,
-        f"{found.size_bytes / 1e6:.1f}",
-        f"{found.parameters / 1e6:.2f} M",
-        _work(found),
-        f"{found.f1:.4f}",
-        f"{found.f1 / first.f1:.2%}" if first.f1 else "-",
-        *_likeness(found),
-    )
+    return (row.kind, *_sizes(found), _mflops(found), *_f1(found, first), *_agreement(found))
 
 
-def _likeness(row: Measured) -> tuple[str, str, str]:
-    """Texts and words that the original answers alike, and the calibration error."""
+def _sizes(row: Measurement) -> tuple[str, str]:
+    return f"{row.size_bytes / 1e6:.1f}", f"{row.parameters / 1e6:.2f} M"
+
+
+def _f1(row: Measurement, original: Measurement) -> tuple[str, str]:
+    return f"{row.f1:.4f}", f"{row.f1 / original.f1:.2%}" if original.f1 else "-"
+
+
+def _agreement(row: Measurement) -> tuple[str, str, str]:
+    """Shares of equal answers and the calibration error."""
     alike = row.agreement
     shares = (_number(alike.texts, ".1%"), _number(alike.words, ".2%")) if alike else ("-", "-")
     return (*shares, _number(row.calibration_error, ".4f"))
 
 
-def _work(row: Measured) -> str:
+def _mflops(row: Measurement) -> str:
     return "-" if row.flops_per_token is None else f"{row.flops_per_token / 1e6:.1f}"
 
 
@@ -172,31 +152,29 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
     return "-" if value is None else f"{value:{form}}{unit}"
 
 
-def _labels(rows: Sequence[tuple[str, Measured]]) -> list[tuple[str, ...]]:
-    names = [name for name in rows[0][1].quality.metrics if name.startswith("f1.")]
-    head = ("model", "all", *[name.removeprefix("f1.") for name in names])
-    return [
-        head,
-        *[(told, f"{row.f1:.4f}", *[_number(row.quality.metrics.get(n), ".4f") for n in names]) for told, row in rows],
+def _labels(rows: Sequence[tuple[str, Measurement]]) -> list[tuple[str, ...]]:
+    labels = [name for name in rows[0][1].quality.metrics if name.startswith("f1.")]
+    lines = [
+        (name, f"{row.f1:.4f}", *(_number(row.quality.metrics.get(n), ".4f") for n in labels)) for name, row in rows
     ]
+    return [("model", "all", *(escape(label.removeprefix("f1.")) for label in labels)), *lines]
 
 
-def _latencies(rows: Sequence[tuple[str, Measured]]) -> list[tuple[str, ...]]:
+def _latencies(rows: Sequence[tuple[str, Measurement]]) -> list[tuple[str, ...]]:
     lengths = sorted(rows[0][1].latency)
-    head = ("model", *[f"{tokens} tokens" for tokens in lengths])
-    return [head, *[(told, *[_spread(row.latency[tokens]) for tokens in lengths]) for told, row in rows if row.latency]]
+    lines = [(name, *(_latency_cell(row.latency[n]) for n in lengths)) for name, row in rows if row.latency]
+    return [("model", *(f"{tokens} tokens" for tokens in lengths)), *lines]
 
 
 def _speeds(rows: Sequence[StepRow]) -> list[tuple[str, ...]]:
-    head, *body = _latencies([(row.kind, row.measured) for row in rows if row.measured])
-    flows = [
-        (_number(row.measured.sentences_per_s, ".0f"), _number(row.speed, ".2f", "x")) for row in rows if row.measured
-    ]
-    cells = [(*told, *flow) for told, flow in zip(body, flows, strict=True)]
-    return [("one sentence, ms", *head[1:], "sentences/s", "speed"), *cells]
+    head, *body = _latencies([(row.kind, row.measurement) for row in rows if row.measurement])
+    measured = [(row.measurement.sentences_per_s, row.speed) for row in rows if row.measurement]
+    rates = [(_number(per_s, ".0f"), _number(speed, ".2f", "x")) for per_s, speed in measured]
+    lines = [(*cells, *rate) for cells, rate in zip(body, rates, strict=True)]
+    return [("one sentence, ms", *head[1:], "sentences/s", "speed"), *lines]
 
 
-def _spread(latency: Latency) -> str:
+def _latency_cell(latency: Latency) -> str:
     return f"{latency.median_ms:.2f} ({latency.p10_ms:.2f} to {latency.p90_ms:.2f})"
 
 

@@ -27,7 +27,7 @@ Step = Annotated[
 ]  # fmt: skip
 
 ORDER = tuple(
-    kind.model_fields["kind"].default for kind in sorted(get_args(get_args(Step)[0]), key=lambda kind: kind.place)
+    kind.model_fields["kind"].default for kind in sorted(get_args(get_args(Step)[0]), key=lambda kind: kind.position)
 )
 """The kinds of all steps in the order in which they can be taken."""
 

@@ -1,4 +1,4 @@
-"""What every step is: a configuration with a `run` that changes the state."""
+"""The contract of a step: a configuration with a `run` that changes the state."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from agent.config.base import Config
-from compression.pipeline.pipeline_state import State
+from compression.state.pipeline_state import PipelineState
 
 
 class BaseStep(Config, ABC):
     """A step of compression.
 
     Attributes:
-        place: Where in a run it belongs; steps are taken by ascending place.
-        restores: Whether it wins quality back: the gate does not judge what lies before such a step.
+        position: Orders the steps of a run, which ascend by it.
+        recovers_quality: Whether it recovers F1: the gate does not judge the steps before it.
     """
 
-    place: ClassVar[int]
-    restores: ClassVar[bool] = False
+    position: ClassVar[int]
+    recovers_quality: ClassVar[bool] = False
     kind: str
 
     def check(self) -> None:
@@ -29,20 +29,19 @@ class BaseStep(Config, ABC):
             ConfigError: Names what must be installed.
         """
 
-    def heeds(self, following: Sequence[Any]) -> Any:
-        """What beside the agent, the data and the steps before it changes what it does, as a plain value.
+    def extra_cache_inputs(self, following: Sequence[Any]) -> Any:
+        """Extra inputs to this step's cache key, as a plain value: what it reads of later steps, or digests of files.
 
-        That is what it reads of the steps after it, or of files (their digest). A finished step is not taken again while its
-        own configuration, everything before it and this are the same.
+        A finished step is not run again while its configuration, everything before it and this value are the same.
         """
         return None
 
     @abstractmethod
-    def run(self, state: State) -> None:
-        """Does its work on the state and leaves a note of what it did.
+    def run(self, state: PipelineState) -> None:
+        """Changes the state and notes what it did.
 
-        What it changes survives an interruption if it lies in the state as compression/pipeline/pipeline_state.py says. Weights that changed
-        are told by `state.changed`; a tokenizer that was rewritten in `state.directory` by `state.reload_encoder()`.
+        A step that changes weights sets `state.weights_changed`; one that rewrites the tokenizer in `state.directory` calls
+        `state.reload_encoder()`.
 
         Raises:
             AgentError: It cannot be done; nothing will be published.

@@ -1,4 +1,4 @@
-"""Distillation: the network as it is now learns from the agent that it was made from."""
+"""The step distill: trains the current network with the original agent as its teacher."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from compression.distillation.teaching import Teaching, lesson_key
-from compression.pipeline.pipeline_state import State
+from compression.distillation.student_training import StudentTraining, student_key
+from compression.state.pipeline_state import PipelineState
 from compression.steps.base import BaseStep
 
 
-class DistillStep(Teaching, BaseStep):
-    """Trains the student on the agent's own data, with the agent as its teacher, by Ray Train and DeepSpeed."""
+class DistillStep(StudentTraining, BaseStep):
+    """Trains the network on the agent's data, with the original agent as teacher, by Ray Train and DeepSpeed."""
 
-    place: ClassVar[int] = 6
-    restores: ClassVar[bool] = True
+    position: ClassVar[int] = 6
+    recovers_quality: ClassVar[bool] = True
     kind: Literal["distill"] = "distill"
     epochs: int = Field(3, ge=1, description="passes over the training split")
 
-    def run(self, state: State) -> None:
-        """Writes the student, has it trained, takes up what came of it.
+    def run(self, state: PipelineState) -> None:
+        """Trains the network of the state as a student and replaces it by the result.
 
         Raises:
             TrainingError: Training failed; the same command goes on from its last checkpoint.
         """
-        directory = state.workshop / f"distill-{lesson_key(state, self.place)}"
-        state.model = self.teach(state, epochs=self.epochs, directory=directory)
-        state.changed = True
+        directory = state.work_directory / f"distill-{student_key(state, self.position)}"
+        state.model = self.train_student(state, epochs=self.epochs, directory=directory)
+        state.weights_changed = True
         state.note(f"distill: {self.epochs} epochs at {self.summary}")

@@ -1,4 +1,4 @@
-"""Export to ONNX: what pruning zeroed is taken out for good, and the graph must say what PyTorch says."""
+"""The step export: removes zeroed structure, writes ONNX graphs and compares their logits with PyTorch's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cluster.progress import timed_bar
 from compression.encoder.torch_model import quiet, torch_forward
 from compression.exporters import EXPORTERS, OPSET, Exporter
 from compression.graphs.onnx_graph import check_graph, probes, require_opset, require_parity
-from compression.pipeline.pipeline_state import Graph, State
+from compression.state.pipeline_state import Graph, PipelineState
 from compression.steps.base import BaseStep
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _BFLOAT16_OPSET = 17
 class ExportStep(BaseStep):
     """Writes `model.onnx`, float32, dynamic in rows and tokens; for GPUs also `model.fp16.onnx` and `model.bf16.onnx`."""
 
-    place: ClassVar[int] = 20
+    position: ClassVar[int] = 20
     kind: Literal["export"] = "export"
     exporter: str = Field(
         "auto", description="optimum, transformers, torchscript; auto: optimum where installed, else the faster one"
@@ -77,40 +77,40 @@ class ExportStep(BaseStep):
                 remedy="raise opset or leave bf16 out",
             )
 
-    def heeds(self, following: Sequence[Any]) -> Any:
-        """The race is run in the precision that will be served."""
-        racing = self.exporter == "auto" and EXPORTERS["optimum"].missing()
-        return [step.model_dump(mode="json") for step in following if step.kind == "quantize"] if racing else None
+    def extra_cache_inputs(self, following: Sequence[Any]) -> Any:
+        """With `auto` exporters are timed on the graph that step quantize will make."""
+        timed = self.exporter == "auto" and EXPORTERS["optimum"].missing()
+        return [step.model_dump(mode="json") for step in following if step.kind == "quantize"] if timed else None
 
-    def run(self, state: State) -> None:
-        """Slims, exports, checks, compares.
+    def run(self, state: PipelineState) -> None:
+        """Slims the network, exports it, checks the graph and compares logits.
 
         Raises:
-            ExportError: No exporter wrote a valid graph that agrees with PyTorch; the difference is named.
+            ExportError: No exporter wrote a valid graph that agrees with PyTorch.
         """
         from compression.encoder.structural_pruning import num_parameters, slim
 
         self.check()
-        smaller = slim(state.model)
-        state.parameters = num_parameters(smaller)
+        slimmed = slim(state.model)
+        state.parameters = num_parameters(slimmed)
         target = state.directory / FILE
         if self.exporter != "auto":
             state.exporter = EXPORTERS[self.exporter]()
-            said = self._write(state.exporter, smaller, target, state)
+            summary = self._write(state.exporter, slimmed, target, state)
         elif not EXPORTERS["optimum"].missing():
             state.exporter = EXPORTERS["optimum"]()
-            said = self._write(state.exporter, smaller, target, state) + " (auto: optimum is installed)"
+            summary = self._write(state.exporter, slimmed, target, state) + " (auto: optimum is installed)"
         else:
-            state.exporter, said = self._fastest(smaller, target, state)
+            state.exporter, summary = self._fastest(slimmed, target, state)
         state.graphs.append(Graph(target, "fp32", check_graph(target), state.exporter.kind))
         if self.bf16:  # before fp16: of two graphs for the same hardware the last listed is served
-            said += f"; bfloat16, emulated, {self._write_half(state, target, 'bf16', self.bf16_tolerance):.1e}"
+            summary += f"; bfloat16, emulated, {self._write_half(state, target, 'bf16', self.bf16_tolerance):.1e}"
         if self.fp16:
-            said += f"; float16 {self._write_half(state, target, 'fp16', self.fp16_tolerance):.1e}"
-        state.note(f"export: {said}")
+            summary += f"; float16 {self._write_half(state, target, 'fp16', self.fp16_tolerance):.1e}"
+        state.note(f"export: {summary}")
 
-    def _write_half(self, state: State, source: Path, precision: Half, tolerance: float) -> float:
-        """Adds the graph in half precision, inputs and logits as before; returns the largest difference of logits."""
+    def _write_half(self, state: PipelineState, source: Path, precision: Half, tolerance: float) -> float:
+        """Adds the graph in half precision; returns the largest difference of its logits from PyTorch's."""
         from compression.graphs.half_precision import write_half
 
         assert state.exporter is not None
@@ -125,8 +125,8 @@ class ExportStep(BaseStep):
         state.graphs.append(Graph(target, precision, inputs, state.exporter.kind))
         return gap
 
-    def _write(self, exporter: Exporter, model: PreTrainedModel, target: Path, state: State) -> str:
-        """Writes and proves one graph; returns what to say of it."""
+    def _write(self, exporter: Exporter, model: PreTrainedModel, target: Path, state: PipelineState) -> str:
+        """Writes and checks one graph; returns a summary for the report."""
         with timed_bar(f"export: {exporter.kind}"), quiet():
             try:
                 exporter.write(model, target, fuse=self.fuse, opset=self.opset)
@@ -137,28 +137,29 @@ class ExportStep(BaseStep):
                 ) from error
             check_graph(target)
             batches = probes(model.config.vocab_size, state.bundle.manifest.max_tokens, state.seed)
-            # The zeroed network, not the slimmed one: so slimming is proven together with the export.
+            # Against the zeroed network, not the slimmed one, so that slimming is checked together with the export.
             gap = require_parity(torch_forward(state.model), target, batches=batches, tolerance=self.tolerance)
         return f"{exporter.kind}, largest difference of logits {gap:.1e}"
 
-    def _fastest(self, model: PreTrainedModel, target: Path, state: State) -> tuple[Exporter, str]:
-        """Writes with every exporter there is, times what would be served, and keeps the fastest."""
-        from compression.measurement.exporter_benchmark import race_time
+    def _fastest(self, model: PreTrainedModel, target: Path, state: PipelineState) -> tuple[Exporter, str]:
+        """Writes with every installed exporter, times the graphs that would be served and keeps the fastest."""
+        from compression.measurement.exporter_benchmark import served_seconds
 
+        quantize = next((step for step in state.steps if step.kind == "quantize"), None)
         notes: list[str] = []
         best: tuple[float, Exporter, str] | None = None
         with tempfile.TemporaryDirectory(dir=state.directory) as scratch:
             for kind in [kind for kind, found in EXPORTERS.items() if not found.missing()]:
                 exporter, path = EXPORTERS[kind](), Path(scratch) / f"{kind}.onnx"
                 try:
-                    said = self._write(exporter, model, path, state)
+                    summary = self._write(exporter, model, path, state)
                 except AgentError as error:
                     notes.append(f"{kind} left out: {error.what}")
                     continue
-                seconds = race_time(exporter, path, state)
+                seconds = served_seconds(exporter, path, state, quantize and quantize.quantization(path))
                 notes.append(f"{kind} {seconds * 1e3:.1f} ms")
                 if best is None or seconds < best[0]:
-                    best = seconds, exporter, said
+                    best = seconds, exporter, summary
                     path.replace(target)
         if best is None:
             raise ExportError(

@@ -1,8 +1,7 @@
-"""Low rank: matrices are laid into the few directions that the agent's texts use, and computed as two thinner products."""
+"""The step low_rank: truncates weight matrices to low rank by their outputs on training sentences."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -10,7 +9,7 @@ from pydantic import Field, model_validator
 
 from agent.errors import ConfigError
 from cluster.progress import timed_bar
-from compression.pipeline.pipeline_state import State
+from compression.state.pipeline_state import PipelineState
 from compression.steps.base import BaseStep
 
 if TYPE_CHECKING:
@@ -21,17 +20,17 @@ if TYPE_CHECKING:
     from compression.encoder.factorise import Spectrum
 
 Matrix = Literal["query", "key", "value", "attention_output", "ffn_input", "ffn_output", "embeddings"]
-_ENERGY = 0.9  # docs/compression.md has the measurements
+_ENERGY = 0.9  # measurements in docs/benchmarks.md
 
 
 class LowRankStep(BaseStep):
-    """Cuts the rank of weights by what they say on training sentences. They keep their shape; graphs hold two products.
+    """Truncates the rank of weights. They keep their shape; graphs compute them as two smaller matrix products.
 
     A matrix whose rank would not make it cheaper (rank * (rows + columns) < rows * columns) stays whole. A layer whose query,
-    key or value is cut is not fused into ONNX Runtime's Attention.
+    key or value is truncated is not fused into ONNX Runtime's Attention.
     """
 
-    place: ClassVar[int] = 16
+    position: ClassVar[int] = 16
     kind: Literal["low_rank"] = "low_rank"
     matrices: tuple[Matrix, ...] = Field(("embeddings",), min_length=1, description="which to cut")
     ratio: float | None = Field(
@@ -51,30 +50,30 @@ class LowRankStep(BaseStep):
             raise ValueError("give ratio or energy, not both: {kind: low_rank, energy: 0.95}")
         return self
 
-    def run(self, state: State) -> None:
-        """Watches, ranks, cuts.
+    def run(self, state: PipelineState) -> None:
+        """Collects statistics, chooses ranks and truncates.
 
         Raises:
-            ConfigError: The architecture keeps its matrices in a way that we do not know.
+            ConfigError: The architecture is not supported.
         """
         from compression.encoder.factorise import ranks_within
 
         chosen = self._chosen(state.model)
         with timed_bar("low_rank: what matrices say") as progress:
-            seen = _watched(state, [module for _, module in chosen], self.num_calibration, progress)
+            seen = _spectra(state, [module for _, module in chosen], self.num_calibration, progress)
         spectra = [spectrum for spectrum, _ in seen]
         if self.ratio is not None:
             ranks = ranks_within(spectra, self.ratio)
         else:
             ranks = [spectrum.rank_for(self.energy or _ENERGY) for spectrum in spectra]
-        said: dict[str, list[str]] = {}
+        ranks_by_name: dict[str, list[str]] = {}
         for (name, module), (spectrum, mean), rank in zip(chosen, seen, ranks, strict=True):
-            said.setdefault(name, []).append(_cut(module, spectrum, rank, mean))
-        state.changed = True
-        state.note("low_rank: " + "; ".join(f"{name} {', '.join(ranks)}" for name, ranks in said.items()))
+            ranks_by_name.setdefault(name, []).append(_truncate(module, spectrum, rank, mean))
+        state.weights_changed = True
+        state.note("low_rank: " + "; ".join(f"{name} {', '.join(ranks)}" for name, ranks in ranks_by_name.items()))
 
     def _chosen(self, model: PreTrainedModel) -> list[tuple[str, Any]]:
-        """The linear layers and the table to cut, each with its kind."""
+        """The linear layers and the embedding table to truncate, each with its kind."""
         from compression.encoder.encoder_structure import find_blocks, is_prunable
 
         if not is_prunable(model):
@@ -96,21 +95,18 @@ class LowRankStep(BaseStep):
         return found
 
 
-def _watched(
-    state: State, modules: Sequence[Any], num_examples: int, progress: Callable[[int, int], None]
+def _spectra(
+    state: PipelineState, modules: Sequence[Any], num_examples: int, progress: Callable[[int, int], None]
 ) -> list[tuple[Spectrum, Tensor | None]]:
-    """For each module its spectrum on training sentences, and the mean of its inputs (None for the table)."""
+    """For each module its spectrum on training sentences, and the mean of its inputs (None for the embedding table)."""
     from torch import nn
 
     from compression.encoder.factorise import Spectrum
-    from compression.encoder.input_statistics import batches_of, input_moments
+    from compression.encoder.input_statistics import batches_of, collect_statistics
 
-    train = state.splits.train
-    sample = random.Random(state.seed).sample(train, min(num_examples, len(train)))
-    documents = state.bundle.task.encode(state.encoder, sample)
-    batches = batches_of([window for document in documents for window in document.windows], state.encoder.pad_id)
+    batches = batches_of(state.windows(state.sample_train(num_examples)), state.encoder.pad_id)
     linears = [module for module in modules if isinstance(module, nn.Linear)]
-    moments = iter(input_moments(state.model, linears, batches, progress))
+    moments = iter(collect_statistics(state.model, linears, batches, progress))
     found: list[tuple[Spectrum, Tensor | None]] = []
     for module in modules:
         weight = module.weight.detach()
@@ -124,7 +120,7 @@ def _watched(
 
 
 def _second_moment(table: Tensor, batches: Sequence[Batch]) -> Tensor:
-    """Of the rows of a table, weighted by how often they are looked up, and once besides: float64 [columns, columns]."""
+    """Second moment of the rows of a table, weighted by 1 + how often they are looked up: float64 [columns, columns]."""
     import numpy as np
     import torch
 
@@ -134,17 +130,17 @@ def _second_moment(table: Tensor, batches: Sequence[Batch]) -> Tensor:
     return (table.double().T * torch.from_numpy(counts)) @ table.double()
 
 
-def _cut(module: Any, spectrum: Spectrum, rank: int, mean: Tensor | None) -> str:
-    """Cuts one matrix where that makes it cheaper; returns what to say of it."""
-    from compression.encoder.factorise import cut
+def _truncate(module: Any, spectrum: Spectrum, rank: int, mean: Tensor | None) -> str:
+    """Truncates one matrix where that makes it cheaper; returns a summary for the report."""
+    from compression.encoder.factorise import truncate
 
     if rank >= spectrum.full:
         return "whole"
     weight = module.weight.data
     if mean is None:
-        module.weight.data = cut(weight.T, spectrum, rank).T.contiguous()
+        module.weight.data = truncate(weight.T, spectrum, rank).T.contiguous()
     else:
-        module.weight.data = cut(weight, spectrum, rank)
-        if module.bias is not None:  # what is cut off keeps its mean
+        module.weight.data = truncate(weight, spectrum, rank)
+        if module.bias is not None:  # adds the mean of the outputs that were truncated
             module.bias.data += ((weight - module.weight.data).double() @ mean).float()
     return f"{rank} of {min(spectrum.shape)} ({spectrum.kept(rank):.1%})"

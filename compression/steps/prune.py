@@ -1,40 +1,39 @@
-"""Structured pruning: whole heads and feed-forward units become zero, and what remains is fitted to make up for them."""
+"""The step prune: zeroes whole attention heads and feed-forward units, and refits the remaining weights."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from cluster.progress import timed_bar
-from compression.distillation.teaching import Teaching, lesson_key
-from compression.pipeline.pipeline_state import State
+from compression.distillation.student_training import StudentTraining, student_key
 from compression.pruning.calibration import Importance
-from compression.pruning.pruning_target import Kept, Target
+from compression.pruning.pruning_target import KeptStructure, PruningTarget
+from compression.state.pipeline_state import PipelineState
 from compression.steps.base import BaseStep
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from compression.pruning.calibration import Calibration, LabelledBatch, Projection
+    from compression.pruning.calibration import Calibration, LabelledBatch, ProjectionStatistics
 
 LEAST_UNITS = 8  # feed-forward units that every layer keeps: one step of the widest vector instructions
 
 
 class PruneStep(BaseStep):
-    """Removes the heads and units that the loss hangs on least. The torch weights keep their shape, with zeros.
+    """Removes the heads and units that matter least to the loss. The PyTorch weights keep their shape, with zeros.
 
-    The default ratios are those that kept more than 99% of the F1 of two CoNLL-2003 agents without further training
-    (docs/compression.md has the measurements). Whole layers are what the step shrink removes.
+    The default ratios kept more than 99% of the F1 of two CoNLL-2003 agents without further training (docs/benchmarks.md).
+    Step shrink removes whole layers.
     """
 
-    place: ClassVar[int] = 10
+    position: ClassVar[int] = 10
     kind: Literal["prune"] = "prune"
     head_ratio: float = Field(0.1, ge=0, lt=1, description="part of all attention heads to remove")
     ffn_ratio: float = Field(0.3, ge=0, lt=1, description="part of all feed-forward units to remove")
-    target: Target | None = Field(
+    target: PruningTarget | None = Field(
         None, description="what to reach instead: the ratios keep their proportion and are as small as does"
     )
     importance: Importance = Field(
@@ -46,7 +45,7 @@ class PruneStep(BaseStep):
     recovery_epochs: int = Field(
         0, ge=0, description="passes over the training split after each round, with the agent as teacher"
     )
-    recovery: Teaching = Teaching()
+    recovery: StudentTraining = StudentTraining()
 
     @model_validator(mode="after")
     def _target_has_a_direction(self) -> Self:
@@ -54,65 +53,63 @@ class PruneStep(BaseStep):
             raise ValueError("target needs head_ratio or ffn_ratio above 0: what to remove, in which proportion")
         return self
 
-    def heeds(self, following: Sequence[Any]) -> Any:
-        """Speeds are measured in int8 if that is what will be served."""
+    def extra_cache_inputs(self, following: Sequence[Any]) -> Any:
+        """Speeds are measured in int8 if step quantize follows."""
         timed = self.target is not None and self.target.name in ("latency_ms", "speedup")
         return any(step.kind == "quantize" for step in following) if timed else None
 
-    def run(self, state: State) -> None:
-        """Judges, removes, repairs, has it trained, as often as there are rounds.
+    def run(self, state: PipelineState) -> None:
+        """Scores, removes, refits and retrains in each round.
 
         Raises:
-            ConfigError: The architecture keeps its heads and units in a way that we do not know, or the target is out of reach.
+            ConfigError: The architecture is not supported, or the target is out of reach.
             TrainingError: Recovery failed; the same command goes on from its last checkpoint.
         """
         from compression.pruning.calibration import labelled_batches
 
-        train = state.splits.train
-        sample = random.Random(state.seed).sample(train, min(self.num_calibration, len(train)))
-        batches = labelled_batches(state.bundle.task, state.encoder, sample)
+        batches = labelled_batches(state.bundle.task, state.encoder, state.sample_train(self.num_calibration))
         factor: float | None = None
         for number in range(1, self.rounds + 1):
-            seen = self._judge(state, batches)
+            seen = self._statistics(state, batches)
             if factor is None or (self._is_counted and number == self.rounds):
                 factor = self._factor(state, seen)
-            kept = self._keep(seen, factor * _share(number, self.rounds))
+            kept = self._keep(seen, factor * _removed_share(number, self.rounds))
             self._remove(state, seen, kept)
             if self.recovery_epochs:
                 self._recover(state, number)
-        state.changed = True
+        state.weights_changed = True
         assert factor is not None
         state.note(f"prune: {self._summary(kept, factor)}")
 
     @property
     def _is_counted(self) -> bool:
-        """Whether the target can be met exactly by what the last round judges; measuring it again would only differ by chance."""
+        """Whether the target is a count, which the last round can meet exactly; a measured speed is noisy and measured once."""
         return self.target is not None and self.target.name not in ("latency_ms", "speedup")
 
-    def _judge(self, state: State, batches: Sequence[LabelledBatch]) -> Calibration:
+    def _statistics(self, state: PipelineState, batches: Sequence[LabelledBatch]) -> Calibration:
         from compression.pruning.calibration import calibrate
 
         with timed_bar("prune: importance of heads and units") as progress:
             return calibrate(state.model, batches, self.importance, progress)
 
-    def _factor(self, state: State, seen: Calibration) -> float:
-        """By what the ratios are multiplied."""
-        from compression.pruning.pruning_target import reach
+    def _factor(self, state: PipelineState, seen: Calibration) -> float:
+        """The factor that the ratios are multiplied by to reach the target."""
+        from compression.pruning.pruning_target import smallest_factor
 
         if self.target is None:
             return 1.0
         most = 1 / min(ratio for ratio in (self.head_ratio, self.ffn_ratio) if ratio)
-        return reach(self.target, state, lambda factor: self._keep(seen, factor), most)
+        return smallest_factor(self.target, state, lambda factor: self._keep(seen, factor), most)
 
-    def _keep(self, seen: Calibration, factor: float) -> Kept:
+    def _keep(self, seen: Calibration, factor: float) -> KeptStructure:
         from compression.pruning.selection import select
 
-        def keep(projections: Sequence[Projection], ratio: float, least: int) -> list[Tensor]:
-            return select([one.scores for one in projections], min(1.0, factor * ratio), least=least)
+        def keep(projections: Sequence[ProjectionStatistics], ratio: float, least: int) -> list[Tensor]:
+            return select([one.scores for one in projections], min(1.0, factor * ratio), minimum=least)
 
-        return Kept(keep(seen.heads, self.head_ratio, 1), keep(seen.units, self.ffn_ratio, LEAST_UNITS))
+        return KeptStructure(keep(seen.heads, self.head_ratio, 1), keep(seen.units, self.ffn_ratio, LEAST_UNITS))
 
-    def _remove(self, state: State, seen: Calibration, kept: Kept) -> None:
+    def _remove(self, state: PipelineState, seen: Calibration, kept: KeptStructure) -> None:
         from compression.encoder.encoder_structure import find_blocks
         from compression.pruning.pruning_target import zero
         from compression.pruning.reconstruction import refit
@@ -124,28 +121,29 @@ class PruneStep(BaseStep):
         for block, heads, units in zip(find_blocks(state.model), kept.heads, kept.units, strict=True):
             zero(block, heads, units)
 
-    def _recover(self, state: State, number: int) -> None:
-        directory = state.workshop / f"prune-{lesson_key(state, self.place)}-{number}"
-        state.model = self.recovery.teach(state, epochs=self.recovery_epochs, directory=directory, keep_zeros=True)
+    def _recover(self, state: PipelineState, number: int) -> None:
+        directory = state.work_directory / f"prune-{student_key(state, self.position)}-{number}"
+        state.model = self.recovery.train_student(
+            state, epochs=self.recovery_epochs, directory=directory, keep_zeros=True
+        )
 
-    def _summary(self, kept: Kept, factor: float) -> str:
+    def _summary(self, kept: KeptStructure, factor: float) -> str:
         heads = _counts("heads", kept.heads, min(1.0, factor * self.head_ratio))
         units = _counts("units", kept.units, min(1.0, factor * self.ffn_ratio))
-        said = [f"{heads}; {units}"]
+        parts = [f"{heads}; {units}"]
         if self.target:
-            ratios = (
-                f"{min(1.0, factor * self.head_ratio):.3g} of heads, {min(1.0, factor * self.ffn_ratio):.3g} of units"
-            )
-            said.append(f"for {self.target.name} {self.target.value:g}: {ratios}")
+            head_ratio, ffn_ratio = (min(1.0, factor * ratio) for ratio in (self.head_ratio, self.ffn_ratio))
+            ratios = f"{head_ratio:.3g} of heads, {ffn_ratio:.3g} of units"
+            parts.append(f"for {self.target.name} {self.target.value:g}: {ratios}")
         if self.rounds > 1:
-            said.append(f"{self.rounds} rounds")
+            parts.append(f"{self.rounds} rounds")
         if self.recovery_epochs:
-            said.append(f"after each {self.recovery_epochs} epochs at {self.recovery.summary}")
-        return "; ".join(said)
+            parts.append(f"after each {self.recovery_epochs} epochs at {self.recovery.summary}")
+        return "; ".join(parts)
 
 
-def _share(number: int, rounds: int) -> float:
-    """How much of all that goes is gone after a round: 1 - (1 - t)^3 (Zhu and Gupta, arXiv 1710.01878)."""
+def _removed_share(number: int, rounds: int) -> float:
+    """Share of the removal that is done after a round: 1 - (1 - t)^3 (Zhu and Gupta, arXiv 1710.01878)."""
     return 1 - (1 - number / rounds) ** 3
 
 

@@ -1,4 +1,4 @@
-"""Small weights: dynamic or static int8, or int4, whichever was asked for or is the fastest here that stays good."""
+"""The step quantize: writes a graph with int8 or int4 weights, as configured or as is fastest on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import Field
 from agent.errors import AgentError, ConfigError, ExportError, one_line
 from compression.exporters import Exporter, Quantization
 from compression.graphs.onnx_graph import check_graph
-from compression.pipeline.pipeline_state import Graph, State
+from compression.state.pipeline_state import Graph, PipelineState
 from compression.steps.base import BaseStep
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _PRODUCTS = ("MatMul", "Gemm", "Attention")
 _EMBEDDINGS = ("Gather", "EmbedLayerNormalization")
 Method = Literal["min_max", "entropy", "percentile"]
-_TRIES: tuple[tuple[str, Method], ...] = (
+_AUTO_VARIANTS: tuple[tuple[str, Method], ...] = (
     ("dynamic", "min_max"), ("static", "min_max"), ("static", "entropy"), ("static", "percentile"), ("int4", "min_max"),
 )  # fmt: skip
 _SCAN_EXAMPLES = 64  # dev examples on which the sensitivity of nodes is measured
@@ -32,11 +32,11 @@ _SCAN_EXAMPLES = 64  # dev examples on which the sensitivity of nodes is measure
 class QuantizeStep(BaseStep):
     """Writes `model.int8.onnx`, or `model.int4.onnx`, from the float32 graph.
 
-    With `static` activations have the scales of calibration sentences; with `dynamic` those of each batch, so that a text's
-    answer can hang on its company. `auto` measures all on this machine.
+    With `static` the scales of activations come from calibration sentences. With `dynamic` they come from each batch, so that a
+    prediction can depend on the other texts in the batch. `auto` measures all variants on this machine.
     """
 
-    place: ClassVar[int] = 30
+    position: ClassVar[int] = 30
     kind: Literal["quantize"] = "quantize"
     variant: Literal["dynamic", "static", "int4", "auto"] = Field(
         "static", description="how; auto: the fastest that is good"
@@ -60,8 +60,8 @@ class QuantizeStep(BaseStep):
     )
     keep_fp32: bool = Field(True, description="publish the float32 graph beside the small one")
 
-    def options(self, source: Path) -> Quantization:
-        """Resolves the patterns against the nodes of a graph.
+    def quantization(self, source: Path) -> Quantization:
+        """The options for a graph, `exclude` resolved to names of its nodes.
 
         Raises:
             ConfigError: A pattern fits no node.
@@ -78,17 +78,18 @@ class QuantizeStep(BaseStep):
             self._kinds(), sorted({name for found in excluded.values() for name in found}), self.per_channel
         )
 
-    def run(self, state: State) -> None:
-        """Quantises the graph that was exported.
+    def run(self, state: PipelineState) -> None:
+        """Quantises the exported float32 graph.
 
         Raises:
             ConfigError: No calibration text is short enough.
-            ExportError: The quantiser fails, its graph is not valid, an activation is not finite, or with `auto` no variant is good.
+            ExportError: The quantiser fails, its graph is not valid, an activation is not finite, or with `auto` every variant
+                loses too much F1.
         """
         place, source = next((at, graph) for at, graph in enumerate(state.graphs) if graph.precision == "fp32")
         exporter = state.exporter
         assert exporter is not None
-        job = _Job(state, exporter, source.path, self.options(source.path))
+        job = _QuantizationJob(state, exporter, source.path, self.quantization(source.path))
         job, scanned = self._without_sensitive_nodes(job)
         if self.variant == "auto":
             precision, target, chosen = self._fastest(job)
@@ -100,7 +101,7 @@ class QuantizeStep(BaseStep):
         state.graphs.append(Graph(target, precision, check_graph(target), exporter.kind))
         scope = "weights and embeddings" if self.embeddings else "weights"
         scales = "a scale per channel" if self.per_channel else "a scale per matrix"
-        left = f"{len(job.how.exclude)} nodes left in float32{scanned}"
+        left = f"{len(job.options.exclude)} nodes left in float32{scanned}"
         state.note(f"quantize: {chosen}; {scope}, {scales}, {left}")
 
     def _kinds(self) -> tuple[str, ...]:
@@ -112,40 +113,41 @@ class QuantizeStep(BaseStep):
         nodes = onnx.load(str(source), load_external_data=False).graph.node
         return [node.name for node in nodes if node.op_type in self._kinds()]
 
-    def _without_sensitive_nodes(self, job: _Job) -> tuple[_Job, str]:
-        """Adds the nodes that the scan finds to those left out; and what to say of it."""
+    def _without_sensitive_nodes(self, job: _QuantizationJob) -> tuple[_QuantizationJob, str]:
+        """Excludes nodes until `max_error` holds; returns the new job and a summary."""
         from compression.encoder.input_statistics import batches_of
         from compression.quantization.sensitivity import find_exclusions
 
         if self.max_error is None:
             return job, ""
-        state, how = job.state, job.how
-        documents = state.bundle.task.encode(state.encoder, state.splits.dev[:_SCAN_EXAMPLES])
-        batches = batches_of([window for document in documents for window in document.windows], state.encoder.pad_id)
+        state, options = job.state, job.options
+        batches = batches_of(state.windows(state.splits.dev[:_SCAN_EXAMPLES]), state.encoder.pad_id)
 
         def quantize(target: Path, excluded: Sequence[str]) -> None:
-            job.exporter.quantize(job.source, target, dataclasses.replace(how, exclude=[*how.exclude, *excluded]))
+            job.exporter.quantize(
+                job.source, target, dataclasses.replace(options, exclude=[*options.exclude, *excluded])
+            )
 
-        nodes = [name for name in self._nodes(job.source) if name not in how.exclude]
+        nodes = [name for name in self._nodes(job.source) if name not in options.exclude]
         added, error = find_exclusions(quantize, job.source, nodes, batches=batches, max_error=self.max_error)
-        said = f", of them by the scan {', '.join(added) or 'none'} (logits differ by {error:.2%})"
-        return job._replace(how=dataclasses.replace(how, exclude=[*how.exclude, *added])), said
+        summary = f", of them by the scan {', '.join(added) or 'none'} (logits differ by {error:.2%})"
+        return job._replace(options=dataclasses.replace(options, exclude=[*options.exclude, *added])), summary
 
-    def _write(self, job: _Job, target: Path, variant: str, method: Method) -> str:
-        """Writes one variant; returns what to call it."""
+    def _write(self, job: _QuantizationJob, target: Path, variant: str, method: Method) -> str:
+        """Writes one variant; returns its name in the report."""
         from compression.quantization import quantizers
-        from compression.quantization.activation_ranges import Rule
+        from compression.quantization.activation_ranges import CalibrationRule
 
-        state, exporter, source, how = job
+        state, exporter, source, options = job
         try:
             if variant == "int4":
-                quantizers.write_int4(exporter, source, target, how)
+                quantizers.write_int4(exporter, source, target, options)
                 return "int4 products"
-            quantizers.write_dynamic(exporter, source, target, how)
+            quantizers.write_dynamic(exporter, source, target, options)
             if variant == "dynamic":
                 return "dynamic int8"
             batches = quantizers.calibration_batches(state, self.num_calibration, self.max_calibration_tokens)
-            quantizers.write_static(target, source, target, batches, Rule(method, self.percentile))
+            quantizers.write_static(target, source, target, batches, CalibrationRule(method, self.percentile))
         except AgentError:
             raise
         except Exception as error:  # quantisers raise whatever their libraries do
@@ -155,15 +157,15 @@ class QuantizeStep(BaseStep):
             ) from error
         return f"static int8 ({method})"
 
-    def _fastest(self, job: _Job) -> tuple[Precision, Path, str]:
-        """Writes all variants, scores them on the dev split, times those that are good, keeps the fastest."""
+    def _fastest(self, job: _QuantizationJob) -> tuple[Precision, Path, str]:
+        """Writes all variants, scores them on the dev split and keeps the fastest that keeps enough F1."""
         from compression.graphs.onnx_graph import graph_forward, open_session
-        from compression.measurement.exporter_benchmark import seconds_in_turns
+        from compression.measurement.exporter_benchmark import interleaved_seconds
 
         state = job.state
         with tempfile.TemporaryDirectory(dir=state.directory) as scratch:
             paths: dict[str, Path] = {}
-            for number, (variant, method) in enumerate(_TRIES):
+            for number, (variant, method) in enumerate(_AUTO_VARIANTS):
                 path = Path(scratch) / f"{number}.onnx"
                 paths[self._write(job, path, variant, method)] = path
             needed = self.dev_f1_kept * _dev_f1(state, job.source)
@@ -175,7 +177,7 @@ class QuantizeStep(BaseStep):
                     remedy="give max_error, leave out embeddings, lower dev_f1_kept, or leave the step out",
                 )
             forwards = {name: graph_forward(open_session(path, state.threads)) for name, path in good.items()}
-            seconds = seconds_in_turns(forwards, state)
+            seconds = interleaved_seconds(forwards, state)
             best = min(seconds, key=seconds.__getitem__)
             precision: Precision = "int4" if "int4" in best else "int8"
             target = good[best].replace(state.directory / f"model.{precision}.onnx")
@@ -183,16 +185,16 @@ class QuantizeStep(BaseStep):
         return precision, target, f"{best} (auto: dev F1 {_listed(scores, '.4f')}; ms {_listed(times, '.1f')})"
 
 
-class _Job(NamedTuple):
-    """A graph to be made small."""
+class _QuantizationJob(NamedTuple):
+    """A graph to quantise."""
 
-    state: State
+    state: PipelineState
     exporter: Exporter
     source: Path
-    how: Quantization
+    options: Quantization
 
 
-def _dev_f1(state: State, path: Path) -> float:
+def _dev_f1(state: PipelineState, path: Path) -> float:
     from agent.evaluation import evaluate
     from compression.graphs.onnx_graph import graph_forward, open_session
 

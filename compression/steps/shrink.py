@@ -1,17 +1,16 @@
-"""A smaller network of the same kind: whole layers and the same number of feed-forward units go in every layer."""
+"""The step shrink: removes whole layers, and the same number of feed-forward units from every layer."""
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from agent.errors import ConfigError
 from cluster.progress import timed_bar
-from compression.distillation.teaching import KEPT_LAYERS
-from compression.pipeline.pipeline_state import State
+from compression.distillation.student_training import KEPT_LAYERS
 from compression.pruning.calibration import Importance
+from compression.state.pipeline_state import PipelineState
 from compression.steps.base import BaseStep
 
 if TYPE_CHECKING:
@@ -23,12 +22,12 @@ if TYPE_CHECKING:
 
 
 class ShrinkStep(BaseStep):
-    """Removes layers and units until the sizes given remain. Any program that knows the architecture loads what remains.
+    """Removes layers and units down to the given sizes; the result is a stock model of the architecture.
 
-    It costs more quality than pruning by single units, and training wins it back: let a step distill follow.
+    It costs more F1 than pruning, which step distill recovers.
     """
 
-    place: ClassVar[int] = 4
+    position: ClassVar[int] = 4
     kind: Literal["shrink"] = "shrink"
     layers: int | None = Field(None, ge=1, description="layers that stay; default: all")
     ffn_units: int | None = Field(None, ge=8, description="feed-forward units that stay in every layer; default: all")
@@ -41,11 +40,11 @@ class ShrinkStep(BaseStep):
             raise ValueError("give layers, ffn_units, or both: {kind: shrink, layers: 4, ffn_units: 768}")
         return self
 
-    def run(self, state: State) -> None:
-        """Takes layers out one by one, each time the one without which the loss is least; then units by their importance.
+    def run(self, state: PipelineState) -> None:
+        """Removes layers one by one, each time the one whose removal gives the least loss; then units by importance.
 
         Raises:
-            ConfigError: The network has fewer layers or units than are to stay, or keeps them in a way that we do not know.
+            ConfigError: The architecture is not supported, or has fewer layers or units than are to stay.
         """
         from compression.encoder.encoder_structure import find_blocks
         from compression.pruning.calibration import labelled_batches
@@ -59,18 +58,16 @@ class ShrinkStep(BaseStep):
                     allowed=f"at most {found}",
                     remedy=f"lower {name} or leave it out",
                 )
-        train = state.splits.train
-        sample = random.Random(state.seed).sample(train, min(self.num_calibration, len(train)))
-        batches = labelled_batches(state.bundle.task, state.encoder, sample)
+        batches = labelled_batches(state.bundle.task, state.encoder, state.sample_train(self.num_calibration))
         removed: list[int] = []
         if self.layers is not None:
             removed = _drop_layers(state.model, batches, self.layers)
-            state.remembered[KEPT_LAYERS] = [number for number in range(len(blocks)) if number not in removed]
+            state.step_outputs[KEPT_LAYERS] = [number for number in range(len(blocks)) if number not in removed]
         if self.ffn_units is not None:
             self._drop_units(state.model, batches, self.ffn_units)
-        state.changed = True
-        said = f"layers {', '.join(map(str, sorted(removed)))} removed" if removed else "all layers stay"
-        state.note(f"shrink: {said} (counted from 0), {self.ffn_units or units} units in each of the others")
+        state.weights_changed = True
+        summary = f"layers {', '.join(map(str, sorted(removed)))} removed" if removed else "all layers stay"
+        state.note(f"shrink: {summary} (counted from 0), {self.ffn_units or units} units in each of the others")
 
     def _drop_units(self, model: PreTrainedModel, batches: Sequence[LabelledBatch], stay: int) -> None:
         import torch
@@ -91,7 +88,7 @@ class ShrinkStep(BaseStep):
 
 
 def _drop_layers(model: PreTrainedModel, batches: Sequence[LabelledBatch], stay: int) -> list[int]:
-    """Greedy: after every removal all that remain are judged anew. Returns which went, by their first numbers."""
+    """Removes layers greedily, scoring all that remain after every removal; returns the original numbers of the removed."""
     from compression.encoder.encoder_structure import keep_layers, layers_of
 
     left = dict(enumerate(layers_of(model)))

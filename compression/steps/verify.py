@@ -1,4 +1,4 @@
-"""Measures the original and everything that would be published: F1 on the test split, size, latency, throughput."""
+"""The step verify: measures the original and every model file on the test split."""
 
 from __future__ import annotations
 
@@ -15,56 +15,56 @@ from compression.measurement.candidates import (
     graph_of,
     network_of,
     original_of,
-    time_candidates,
+    time_batches,
     time_sentences,
 )
-from compression.measurement.speed import ComputeCost, Neighbours, evenly
-from compression.pipeline.pipeline_state import State
+from compression.measurement.speed import CpuContention, TimeBudget, evenly_spaced
+from compression.state.pipeline_state import PipelineState
 from compression.steps.base import BaseStep
 
 ORIGINAL = "original, PyTorch"
 
 
 class VerifyStep(BaseStep):
-    """The proof. The gate judges what it finds."""
+    """Measures F1, size, latency and throughput of all model files; the gate judges the result."""
 
-    place: ClassVar[int] = 40
+    position: ClassVar[int] = 40
     kind: Literal["verify"] = "verify"
     batch_size: int = Field(32, ge=1, description="sentences in a batch when throughput is measured")
     max_sentences: int = Field(256, ge=1, description="test sentences over which throughput is measured")
     rounds: int = Field(6, ge=1, description="how often each model takes its turn at the clock")
     budget_s: float = Field(20.0, gt=0, description="seconds after which no further round of turns begins")
 
-    def run(self, state: State) -> None:
-        """Evaluates and times; rows go to the report, the original first."""
+    def run(self, state: PipelineState) -> None:
+        """Fills the state's `model_rows`, the original first."""
         save_model(state.model, state.directory)
         candidates = _candidates(state)
         test = state.splits.test
-        found = {one.name: one.answers(state, test, "verify") for one in candidates}
+        answers = {one.name: one.answers(state, test, "verify") for one in candidates}
         timed = [one for one in candidates if one.timed]
-        effort = ComputeCost(self.rounds, self.budget_s / 2)
-        neighbours = Neighbours()
+        budget = TimeBudget(self.rounds, self.budget_s / 2)
+        cpu = CpuContention()
         with timed_bar("verify: latency and throughput") as progress:
-            delays = time_sentences(timed, state, effort)
+            latency = time_sentences(timed, state, budget)
             progress(1, 2)
-            sample = evenly(test, self.max_sentences)
-            flows = time_candidates(timed, state, examples=sample, batch_size=self.batch_size, effort=effort)
+            sample = evenly_spaced(test, self.max_sentences)
+            rates = time_batches(timed, state, examples=sample, batch_size=self.batch_size, budget=budget)
             progress(2, 2)
-        state.contention = neighbours.contention(state.threads)
+        state.contention = cpu.contention(state.threads)
         state.batch_size = self.batch_size
-        state.measured = [
-            one.row(
-                state, found[one.name], found[ORIGINAL],
-                latency=delays.get(one.name, {}), flow=flows.get(one.name),
+        state.model_rows = [
+            one.measurement(
+                state, answers[one.name], answers[ORIGINAL],
+                latency=latency.get(one.name, {}), throughput=rates.get(one.name),
             )
             for one in candidates
         ]  # fmt: skip
 
 
-def _candidates(state: State) -> list[Candidate]:
-    """The original, the weights that will be published if they differ, and the graphs."""
+def _candidates(state: PipelineState) -> list[Candidate]:
+    """The original, the network if its weights changed, and the graphs."""
     found = [original_of(state, ORIGINAL)]
-    if state.changed:
+    if state.weights_changed:
         smaller = num_parameters(state.model) < num_parameters(state.original)
         size = (state.directory / WEIGHTS).stat().st_size
         found.append(

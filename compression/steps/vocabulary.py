@@ -1,4 +1,4 @@
-"""A smaller vocabulary: sub-words that neither the training data nor a given corpus uses leave embeddings and tokenizer."""
+"""The step vocabulary: removes sub-words that neither the training data nor a given corpus uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import Field
 
 from agent.errors import ConfigError, ExportError
 from cluster.progress import timed_bar
-from compression.pipeline.pipeline_state import State
+from compression.state.pipeline_state import PipelineState
 from compression.steps.base import BaseStep
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ _IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_tok
 
 
 class VocabularyStep(BaseStep):
-    """Removes sub-words; words that used one are spelled with those that stay, so that no text becomes unknown.
+    """Removes sub-words from tokenizer and embeddings. Words that used one are split into others, so that none becomes unknown.
 
-    Special tokens and single characters always stay. The answers to texts that need none of the removed ones do not change.
+    Special tokens and single characters always stay. Predictions for texts without removed sub-words do not change.
     """
 
-    place: ClassVar[int] = 12
+    position: ClassVar[int] = 12
     kind: Literal["vocabulary"] = "vocabulary"
     corpus: Path | None = Field(
         None, description="text whose sub-words stay as well: a file, or a directory of *.txt; one text a line"
@@ -54,12 +54,12 @@ class VocabularyStep(BaseStep):
                 remedy="correct the path",
             )
 
-    def run(self, state: State) -> None:
-        """Counts, removes, proves that what stays spells the counted texts as before.
+    def run(self, state: PipelineState) -> None:
+        """Counts and removes sub-words, and checks the tokens of the counted texts.
 
         Raises:
             ConfigError: The tokenizer is no WordPiece, or `size` is less than what must stay.
-            ExportError: A text is spelled otherwise although all its sub-words stayed.
+            ExportError: A text is tokenised differently although all its sub-words stayed.
         """
         from compression.encoder.wordpiece import WordPiece
 
@@ -71,7 +71,7 @@ class VocabularyStep(BaseStep):
         pieces.write(state.directory, kept)
         _keep_embeddings(state.model, kept)
         state.reload_encoder()
-        state.changed = True
+        state.weights_changed = True
         with timed_bar("vocabulary: comparing"):
             changed, texts = self._compare(state, before, set(kept))
         used = sum(index in counts for index in kept)
@@ -95,7 +95,7 @@ class VocabularyStep(BaseStep):
         ranked = sorted(set(pieces.ids.values()) - must, key=lambda index: (index not in wanted, -counts[index], index))
         return sorted(must.union(ranked[: self.size - len(must)]))
 
-    def _documents(self, state: State, encoder: Encoder) -> Iterator[Document]:
+    def _documents(self, state: PipelineState, encoder: Encoder) -> Iterator[Document]:
         """The training data and the corpus, encoded."""
         train, texts = state.splits.train, self._texts()
         for first in range(0, len(train), _CHUNK):
@@ -113,24 +113,28 @@ class VocabularyStep(BaseStep):
                     f"vocabulary.corpus: {file} is no UTF-8 text ({error})", remedy="convert it"
                 ) from None
 
-    def _compare(self, state: State, before: Encoder, kept: set[int]) -> tuple[int, int]:
-        """How many texts are spelled otherwise than before, and of how many; none may be whose sub-words all stayed."""
+    def _compare(self, state: PipelineState, before: Encoder, kept: set[int]) -> tuple[int, int]:
+        """How many texts are tokenised differently than before, and of how many.
+
+        Raises:
+            ExportError: One of them lost no sub-word.
+        """
         changed = texts = 0
         for old, new in zip(self._documents(state, before), self._documents(state, state.encoder), strict=True):
             texts += 1
-            if _spelling(before, old) == _spelling(state.encoder, new):
+            if _tokens(before, old) == _tokens(state.encoder, new):
                 continue
             if kept.issuperset(old.token_ids.tolist()):
-                said = " ".join(str(piece) for piece, _, _ in _spelling(before, old))
+                tokens = " ".join(str(piece) for piece, _, _ in _tokens(before, old))
                 raise ExportError(
-                    f"vocabulary: a text is spelled otherwise than before: {said[:200]}", remedy="leave the step out"
+                    f"vocabulary: a text is spelled otherwise than before: {tokens[:200]}", remedy="leave the step out"
                 )
             changed += 1
         return changed, texts
 
 
-def _spelling(encoder: Encoder, document: Document) -> Sequence[tuple[str | None, int, int]]:
-    """Pieces with their characters."""
+def _tokens(encoder: Encoder, document: Document) -> Sequence[tuple[str | None, int, int]]:
+    """Tokens with their character ranges."""
     words = map(encoder.tokenizer.id_to_token, document.token_ids.tolist())
     return list(zip(words, document.starts.tolist(), document.ends.tolist(), strict=True))
 
@@ -140,14 +144,14 @@ def _corpus_files(corpus: Path) -> list[Path]:
 
 
 def _ids_of(config: Any) -> set[int]:
-    """Ids that the network's configuration speaks of."""
+    """Token ids in the network's configuration."""
     return {
         value for name in _IDS if isinstance(value := getattr(config, name, None), int) and value < config.vocab_size
     }
 
 
 def _keep_embeddings(model: Any, kept: Sequence[int]) -> None:
-    """Leaves the network these rows of its word embeddings; its configuration speaks of the new ids."""
+    """Keeps these rows of the word embeddings, and renumbers the token ids in the network's configuration."""
     import torch
 
     old = model.get_input_embeddings()

@@ -12,12 +12,11 @@ from pydantic import Field, field_validator, model_validator
 from agent.config.base import from_mapping
 from agent.config.nested import flatten
 from agent.config.search_ranges import Range, corners, draw, parse_range
-from agent.errors import ConfigError
 from cluster import ClusterConfig
-from cluster.tuning import format_settings
-from compression.pipeline.pipeline import CompressionConfig
+from cluster.tuning import check_settings
+from compression.pipeline.pipeline_inputs import CompressionConfig
 from compression.pipeline.step_measurements import Thoroughness
-from compression.tuning.trial_record import Trial
+from compression.tuning.trial_record import CompressionTrial
 
 _TAKEN = "taken"  # beside a step's options: whether it is taken at all
 # Searched where space is not given, of those steps that are in the list.
@@ -30,7 +29,7 @@ _DEFAULT_SPACE = {
 }
 
 
-class SearchConfig(CompressionConfig):
+class CompressionSearchConfig(CompressionConfig):
     """A search: a compression, and ranges that some options of its steps are drawn from."""
 
     measure: Thoroughness = Field("full", description="as in compression/run.py; trials are compared by the last row")
@@ -95,7 +94,7 @@ class SearchConfig(CompressionConfig):
         left = [step for kind, step in steps.items() if settings.get(f"{kind}.{_TAKEN}", True)]
         return from_mapping(CompressionConfig, {**tree, "steps": left, "measure": self.measure})
 
-    def trials(self) -> tuple[Trial, ...]:
+    def trials(self) -> tuple[CompressionTrial, ...]:
         """The trials: the whole grid where there are only choices and few, else drawn by seed; each once.
 
         Raises:
@@ -103,13 +102,13 @@ class SearchConfig(CompressionConfig):
         """
         ranges = self.ranges
         for settings in corners(ranges):
-            self._check(settings)
+            check_settings(self.compressed_with, settings)
         found: list[dict[str, Any]] = []
         for settings in self._drawn(ranges):
-            self._check(settings)
+            check_settings(self.compressed_with, settings)
             if settings not in found:
                 found.append(settings)
-        return tuple(Trial(number=number, settings=settings) for number, settings in enumerate(found, 1))
+        return tuple(CompressionTrial(number=number, settings=settings) for number, settings in enumerate(found, 1))
 
     def _drawn(self, ranges: Mapping[str, Range]) -> list[dict[str, Any]]:
         choices = all(found.kind == "choice" for found in ranges.values())
@@ -117,13 +116,3 @@ class SearchConfig(CompressionConfig):
             grid = itertools.product(*(found.values for found in ranges.values()))
             return [dict(zip(ranges, values, strict=True)) for values in grid]
         return [draw(ranges, seed=self.seed, number=number) for number in range(1, self.num_trials + 1)]
-
-    def _check(self, settings: Mapping[str, Any]) -> None:
-        try:
-            self.compressed_with(settings)
-        except ConfigError as error:
-            raise ConfigError(
-                f"space, where it gives {format_settings(settings)}: {error.what}",
-                allowed=error.allowed,
-                remedy=error.remedy,
-            ) from None

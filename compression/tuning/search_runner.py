@@ -16,14 +16,15 @@ from agent.config.resume_check import check_unchanged
 from agent.errors import AgentError, ConfigError, GateError
 from cluster import connect
 from cluster.connection import usable_cores
-from cluster.tuning import NUMBER, RecordKeeper, TrialRunner
-from compression.pipeline.pipeline import CompressionConfig, OutputLocation, compress, prepare, take_steps, workshop_of
+from cluster.tuning import NUMBER, TrialListener, TrialRunner
+from compression.pipeline.pipeline import OutputLocation, compress, run_steps, work_directory_of
+from compression.pipeline.pipeline_inputs import CompressionConfig, prepare
 from compression.pipeline.snapshots import Snapshots
 from compression.reporting.compression_report import CompressionReport, StepRow
 from compression.reporting.frontier_plot import draw_frontier
 from compression.reporting.report_files import NAME
-from compression.tuning.compression_search import SearchConfig
-from compression.tuning.trial_record import SearchRecord, TrialOutcome, render
+from compression.tuning.compression_search import CompressionSearchConfig
+from compression.tuning.trial_record import CompressionSearchRecord, TrialOutcome, render
 
 RECORD = "search.json"  # in the bundle, and while the search is under way
 PICTURE = "search.svg"
@@ -31,7 +32,7 @@ _CHANGEABLE = ("max_concurrent", "max_f1_loss", "gate", "overwrite", "resume", "
 
 
 @dataclass(frozen=True)
-class TrialAssignment:
+class CompressionAssignment:
     """What every trial is given: the compression of each by number, and the working directory of the search."""
 
     configs: Mapping[int, CompressionConfig]
@@ -39,7 +40,7 @@ class TrialAssignment:
     directory: str
 
 
-def search(config: SearchConfig) -> tuple[SearchRecord, CompressionReport]:
+def search(config: CompressionSearchConfig) -> tuple[CompressionSearchRecord, CompressionReport]:
     """Tries lists of steps and publishes the fastest agent within the loss. Resumes what an interrupted call has left.
 
     Trials are compared on the dev split; the test split is scored once, for the best, and the gate judges that.
@@ -55,7 +56,7 @@ def search(config: SearchConfig) -> tuple[SearchRecord, CompressionReport]:
     trials = config.trials()
     configs = {trial.number: config.compressed_with(trial.settings) for trial in trials}
     jobs = {number: prepare(trial_config) for number, trial_config in configs.items()}
-    new = SearchRecord(
+    new = CompressionSearchRecord(
         config=config.model_dump(mode="json"), bundle_digest=jobs[1].bundle.digest,
         data_digest=jobs[1].splits.digest, trials=trials,
     )  # fmt: skip
@@ -66,13 +67,13 @@ def search(config: SearchConfig) -> tuple[SearchRecord, CompressionReport]:
     if numbers := [trial.number for trial in listener.record.trials if not trial.is_over]:
         os.environ["RAY_LOG_TO_DRIVER"] = "0"
         connect(config.cluster)
-        assignment = TrialAssignment(configs, frozenset(listener.needed_keys()), str(Path.cwd()))
-        runner = TrialRunner(run_trial, assignment, workshop_of(config.output), config.max_concurrent)
+        assignment = CompressionAssignment(configs, frozenset(listener.needed_keys()), str(Path.cwd()))
+        runner = TrialRunner(run_trial, assignment, work_directory_of(config.output), config.max_concurrent)
         runner.run(numbers, listener)
     return listener.record, _publish(config, listener.record, configs)
 
 
-def _check_cores(config: SearchConfig) -> None:
+def _check_cores(config: CompressionSearchConfig) -> None:
     needed, cores = config.max_concurrent * config.threads, usable_cores()
     if cores < needed:
         raise ConfigError(
@@ -81,8 +82,8 @@ def _check_cores(config: SearchConfig) -> None:
         )
 
 
-class CompressionTrials(RecordKeeper):
-    """Keeps the record of the trials and the snapshots that are still needed. See `cluster.tuning.TrialListener`.
+class CompressionTrials(TrialListener):
+    """Keeps the record of the trials and the snapshots that are still needed.
 
     Args:
         record: Of the search so far.
@@ -90,12 +91,13 @@ class CompressionTrials(RecordKeeper):
         keys: Of the snapshots of each trial.
     """
 
-    record: SearchRecord
-    fatal: AgentError | None = None
+    record: CompressionSearchRecord
 
-    def __init__(self, record: SearchRecord, config: SearchConfig, keys: Mapping[int, tuple[str, ...]]) -> None:
-        self._workshop = workshop_of(config.output)
-        super().__init__(record, self._workshop / RECORD)
+    def __init__(
+        self, record: CompressionSearchRecord, config: CompressionSearchConfig, keys: Mapping[int, tuple[str, ...]]
+    ) -> None:
+        self._work_directory = work_directory_of(config.output)
+        super().__init__(record, self._work_directory / RECORD)
         self._config, self._keys = config, keys
 
     def needed_keys(self) -> set[str]:
@@ -104,78 +106,66 @@ class CompressionTrials(RecordKeeper):
         needed = [trial.number for trial in self.record.trials if not trial.is_over or trial == best]
         return {key for number in needed for key in self._keys[number]}
 
-    def started(self, number: int) -> None:
-        """Records that a trial starts or resumes."""
-        self.update(number, f"starts with {self.record.trials[number - 1]}", state="running")
-
     def reported(self, number: int, result: Mapping[str, Any]) -> None:
         """Records a trial's outcome or failure."""
         if failure := result.get("failure"):
-            self._fail(number, failure)
+            self.fail(number, failure)
         elif values := result.get("outcome"):
             outcome = TrialOutcome(**values)
             line = f"F1 {outcome.f1:.4f} ({outcome.kept:.2%} kept), {outcome.speed:.2f}x, {outcome.size_bytes / 1e6:.1f} MB"
             self.update(number, line, state="finished", outcome=outcome)
-            Snapshots(self._workshop).keep_only(self.needed_keys())
-
-    def completed(self, number: int) -> None:
-        """Does nothing: the outcome was reported."""
-
-    def crashed(self, number: int, error: Exception) -> None:
-        """Records that a trial's process ended with an error; others may go on."""
-        self._fail(number, str(error).strip().splitlines()[-1])
-
-    def _fail(self, number: int, failure: str) -> None:
-        self.update(number, f"failed: {failure}", state="failed", failure=failure)
+            Snapshots(self._work_directory).keep_only(self.needed_keys())
 
 
-def run_trial(parameters: Mapping[str, Any], assignment: TrialAssignment) -> dict[str, Any]:
+def run_trial(parameters: Mapping[str, Any], assignment: CompressionAssignment) -> dict[str, Any]:
     """Runs one trial in a process of Ray's: all steps but verify."""
     os.chdir(assignment.directory)
     config = assignment.configs[parameters[NUMBER]]
-    workshop = workshop_of(config.output)
-    workshop.mkdir(parents=True, exist_ok=True)
+    work_directory = work_directory_of(config.output)
+    work_directory.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(dir=workshop, prefix="draft-") as draft:
-            location = OutputLocation(Path(draft) / "bundle", workshop, assignment.keep)
+        with tempfile.TemporaryDirectory(dir=work_directory, prefix="draft-") as draft:
+            location = OutputLocation(Path(draft) / "bundle", work_directory, assignment.keep)
             location.draft.mkdir()
-            state = take_steps(prepare(config), location, num_steps=len(config.steps) - 1)
-            return {"outcome": _outcome(state.trail[-1], state.trail[0]).model_dump()}
+            state = run_steps(prepare(config), location, num_steps=len(config.steps) - 1)
+            return {"outcome": _outcome(state.step_rows[-1], state.step_rows[0]).model_dump()}
     except AgentError as error:
         return {"failure": str(error)}
 
 
 def _outcome(last: StepRow, original: StepRow) -> TrialOutcome:
-    assert last.measured
-    assert original.measured
-    found, first = last.measured, original.measured
+    found, first = last.measurement, original.measurement
+    assert found
+    assert first
     kept = found.f1 / first.f1 if first.f1 else 1.0
     return TrialOutcome(f1=found.f1, kept=kept, speed=last.speed or 1.0, size_bytes=found.size_bytes)
 
 
-def _start_or_resume(config: SearchConfig, new: SearchRecord) -> SearchRecord:
+def _start_or_resume(config: CompressionSearchConfig, new: CompressionSearchRecord) -> CompressionSearchRecord:
     """The record of an unfinished search of the same output, or the new one.
 
     Raises:
         ConfigError: There is one, and it was started with other settings, another agent or other data.
     """
-    workshop = workshop_of(config.output)
-    file = workshop / RECORD
+    work_directory = work_directory_of(config.output)
+    file = work_directory / RECORD
     if not file.is_file() or not config.resume:
-        shutil.rmtree(workshop, ignore_errors=True)
+        shutil.rmtree(work_directory, ignore_errors=True)
         new.write(file)
         return new
-    started = SearchRecord.read(file)
+    started = CompressionSearchRecord.read(file)
     content = ["the agent"] if started.bundle_digest != new.bundle_digest else []
     content += ["the content of the data"] if started.data_digest != new.data_digest else []
-    what = f"an unfinished search in {workshop}"
+    what = f"an unfinished search in {work_directory}"
     check_unchanged(what, started.config, new.config, changeable=_CHANGEABLE, content=content)
     over = sum(trial.is_over for trial in started.trials)
     print(f"goes on with an unfinished search, {over} of {len(started.trials)} trials are over", flush=True)
     return started
 
 
-def _publish(config: SearchConfig, record: SearchRecord, configs: Mapping[int, CompressionConfig]) -> CompressionReport:
+def _publish(
+    config: CompressionSearchConfig, record: CompressionSearchRecord, configs: Mapping[int, CompressionConfig]
+) -> CompressionReport:
     """Verifies the best trial's agent and publishes it, with the record and the picture of all trials.
 
     Raises:

@@ -26,13 +26,13 @@ class TrialOutcome(Config):
     size_bytes: int
 
 
-class Trial(BaseTrial):
+class CompressionTrial(BaseTrial):
     """One list of compression steps with its outcome."""
 
     outcome: TrialOutcome | None = None
 
 
-class SearchRecord(BaseRecord):
+class CompressionSearchRecord(BaseRecord):
     """All trials of a search.
 
     Attributes:
@@ -40,9 +40,9 @@ class SearchRecord(BaseRecord):
     """
 
     bundle_digest: str
-    trials: tuple[Trial, ...]
+    trials: tuple[CompressionTrial, ...]
 
-    def best(self, max_f1_loss: float) -> Trial | None:
+    def best(self, max_f1_loss: float) -> CompressionTrial | None:
         """The fastest trial that lost no more; of equal ones the first."""
         good = [trial for trial in self.trials if trial.outcome and trial.outcome.kept >= 1 - max_f1_loss]
         return max(good, key=lambda trial: (trial.outcome.speed if trial.outcome else 0, -trial.number), default=None)
@@ -56,14 +56,14 @@ class SearchRecord(BaseRecord):
         return [Point("original", 1.0, 1.0), *found]
 
     @property
-    def pareto(self) -> list[Trial]:
+    def pareto(self) -> list[CompressionTrial]:
         """The trials that no other beats in both speed and F1, the slowest first."""
         names = {point.name for point in frontier(self.points[1:])}
         found = [trial for trial in self.trials if str(trial.number) in names]
         return sorted(found, key=lambda trial: trial.outcome.speed if trial.outcome else 0)
 
 
-def render(record: SearchRecord, max_f1_loss: float) -> list[str]:
+def render(record: CompressionSearchRecord, max_f1_loss: float) -> list[str]:
     """Markdown of the Pareto set, and of the others below it."""
     best, pareto = record.best(max_f1_loss), record.pareto
     others = [one for one in record.trials if one not in pareto]
@@ -71,12 +71,12 @@ def render(record: SearchRecord, max_f1_loss: float) -> list[str]:
     return [*lines, "", "Others:", "", *_table(others, best)] if others else lines
 
 
-def _table(trials: Sequence[Trial], best: Trial | None) -> list[str]:
+def _table(trials: Sequence[CompressionTrial], best: CompressionTrial | None) -> list[str]:
     head = ("trial", "settings", "dev F1", "kept", "speed", "MB")
     return table([head, *(_row(one, one == best) for one in trials)], num_text_columns=2)
 
 
-def _row(trial: Trial, is_best: bool) -> tuple[str, ...]:
+def _row(trial: CompressionTrial, is_best: bool) -> tuple[str, ...]:
     name, settings = f"**{trial.number}, the best**" if is_best else str(trial.number), str(trial)
     if trial.outcome is None:
         return name, settings, f"{trial.state} {escape(trial.failure)}", "", "", ""

@@ -1,1 +1,1 @@
-"""Offline annotation of corpora: every record of a corpus answered once, without a server."""
+"""Annotates a corpus offline with an agent, on the workers of a Ray cluster."""

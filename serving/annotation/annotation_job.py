@@ -1,4 +1,4 @@
-"""Checks what was ordered, lets Ray Data's workers do what is not done yet, and says how it goes."""
+"""Annotates a corpus: checks the configuration, has Ray Data's workers annotate the unfinished shards, and reports progress."""
 
 from __future__ import annotations
 
@@ -6,50 +6,103 @@ import pickle
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from agent.bundle import Bundle
+from agent.config.base import Config
 from agent.errors import AgentError, ClusterError, ConfigError
 from agent.tasks import BaseTask, Parameters
-from cluster import connect, node_resources
+from cluster import ClusterConfig, connect, node_resources
 from cluster.progress import Progress
 from cluster.ray_data_logging import quiet
-from serving.annotation.annotation_config import AnnotateConfig, WorkersConfig
-from serving.annotation.annotator import Annotator, Assignment, Outcome
+from serving.annotation.annotator import Annotator, AnnotatorTask, ShardResult
 from serving.annotation.formats import FORMATS
 from serving.annotation.job_ledger import (
     REJECTED,
-    Finish,
+    AnnotationManifest,
     JobLedger,
-    JobOrder,
-    Manifest,
+    JobResult,
+    JobSpec,
     ShardCounts,
     check_same,
     files_of,
-    total,
+    sum_counts,
 )
 from serving.annotation.records import Fields
-from serving.annotation.shards import Shard, choose_format, cut
+from serving.annotation.shards import FormatName, Shard, choose_format, cut_files
 from serving.annotation.storage import File, StorageLocation
-from serving.settings import EngineConfig
+from serving.inference.engine import EngineConfig
+from serving.inference.session_plan import Auto, ComputeConfig
 
-_SHARDS_AHEAD = 2  # one that is annotated, one that waits beside it
+_SHARDS_AHEAD = 2  # of a worker: one in work and one waiting
+
+
+class WorkersConfig(Config):
+    """The number of worker processes and the resources of each."""
+
+    num: int | Auto = Field("auto", description="workers: a number, or auto for as many as the cluster has room for")
+    num_cpus: int = Field(1, ge=1, description="cores of a worker; each has its own copy of the agent")
+    num_gpus: float = Field(0, ge=0, description="GPUs of a worker; a fraction shares one")
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        if self.num != "auto" and self.num < 1:
+            raise ValueError(f"num is {self.num}; allowed is 'auto' or a number from 1")
+        return self
+
+
+class AnnotateConfig(Config):
+    """What to annotate, with which agent, and where the answers go."""
+
+    bundle: str = Field(description="directory of the bundle; every node must see it")
+    input: str = Field(
+        description="a file, a directory or an s3:// URL with .jsonl, .txt (a text a line) or .parquet files"
+    )
+    output: str = Field(description="directory or s3:// URL that takes the annotated records; every node must see it")
+    format: FormatName | Auto = Field("auto", description="format of the input; auto goes by the files' suffix")
+    text_field: str = Field("text", min_length=1, description="field of a record that holds its text")
+    field: str | None = Field(
+        None, min_length=1, description="field that takes the answer; default: entities, or labels for classification"
+    )
+    parameters: Mapping[str, Any] = Field(
+        default_factory=dict, description="how to answer, as in a request (aggregation_strategy, top_k, ...)"
+    )
+    overwrite: bool = Field(False, description="begin anew, whatever annotation stands at output")
+    precision: str = Field(
+        "auto",
+        description="precision of the ONNX graph: fp32, fp16, bf16, int8, int4; auto takes the one for the hardware",
+    )
+    max_characters: int = Field(1_000_000, ge=1, description="characters of a text; longer ones are set aside")
+    shard_mb: float | Auto = Field(
+        "auto", description="input of one output file in MB: a number, or auto for 1/256 of it within 0.1 and 2"
+    )
+    workers: WorkersConfig = Field(default_factory=WorkersConfig)
+    engine: ComputeConfig = Field(default_factory=ComputeConfig)
+    cluster: ClusterConfig = Field(default_factory=lambda: ClusterConfig(dashboard=False))
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        if self.shard_mb != "auto" and self.shard_mb <= 0:
+            raise ValueError(f"shard_mb is {self.shard_mb}; allowed is 'auto' or a number above 0")
+        if self.field == self.text_field:
+            raise ValueError(f"field and text_field are both {self.field!r}; the answer needs a field of its own")
+        return self
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """An order that was checked against its input; nothing is written yet."""
+class PreparedJob:
+    """A checked job; nothing is written yet."""
 
     bundle: Bundle
-    order: JobOrder
+    spec: JobSpec
     fields: Fields
     parameters: Parameters
     ledger: JobLedger
 
 
-def prepare(config: AnnotateConfig) -> Prepared:
+def prepare(config: AnnotateConfig) -> PreparedJob:
     """Checks everything that can be checked before records are read.
 
     Raises:
@@ -63,11 +116,11 @@ def prepare(config: AnnotateConfig) -> Prepared:
     if place.holds(output):
         raise ConfigError(f"output {config.output} lies in the input {config.input}", remedy="choose another output")
     parameters = _parameters(bundle.task, config.parameters)
-    order = JobOrder(
+    spec = JobSpec(
         bundle=bundle.digest,
         precision=bundle.onnx_variant(config.precision, _hardware(config)).precision,
         input=place.url,
-        format=choose_format(config, files).name,
+        format=choose_format(config.format, files, place.url).name,
         text_field=config.text_field,
         field=config.field or bundle.task.answer_field,
         parameters=parameters.model_dump(mode="json"),
@@ -75,62 +128,61 @@ def prepare(config: AnnotateConfig) -> Prepared:
         shard_mb=config.shard_mb,
         files=files_of(files),
     )
-    if order.field == order.text_field:
-        raise ConfigError(
-            f"text_field={order.text_field!r} is where the answer goes", remedy="choose another field=..."
-        )
-    fields = Fields(order.text_field, order.field, bundle.task.answer_item, order.max_characters)
-    return Prepared(bundle, order, fields, parameters, JobLedger(output))
+    if spec.field == spec.text_field:
+        raise ConfigError(f"text_field={spec.text_field!r} is where the answer goes", remedy="choose another field=...")
+    fields = Fields(spec.text_field, spec.field, bundle.task.answer_item, spec.max_characters)
+    return PreparedJob(bundle, spec, fields, parameters, JobLedger(output))
 
 
 def _hardware(config: AnnotateConfig) -> str:
-    """Where workers will compute, as far as it is known here: one graph for all of them, whoever goes on with the work."""
+    """The hardware that the graph is chosen for; the same for all workers, also when the job is resumed."""
     if config.engine.provider != "auto":
         return config.engine.provider
     return "cuda" if config.workers.num_gpus else "cpu"
 
 
 def annotate(config: AnnotateConfig) -> None:
-    """Annotates a corpus, or goes on with it.
+    """Annotates a corpus, or resumes an interrupted annotation.
 
     Raises:
-        AgentError: What cannot be done, and the remedy; what was annotated before stands.
+        AgentError: It cannot be done; finished shards are kept.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     prepared = prepare(config)
-    manifest = _standing(config, prepared) or _begun(config, prepared)
-    if manifest.finish:
-        prepared.ledger.tidy()
-        print(f"{config.output} is complete: {_described(manifest.finish.tally, config.output)}. {_ANEW}")
+    manifest = _existing_manifest(config, prepared) or _start(config, prepared)
+    if manifest.result:
+        prepared.ledger.clean_up()
+        print(f"{config.output} is complete: {_describe(manifest.result.counts, config.output)}. {_ANEW}")
         return
-    done = prepared.ledger.done(manifest, FORMATS[prepared.order.format].output_suffix)
+    done = prepared.ledger.finished_shards(manifest, FORMATS[prepared.spec.format].output_suffix)
     if done:
-        print(f"going on: {len(done)} of {len(manifest.shards)} shards are done", flush=True)
-    outcomes = list(_run(config, prepared, manifest, done))
-    tallies = done | {outcome.name: outcome.tally for outcome in outcomes}
-    span = max((o.ended for o in outcomes), default=0.0) - min((o.began for o in outcomes), default=0.0)
-    finish = prepared.ledger.end(manifest, tallies, seconds=time.monotonic() - began, annotating_seconds=span)
-    print(_summary(finish, outcomes, config.output))
+        print(f"resuming: {len(done)} of {len(manifest.shards)} shards are done", flush=True)
+    results = list(_run(config, prepared, manifest, done))
+    counts_by_shard = done | {result.name: result.counts for result in results}
+    span = max((o.ended for o in results), default=0.0) - min((o.started for o in results), default=0.0)
+    seconds = time.monotonic() - started
+    result = prepared.ledger.finish(manifest, counts_by_shard, seconds=seconds, annotating_seconds=span)
+    print(_summary(result, results, config.output))
 
 
-def rehearse(config: AnnotateConfig) -> None:
-    """Checks everything, cuts the input and annotates nothing.
+def dry_run(config: AnnotateConfig) -> None:
+    """Checks everything and cuts the input into shards, but annotates nothing.
 
     Raises:
         AgentError: As `annotate`.
     """
     prepared = prepare(config)
-    manifest = _standing(config, prepared)
+    manifest = _existing_manifest(config, prepared)
     if manifest is None:
         shards = _cut(config, prepared)
         print(
-            f"{len(prepared.order.files)} {prepared.order.format} file(s) with {sum(s.num_lines for s in shards)} lines "
-            f"would be annotated in {len(shards)} shards, the answers in the field {prepared.order.field!r}"
+            f"{len(prepared.spec.files)} {prepared.spec.format} file(s) with {sum(s.num_lines for s in shards)} lines "
+            f"would be annotated in {len(shards)} shards, the answers in the field {prepared.spec.field!r}"
         )
         return
-    done = prepared.ledger.done(manifest, FORMATS[prepared.order.format].output_suffix)
-    left = 0 if manifest.finish else len(manifest.shards) - len(done)
-    print(f"{config.output} is begun: {left} of {len(manifest.shards)} shards are left")
+    done = prepared.ledger.finished_shards(manifest, FORMATS[prepared.spec.format].output_suffix)
+    left = 0 if manifest.result else len(manifest.shards) - len(done)
+    print(f"{config.output} was started: {left} of {len(manifest.shards)} shards are left")
 
 
 def _parameters(task: BaseTask[Any], given: Mapping[str, Any]) -> Parameters:
@@ -146,38 +198,38 @@ def _parameters(task: BaseTask[Any], given: Mapping[str, Any]) -> Parameters:
         ) from None
 
 
-def _standing(config: AnnotateConfig, prepared: Prepared) -> Manifest | None:
-    """The annotation to go on with."""
-    if config.overwrite and prepared.ledger.is_annotation():
+def _existing_manifest(config: AnnotateConfig, prepared: PreparedJob) -> AnnotationManifest | None:
+    """The manifest of the annotation to resume, if there is one."""
+    if config.overwrite and prepared.ledger.exists():
         return None
     manifest = prepared.ledger.find()
     if manifest:
-        check_same(manifest.order, prepared.order, config.output)
+        check_same(manifest.spec, prepared.spec, config.output)
     return manifest
 
 
-def _begun(config: AnnotateConfig, prepared: Prepared) -> Manifest:
-    manifest = prepared.ledger.begin(prepared.order, _cut(config, prepared))
-    print(f"{len(prepared.order.files)} file(s), {len(manifest.shards)} shards", flush=True)
+def _start(config: AnnotateConfig, prepared: PreparedJob) -> AnnotationManifest:
+    manifest = prepared.ledger.start(prepared.spec, _cut(config, prepared))
+    print(f"{len(prepared.spec.files)} file(s), {len(manifest.shards)} shards", flush=True)
     return manifest
 
 
-def _cut(config: AnnotateConfig, prepared: Prepared) -> list[Shard]:
-    order = prepared.order
-    files = [File(*file) for file in order.files]
-    return cut(config, prepared.fields, StorageLocation(order.input), files, FORMATS[order.format])
+def _cut(config: AnnotateConfig, prepared: PreparedJob) -> list[Shard]:
+    spec = prepared.spec
+    files = [File(*file) for file in spec.files]
+    return cut_files(StorageLocation(spec.input), files, FORMATS[spec.format], prepared.fields, config.shard_mb)
 
 
 def _run(
-    config: AnnotateConfig, prepared: Prepared, manifest: Manifest, done: Mapping[str, ShardCounts]
-) -> Iterator[Outcome]:
-    """Lets workers annotate what is left."""
+    config: AnnotateConfig, prepared: PreparedJob, manifest: AnnotationManifest, done: Mapping[str, ShardCounts]
+) -> Iterator[ShardResult]:
+    """Yields the unfinished shards as workers finish them."""
     left = [number for number, shard in enumerate(manifest.shards) if shard.name not in done]
     if not left:
         return
     connect(config.cluster)
-    workers = _plan(config.workers, node_resources(), len(left))
-    assignment = Assignment(
+    num_workers = _num_workers(config.workers, node_resources(), len(left))
+    task = AnnotatorTask(
         manifest=manifest,
         bundle=str(prepared.bundle.path.absolute()),
         output=prepared.ledger.place.url,
@@ -188,19 +240,19 @@ def _run(
     )
     lines = {shard.name: shard.num_lines for shard in manifest.shards}
     with _progress(sum(lines.values()), sum(lines[name] for name in done)) as progress:
-        for outcome in _outcomes(assignment, config.workers, workers, left):
-            progress.advance(lines[outcome.name])
-            yield outcome
+        for result in _shard_results(task, config.workers, num_workers, left):
+            progress.advance(lines[result.name])
+            yield result
 
 
 def _progress(total: int, done: int) -> Progress:
     return Progress("annotating", total, done=done, unit="rec", rate=lambda per_s: f"{per_s:,.0f} records/s")
 
 
-def _outcomes(
-    assignment: Assignment, config: WorkersConfig, num_workers: int, numbers: Sequence[int]
-) -> Iterator[Outcome]:
-    """Shards as they are done."""
+def _shard_results(
+    task: AnnotatorTask, config: WorkersConfig, num_workers: int, numbers: Sequence[int]
+) -> Iterator[ShardResult]:
+    """Runs the workers; yields their results."""
     import ray.data
 
     with quiet():
@@ -209,19 +261,19 @@ def _outcomes(
             Annotator,
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=num_workers, max_tasks_in_flight_per_actor=_SHARDS_AHEAD),
-            fn_constructor_args=(assignment,),
+            fn_constructor_args=(task,),
             num_cpus=config.num_cpus,
             num_gpus=config.num_gpus,
         )
         for row in results.iter_rows():
-            outcome = pickle.loads(row["outcome"])  # noqa: S301  # written by a worker of this program
-            if isinstance(outcome, AgentError):
-                raise outcome
-            yield outcome
+            result = pickle.loads(row["result"])  # noqa: S301  # written by a worker of this program
+            if isinstance(result, AgentError):
+                raise result
+            yield result
 
 
-def _plan(config: WorkersConfig, nodes: Sequence[Mapping[str, float]], num_shards: int) -> int:
-    """How many workers: no more than nodes have room for, nor than there are shards."""
+def _num_workers(config: WorkersConfig, nodes: Sequence[Mapping[str, float]], num_shards: int) -> int:
+    """The number of workers: at most as many as the nodes have room for, and as there are shards."""
     room = 0
     for node in nodes:
         by_cpus = int(node.get("CPU", 0) // config.num_cpus)
@@ -235,17 +287,17 @@ def _plan(config: WorkersConfig, nodes: Sequence[Mapping[str, float]], num_shard
     return min(wanted, num_shards)
 
 
-def _summary(finish: Finish, outcomes: Sequence[Outcome], output: str) -> str:
-    now = total(outcome.tally for outcome in outcomes)
-    rate = (now.records + now.rejected) / max(finish.annotating_seconds, 1e-9)
-    speed = f"; {finish.seconds:.1f} s, of which {finish.annotating_seconds:.1f} s annotating: {rate:,.0f} records/s"
-    return f"annotated {_described(finish.tally, output)}{speed if outcomes else ''}"
+def _summary(result: JobResult, results: Sequence[ShardResult], output: str) -> str:
+    now = sum_counts(one.counts for one in results)
+    rate = (now.records + now.rejected) / max(result.annotating_seconds, 1e-9)
+    speed = f"; {result.seconds:.1f} s, of which {result.annotating_seconds:.1f} s annotating: {rate:,.0f} records/s"
+    return f"annotated {_describe(result.counts, output)}{speed if results else ''}"
 
 
-def _described(tally: ShardCounts, output: str) -> str:
-    aside = f", {tally.rejected:,} set aside (why: {REJECTED}/ of {output})" if tally.rejected else ""
-    answers = ", ".join(f"{label} {count:,}" for label, count in tally.answers.items())
-    return f"{tally.records:,} records{aside}; {answers or 'no answers'}"
+def _describe(counts: ShardCounts, output: str) -> str:
+    aside = f", {counts.rejected:,} set aside (why: {REJECTED}/ of {output})" if counts.rejected else ""
+    answers = ", ".join(f"{label} {count:,}" for label, count in counts.answers.items())
+    return f"{counts.records:,} records{aside}; {answers or 'no answers'}"
 
 
 _ANEW = "Set overwrite=true to annotate it anew"

@@ -1,4 +1,4 @@
-"""Annotates shards in a process that Ray Data started. Knows one shard at a time."""
+"""Annotates shards in a worker process of Ray Data."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from agent.encoding import Document, Float32
 from agent.errors import AgentError, BundleError, ConfigError
 from agent.tasks import Parameters
 from serving.annotation.formats import FORMATS
-from serving.annotation.job_ledger import REJECTED, JobLedger, Manifest, ShardCounts
+from serving.annotation.job_ledger import REJECTED, AnnotationManifest, JobLedger, ShardCounts
 from serving.annotation.records import Answer, Fields, rejected_lines
 from serving.annotation.shards import Shard
 from serving.annotation.storage import StorageLocation
-from serving.inference.engine import Engine
-from serving.settings import EngineConfig
+from serving.inference.engine import Engine, EngineConfig
 
-_WINDOW = 4_096  # texts that are sorted by length together: padding below 1%, some MB of tokens
+_WINDOW = 4_096  # texts that are sorted by length together; padding is below 1%, memory some MB
 
 
 @dataclass(frozen=True)
-class Assignment:
-    """Everything that a worker on any node needs."""
+class AnnotatorTask:
+    """What a worker needs to annotate shards of a job."""
 
-    manifest: Manifest
+    manifest: AnnotationManifest
     bundle: str
     output: str
     fields: Fields
@@ -41,17 +40,17 @@ class Assignment:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A shard that is done. `began` and `ended` are seconds since the epoch."""
+class ShardResult:
+    """A finished shard. `started` and `ended` are seconds since the epoch."""
 
     name: str
-    tally: ShardCounts
-    began: float
+    counts: ShardCounts
+    started: float
     ended: float
 
 
 class _Running(NamedTuple):
-    """Texts that are being computed."""
+    """Texts whose logits are being computed."""
 
     texts: Sequence[str]
     documents: list[Document]
@@ -59,48 +58,44 @@ class _Running(NamedTuple):
 
 
 class Annotator:
-    """What each worker holds.
+    """Annotates shards; Ray Data makes one in each worker."""
 
-    Args:
-        assignment: What to do.
-    """
-
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, task: AnnotatorTask) -> None:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # every worker has cores of its own
-        self._task = assignment
+        self._task = task
         self._engine: Engine | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Annotates the shards of a batch. An error comes back as a value: raised here, Ray would try again."""
-        return {"outcome": [pickle.dumps(self._attempt(int(number))) for number in batch["number"]]}
+        """Annotates the shards of a batch. Errors are returned, since Ray would retry if they were raised."""
+        return {"result": [pickle.dumps(self._attempt(int(number))) for number in batch["number"]]}
 
-    def _attempt(self, number: int) -> Outcome | AgentError:
+    def _attempt(self, number: int) -> ShardResult | AgentError:
         try:
             return self._annotate(self._task.manifest.shards[number])
         except AgentError as error:
             return error
 
-    def _annotate(self, shard: Shard) -> Outcome:
-        began = time.time()
-        engine, order = self._opened(), self._task.manifest.order
-        format_, fields = FORMATS[order.format], self._task.fields
+    def _annotate(self, shard: Shard) -> ShardResult:
+        started = time.time()
+        engine, spec = self._open_engine(), self._task.manifest.spec
+        format_, fields = FORMATS[spec.format], self._task.fields
         span = (shard.start, shard.stop, shard.first_line, shard.num_lines)
-        content = format_.read(StorageLocation(order.input), shard.file, span, fields)
+        content = format_.read(StorageLocation(spec.input), shard.file, span, fields)
         answers, tokens = list[Answer](), 0
         for documents, found in self._windows(engine, content.texts):
             answers += found
             tokens += sum(document.num_tokens for document in documents)
         counts = Counter(label for answer in answers for label, _ in engine.bundle.task.counted(answer))
-        tally = ShardCounts(records=len(answers), rejected=len(content.rejected), tokens=tokens, answers=counts)
+        shard_counts = ShardCounts(records=len(answers), rejected=len(content.rejected), tokens=tokens, answers=counts)
         files = {}
         if content.rejected:
             files[f"{REJECTED}/{shard.name}.jsonl"] = rejected_lines(content.rejected, shard.file)
         files[shard.name + format_.output_suffix] = content.render(answers)
-        JobLedger(StorageLocation(self._task.output)).commit(shard, files, tally)
-        return Outcome(shard.name, tally, began, time.time())
+        JobLedger(StorageLocation(self._task.output)).commit(shard, files, shard_counts)
+        return ShardResult(shard.name, shard_counts, started, time.time())
 
     def _windows(self, engine: Engine, texts: Sequence[str]) -> Iterator[tuple[list[Document], list[Answer]]]:
-        """Answers texts in order: every session has a window to compute, while one more is tokenised or decoded here."""
+        """Annotates texts in order; every session computes a window while this thread tokenises or decodes another."""
         running = deque[_Running]()
         with ThreadPoolExecutor(engine.plan.sessions) as sessions:
             for first in range(0, len(texts), _WINDOW):
@@ -116,18 +111,18 @@ class Annotator:
         outputs = window.outputs.result()
         return window.documents, engine.answer(window.texts, window.documents, outputs, self._task.parameters)
 
-    def _opened(self) -> Engine:
-        """The engine, opened with the first shard: what it refuses then is told as any other error."""
+    def _open_engine(self) -> Engine:
+        """The engine, opened with the first shard, so that its errors are returned like others."""
         if self._engine is None:
             task = self._task
             self._check_output()
             bundle = Bundle.load(task.bundle)
-            if bundle.digest != task.manifest.order.bundle:
+            if bundle.digest != task.manifest.spec.bundle:
                 raise BundleError(
                     f"the bundle {task.bundle} on the node {platform.node()} is another one",
                     remedy="put it where every node sees the same",
                 )
-            self._engine = Engine(bundle, task.engine, precision=task.manifest.order.precision, num_cpus=task.num_cpus)
+            self._engine = Engine(bundle, task.engine, precision=task.manifest.spec.precision, num_cpus=task.num_cpus)
         return self._engine
 
     def _check_output(self) -> None:

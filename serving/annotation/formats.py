@@ -1,4 +1,4 @@
-"""The formats that can be annotated."""
+"""The table of input formats."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""What stands at an output: the manifest, which shards are done, and what they hold. Knows nothing of Ray and engines.
+"""The files of an annotation at its output: manifest, annotated shards and the progress of an unfinished job.
 
-    manifest.json           what is annotated with which agent, and every shard; at the end, how it went
-    part-000000.jsonl ...   the annotated records
-    rejected/part-*.jsonl   what was set aside, where there is any
-    progress/part-*.json    written after a shard's other files; gone when all are done
+    manifest.json           what is annotated with which agent, every shard, and at the end the result
+    part-000000.jsonl ...   annotated records
+    rejected/part-*.jsonl   rejected records, where there are any
+    progress/part-*.json    written after a shard's other files; removed when all shards are finished
 
-A shard counts as done when its progress file stands, which is written last; one that was interrupted is written again,
-under the same names.
+A shard is finished when its progress file exists, which is written last; an interrupted one is written again under the same
+names.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from serving.annotation.storage import File, StorageLocation
 
 MANIFEST = "manifest.json"
 REJECTED, _PROGRESS = "rejected", "progress"
-_DRAFTS = (".part-", f".{MANIFEST}.")  # names that storage gives to files that are being written
-_VERSION = 1
-_READ_AT_ONCE = 16  # small objects of S3
+_DRAFTS = (".part-", f".{MANIFEST}.")  # prefixes of files that are being written
+_VERSION = 2
+_READ_AT_ONCE = 16  # small objects in S3
 
 
 class ShardCounts(Config):
-    """What was made of records.
+    """Counts of a shard's records.
 
     Attributes:
-        records: With an answer.
-        rejected: Set aside.
-        tokens: That the agent read, special ones included.
+        records: Annotated records.
+        rejected: Rejected records.
+        tokens: Tokens that the agent read, special ones included.
         answers: How often each label was given.
     """
 
@@ -58,10 +58,10 @@ class ShardCounts(Config):
         )
 
 
-class JobOrder(Config):
-    """What is to be annotated, with which agent and how: another order is another annotation."""
+class JobSpec(Config):
+    """What is annotated, with which agent and how; a job is resumed only with the same specification."""
 
-    bundle: str
+    bundle: str  # digest
     precision: str
     input: str
     format: str
@@ -70,43 +70,43 @@ class JobOrder(Config):
     parameters: Mapping[str, Any]
     max_characters: int
     shard_mb: float | str
-    files: tuple[tuple[str, int, int], ...]
+    files: tuple[tuple[str, int, int], ...]  # path, bytes, modified in ns
 
 
-class Finish(Config):
-    """How it went. `seconds` and `annotating_seconds` (first record to last) are those of the run that ended it."""
+class JobResult(Config):
+    """The result of a job. `seconds` and `annotating_seconds` (first record to last) are those of the run that finished it."""
 
-    tally: ShardCounts
+    counts: ShardCounts
     seconds: float
     annotating_seconds: float
     shards: Mapping[str, ShardCounts]
 
 
-class Manifest(Config):
-    """What `manifest.json` says. Each file is (path, bytes, modified in ns); `bundle` is a digest."""
+class AnnotationManifest(Config):
+    """The content of `manifest.json`."""
 
     format_version: int = _VERSION
     key: str
-    order: JobOrder
+    spec: JobSpec
     shards: tuple[Shard, ...]
-    finish: Finish | None = None
+    result: JobResult | None = None
 
 
 class JobLedger:
-    """The annotation at one place.
+    """The annotation at a location.
 
     Args:
-        place: Where its files are.
+        place: Location of its files.
     """
 
     def __init__(self, place: StorageLocation) -> None:
         self.place = place
 
-    def find(self) -> Manifest | None:
-        """The manifest that stands there.
+    def find(self) -> AnnotationManifest | None:
+        """The manifest; None if there is none.
 
         Raises:
-            ConfigError: It is damaged or of another release, or the place holds something else.
+            ConfigError: It is damaged or of another release, or the location holds other files.
         """
         raw = self.place.read(MANIFEST)
         if raw is None:
@@ -115,7 +115,7 @@ class JobLedger:
         try:
             tree = json.loads(raw)
             if tree["format_version"] == _VERSION:
-                return Manifest.model_validate(tree)
+                return AnnotationManifest.model_validate(tree)
             what = f"is of format version {tree['format_version']!r}, not {_VERSION}"
         except (ValueError, KeyError, TypeError, ValidationError) as error:
             what = f"is damaged ({one_line(error)})"
@@ -123,19 +123,19 @@ class JobLedger:
             f"{MANIFEST} of output {self.place.url} {what}", remedy="choose another output or set overwrite=true"
         )
 
-    def is_annotation(self) -> bool:
-        """Whether an annotation stands there, in whatever state."""
+    def exists(self) -> bool:
+        """Whether there is an annotation, finished or not."""
         return self.place.read(MANIFEST) is not None
 
-    def begin(self, order: JobOrder, shards: Sequence[Shard]) -> Manifest:
-        """Writes a manifest; what stood there before is removed, the manifest first."""
+    def start(self, order: JobSpec, shards: Sequence[Shard]) -> AnnotationManifest:
+        """Writes a new manifest after removing an earlier annotation."""
         self.clear()
-        manifest = Manifest(key=uuid.uuid4().hex, order=order, shards=tuple(shards))
+        manifest = AnnotationManifest(key=uuid.uuid4().hex, spec=order, shards=tuple(shards))
         self._write(manifest)
         return manifest
 
     def clear(self) -> None:
-        """Removes an annotation, and nothing else."""
+        """Removes the files of an annotation, the manifest first, and no others."""
         names = self.place.names()
         for name in sorted(names, key=lambda name: name != MANIFEST):
             if name == MANIFEST or name.startswith(("part-", *_DRAFTS)):
@@ -144,36 +144,41 @@ class JobLedger:
             if directory in names:
                 self.place.remove(directory)
 
-    def done(self, manifest: Manifest, suffix: str) -> dict[str, ShardCounts]:
-        """The shards that are done, with what they hold."""
+    def finished_shards(self, manifest: AnnotationManifest, suffix: str) -> dict[str, ShardCounts]:
+        """The counts of the finished shards, by name."""
         written = self.place.names()
         found = {name.removesuffix(".json") for name in self.place.names(_PROGRESS) if name.endswith(".json")}
         names = [shard.name for shard in manifest.shards if shard.name in found and shard.name + suffix in written]
         with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
-            return dict(zip(names, pool.map(self._tally, names), strict=True))
+            return dict(zip(names, pool.map(self._read_counts, names), strict=True))
 
-    def commit(self, shard: Shard, files: Mapping[str, bytes], tally: ShardCounts) -> None:
-        """Writes the files of a shard, and then that it is done."""
+    def commit(self, shard: Shard, files: Mapping[str, bytes], counts: ShardCounts) -> None:
+        """Writes the files of a shard, its progress file last."""
         for name, content in files.items():
             self.place.write(name, content)
-        self.place.write(f"{_PROGRESS}/{shard.name}.json", tally.model_dump_json().encode())
+        self.place.write(f"{_PROGRESS}/{shard.name}.json", counts.model_dump_json().encode())
 
-    def end(
-        self, manifest: Manifest, tallies: Mapping[str, ShardCounts], *, seconds: float, annotating_seconds: float
-    ) -> Finish:
-        """Says in the manifest that all is done, and how it went."""
-        finish = Finish(
-            tally=total(tallies.values()),
+    def finish(
+        self,
+        manifest: AnnotationManifest,
+        counts_by_shard: Mapping[str, ShardCounts],
+        *,
+        seconds: float,
+        annotating_seconds: float,
+    ) -> JobResult:
+        """Writes the result to the manifest, and removes the progress files."""
+        result = JobResult(
+            counts=sum_counts(counts_by_shard.values()),
             seconds=round(seconds, 3),
             annotating_seconds=round(annotating_seconds, 3),
-            shards=dict(sorted(tallies.items())),
+            shards=dict(sorted(counts_by_shard.items())),
         )
-        self._write(manifest.model_copy(update={"finish": finish}))
-        self.tidy()
-        return finish
+        self._write(manifest.model_copy(update={"result": result}))
+        self.clean_up()
+        return result
 
-    def tidy(self) -> None:
-        """Removes what a finished annotation needs no more, and what writers left unfinished when they were killed."""
+    def clean_up(self) -> None:
+        """Removes progress files, and drafts of writers that were killed."""
         for directory in ("", f"{REJECTED}/"):
             for name in self.place.names(directory):
                 if name.startswith(_DRAFTS):
@@ -188,27 +193,27 @@ class JobLedger:
                 remedy="choose another output",
             )
 
-    def _tally(self, name: str) -> ShardCounts:
+    def _read_counts(self, name: str) -> ShardCounts:
         raw = self.place.read(f"{_PROGRESS}/{name}.json")
         assert raw is not None, "listed a moment ago"
         return ShardCounts.model_validate_json(raw)
 
-    def _write(self, manifest: Manifest) -> None:
+    def _write(self, manifest: AnnotationManifest) -> None:
         self.place.write(MANIFEST, json.dumps(manifest.model_dump(mode="json"), ensure_ascii=False).encode())
 
 
-def total(tallies: Iterable[ShardCounts]) -> ShardCounts:
-    """All together."""
-    return sum(tallies, ShardCounts())
+def sum_counts(counts_by_shard: Iterable[ShardCounts]) -> ShardCounts:
+    """The sum of counts."""
+    return sum(counts_by_shard, ShardCounts())
 
 
-def check_same(started: JobOrder, now: JobOrder, output: str) -> None:
+def check_same(started: JobSpec, now: JobSpec, output: str) -> None:
     """Refuses to resume an annotation that was started with other settings, another agent or other files.
 
     Raises:
         ConfigError: Names what differs.
     """
-    before, after = (order.model_dump(mode="json", exclude={"files"}) for order in (started, now))
+    before, after = (spec.model_dump(mode="json", exclude={"files"}) for spec in (started, now))
     content = [_files_differ(started.files, now.files)] if started.files != now.files else []
     remedy = "give what it was started with, choose another output, or set overwrite=true"
     check_unchanged(f"the annotation in output {output}", before, after, content=content, remedy=remedy)
@@ -225,5 +230,5 @@ def _files_differ(before: Iterable[tuple[str, int, int]], after: Iterable[tuple[
 
 
 def files_of(found: Iterable[File]) -> tuple[tuple[str, int, int], ...]:
-    """Files as an order names them."""
+    """The files as in `JobSpec.files`."""
     return tuple((file.path, file.num_bytes, file.modified_ns) for file in found)

@@ -1,4 +1,4 @@
-"""Parquet: rows are records, a column takes the answers. Columns that are not asked for pass through untouched."""
+"""The Parquet format: rows are records, and the answers become a new column. Other columns are copied."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from agent.errors import DataError, one_line
-from serving.annotation.records import Answer, Content, Fields, Format, Rejected, Span
+from serving.annotation.records import Answer, Fields, Format, RejectedRecord, ShardContent, Span
 from serving.annotation.storage import StorageLocation
 
 _SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
 class Parquet(Format):
-    """A record a row."""
+    """A format with one record a row."""
 
     name, input_suffix, output_suffix = "parquet", ".parquet", ".parquet"
 
-    def cut(self, place: StorageLocation, path: str, shard_bytes: int, fields: Fields) -> Iterator[Span]:
-        """Cuts by rows of average size; reads the file's footer only."""
-        with _opened(place, path) as file:
+    def cut(self, location: StorageLocation, path: str, shard_bytes: int, fields: Fields) -> Iterator[Span]:
+        """Cuts by the average size of a row; reads only the file's footer."""
+        with _opened(location, path) as file:
             _check_schema(path, file.schema_arrow, fields)
             footer = file.metadata
             size = sum(footer.row_group(index).total_byte_size for index in range(footer.num_row_groups))
@@ -34,16 +34,16 @@ class Parquet(Format):
                 stop = min(start + step, footer.num_rows)
                 yield start, stop, start + 1, stop - start
 
-    def read(self, place: StorageLocation, path: str, span: Span, fields: Fields) -> Rows:
-        """Reads rows; those without a text are set aside."""
+    def read(self, location: StorageLocation, path: str, span: Span, fields: Fields) -> Rows:
+        """Reads rows; those without a valid text are rejected."""
         start, stop, first, _ = span
-        with _opened(place, path) as file:
+        with _opened(location, path) as file:
             table = pa.Table.from_batches(_rows(file, start, stop), file.schema_arrow)
         return Rows(table, first, fields)
 
 
-class Rows(Content):
-    """Rows of a table."""
+class Rows(ShardContent):
+    """The rows of a shard."""
 
     def __init__(self, table: pa.Table, first_row: int, fields: Fields) -> None:
         super().__init__(fields)
@@ -51,14 +51,14 @@ class Rows(Content):
         for index, raw in enumerate(_as_bytes(table.column(fields.text))):
             text, reason = self._read(raw)
             if reason:
-                row = _spelled(table.slice(index, 1).drop_columns([fields.text]), {fields.text: text})
-                self.rejected.append(Rejected(first_row + index, row, reason))
+                row = _row_as_json(table.slice(index, 1).drop_columns([fields.text]), {fields.text: text})
+                self.rejected.append(RejectedRecord(first_row + index, row, reason))
             else:
                 self.texts.append(text)
                 self._answered.append(index)
 
     def render(self, answers: Sequence[Answer]) -> bytes:
-        """The rows that have an answer, with it as their last column."""
+        """The content of the output file: the annotated rows, with the answers as last column."""
         column = pa.array(answers, _answer_type(self.fields.answer_item))
         kept = self._table.take(pa.array(self._answered, pa.int64()))
         buffer = pa.BufferOutputStream()
@@ -66,21 +66,21 @@ class Rows(Content):
         return bytes(buffer.getvalue())
 
     def _read(self, raw: bytes | None) -> tuple[Any, str]:
-        """The text, and why it cannot be answered."""
+        """The text, and the reason of its rejection, if any."""
         if raw is None:
-            return None, self.fields.fault(None)
+            return None, self.fields.rejection_reason(None)
         try:
             text = raw.decode()
         except UnicodeDecodeError as error:
             return raw.decode(
                 errors="replace"
             ), f"no UTF-8: byte {error.start + 1} of the text (0x{raw[error.start]:02x})"
-        return text, self.fields.fault(text)
+        return text, self.fields.rejection_reason(text)
 
 
 @contextmanager
-def _opened(place: StorageLocation, path: str) -> Iterator[pq.ParquetFile]:
-    with place.open(path) as stream:
+def _opened(location: StorageLocation, path: str) -> Iterator[pq.ParquetFile]:
+    with location.open(path) as stream:
         try:
             yield pq.ParquetFile(stream, buffer_size=1 << 20)
         except (OSError, pa.ArrowException) as error:
@@ -91,7 +91,7 @@ def _opened(place: StorageLocation, path: str) -> Iterator[pq.ParquetFile]:
 
 
 def _rows(file: pq.ParquetFile, start: int, stop: int) -> Iterator[pa.RecordBatch]:
-    """Decodes the row groups that hold a range of rows, and holds no more of them than the range is long."""
+    """Yields a range of rows, decoding only their row groups and keeping at most as many rows as the range."""
     first = 0
     for group in range(file.num_row_groups):
         after = first + file.metadata.row_group(group).num_rows
@@ -135,24 +135,24 @@ _TEXTUAL = (
 
 
 def _as_bytes(column: pa.ChunkedArray) -> list[bytes | None]:
-    """Not as strings: a file may call strings what is no UTF-8."""
+    """The texts as bytes, since a column of strings may hold invalid UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     found: list[bytes | None] = column.cast(pa.large_binary()).to_pylist()
     return found
 
 
-def _spelled(row: pa.Table, text: dict[str, Any]) -> str:
-    """A row as JSON."""
+def _row_as_json(row: pa.Table, text: dict[str, Any]) -> str:
+    """A rejected row as JSON."""
     try:
         others = row.to_pylist()[0] if row.num_columns else {}
-    except UnicodeDecodeError:  # another column that is called strings
+    except UnicodeDecodeError:  # invalid UTF-8 in another column
         others = {}
     return json.dumps(others | text, ensure_ascii=False, default=str)
 
 
 def _answer_type(item: type[BaseModel]) -> pa.DataType:
-    """The same for all shards, whatever their answers hold."""
+    """The type of the answer column, the same for all shards."""
     return pa.list_(pa.struct([(name, _scalar(field.annotation)) for name, field in item.model_fields.items()]))
 
 

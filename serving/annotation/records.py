@@ -1,4 +1,4 @@
-"""The formats of records: how a file is cut, how its texts are read, how answers are put beside them. Knows no agent."""
+"""The formats of records: how a file is cut, its texts are read and answers are added."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from agent.errors import DataError
 from serving.annotation.storage import StorageLocation
 
 Span = tuple[int, int, int, int]
-"""Start and stop (bytes or rows), number of the first line or row, how many there are."""
+"""Start and stop (bytes or rows), number of the first line or row, number of lines or rows."""
 
 Answer = list[dict[str, Any]]
 _PIECE = 1 << 20
-_LONGEST_LINE = 64 << 20  # bytes; a longer one is no record but another kind of file
+_LONGEST_LINE = 64 << 20  # bytes; a file with longer lines has another format
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """What is read of a record and added to it.
+    """The fields of a record that are read and added.
 
     Attributes:
-        text, answer: Names of fields.
-        answer_item: What an answer is a list of.
-        max_characters: The limit of a text.
+        text, answer: Names of the fields.
+        answer_item: Type of the items of an answer.
+        max_characters: Maximum length of a text.
     """
 
     text: str
@@ -37,8 +37,8 @@ class Fields:
     answer_item: type[BaseModel]
     max_characters: int
 
-    def fault(self, value: Any) -> str:
-        """Why a text cannot be answered; empty if it can."""
+    def rejection_reason(self, value: Any) -> str:
+        """Why a text is rejected; empty if it is not."""
         if not isinstance(value, str):
             return f"field {self.text!r} is {_kind(value)}, no string"
         if not value.strip():
@@ -53,8 +53,8 @@ class Fields:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
-    """A record that is set aside. `raw` is what cannot be spelled as a string."""
+class RejectedRecord:
+    """A rejected record. `raw` are its bytes if they are not UTF-8."""
 
     line: int
     record: str
@@ -62,79 +62,79 @@ class Rejected:
     raw: bytes | None = None
 
     def as_json(self, file: str) -> str:
-        """As a line of the `rejected` files."""
+        """A line of a `rejected` file."""
         found: dict[str, Any] = {"record": self.record, "reason": self.reason, "file": file, "line": self.line}
         if self.raw is not None:
             found["record_base64"] = base64.b64encode(self.raw).decode()
         return json.dumps(found, ensure_ascii=False)
 
 
-class Content(ABC):
-    """The records of a shard: the texts to answer, in order, and what was set aside."""
+class ShardContent(ABC):
+    """The records of a shard: the texts to annotate, in order, and the rejected records."""
 
     def __init__(self, fields: Fields) -> None:
         self.fields = fields
         self.texts: list[str] = []
-        self.rejected: list[Rejected] = []
+        self.rejected: list[RejectedRecord] = []
 
     @abstractmethod
     def render(self, answers: Sequence[Answer]) -> bytes:
-        """The output file: every record that has an answer, with it."""
+        """The content of the output file: every annotated record with its answer."""
 
 
 class Format(ABC):
-    """A kind of file."""
+    """A file format."""
 
     name: ClassVar[str]
     input_suffix: ClassVar[str]
     output_suffix: ClassVar[str]
 
     @abstractmethod
-    def cut(self, place: StorageLocation, path: str, shard_bytes: int, fields: Fields) -> Iterator[Span]:
+    def cut(self, location: StorageLocation, path: str, shard_bytes: int, fields: Fields) -> Iterator[Span]:
         """Cuts a file into spans of whole records.
 
         Raises:
-            DataError: It cannot be read, or is of another format.
+            DataError: The file cannot be read, or has another format.
         """
 
     @abstractmethod
-    def read(self, place: StorageLocation, path: str, span: Span, fields: Fields) -> Content:
+    def read(self, location: StorageLocation, path: str, span: Span, fields: Fields) -> ShardContent:
         """Reads a span.
 
         Raises:
-            DataError: It cannot be read.
+            DataError: The file cannot be read.
         """
 
 
-class LineContent(Content):
-    """Records that are lines; each is written as its `heads`, the answer, and a closing brace."""
+class LineShardContent(ShardContent):
+    """Records that are lines; each is written as its prefix, the answer and a closing brace."""
 
     def __init__(self, fields: Fields) -> None:
         super().__init__(fields)
-        self.heads: list[str] = []
+        self.prefixes: list[str] = []
 
     def render(self, answers: Sequence[Answer]) -> bytes:
-        """The record's own characters stay as they were."""
+        """The content of the output file; the original characters of a record are kept."""
         name = json.dumps(self.fields.answer, ensure_ascii=False)
         lines = [
-            f"{head}, {name}: {json.dumps(answer, ensure_ascii=False)}}}\n"
-            for head, answer in zip(self.heads, answers, strict=True)
+            f"{prefix}, {name}: {json.dumps(answer, ensure_ascii=False)}}}\n"
+            for prefix, answer in zip(self.prefixes, answers, strict=True)
         ]
         return "".join(lines).encode()
 
 
 class LineFormat(Format):
-    """A record a line."""
+    """A format with one record a line."""
 
     output_suffix = ".jsonl"
 
     @abstractmethod
-    def take(self, line: str, fields: Fields) -> tuple[str, str] | str | None:
-        """Reads a line: (its text, the head of the output's line), or why it is set aside; None: it is no record."""
+    def parse_line(self, line: str, fields: Fields) -> tuple[str, str] | str | None:
+        """Parses a line to (text, prefix of the output line), or to the reason of its rejection; None if it is no record."""
 
-    def cut(self, place: StorageLocation, path: str, shard_bytes: int, fields: Fields) -> Iterator[Span]:
-        """Cuts behind the first line end after `shard_bytes`; reads the file once, holding one shard."""
-        with place.lines(path) as stream:
+    def cut(self, location: StorageLocation, path: str, shard_bytes: int, fields: Fields) -> Iterator[Span]:
+        """Cuts after the first end of a line beyond `shard_bytes`; reads the file once, one shard at a time."""
+        with location.lines(path) as stream:
             start, line = 0, 1
             while block := stream.read(shard_bytes):
                 size, count = len(block), block.count(b"\n")
@@ -143,41 +143,43 @@ class LineFormat(Format):
                 yield start, start + size, line, count
                 start, line = start + size, line + count
 
-    def read(self, place: StorageLocation, path: str, span: Span, fields: Fields) -> LineContent:
-        """Reads lines; those that are no records of this format are set aside."""
+    def read(self, location: StorageLocation, path: str, span: Span, fields: Fields) -> LineShardContent:
+        """Reads lines; those that are not of this format are rejected."""
         start, stop, first, _ = span
-        content = LineContent(fields)
-        with place.lines(path, start) as stream:
+        content = LineShardContent(fields)
+        with location.lines(path, start) as stream:
             for number, (raw, size) in enumerate(_lines(stream, stop - start, path), start=first):
                 self._add(content, number, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw, size)
         return content
 
-    def _add(self, content: LineContent, number: int, raw: bytes, size: int) -> None:
+    def _add(self, content: LineShardContent, number: int, raw: bytes, size: int) -> None:
         if size > len(raw) + len(b"\xef\xbb\xbf"):
             start = raw[:1_000].decode(errors="replace")
-            content.rejected.append(Rejected(number, start, f"a line of {size} bytes, of which this is the beginning"))
+            content.rejected.append(
+                RejectedRecord(number, start, f"a line of {size} bytes, of which this is the beginning")
+            )
             return
         try:
             line = raw.decode().removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:
             reason = f"no UTF-8: byte {error.start + 1} of the line (0x{raw[error.start]:02x})"
-            content.rejected.append(Rejected(number, raw.decode(errors="replace").rstrip("\r\n"), reason, raw))
+            content.rejected.append(RejectedRecord(number, raw.decode(errors="replace").rstrip("\r\n"), reason, raw))
             return
-        taken = self.take(line, content.fields)
-        if isinstance(taken, str):
-            content.rejected.append(Rejected(number, line, taken))
-        elif taken:
-            content.texts.append(taken[0])
-            content.heads.append(taken[1])
+        parsed = self.parse_line(line, content.fields)
+        if isinstance(parsed, str):
+            content.rejected.append(RejectedRecord(number, line, parsed))
+        elif parsed:
+            content.texts.append(parsed[0])
+            content.prefixes.append(parsed[1])
 
 
 class JsonLines(LineFormat):
-    """One JSON object a line; blank lines are no records."""
+    """One JSON object a line; blank lines are skipped."""
 
     name, input_suffix = "jsonl", ".jsonl"
 
-    def take(self, line: str, fields: Fields) -> tuple[str, str] | str | None:
-        """Reads an object; its head is the object without the closing brace."""
+    def parse_line(self, line: str, fields: Fields) -> tuple[str, str] | str | None:
+        """Parses an object; the prefix is the object without the closing brace."""
         line = line.strip()
         if not line:
             return None
@@ -192,7 +194,7 @@ class JsonLines(LineFormat):
         if fields.answer in record:
             return f"field {fields.answer!r}, which takes the answer, is there already; choose another with field=..."
         text = record[fields.text]
-        return fields.fault(text) or (text, line[:-1].rstrip())
+        return fields.rejection_reason(text) or (text, line[:-1].rstrip())
 
 
 class Text(LineFormat):
@@ -200,13 +202,13 @@ class Text(LineFormat):
 
     name, input_suffix = "text", ".txt"
 
-    def take(self, line: str, fields: Fields) -> tuple[str, str] | str | None:
-        """Reads a text; its head is an object that holds it."""
-        return fields.fault(line) or (line, json.dumps({fields.text: line}, ensure_ascii=False)[:-1])
+    def parse_line(self, line: str, fields: Fields) -> tuple[str, str] | str | None:
+        """Parses a text; the prefix is the beginning of an object with it."""
+        return fields.rejection_reason(line) or (line, json.dumps({fields.text: line}, ensure_ascii=False)[:-1])
 
 
 def _lines(stream: Any, size: int, path: str) -> Iterator[tuple[bytes, int]]:
-    """Yields (line with its end, its bytes) up to a size; of a line that is too long only the beginning."""
+    """Yields (line, its size in bytes) up to a total size; of a line that is too long only the beginning."""
     while size > 0:
         raw = stream.readline(_LONGEST_LINE)
         if not raw:
@@ -238,6 +240,6 @@ def _kind(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def rejected_lines(rejected: Iterable[Rejected], file: str) -> bytes:
+def rejected_lines(rejected: Iterable[RejectedRecord], file: str) -> bytes:
     """The content of a `rejected` file."""
     return "".join(item.as_json(file) + "\n" for item in rejected).encode()

@@ -9,9 +9,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from agent.bundle import installed_versions
-from serving.api.responses import ErrorBody, reply
+from serving.middleware.responses import ErrorBody, reply
+from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.predictor import Predictor
-from serving.settings import LimitsConfig
 
 VERSIONS = ("bert-agent", "ray", "onnxruntime-gpu", "onnxruntime", "tokenizers", "fastapi")
 

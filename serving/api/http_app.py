@@ -1,4 +1,4 @@
-"""Puts the HTTP surface together: FastAPI routes over a predictor. Knows no task by name."""
+"""The HTTP application: FastAPI routes over a predictor, with the middleware before them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent.bundle import installed_versions
 from serving.api import health_routes, hugging_face, web_page
+from serving.api.endpoint import Endpoint
 from serving.api.open_inference import http_routes
 from serving.api.open_inference.protocol import OpenInference
+from serving.api.prediction_service import PredictionService
 from serving.api.request_body import REF, PayloadReader
-from serving.api.responses import ErrorBody, reply
 from serving.middleware.middleware_stack import Duty, MiddlewareStack
-from serving.ray_serve.direct_predictions import DirectPredictions, Lane
-from serving.ray_serve.disconnect import DisconnectMiddleware
+from serving.middleware.responses import ErrorBody, reply
 from serving.scheduling.predictor import Predictor
-from serving.settings import directory_name
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
@@ -37,7 +36,7 @@ def create_app(
     scrape: health_routes.Scrape | None = None,
     front: MiddlewareStack | None = None,
 ) -> FastAPI:
-    """The application over one predictor; its `health_routes.lane` is the short way to predictions, for a server that knows of it.
+    """The application over one predictor; its `state.predictions` serves a server that calls predictions directly.
 
     Args:
         predictor: What answers.
@@ -47,7 +46,7 @@ def create_app(
         front: What stands before the routes; default: nothing that refuses anybody.
     """
     front = front or MiddlewareStack()
-    name = name or directory_name(predictor.engine.bundle.path)
+    name = name or predictor.engine.bundle.path.name
     task = predictor.engine.bundle.task
     reader = PayloadReader(task, max_texts=predictor.limits.max_texts)
     tensor_reader = http_routes.InferenceReader(task)
@@ -59,39 +58,44 @@ def create_app(
         lifespan=lambda _: _on_duty([*duties, *front.duties]),
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
     )
-    predictions = hugging_face.routes(predictor, reader, name)
-    app.include_router(predictions)
-    app.include_router(http_routes.routes(OpenInference(predictor, name), tensor_reader))
+    model = OpenInference(predictor, name)
+    endpoints: list[Endpoint] = [
+        *hugging_face.endpoints(predictor, reader, name),
+        http_routes.endpoint(model, tensor_reader),
+    ]
+    app.state.predictions = service = PredictionService(predictor, endpoints, front)
+    app.include_router(hugging_face.routes(predictor, reader, name))
+    app.include_router(http_routes.routes(model, tensor_reader))
     app.include_router(health_routes.routes(predictor, name, scrape))
     app.include_router(web_page.routes())
     app.add_exception_handler(HTTPException, _on_http_exception)
-    hang_up = Middleware(DisconnectMiddleware)
-    lane = Lane(hugging_face.plain(predictions), [*front.layers(predictor.metrics, adds_id=True), hang_up])
-    layers = [
-        *front.layers(predictor.metrics, adds_id=not front.behind_ray),
-        hang_up,
-        Middleware(DirectPredictions, lane=lane),
-    ]
     # BelowPrefix is the outermost: all others see the path that the routes see.
-    for layer in reversed([Middleware(BelowPrefix), *layers]):
+    layers = [Middleware(BelowPrefix, service=service), *front.layers(predictor.metrics, adds_id=not front.behind_ray)]
+    for layer in reversed(layers):
         app.add_middleware(layer.cls, *layer.args, **layer.kwargs)
-    app.state.lane = lane
     _complete_schema(app, [reader.model, tensor_reader.model], front)
     return app
 
 
 class BelowPrefix:
-    """Lets `POST /models/NAME` of an application with that prefix be its `POST /`.
+    """Lets `POST /models/NAME` of an application with that prefix be its `POST /`, and tells predictions of the prefix.
 
     Starlette redirects it, which not every client follows. Browsers are redirected: the page's addresses are relative.
+
+    Args:
+        app: The application.
+        service: Told where the application lies as soon as a request shows it.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, service: PredictionService) -> None:
+        self._app, self._service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == scope.get("root_path"):
-            scope["path"] += "/"
+        if scope["type"] == "http":
+            prefix = scope.get("root_path", "")
+            self._service.mount(prefix)
+            if scope["method"] == "POST" and scope["path"] == prefix:
+                scope["path"] += "/"
         await self._app(scope, receive, send)
 
 

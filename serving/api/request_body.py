@@ -1,4 +1,4 @@
-"""Reads and describes the bodies of requests: Hugging Face's shape, whatever the task. Refuses by name, never guesses."""
+"""Reads and describes request bodies in Hugging Face's shape; says by name what is wrong with one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, ValidationError, create_model
 from starlette.requests import ClientDisconnect
@@ -16,8 +15,7 @@ from agent import telemetry
 from agent.errors import RequestError
 from agent.tasks import BaseTask, Parameters
 from serving.metrics import Metrics
-from serving.middleware.request_context import CALLER_LEFT
-from serving.scheduling.predictor import reason_of
+from serving.scheduling.refusals import CALLER_LEFT, reason_of
 
 JSON = "application/json"
 BYTES = {"schema": {"type": "string", "format": "binary"}}
@@ -27,8 +25,7 @@ _JSON_REMEDY = 'send one JSON object in UTF-8, such as {"inputs": "a text"}'
 _LONGEST_SHOWN = 80
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class PredictionBody(NamedTuple):
     """A request that was read: its texts, whether they came as one string, and its parameters."""
 
     texts: list[str]
@@ -50,7 +47,7 @@ class PayloadReader:
         self._quoted = quoted_keys(self.model, task.parameters)
         self.answer_model: Any = list[task.answer_item] | list[list[task.answer_item]]  # type: ignore[name-defined]
 
-    def read(self, body: bytes) -> Prediction:
+    def read(self, body: bytes) -> PredictionBody:
         """Reads a body.
 
         Raises:
@@ -69,7 +66,7 @@ class PayloadReader:
                 "inputs is an empty list", allowed="at least one text", remedy=_JSON_REMEDY, field="inputs"
             )
         refuse_empty(texts, "inputs" if single else "inputs[{}]")
-        return Prediction(texts, single, request.parameters or self._parameters())
+        return PredictionBody(texts, single, request.parameters or self._parameters())
 
     def _explain(self, error: ValidationError) -> RequestError:
         told = explain(error, self.model, {"parameters": self._parameters})
@@ -146,24 +143,17 @@ async def read_body(
             499 if the caller hung up.
     """
     content_type(headers, types)
-    length = headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > max_bytes:
-        raise _too_large(max_bytes)
+    check_length(headers, max_bytes)
     parts, size = [], 0
     try:
         async with asyncio.timeout(max_s):
             async for chunk in chunks:
                 size += len(chunk)
                 if size > max_bytes:
-                    raise _too_large(max_bytes)
+                    raise too_large(max_bytes)
                 parts.append(chunk)
     except TimeoutError:
-        raise RequestError(
-            f"the body was not there within {max_s:g} s",
-            allowed=f"bodies that arrive within {max_s:g} s",
-            remedy="send fewer texts in one request, or over a faster line",
-            status=408,
-        ) from None
+        raise too_slow(max_s) from None
     except ClientDisconnect:
         raise RequestError("the caller hung up before the body was there", status=CALLER_LEFT) from None
     return b"".join(parts)
@@ -233,7 +223,29 @@ def refuse_empty(texts: Sequence[str], place: str) -> None:
             )
 
 
-def _too_large(max_bytes: int) -> RequestError:
+def check_length(headers: Mapping[str, str], max_bytes: int) -> None:
+    """Refuses a body that says of itself that it is too large.
+
+    Raises:
+        RequestError: 413.
+    """
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > max_bytes:
+        raise too_large(max_bytes)
+
+
+def too_slow(max_s: float) -> RequestError:
+    """The refusal of a body that takes too long to arrive."""
+    return RequestError(
+        f"the body was not there within {max_s:g} s",
+        allowed=f"bodies that arrive within {max_s:g} s",
+        remedy="send fewer texts in one request, or over a faster line",
+        status=408,
+    )
+
+
+def too_large(max_bytes: int) -> RequestError:
+    """The refusal of a body beyond the limit."""
     return RequestError(
         "the body is too large",
         allowed=f"at most {max_bytes} bytes",

@@ -25,11 +25,12 @@ from starlette.types import Receive, Scope, Send
 from agent.errors import RequestError
 from agent.tasks import Parameters
 from serving.api.request_body import JSON, PayloadReader, content_type, read_body
-from serving.api.responses import failed, refused, retry_after_s
-from serving.middleware.request_context import current
-from serving.scheduling.batcher import OverloadError
-from serving.scheduling.predictor import Answers, DeadlineError, Predictor
-from serving.settings import LimitsConfig
+from serving.middleware.responses import failed, refused, retry_after_s
+from serving.scheduling.limits import LimitsConfig
+from serving.scheduling.prediction import Answers
+from serving.scheduling.predictor import Predictor
+from serving.scheduling.refusals import DeadlineError, OverloadError
+from serving.scheduling.request_context import current
 
 _log = logging.getLogger(__name__)
 NDJSON = "application/x-ndjson"

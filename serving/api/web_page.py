@@ -8,7 +8,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 from starlette.staticfiles import StaticFiles
 
-from serving.api.responses import ErrorBody, reply
+from serving.middleware.responses import ErrorBody, reply
 
 _HTML = "text/html"
 _REFUSED = re.compile(r"q=0(\.0*)?")

@@ -1,12 +1,15 @@
-"""An agent that computes in this process: texts in, answers out. No torch, no HTTP, no event loop."""
+"""An agent that computes in this process: texts in, answers out."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from agent.bundle import Bundle
 from agent.encoding import Batch, Document, Float32, Window, pad
@@ -14,13 +17,29 @@ from agent.errors import ConfigError
 from agent.evaluation import run_documents
 from agent.tasks import Parameters
 from cluster.connection import usable_cores
-from serving.inference.session_plan import SessionPlan, candidates, everyday, measured
+from serving.inference.session_plan import ComputeConfig, SessionPlan, candidates, everyday, measured
 from serving.inference.sessions import Sessions, choose_provider
-from serving.settings import EngineConfig
 
 _log = logging.getLogger(__name__)
 _WARMUP_LENGTHS = (8, 16, 32, 64, 128, 256)
 _USUAL_LENGTHS = (8, 16, 24, 32, 48)  # of what a busy server computes: sentences
+LONGEST_HOLD_S = 0.1  # for which a batch may hold an event loop
+
+
+class EngineConfig(ComputeConfig):
+    """How one replica computes."""
+
+    executor: Literal["auto", "threads"] = Field(
+        "auto",
+        description="where batches are computed: threads, or auto for the event loop itself where one session has one thread "
+        f"and the longest window takes less than {LONGEST_HOLD_S:g} s",
+    )
+    max_wait_s: float = Field(
+        0.2,
+        gt=0,
+        description="seconds for which a text may be overtaken by shorter ones, however long it is (docs/serving.md)",
+    )
+    warmup: bool = Field(True, description="run batches of several lengths before the replica says that it is ready")
 
 
 class Engine:
@@ -72,7 +91,8 @@ class Engine:
             return self.plan
         plans = candidates(self.config, num_cpus=self._num_cpus)
         batches = list(self._batches(_USUAL_LENGTHS))
-        return measured(plans, lambda plan: self._open(plan).forward, batches)
+        plan = measured(plans, lambda plan: self._open(plan).forward, batches)
+        return replace(plan, on_event_loop=plan.on_event_loop and self._may_hold_the_loop(plan))
 
     def use(self, plan: SessionPlan) -> None:
         """Computes under another plan from now on; not while a batch is computed."""
@@ -98,6 +118,12 @@ class Engine:
             float32 [rows, tokens, outputs], or [rows, outputs] for tasks with one answer per text.
         """
         return self._sessions.forward(batch)
+
+    def decode(
+        self, text: str, document: Document, outputs: Sequence[Float32], parameters: Parameters
+    ) -> list[dict[str, Any]]:
+        """Decodes the logits of one text's windows into its answer."""
+        return self.bundle.task.answer(text, document, outputs, parameters)
 
     def forward_windows(self, windows: Sequence[Window]) -> list[Float32]:
         """Pads windows and computes them as one batch: the logits of each, with padded rows at the end."""
@@ -131,10 +157,9 @@ class Engine:
         parameters: Parameters | None = None,
     ) -> list[list[dict[str, Any]]]:
         """Decodes logits into answers, one list per text."""
-        task = self.bundle.task
-        wanted = parameters or task.parameters()
+        wanted = parameters or self.bundle.task.parameters()
         return [
-            task.answer(text, document, logits, wanted)
+            self.decode(text, document, logits, wanted)
             for text, document, logits in zip(texts, documents, outputs, strict=True)
         ]
 
@@ -156,8 +181,22 @@ class Engine:
             ids = np.full((max(1, budget // length), length), self.bundle.encoder.pad_id, np.int64)
             yield Batch(ids, np.ones_like(ids), np.zeros_like(ids))
 
+    def _may_hold_the_loop(self, plan: SessionPlan) -> bool:
+        if self.config.executor == "threads":
+            return False
+        sessions = self._sessions if plan == self.plan else self._open(plan)
+        (longest,) = self._batches((self.bundle.manifest.max_tokens,))
+        seconds = []
+        for _ in range(2):  # the first allocates
+            started = time.monotonic()
+            sessions.forward(longest)
+            seconds.append(time.monotonic() - started)
+        return min(seconds) < LONGEST_HOLD_S
+
     def _open(self, plan: SessionPlan | None = None) -> Sessions:
         usual = everyday(self.config, num_cpus=self._num_cpus, gpu=self.provider != "cpu")
+        if self.config.executor == "threads":
+            usual = replace(usual, on_event_loop=False)
         return Sessions(
             self.bundle, self.variant, self.provider, plan or self._plan or usual, self.config.max_batch_tokens
         )

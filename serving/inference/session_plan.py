@@ -1,4 +1,4 @@
-"""How many sessions of how many threads a replica computes with: measured on the machine it runs on, where the config says `auto`.
+"""How many ONNX Runtime sessions of how many threads compute: measured on the machine, where the config says `auto`.
 
 Which is faster depends on the cores, the graph and what else the machine does: several sessions of one thread have no
 barriers, one session of all threads computes a lone batch faster, spinning threads save wake-ups and take cores from
@@ -13,15 +13,55 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Literal, Self
 
+from pydantic import Field, model_validator
+
+from agent.config.base import Config
 from agent.encoding import Batch, Float32
-from serving.settings import ComputeConfig
 
+Auto = Literal["auto"]
 _log = logging.getLogger(__name__)
 _CLEARLY = 1.05  # two runs of the same candidate differ by less on a quiet machine
 _ROUNDS, _ROUND_S = 2, 0.2
 
 Forward = Callable[[Batch], Float32]
+
+
+class ComputeConfig(Config):
+    """How an engine computes."""
+
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
+        "auto",
+        description="where ONNX Runtime computes: cpu, cuda, tensorrt, or auto for cuda where the process has a GPU",
+    )
+    sessions: int | Auto = Field(
+        "auto",
+        description="batches computed at once: a number, or auto for what is fastest when measured (one on a GPU)",
+    )
+    threads_per_session: int | Auto = Field(
+        "auto", description="threads of one batch: a number, or auto for the cores divided by the sessions"
+    )
+    spinning: bool | Auto = Field(
+        "auto", description="whether a batch's idle threads spin before they sleep: true, false, or auto as measured"
+    )
+    arena: bool | Auto = Field(
+        "auto", description="whether memory of a batch is kept for the next: true, false, or auto as measured"
+    )
+    max_batch_tokens: int = Field(
+        64,
+        ge=16,
+        description="padded tokens in a batch; 64 was fastest of 16 to 512 on CPU cores with short texts (docs/serving.md), "
+        "a GPU wants thousands",
+    )
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        for name in ("sessions", "threads_per_session"):
+            value = getattr(self, name)
+            if value != "auto" and value < 1:
+                raise ValueError(f"{name} is {value}; allowed is 'auto' or a number from 1")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +73,33 @@ class SessionPlan:
         threads: Threads of one batch.
         spinning: Whether idle threads of a batch spin for a while before they sleep.
         arena: Whether freed memory is kept for the next batch.
+        on_event_loop: Whether a server computes on its event loop instead of in threads of their own.
     """
 
     sessions: int
     threads: int
     spinning: bool = False
     arena: bool = True
+    on_event_loop: bool = False
 
     def __str__(self) -> str:
         sessions = (
             f"{self.sessions} session{'s' * (self.sessions > 1)} of {self.threads} thread{'s' * (self.threads > 1)}"
         )
-        return f"{sessions}, {'spinning' if self.spinning else 'no spinning'}, {'arena' if self.arena else 'no arena'}"
+        where = "on the event loop" if self.on_event_loop else "in threads"
+        return f"{sessions} {where}, {'spinning' if self.spinning else 'no spinning'}, {'arena' if self.arena else 'no arena'}"
 
 
 def everyday(config: ComputeConfig, *, num_cpus: int, gpu: bool) -> SessionPlan:
-    """The plan where nothing is measured: one thread for each session, one session per core, or one for a GPU."""
+    """The plan where nothing is measured: one thread for each session, one session per core, or one for a GPU.
+
+    One thread on one core needs no other thread to feed it: it computes on the event loop.
+    """
     sessions = config.sessions if config.sessions != "auto" else (1 if gpu else num_cpus)
     threads = config.threads_per_session if config.threads_per_session != "auto" else max(1, num_cpus // sessions)
     spinning = config.spinning if config.spinning != "auto" else False
-    return SessionPlan(sessions, threads, spinning, config.arena if config.arena != "auto" else True)
+    arena = config.arena if config.arena != "auto" else True
+    return SessionPlan(sessions, threads, spinning, arena, on_event_loop=sessions == threads == 1 and not gpu)
 
 
 def candidates(config: ComputeConfig, *, num_cpus: int) -> list[SessionPlan]:
@@ -61,7 +108,10 @@ def candidates(config: ComputeConfig, *, num_cpus: int) -> list[SessionPlan]:
     shapes = [(first.sessions, first.threads)]
     if config.sessions == "auto" and config.threads_per_session == "auto":
         shapes += [(num_cpus // threads, threads) for threads in (2, num_cpus) if num_cpus % threads == 0]
-    found = [replace(first, sessions=sessions, threads=threads) for sessions, threads in dict.fromkeys(shapes)]
+    found = [
+        first if shape == shapes[0] else replace(first, sessions=shape[0], threads=shape[1], on_event_loop=False)
+        for shape in dict.fromkeys(shapes)
+    ]
     if config.spinning == "auto":
         found += [replace(plan, spinning=True) for plan in found if plan.threads > 1]
     if config.arena == "auto":

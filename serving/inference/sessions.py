@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions over one graph of a bundle: which provider, how many, with which options. Batches in, logits out."""
+"""ONNX Runtime sessions over one graph of a bundle: their provider, number and options. Batches in, logits out."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class Sessions:
         self._free: queue.LifoQueue[Any] = queue.LifoQueue()
         for _ in range(plan.sessions):
             self._free.put(self._open())
+        self._only = self._free.queue[0] if plan.sessions == 1 else None
 
     def forward(self, batch: Batch) -> Float32:
         """Computes one batch on a free session; safe to call from several threads.
@@ -52,6 +53,8 @@ class Sessions:
         Returns:
             float32 [rows, tokens, outputs], or [rows, outputs] for tasks with one answer per text.
         """
+        if self._only is not None:  # a session may be run by several threads at once
+            return self._forward(self._only, batch)
         session = self._free.get()
         try:
             return self._forward(session, batch)

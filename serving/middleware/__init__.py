@@ -1,0 +1,1 @@
+"""What surrounds the routes: API keys, CORS, access log, traces, JSON refusals."""

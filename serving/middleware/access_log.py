@@ -1,4 +1,4 @@
-"""One line of JSON for every request: who, what and how long; the texts themselves only where that is asked for."""
+"""Access log: one line of JSON for every request, with its texts only where that is asked for."""
 
 from __future__ import annotations
 
@@ -6,17 +6,37 @@ import logging
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import Self
 
+from pydantic import Field, model_validator
 from pydantic_core import to_json
 
+from agent.config.base import Config
 from agent.errors import ConfigError
-from serving.middleware.request_context import RequestContext
+from serving.scheduling.request_context import RequestContext
 
 _MOST_BYTES, _BACKUPS = 64 * 1024 * 1024, 4
 
 
+class LogConfig(Config):
+    """What is logged of requests."""
+
+    access: str = Field(
+        "",
+        description="directory for the access log, a line of JSON per request without its texts, a file per replica; "
+        "empty writes none",
+    )
+    texts: bool = Field(False, description="log the texts as well")
+
+    @model_validator(mode="after")
+    def _has_a_log(self) -> Self:
+        if self.texts and not self.access:
+            raise ValueError("texts adds to the access log, which is off: set access as well")
+        return self
+
+
 class AccessLog:
-    """Writes to a file of its own, which nobody else may read and which is rotated.
+    """Writes to a rotated file of its own, readable by its owner only.
 
     Args:
         directory: Where the file is.
@@ -44,20 +64,20 @@ class AccessLog:
         )  # outside of the tree: nobody else's handlers get it
         self._log.addHandler(handler)
 
-    def __call__(self, exchange: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> None:
         """Writes a line."""
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "id": exchange.request_id,
-            "method": exchange.method,
-            "route": exchange.route,
-            "status": exchange.status,
-            "seconds": round(exchange.seconds, 6),
-            "texts": exchange.num_texts,
-            "characters": exchange.num_characters,
-            "key": exchange.key_id,
-            "client": exchange.client,
+            "id": context.request_id,
+            "method": context.method,
+            "route": context.route,
+            "status": context.status,
+            "seconds": round(context.seconds, 6),
+            "texts": context.num_texts,
+            "characters": context.num_characters,
+            "key": context.key_id,
+            "client": context.client,
         }
         if self._with_texts:
-            line["text"] = exchange.texts
+            line["text"] = context.texts
         self._log.info(to_json(line).decode())

@@ -1,19 +1,17 @@
-"""The layer that lets in only who shows a key, before a byte of the body is read. Knows nothing of texts."""
+"""ASGI middleware that asks for an API key before a byte of the body is read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from starlette._utils import get_route_path  # what the router itself goes by, so that both see the same path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent import telemetry
 from agent.errors import RequestError
-from serving.api.responses import refusal
 from serving.metrics import Metrics
 from serving.middleware.api_keys import ApiKeys
-from serving.middleware.request_context import current
-from serving.scheduling.predictor import reason_of
+from serving.middleware.request_headers import headers_of, route_path
+from serving.middleware.responses import refusal
+from serving.scheduling.refusals import reason_of
+from serving.scheduling.request_context import current
 
 OPEN = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})  # probes carry no keys
 # A person types the key into the page; it holds nothing of the agent's. /models/NAME redirects to the page, /models/NAME/.
@@ -35,7 +33,7 @@ class ApiKeyMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
         if scope["type"] == "http" and not _is_open(scope):
             try:
-                self._keys.admit(_presented(scope["headers"]), current())
+                self._keys.admit(headers_of(scope["headers"]), current())
             except RequestError as error:
                 self._metrics.count(telemetry.REJECTED, reason=reason_of(error))
                 await refusal(error)(scope, receive, send)
@@ -44,17 +42,5 @@ class ApiKeyMiddleware:
 
 
 def _is_open(scope: Scope) -> bool:
-    path = get_route_path(scope)
+    path = route_path(scope)
     return path in OPEN or (scope["method"] in ("GET", "HEAD") and (path in _PAGE or path.startswith(_FILES)))
-
-
-def _presented(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    found: str | None = None
-    for name, value in headers:
-        if name == b"authorization":
-            scheme, _, key = value.decode("latin-1").partition(" ")
-            if scheme.lower() == "bearer":
-                return key.strip()
-        elif name == b"x-api-key":
-            found = value.decode("latin-1").strip()
-    return found

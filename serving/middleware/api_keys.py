@@ -1,4 +1,4 @@
-"""Who may ask: API keys from a file, which is read again when it changes. Knows hashes, never shows a key."""
+"""API keys from a file that is read again when it changes; only their hashes are kept."""
 
 from __future__ import annotations
 
@@ -7,19 +7,46 @@ import hashlib
 import hmac
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Self
 
+from pydantic import Field, model_validator
+
+from agent.config.base import Config
 from agent.errors import ConfigError, RequestError
-from serving.middleware.rate_limit import RateLimit
-from serving.middleware.request_context import RequestContext
-from serving.settings import AuthConfig
+from serving.scheduling.rate_limit import RateLimit
+from serving.scheduling.request_context import RequestContext
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 1.0
 _LINE = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]{1,64})\s*:\s*)?(?P<key>[A-Za-z0-9._~+/=-]{16,512})", re.ASCII)
 _FORM = "KEY or NAME: KEY, the key of 16 to 512 letters, digits and - . _ ~ + / ="
 _HOW = "send the header 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
+
+
+class AuthConfig(Config):
+    """Who may ask."""
+
+    keys_file: str = Field(
+        "",
+        description="file of API keys, one per line (KEY or NAME: KEY), read again when it changes; empty asks for none",
+    )
+    texts_per_s: float = Field(
+        0, ge=0, description="texts a second that a key may have predicted by each replica; 0 sets no limit"
+    )
+    burst_texts: float | Literal["auto"] = Field(
+        "auto",
+        description="texts that a key may have predicted at once, before that limit: a number, or auto for a second's",
+    )
+
+    @model_validator(mode="after")
+    def _limits_keys(self) -> Self:
+        if self.texts_per_s and not self.keys_file:
+            raise ValueError("texts_per_s limits each key, and there is no keys_file")
+        if self.burst_texts != "auto" and self.burst_texts < 1:
+            raise ValueError(f"burst_texts is {self.burst_texts:g}; allowed is 'auto' or a number from 1")
+        return self
 
 
 class ApiKeys:
@@ -35,26 +62,26 @@ class ApiKeys:
     def __init__(self, config: AuthConfig) -> None:
         self._path, self._config = Path(config.keys_file), config
         self._state, self._known = _look(self._path), _read(self._path)
-        self._allowances: dict[str, RateLimit] = {}
+        self._rate_limits: dict[str, RateLimit] = {}
 
-    def admit(self, presented: str | None, exchange: RequestContext) -> None:
-        """Lets an exchange go on, on the account of the key that its caller shows.
+    def admit(self, headers: Mapping[str, str], context: RequestContext) -> None:
+        """Lets a request go on, charged to the key that its headers (or a call's metadata) show.
 
         Raises:
             RequestError: As `check`.
         """
-        exchange.key_id = self.check(presented)
-        exchange.allowance = self.allowance(exchange.key_id)
+        context.key_id = self.check(presented(headers))
+        context.rate_limit = self.rate_limit(context.key_id)
 
-    def check(self, presented: str | None) -> str:
+    def check(self, key: str | None) -> str:
         """The id of a key, which logs may show. Every known key is compared, in constant time.
 
         Raises:
             RequestError: 401 if there is no key, 403 if it is none of ours.
         """
-        if not presented:
+        if not key:
             raise RequestError("the request shows no key", allowed="a key of this server", remedy=_HOW, status=401)
-        digest, found = _hash(presented), ""
+        digest, found = _hash(key), ""
         for known in self._known:
             if hmac.compare_digest(known.digest, digest):
                 found = known.key_id
@@ -67,15 +94,15 @@ class ApiKeys:
             )
         return found
 
-    def allowance(self, key_id: str) -> RateLimit | None:
+    def rate_limit(self, key_id: str) -> RateLimit | None:
         """What a key may still use in this replica; None without a limit."""
         if not self._config.texts_per_s:
             return None
-        if key_id not in self._allowances:
+        if key_id not in self._rate_limits:
             burst = self._config.burst_texts
             most = self._config.texts_per_s if burst == "auto" else burst
-            self._allowances[key_id] = RateLimit(self._config.texts_per_s, max(1.0, most))
-        return self._allowances[key_id]
+            self._rate_limits[key_id] = RateLimit(self._config.texts_per_s, max(1.0, most))
+        return self._rate_limits[key_id]
 
     async def watch(self) -> None:
         """Looks at the file again and again."""
@@ -95,6 +122,14 @@ class ApiKeys:
             _log.error("the keys stay as they were: %s", error)
             return
         _log.info("%s changed; keys now: %s", self._path, ", ".join(sorted({key.key_id for key in self._known})))
+
+
+def presented(headers: Mapping[str, str]) -> str | None:
+    """The key of a caller: `authorization: Bearer KEY`, or `x-api-key: KEY`."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key:
+        return key.strip()
+    return headers.get("x-api-key", "").strip() or None
 
 
 class _Key(NamedTuple):

@@ -1,27 +1,56 @@
-"""Puts together what stands between the network and the routes: keys, web pages, log, traces. Knows no routes."""
+"""The middleware around the routes, put together from its configuration: keys, CORS, access log, traces."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field, field_validator
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
+from agent.config.base import Config
 from serving.metrics import Metrics
-from serving.middleware.access_log import AccessLog
+from serving.middleware.access_log import AccessLog, LogConfig
 from serving.middleware.api_key_middleware import OPEN, ApiKeyMiddleware
-from serving.middleware.api_keys import ApiKeys
-from serving.middleware.request_context import REQUEST_ID, Report
+from serving.middleware.api_keys import ApiKeys, AuthConfig
 from serving.middleware.request_logging import RequestLogging
-from serving.middleware.tracing import Tracing
-from serving.settings import CorsConfig, FrontConfig
+from serving.middleware.tracing import Tracing, TracingConfig
+from serving.scheduling.request_context import REQUEST_ID, Report
 
 Duty = Callable[[], Coroutine[Any, Any, None]]
 """Something that runs beside the requests for as long as the application does."""
 
 _HEADERS = ("authorization", "content-type", "x-api-key", REQUEST_ID, "x-request-timeout-seconds", "traceparent")
+
+
+class CorsConfig(Config):
+    """Which web pages may ask."""
+
+    allow_origins: tuple[str, ...] = Field(
+        (), description="origins (https://app.example.com, or '*') whose pages may ask; none unless listed"
+    )
+
+    @field_validator("allow_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s*]+", origin):
+                raise ValueError(
+                    f"{origin!r} is no origin; allowed are '*' or such as https://app.example.com, without a path"
+                )
+        return origins
+
+
+class FrontConfig(Config):
+    """What stands between the network and the predictions."""
+
+    auth: AuthConfig = Field(default_factory=AuthConfig)
+    cors: CorsConfig = Field(default_factory=CorsConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
+    tracing: TracingConfig = Field(default_factory=TracingConfig)
 
 
 class MiddlewareStack:
@@ -38,7 +67,7 @@ class MiddlewareStack:
 
     def __init__(self, config: FrontConfig | None = None, *, replica: str = "local", behind_ray: bool = False) -> None:
         config = config or FrontConfig()
-        self._cors, self.keeps_texts, self.behind_ray = config.cors, config.log.texts, behind_ray
+        self.cors, self.keeps_texts, self.behind_ray = config.cors, config.log.texts, behind_ray
         self.keys = ApiKeys(config.auth) if config.auth.keys_file else None
         self.duties: list[Duty] = [self.keys.watch] if self.keys else []
         self.reports: list[Report] = []
@@ -60,8 +89,8 @@ class MiddlewareStack:
             RequestLogging, metrics=metrics, reports=self.reports, keeps_texts=self.keeps_texts, adds_id=adds_id
         )
         found = [observed]
-        if self._cors.allow_origins:
-            found.append(Middleware(CORSMiddleware, **_cors(self._cors)))
+        if self.cors.allow_origins:
+            found.append(Middleware(CORSMiddleware, **_cors(self.cors)))
         if self.keys:
             found.append(Middleware(ApiKeyMiddleware, keys=self.keys, metrics=metrics))
         return found

@@ -1,4 +1,4 @@
-"""The outermost layer of the HTTP surface: every request gets an id, every answer is counted and reported, no internals get out."""
+"""Outermost ASGI middleware: gives every request an id, counts and reports every answer, turns errors into JSON."""
 
 from __future__ import annotations
 
@@ -10,17 +10,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent import telemetry
 from agent.errors import RequestError
-from serving.api.responses import failure, refusal
 from serving.metrics import Metrics
-from serving.middleware.request_context import (
-    CALLER_LEFT,
-    REQUEST_ID,
-    Report,
-    RequestContext,
-    begin,
-    checked_id,
-    new_id,
-)
+from serving.middleware.request_headers import client_of, headers_of
+from serving.middleware.responses import failure, refusal
+from serving.scheduling.refusals import CALLER_LEFT
+from serving.scheduling.request_context import REQUEST_ID, Report, RequestContext, begin, checked_id, new_id
 
 _log = logging.getLogger(__name__)
 _OTHER = "other"  # one series for all paths that do not exist
@@ -33,7 +27,7 @@ class RequestLogging:
     Args:
         app: What answers.
         metrics: Where answers are counted.
-        reports: What is told of every exchange.
+        reports: What is told of every context.
         keeps_texts: Whether a report wants the texts.
         adds_id: Whether answers carry the request's id.
     """
@@ -54,60 +48,46 @@ class RequestLogging:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = RequestContext(new_id(), scope["method"], keeps_texts=self._keeps_texts)
-        begin(exchange)
+        context = RequestContext(new_id(), scope["method"], keeps_texts=self._keeps_texts)
+        begin(context)
 
         async def observe(message: Message) -> None:
             if message["type"] == "http.response.start":
-                exchange.status = message["status"]
-                self._metrics.count(telemetry.REQUESTS, route=_route(scope), status=str(exchange.status))
+                context.status = message["status"]
+                self._metrics.count(telemetry.REQUESTS, route=_route(scope), status=str(context.status))
                 if self._adds_id:
-                    message["headers"] = [*message["headers"], (_REQUEST_ID, exchange.request_id.encode())]
+                    message["headers"] = [*message["headers"], (_REQUEST_ID, context.request_id.encode())]
             await send(message)
 
         try:
-            exchange.request_id = _given_id(scope) or exchange.request_id
+            if given := headers_of(scope["headers"]).get(REQUEST_ID):
+                context.request_id = checked_id(given)
             await self._app(scope, receive, observe)
         except RequestError as error:
             await refusal(error)(scope, receive, observe)
         except Exception:
-            if exchange.status:
+            if context.status:
                 raise
-            _log.exception("request %s failed", exchange.request_id)
+            _log.exception("request %s failed", context.request_id)
             await failure()(scope, receive, observe)
         finally:
             if self._reports:
-                self._report(exchange, scope)
+                self._report(context, scope)
 
-    def _report(self, exchange: RequestContext, scope: Scope) -> None:
-        exchange.seconds = time.monotonic() - exchange.started
-        exchange.route, exchange.client = _route(scope), _client(scope)
-        exchange.traceparent = _header(scope, b"traceparent")
-        exchange.status = exchange.status or CALLER_LEFT
-        for report in self._reports:
-            report(exchange)
+    def _report(self, context: RequestContext, scope: Scope) -> None:
+        context.route, context.client = _route(scope), client_of(scope["headers"], scope.get("client"))
+        context.traceparent = headers_of(scope["headers"]).get("traceparent", "")
+        report(context, self._reports)
+
+
+def report(context: RequestContext, reports: Sequence[Report]) -> None:
+    """Tells reports of a request that is over; one without an answer has lost its caller."""
+    context.seconds = time.monotonic() - context.started
+    context.status = context.status or CALLER_LEFT
+    for each in reports:
+        each(context)
 
 
 def _route(scope: Scope) -> str:
     """The path as it was declared (`/models/{name}`), which the router has left in the scope."""
     return str(getattr(scope.get("route"), "path", _OTHER))
-
-
-def _given_id(scope: Scope) -> str:
-    given = _header(scope, _REQUEST_ID)
-    return checked_id(given) if given else ""
-
-
-def _client(scope: Scope) -> str:
-    """Who asks: HAProxy appends the address that it saw to this header, whatever the caller wrote there before."""
-    forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
-    if forwarded:
-        return str(forwarded[-1].decode("latin-1").rpartition(",")[2].strip())
-    return scope["client"][0] if scope.get("client") else ""
-
-
-def _header(scope: Scope, wanted: bytes) -> str:
-    for name, value in scope["headers"]:
-        if name == wanted:
-            return str(value.decode("latin-1"))
-    return ""

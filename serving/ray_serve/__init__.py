@@ -1,0 +1,1 @@
+"""Everything that knows Ray Serve, HAProxy or uvicorn: the replica, its HTTP protocol, autoscaling, rollouts, metrics."""

@@ -1,4 +1,4 @@
-"""The HAProxy that Ray Serve starts: switched on, given a place of its own, and seen off at the end.
+"""The HAProxy that Ray Serve starts: its settings, a directory of its own, and its end.
 
 Ray Serve reads all of this from environment variables when its modules are imported and when Ray's processes start
 (ray/serve/_private/constants.py, ray 2.60), so it has to be said before either.
@@ -38,7 +38,7 @@ _PLACES = {
 # Ray drains leaving replicas for 30 s so that load balancers of a cloud notice; on one machine HAProxy knows at once.
 _DRAINING = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
 # Before Ray's own code, which fails on some requests before ours sees them.
-_THRESHOLD = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.ray_serve.replica_entry:layers"}
+_ENTRY = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.ray_serve.replica_entry:layers"}
 # A replica that dies takes the requests with it that it had begun. To predict twice does no harm, so they go to another one;
 # a few times at most, lest a request that kills its replica kills them all: a try is spent for each idle connection to the
 # dead replica that HAProxy takes for a living one.
@@ -47,12 +47,18 @@ _RETRIES = {"RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response", "RAY_SE
 # most clients send headers and body apart: so it waits for the body, or for what fits into its buffer of 16 KiB, which keeps
 # slow senders away from the replicas as well.
 _WHOLE_REQUESTS = "option http-buffer-request"
+# A log line for every request, which Ray's manager of HAProxy parses to count them, costs more than HAProxy itself; HAProxy's
+# own exporter counts for nothing. The line that Ray writes to a syslog besides goes nowhere on most hosts.
+_COUNTS = {"RAY_SERVE_HAPROXY_METRICS_ENABLED": "0"}
+_NO_LOG = "no log"
 # Clients that send nothing leave room for others: Ray's own 4,096 connections of an hour each are soon taken.
 _IDLE_CLIENT_S = 15
 _MOST_CONNECTIONS = 16_384
-# Ray turns these, from 500 on, into a plain 500. (error, remedy, further headers)
+# Ray turns these, from 500 on, into a plain 500; the rest is HTML otherwise. (error, remedy, further headers)
 _ANSWERS = {
+    400: ("the request is no HTTP, or its head is larger than 16 KiB", "send a valid request with fewer headers", ""),
     408: ("the request was not there in time", "send it again, over a faster line", ""),
+    422: ("the transfer encoding is not known", "send content-length, or chunked alone", ""),
     502: ("the replica that had the request is gone", "send the request again", "hdr retry-after 1"),
     503: ("no replica can answer now", "send the request again in a second", "hdr retry-after 1"),
     504: ("the replica did not answer in time", "send fewer texts in one request", ""),
@@ -92,7 +98,7 @@ def own_haproxy(*, max_message_bytes: int) -> Iterator[None]:
 
 def everywhere() -> dict[str, str]:
     """The environment that every node of every cluster needs beside the switches; k8s/ is held to it."""
-    return _THRESHOLD | _RETRIES | {"RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "\n    ".join(_defaults())}
+    return _ENTRY | _RETRIES | _COUNTS | {"RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "\n    ".join(_defaults())}
 
 
 def is_port_free(host: str, port: int) -> bool:
@@ -123,7 +129,7 @@ def _defaults() -> list[str]:
     tests/serving/ray_serve/test_hostile.py sees whether they still arrive.
     """
     addresses = "option forwardfor"  # the access log's client
-    lines = ["leastconn", _WHOLE_REQUESTS, f"timeout http-request {_IDLE_CLIENT_S}s", addresses]
+    lines = ["leastconn", _NO_LOG, _WHOLE_REQUESTS, f"timeout http-request {_IDLE_CLIENT_S}s", addresses]
     for status, (error, remedy, headers) in _ANSWERS.items():
         body = json.dumps({"error": error, "field": None, "allowed": None, "remedy": remedy})
         lines.append(f"http-error status {status} content-type application/json string '{body}' {headers}".rstrip())

@@ -1,16 +1,13 @@
 """The layer before Ray Serve's own HTTP code: refuses with JSON what that would fail on, and takes predictions past it.
 
-Ray is told of this layer by its environment (`serving.ray_serve.haproxy.everywhere`).
-
-Ray (2.60, serve/_private/replica.py) decodes headers as UTF-8, and answers a plain 500 where they are not. A replica also
-starts two tasks for every request, to notice callers who hang up; a header that it knows declines that, since
-`serving.ray_serve.disconnect` sees to it for less. Ray's proxy, which requests pass where there is no replica or no HAProxy, is the only one
-that sees its callers, so there the header must not be.
+Ray is told of it by its environment (`serving.ray_serve.haproxy.everywhere`), and asks for it when a replica, or a proxy of
+Ray's own, opens its port. Ray (2.60, serve/_private/replica.py) decodes headers as UTF-8, and answers a plain 500 where they
+are not; and it believes a caller who tells it not to notice when callers hang up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 from ray import serve
 from ray.serve.exceptions import RayServeException
@@ -18,9 +15,8 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent.errors import RequestError
-from serving.api.responses import refusal
-from serving.ray_serve.direct_predictions import Lane
-from serving.ray_serve.single_write import in_one_write
+from serving.middleware.responses import refusal
+from serving.ray_serve import http_protocol
 
 _UNWATCHED = b"x-request-disconnect-disabled"
 
@@ -30,44 +26,36 @@ class ReplicaEntry:
 
     Args:
         app: Ray Serve's.
-        watches: Whether Ray Serve is to notice callers who hang up.
-        find_lane: Finds what answers predictions without Ray Serve; asked until it is there.
     """
 
-    def __init__(self, app: ASGIApp, *, watches: bool, find_lane: Callable[[], Lane | None] | None = None) -> None:
-        self._app, self._watches, self._find_lane = app, watches, find_lane
-        self._lane: Lane | None = None
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
         if scope["type"] == "http":
-            send = in_one_write(send)
             try:
                 _check(scope)
             except RequestError as error:
                 await refusal(error)(scope, receive, send)
                 return
-            if self._lane is None and self._find_lane:
-                self._lane = self._find_lane()
-            if self._lane and self._lane.takes(scope):
-                await self._lane(scope, receive, send)
-                return
-            headers = [pair for pair in scope["headers"] if pair[0] != _UNWATCHED]  # a caller has no say in it
-            scope["headers"] = headers if self._watches else [*headers, (_UNWATCHED, b"?1")]
+            scope["headers"] = [pair for pair in scope["headers"] if pair[0] != _UNWATCHED]
         await self._app(scope, receive, send)
 
 
 def layers() -> list[Middleware]:
-    """Asked by Ray Serve, through RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH."""
+    """Asked by Ray Serve, through RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, before it starts uvicorn."""
     try:
         serve.get_replica_context()
-    except RayServeException:  # a proxy of Ray
-        return [Middleware(ReplicaEntry, watches=True)]
-    return [Middleware(ReplicaEntry, watches=False, find_lane=_lane_of_this_replica)]
+    except RayServeException:  # a proxy of Ray's own
+        pass
+    else:
+        http_protocol.install(_predictions_of_this_replica)
+    return [Middleware(ReplicaEntry)]
 
 
-def _lane_of_this_replica() -> Lane | None:
+def _predictions_of_this_replica() -> Any:
     """Ray opens the port of a replica a moment before it tells the replica's code of the agent in it."""
-    return getattr(serve.get_replica_context().servable_object, "lane", None)
+    return getattr(serve.get_replica_context().servable_object, "predictions", None)
 
 
 def _check(scope: Scope) -> None:

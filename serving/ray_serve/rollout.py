@@ -1,4 +1,4 @@
-"""Brings in a new version of the bundle while requests are answered, and keeps the one before when the new one is no good.
+"""Rolls out a new version of the bundle while requests are answered, and keeps the one before when the new one is no good.
 
 A replica looks at the bundle's directory again and again. When another bundle stands there (training or compression with
 the same output, or a copy), it is checked, loaded and warmed beside the old one, compared on the latest texts, and given
@@ -14,17 +14,35 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from pydantic import Field
+
 from agent import telemetry
 from agent.bundle import MANIFEST, Bundle
+from agent.config.base import Config
 from agent.errors import AgentError, BundleError
 from serving.inference.engine import Engine
 from serving.scheduling.predictor import Predictor
-from serving.settings import RolloutConfig
 
 _log = logging.getLogger(__name__)
 _CANARY_CHECK_S = 0.05
 
 Outcome = Literal["promoted", "refused", "rolled_back"]
+
+
+class RolloutConfig(Config):
+    """When a new version of the bundle takes over."""
+
+    watch: bool = Field(True, description="bring in what replaces the bundle in its directory, without a restart")
+    poll_s: float = Field(2, gt=0, description="seconds between two looks at the directory")
+    samples: int = Field(
+        256, ge=0, description="latest texts kept in memory to compare a new version on; 0 keeps and compares none"
+    )
+    min_agreement: float = Field(
+        0.8, ge=0, le=1, description="part of those texts that it has to answer as the version before does"
+    )
+    canary_share: float = Field(0.1, ge=0, le=1, description="part of the requests that it answers at first; 0 skips")
+    canary_s: float = Field(30, ge=0, description="seconds for which it answers that part before it takes over")
+    max_failures: int = Field(0, ge=0, description="requests that it may fail meanwhile; one more sends it away")
 
 
 class Rollout:

@@ -1,4 +1,4 @@
-"""The line in which windows wait: who is due first, and with whom it shares a batch. Knows no workers, no event loop, no model."""
+"""The queue of waiting windows: which is due first, and with which others it shares a batch."""
 
 from __future__ import annotations
 
@@ -6,37 +6,31 @@ import bisect
 import heapq
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from agent.encoding import Window
 
 Owner = TypeVar("Owner")
 
-_SLOTS_PER_S = 20  # in which what is due is counted
+_SLOTS_PER_S = 20  # resolution of `tokens_due_by`
 
 
-@dataclass(order=True, slots=True)
 class Item(Generic[Owner]):
-    """A waiting window; sorts by length, then by arrival.
+    """A waiting window.
 
-    Attributes:
-        length: Tokens of the window.
-        number: Nobody else's; later ones are higher.
-        due: When it is to be served, in seconds of the monotonic clock.
+    Args:
         window: What is to be computed.
         owner: Whose it is.
         place: Which of its owner's windows it is.
-        waits: Whether it is still in the line.
+        number: Unique, increasing with arrival.
+        due: When it is to be served, in seconds of the monotonic clock.
     """
 
-    length: int
-    number: int
-    due: float = field(compare=False)
-    window: Window = field(compare=False)
-    owner: Owner = field(compare=False)
-    place: int = field(compare=False)
-    waits: bool = field(compare=False, default=True)
+    __slots__ = ("due", "length", "number", "owner", "place", "waits", "window")
+
+    def __init__(self, window: Window, owner: Owner, place: int, *, number: int, due: float) -> None:
+        self.length, self.number, self.due, self.window = len(window.input_ids), number, due, window
+        self.owner, self.place, self.waits = owner, place, True
 
 
 class RequestQueue(Generic[Owner]):
@@ -48,7 +42,8 @@ class RequestQueue(Generic[Owner]):
 
     def __init__(self, max_batch_tokens: int) -> None:
         self._max_batch_tokens = max_batch_tokens
-        self._items: list[Item[Owner]] = []  # sorted
+        # Sorted by length, then by arrival. Numbers are unique, so items themselves are never compared.
+        self._items: list[tuple[int, int, Item[Owner]]] = []
         self._due: list[tuple[float, int, Item[Owner]]] = []  # a heap, with items that wait no longer
         self._tokens_due: defaultdict[int, int] = defaultdict(int)  # by slot of time
         self.num_tokens = 0
@@ -58,26 +53,26 @@ class RequestQueue(Generic[Owner]):
 
     def add(self, item: Item[Owner]) -> None:
         """Puts one in."""
-        bisect.insort(self._items, item)
+        bisect.insort(self._items, (item.length, item.number, item))
         heapq.heappush(self._due, (item.due, item.number, item))
         self._tokens_due[_slot(item.due)] += item.length
         self.num_tokens += item.length
 
     def take(self) -> list[Item[Owner]]:
-        """Takes a batch out: the item that is due first and its neighbours in length. Not of an empty line."""
+        """Takes a batch out: the item that is due first and its neighbours in length. The queue must not be empty."""
         while not self._due[0][-1].waits:
             heapq.heappop(self._due)
-        index = bisect.bisect_left(self._items, self._due[0][-1])
-        first, end = _around(self._items, index, self._max_batch_tokens)
-        batch = self._items[first:end]
-        del self._items[first:end]
+        due, items = self._due[0][-1], self._items
+        first, end = _around(items, bisect.bisect_left(items, (due.length, due.number)), self._max_batch_tokens)
+        batch = [entry[-1] for entry in items[first:end]]
+        del items[first:end]
         self._account(batch)
         return batch
 
     def drop(self, owner: Owner) -> list[Item[Owner]]:
-        """Takes out what is somebody's."""
-        dropped = [item for item in self._items if item.owner is owner]
-        self._items = [item for item in self._items if item.owner is not owner]
+        """Takes out everything of an owner."""
+        dropped = [item for _, _, item in self._items if item.owner is owner]
+        self._items = [entry for entry in self._items if entry[-1].owner is not owner]
         self._account(dropped)
         return dropped
 
@@ -103,10 +98,10 @@ def _slot(due: float) -> int:
     return int(due * _SLOTS_PER_S)
 
 
-def _around(items: Sequence[Item[Owner]], index: int, budget: int) -> tuple[int, int]:
+def _around(items: Sequence[tuple[int, int, Item[Owner]]], index: int, budget: int) -> tuple[int, int]:
     """Where a batch with one of the sorted items begins and ends: shorter neighbours first, for they do not widen it."""
-    first = max(0, index + 1 - max(1, budget // items[index].length))
+    first = max(0, index + 1 - max(1, budget // items[index][0]))
     end = index + 1
-    while end < len(items) and items[end].length * (end + 1 - first) <= budget:
+    while end < len(items) and items[end][0] * (end + 1 - first) <= budget:
         end += 1
     return first, end

@@ -10,7 +10,7 @@ import pytest
 
 from agent.config.base import from_mapping, load
 from benchmarks import compressed_agents as benchmark
-from compression.pipeline.pipeline import CompressionConfig
+from compression.pipeline.pipeline_inputs import CompressionConfig
 from tests.compression.agents import tiny_bundle
 
 EXPORT = {"kind": "export", "exporter": "torchscript"}

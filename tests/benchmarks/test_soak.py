@@ -1,4 +1,4 @@
-"""Callers count every request once, whatever becomes of it; the soak's figures say what happened."""
+"""LoadGenerator count every request once, whatever becomes of it; the soak's figures say what happened."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from benchmarks.common.load_generator import Answer, Callers
+from benchmarks.common.load_generator import Answer, LoadGenerator
 from benchmarks.soak import _summary, aims
 
-Scenario = Callable[[Callers], Awaitable[Any]]
+Scenario = Callable[[LoadGenerator], Awaitable[Any]]
 
 
 def drive(scenario: Scenario, answer: Callable[[int], bytes | None], **options: Any) -> tuple[Any, int]:
@@ -39,7 +39,7 @@ def drive(scenario: Scenario, answer: Callable[[int], bytes | None], **options: 
 
     async def run() -> Any:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        callers = Callers(server.sockets[0].getsockname()[1], ["a", "b"], **options)
+        callers = LoadGenerator(server.sockets[0].getsockname()[1], ["a", "b"], **options)
         try:
             return await scenario(callers)
         finally:
@@ -55,7 +55,7 @@ BUSY = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n"
 def test_every_request_is_counted_with_what_became_of_it() -> None:
     replies = {1: OK, 2: BUSY, 3: b"", 4: b"HTTP/1.1 200 OK\r\n\r\n", 5: None}
 
-    async def scenario(callers: Callers) -> list[Answer]:
+    async def scenario(callers: LoadGenerator) -> list[Answer]:
         return [await callers.ask() for _ in range(6)]
 
     answers, _ = drive(scenario, lambda number: replies.get(number, OK), timeout_s=0.3)
@@ -63,15 +63,15 @@ def test_every_request_is_counted_with_what_became_of_it() -> None:
 
 
 def test_open_callers_keep_their_rate_and_connections_are_used_again() -> None:
-    answers, connections = drive(lambda callers: callers.open(0.5, 100), lambda _: OK)
+    answers, connections = drive(lambda callers: callers.open_loop(0.5, 100), lambda _: OK)
     assert len(answers) == 50
     assert connections < 20
-    begun = [answer.began for answer in answers]
+    begun = [answer.started for answer in answers]
     assert 0.3 < max(begun) - min(begun) < 1.5
 
 
 def test_closed_callers_ask_until_the_time_is_up() -> None:
-    answers, connections = drive(lambda callers: callers.closed(0.3, 4, size=3), lambda _: OK)
+    answers, connections = drive(lambda callers: callers.closed_loop(0.3, 4, size=3), lambda _: OK)
     assert Counter(answer.status for answer in answers) == {200: len(answers)}
     assert len(answers) > 8
     assert connections == 4

@@ -229,12 +229,12 @@ def test_what_is_doubtful_counts_only_if_that_is_accepted(bench, tmp_path):
 
 
 def test_a_watch_tells_the_memory_and_the_work_of_a_process_from_those_of_others():
-    watch = workbench.Watch()
+    watch = workbench.ProcessMonitor()
     program = "import time; kept = b'x' * 300_000_000; begun = time.time()\nwhile time.time() < begun + 3: pass"
     watch.wait(subprocess.Popen([sys.executable, "-c", program]))
     alone = watch.figures()
     assert 3e8 < alone["memory"]["largest"] <= alone["memory"]["together"] < 4e8
-    watch = workbench.Watch()
+    watch = workbench.ProcessMonitor()
     neighbour = subprocess.Popen([sys.executable, "-c", program])
     watch.wait(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3)"]))
     neighbour.wait()

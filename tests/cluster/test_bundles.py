@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 
 from agent.bundle import MANIFEST, Bundle, Lineage, Manifest, write_bundle
-from agent.errors import BundleError
+from agent.errors import BundleError, ConfigError
 from agent.tasks import TokenClassification
 from cluster import bundles
-from tests.s3 import serve_s3  # noqa: F401 - the fixture s3
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -156,3 +155,29 @@ def test_the_command_copies_and_says_so(tmp_path):
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert again.returncode == 2
     assert "overwrite=true" in again.stderr
+
+
+def test_any_version_is_found_by_a_pattern(tmp_path, remote):
+    make_bundle(tmp_path / "agent")
+    bundles.copy(str(tmp_path / "agent"), remote)
+    place, question, options = remote.partition("?")
+    assert bundles.find(f"{place[:-2]}*{question}{options}").digest == bundles.fetch(remote).digest
+    with pytest.raises(BundleError, match="there is nothing called"):
+        bundles.find(f"{place}-*{question}{options}")
+
+
+def test_a_damaged_version_does_not_hide_a_whole_one(tmp_path):
+    made = make_bundle(tmp_path / "agent-1")
+    (make_bundle(tmp_path / "agent-2").path / "model.onnx").write_text("altered")
+    (tmp_path / "agent-3").mkdir()
+    assert bundles.find(str(tmp_path / "agent-*")) == made
+    shutil.rmtree(made.path)
+    with pytest.raises(BundleError, match="agent-3"):
+        bundles.find(str(tmp_path / "agent-*"))
+
+
+def test_a_pattern_names_nothing_to_copy(tmp_path):
+    made = make_bundle(tmp_path / "agent")
+    with pytest.raises(ConfigError, match="no single bundle"):
+        bundles.main(bundles.CopyConfig(source=f"{made.path}*", destination=str(tmp_path / "there")))
+    assert not (tmp_path / "there").exists()

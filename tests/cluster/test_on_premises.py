@@ -70,7 +70,7 @@ def test_the_serve_config_in_the_documentation_is_one():
     from ray.serve.schema import ServeDeploySchema
 
     from agent.config.base import from_mapping
-    from serving.settings import AppConfig
+    from serving.ray_serve.app_config import AppConfig
 
     text = (ROOT / "docs" / "clusters.md").read_text()
     block = re.search(r"((?:    .*\n)*    proxy_location.*\n(?:    .*\n)+)", text)

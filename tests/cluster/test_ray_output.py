@@ -13,7 +13,7 @@ from cluster import ray_output
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
-import logging, sys, time
+import io, logging, sys, time
 sys.path.insert(0, {root!r})
 import ray
 from cluster import ClusterConfig, connect, ray_output
@@ -25,8 +25,16 @@ def work():
     print("a library grumbles", file=sys.stderr, flush=True)
     logging.getLogger("training.loop.worker").warning("memory is short")
 
+class Reader(logging.StreamHandler):
+    pass
+
+reader, closed = Reader(io.StringIO()), io.StringIO()
+logging.getLogger("ray").addHandler(reader)
+logging.getLogger("ray.serve").addHandler(logging.StreamHandler(closed))
+closed.close()
 connect(ClusterConfig(address="local", num_cpus=1, num_gpus=0, dashboard=False))
 logging.getLogger("ray").warning("a warning of Ray")
+assert "a warning of Ray" in reader.stream.getvalue()
 ray.get(work.remote())
 time.sleep(2)  # Ray copies the lines of workers twice a second
 ray.shutdown()

@@ -176,7 +176,7 @@ def ports(world: World) -> Iterator[str]:
         for name, port in wanted.items():
             if found.get(name) != port:
                 yield f"{template.where}: port {name} is {found.get(name)}, not {port}"
-    named = {port["name"]: port["containerPort"] for template in templates(world, "pod") for port in template.ray["ports"]}  # fmt: skip
+    named = {port["name"]: port["containerPort"] for template in templates(world, "pod") for port in template.ray.get("ports", [])}  # fmt: skip
     for item in world.of("Service"):
         for port in item["spec"]["ports"]:
             if port["targetPort"] not in named:
@@ -253,6 +253,8 @@ def _largest(world: World) -> dict[str, float]:
         add(spec["submitterPodTemplate"]["spec"]["containers"][0]["resources"], 1)
     for item in world.of("StatefulSet"):
         add(item["spec"]["template"]["spec"]["containers"][0]["resources"], item["spec"]["replicas"])
+    for item in world.of("Pod"):
+        add(item["spec"]["containers"][0]["resources"], 1)
     return total
 
 
@@ -269,4 +271,21 @@ def ingress(world: World) -> Iterator[str]:
                 yield f"{label(item)}: leads to {backend['name']}, which is not the agent"
 
 
-CHECKS = (references, keys, volumes, selectors, ports, resources, disruption, quota, ingress)
+def monitors(world: World) -> Iterator[str]:
+    """What is scraped is a port by its name, and of Ray only pods that run: one whose init container waits is not down."""
+    for item in world.of("PodMonitor"):
+        ray = any(key.startswith("ray.io/") for key in item["spec"]["selector"]["matchLabels"])
+        for endpoint in item["spec"]["podMetricsEndpoints"]:
+            if "targetPort" in endpoint or not endpoint.get("port"):
+                yield f"{label(item)}: targetPort is deprecated; name the port"
+            if ray and not any(_keeps_running(rule) for rule in endpoint.get("relabelings", [])):
+                yield f"{label(item)}: port {endpoint.get('port')} of pods that are not Running is a target, and counts as down"
+
+
+def _keeps_running(rule: Object) -> bool:
+    return (rule.get("sourceLabels"), rule.get("regex"), rule.get("action")) == (
+        ["__meta_kubernetes_pod_phase"], "Running", "keep",
+    )  # fmt: skip
+
+
+CHECKS = (references, keys, volumes, selectors, ports, resources, disruption, quota, ingress, monitors)

@@ -7,6 +7,7 @@ import importlib
 import re
 import shlex
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,10 +15,10 @@ import yaml
 
 from agent.config.base import Config, from_mapping, load
 from agent.errors import ConfigError
-from cluster.bundles import CopyConfig
 from cluster.file_system import is_remote
 from tests.manifests.cluster_checks import SERVE_PORT
 from tests.manifests.image_checks import stages, workdir
+from tests.manifests.running.script_checks import waits_for
 from tests.manifests.world import ROOT, Object, Template, World, clusters, jobs, label, quantity, templates
 
 _IMAGES = "bert-agent/"
@@ -90,32 +91,10 @@ def _parse(line: str) -> tuple[str, Config]:
 
 @functools.cache
 def _configs() -> dict[str, type[Config]]:
-    from compression.pipeline.pipeline import CompressionConfig
+    from compression.pipeline.pipeline_inputs import CompressionConfig
     from training.config import TrainingConfig
 
     return {"training/run.py": TrainingConfig, "compression/run.py": CompressionConfig}
-
-
-def waiting(world: World) -> Iterator[str]:
-    """What the head waits for is a command of ours, and the bundle at hand when it ends can be served."""
-    for item in world.of("RayService"):
-        served = _serving(_applications(item)[0]["args"]).bundle
-        for head in templates(world.only(item), "head"):
-            found = [
-                container for container in head.inits if container["command"][:3] == ["python", "-m", "cluster.bundles"]
-            ]
-            if not found:
-                yield f"{head.where}: does not wait for the bundle; Ray Serve does not retry an application that fails"
-            for container in found:
-                try:
-                    config = load(CopyConfig, container["command"][3:])
-                except ConfigError as error:
-                    yield f"{head.where}: {container['name']}: {error}"
-                    continue
-                if config.wait_s < 86_400:
-                    yield f"{head.where}: waits {config.wait_s:g} s; a first training may take longer"
-                if is_remote(config.source) != is_remote(served):
-                    yield f"{head.where}: waits for {config.source}, served is {served}"
 
 
 def api_keys(world: World) -> Iterator[str]:
@@ -201,7 +180,7 @@ def _serving(args: dict[str, Any]) -> Any:
     Raises:
         ConfigError: A key or value is wrong.
     """
-    from serving.settings import AppConfig
+    from serving.ray_serve.app_config import AppConfig
 
     return from_mapping(AppConfig, args)
 
@@ -248,7 +227,7 @@ def images(world: World) -> Iterator[str]:
     for template in templates(world):
         for container in template.containers:
             repository, _, tag = container["image"].rpartition(":")
-            if template.role == "pod":
+            if template.role == "pod" and _IMAGES not in repository:
                 if not re.match(r"\d+\.\d+\.\d+", tag):
                     yield f"{template.where}: image {container['image']} is not pinned to a release"
                 continue
@@ -268,7 +247,7 @@ def _target(image: str) -> str:
 
 def ingress_limits(world: World) -> Iterator[str]:
     """The ingress lets through what the agent takes: refusals are the agent's own, in JSON."""
-    from serving.settings import LimitsConfig
+    from serving.scheduling.limits import LimitsConfig
 
     for item in world.of("Ingress"):
         size = item["metadata"].get("annotations", {}).get("nginx.ingress.kubernetes.io/proxy-body-size", "1m")
@@ -336,6 +315,7 @@ def bundle_flow(world: World) -> Iterator[str]:
     """What training writes compression reads, what compression writes serving reads, all on one mounted claim."""
     read: list[tuple[str, str]] = []
     written: list[tuple[str, str]] = []
+    served: set[str] = set()
     for item, _ in jobs(world):
         for config in _loaded(world, item):
             written.append((label(item), str(config.output)))
@@ -346,7 +326,8 @@ def bundle_flow(world: World) -> Iterator[str]:
                 yield f"{label(item)}: writes {config.output} each time, over what may be served; put {_VERSION} into it"
     for item in world.of("RayService"):
         bundles = [entry["args"]["bundle"] for entry in _applications(item)]
-        waited = [argument.partition("=")[2] for head in templates(world.only(item), "head") for container in head.inits for argument in container["command"] if argument.startswith("source=")]  # fmt: skip
+        served.update(bundles)
+        waited = [argument.partition("=")[2] for head in templates(world.only(item), "head") for container in head.inits for argument in waits_for(container) if argument.startswith("source=")]  # fmt: skip
         read += [(label(item), path) for path in bundles + waited]
         local = [path for path in bundles if not is_remote(path)]
         yield from _on_claim(templates(world.only(item), "head", "worker"), local, read_only=True)
@@ -354,8 +335,12 @@ def bundle_flow(world: World) -> Iterator[str]:
             yield from _with_credentials(templates(world.only(item), "head", "worker"))
     outputs = [path for _, path in written]
     for where, path in read:
-        if not is_remote(path) and path not in outputs:
+        if not is_remote(path) and not any(fnmatchcase(output, path) for output in outputs):
             yield f"{where}: reads {path}, which no job writes ({', '.join(sorted(outputs))})"
+        elif "*" in path and (
+            others := {bundle for _, bundle in read if "*" not in bundle and fnmatchcase(bundle, path)} - served
+        ):
+            yield f"{where}: {path} is content with {', '.join(sorted(others))}, which is only a step on the way"
     for where, path in written:
         if outputs.count(path) > 1:
             yield f"{where}: {path} is written by two jobs"
@@ -394,6 +379,6 @@ def working_directory(world: World) -> Iterator[str]:
 
 
 CHECKS = (
-    commands, waiting, api_keys, serve_config, throughput, ray_version, images, ingress_limits, sizes, bundle_flow,
+    commands, api_keys, serve_config, throughput, ray_version, images, ingress_limits, sizes, bundle_flow,
     working_directory,
 )  # fmt: skip

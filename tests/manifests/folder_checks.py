@@ -10,7 +10,7 @@ import yaml
 from tests.manifests.world import Object
 
 APPLIED = (".yaml", ".yml", ".json")  # what kubectl reads in a folder; it does not descend
-_ONE_OFF = {"RayJob", "RayCronJob", "Job", "CronJob"}
+_ONE_OFF = {"Pod", "RayJob", "RayCronJob", "Job", "CronJob"}
 # Custom resources whose absence would fail the whole command; KubeRay's are the stated prerequisite.
 _EXPECTED_GROUPS = {"", "apps", "batch", "policy", "networking.k8s.io", "rbac.authorization.k8s.io", "scheduling.k8s.io", "ray.io"}  # fmt: skip
 
@@ -20,7 +20,7 @@ _HELD = {
         "Namespace", "ResourceQuota", "LimitRange", "PriorityClass", "ServiceAccount", "ConfigMap", "StatefulSet", "Service",
         "NetworkPolicy", "PersistentVolumeClaim", "RayService", "PodDisruptionBudget", "Ingress",
     },
-    "jobs": {"RayJob train", "RayJob compress", "RayCronJob retrain"},
+    "jobs": {"Pod load", "RayJob train", "RayJob compress", "RayCronJob retrain"},
     "secrets": {"Secret redis", "Secret api-keys"},
     "monitoring": {"ConfigMap", "PrometheusRule", "PodMonitor"},
 }  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from tests.manifests.security_checks import matches
 from tests.manifests.world import Object, World, clusters, jobs, label, templates
 
 _NAME_LENGTHS = {"RayCluster": 53, "RayService": 47, "RayJob": 47, "RayCronJob": 36}
@@ -17,6 +18,21 @@ _SUBMISSION_MODES = ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
 _REFUSED_ENV = {"RAY_REDIS_ADDRESS", "REDIS_PASSWORD"}
 _INCREMENTAL = "NewClusterWithIncrementalUpgrade"
 _UPGRADES = ("NewCluster", _INCREMENTAL, "None")  # the CRD takes any string
+# The operator's pod, by the way in which it was installed: helm-chart/kuberay-operator and ray-operator/config/manager of v1.7.0.
+_INSTALLS = {
+    "Helm's chart": {
+        "app.kubernetes.io/name": "kuberay-operator",
+        "app.kubernetes.io/instance": "kuberay-operator",
+        "app.kubernetes.io/component": "kuberay-operator",
+    },
+    "kustomize's install": {
+        "app.kubernetes.io/name": "kuberay",
+        "app.kubernetes.io/component": "kuberay-operator",
+    },
+}
+_NAMESPACE = "kubernetes.io/metadata.name"
+_OPERATOR_NAMESPACE = "kuberay-system"
+_OPERATOR_PORT = "http"  # 8080 in both
 
 
 def names(world: World) -> Iterator[str]:
@@ -63,7 +79,7 @@ def _submission(spec: Object) -> Iterator[str]:
 
 
 def schedules(world: World) -> Iterator[str]:
-    """A RayCronJob's schedule has five fields, and one run ends before the next can begin (the operator keeps none apart)."""
+    """A RayCronJob's schedule has five fields, and one run ends before the next is due. Runs that are made up: script_checks."""
     for item in world.of("RayCronJob"):
         fields = str(item["spec"].get("schedule", "")).split()
         if len(fields) != 5 or not all(re.fullmatch(r"[0-9*,/-]+", field) for field in fields):
@@ -132,4 +148,27 @@ def fault_tolerance(world: World) -> Iterator[str]:
             yield f"{label(item)}: ray.io/ft-enabled and gcsFaultToleranceOptions exclude each other"
 
 
-CHECKS = (names, job_policies, schedules, auth, refused_settings, upgrades, fault_tolerance)
+def operator_pods(world: World) -> Iterator[str]:
+    """What selects the operator's pod finds it, however the operator was installed, and scrapes the port that it has."""
+    for where, selector in _operator_selectors(world):
+        for install, labels in _INSTALLS.items():
+            if not matches(selector, labels):
+                yield f"{where}: does not select the operator of {install} ({selector})"
+    for item in world.of("PodMonitor"):
+        for endpoint in item["spec"]["podMetricsEndpoints"]:
+            if item["metadata"]["name"] == "kuberay-operator" and endpoint.get("port") != _OPERATOR_PORT:
+                yield f"{label(item)}: scrapes port {endpoint.get('port')}, the operator's is called {_OPERATOR_PORT}"
+
+
+def _operator_selectors(world: World) -> Iterator[tuple[str, Object]]:
+    for item in world.of("NetworkPolicy"):
+        for rule in item["spec"].get("ingress", []):
+            for peer in rule.get("from", []):
+                if peer.get("namespaceSelector", {}).get("matchLabels", {}).get(_NAMESPACE) == _OPERATOR_NAMESPACE:
+                    yield label(item), peer.get("podSelector", {})
+    for item in world.of("PodMonitor"):
+        if item["metadata"]["name"] == "kuberay-operator":
+            yield label(item), item["spec"]["selector"]
+
+
+CHECKS = (names, job_policies, schedules, auth, refused_settings, upgrades, fault_tolerance, operator_pods)

@@ -112,8 +112,24 @@ def _incremental(**options: Any) -> Edit:
     return lambda world: _service(world).update(upgradeStrategy=strategy)
 
 
-def _wait(world: World) -> Any:
-    return _head(world)["initContainers"][0]["command"]
+def _wait(old: str, new: str) -> Edit:
+    def edit(world: World) -> None:
+        arguments = _head(world)["initContainers"][0]["args"]
+        arguments[0] = _replace(arguments[0], old, new)
+
+    return edit
+
+
+def _text(file: str, old: str, new: str) -> Edit:
+    return lambda world: world.texts.update({file: _replace(world.texts[file], old, new)})
+
+
+def _monitor(world: World, name: str = "ray") -> Any:
+    return world.get("PodMonitor", name)["spec"]
+
+
+def _operator_peer(world: World) -> Any:
+    return _policy("operator")(world)["ingress"][0]["from"][0]["podSelector"]
 
 
 def _from_storage(world: World) -> None:
@@ -123,6 +139,10 @@ def _from_storage(world: World) -> None:
 def _example(name: str) -> Callable[[World], Any]:
     return lambda world: next(item for item in world.examples if item["metadata"]["name"] == name)["stringData"]
 
+
+_DOCUMENT = "docs/kubernetes.md"
+_NETWORK = "k8s/06-network.yaml"
+_INCREMENTAL = "k8s-overlays/incremental/Kustomization"
 
 MISTAKES: list[tuple[str, str, Edit]] = [
     ("core_schemas", "accessMode", lambda w: w.get("PersistentVolumeClaim")["spec"].update(accessMode="ReadWriteOnce")),
@@ -205,7 +225,8 @@ MISTAKES: list[tuple[str, str, Edit]] = [
     ("sizes", "must be numbers", _serve("max_replicas: 8", "max_replicas: auto")),
     ("bundle_flow", "which no job writes", _serve("bundle: /bundles/agent-small", "bundle: /bundles/small")),
     ("bundle_flow", "which no job writes", _entry("bundle=/bundles/agent", "bundle=/bundles/trained", "compress")),
-    ("bundle_flow", "reads /bundles/x", lambda w: _wait(w).__setitem__(3, "source=/bundles/x")),
+    ("bundle_flow", "reads /bundles/x", _wait("/bundles/agent-small", "/bundles/x")),
+    ("bundle_flow", "is content with /bundles/agent, ", _wait("/bundles/agent-small", "/bundles/agent")),
     ("bundle_flow", "lies on no claim", _entry("output=/bundles/agent", "output=runs/agent")),
     ("bundle_flow", "lies on no claim", _entry("data.path=/bundles/data", "data.path=/data")),
     ("bundle_flow", "mounted read-only", lambda w: _gpu_group(w)["template"]["spec"]["containers"][0]["volumeMounts"][0].update(readOnly=True)),
@@ -296,9 +317,53 @@ MISTAKES: list[tuple[str, str, Edit]] = [
     ("commands", "no ConfigMap puts", lambda w: _cron(w)["jobTemplate"].update(entrypoint="bash /etc/bert-agent/retrain/run.sh")),
     ("commands", "image training does not hold compression", _set(lambda w: _cron(w)["jobTemplate"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0], "image", "bert-agent/training:0.1.0")),
     ("waiting", "does not wait", lambda w: _head(w).pop("initContainers")),
-    ("waiting", "unknown key 'from'", lambda w: _wait(w).__setitem__(3, "from=/bundles/agent-small")),
-    ("waiting", "a first training may take longer", lambda w: _wait(w).__setitem__(4, "wait_s=60")),
+    ("waiting", "unknown key 'from'", _wait("source=", "from=")),
+    ("waiting", "a first training may take longer", _wait("wait_s=31536000", "wait_s=60")),
     ("waiting", "served is s3://", _from_storage),
+    ("waiting", "for ever when it was deleted", _wait("agent-small*", "agent-small")),
+    ("waiting", "does not take what is served", _wait("agent-small*", "agent-large*")),
+    ("waiting", "redis-cleanup", _wait('test "$NODE_TYPE" = redis-cleanup || exec', "exec")),
+    ("waiting", "redis-cleanup", lambda w: _head(w)["initContainers"][0].pop("env")),
+    ("retraining", "two runs train at the same time", _script('flock --timeout "${PATIENCE_S:-120}" 9', "true")),
+    ("retraining", "backoffLimit starts it again", _script("exit 0", "exit 1")),
+    ("retraining", "does not say so", _script("another run holds", "no")),
+    ("retraining", "two runs write to", _script("version=$(date -u +%Y-%m-%d)-$run", "version=$(date -u +%Y-%m-%d)")),
+    ("retraining", "a second try writes to", _script('!= *-"$run"', "!= never")),
+    ("retraining", "stays locked", _script('flock --timeout "${PATIENCE_S:-120}" 9', "mkdir /bundles/.retrain.dir")),
+    ("retraining", "does not learn its cluster", lambda w: _cron(w)["jobTemplate"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0].pop("env")),
+    ("operator_pods", "NetworkPolicy operator: does not select the operator of kustomize's install", _set(_operator_peer, "matchLabels", {"app.kubernetes.io/name": "kuberay-operator"})),
+    ("operator_pods", "PodMonitor kuberay-operator: does not select the operator of Helm's chart", lambda w: _monitor(w, "kuberay-operator").update(selector={"matchLabels": {"app.kubernetes.io/name": "kuberay"}})),
+    ("operator_pods", "the operator's is called http", lambda w: _monitor(w, "kuberay-operator")["podMetricsEndpoints"][0].update(port="metrics")),
+    ("monitors", "targetPort is deprecated", lambda w: _monitor(w, "kuberay-operator").update(podMetricsEndpoints=[{"targetPort": 8080}])),
+    ("monitors", "not Running is a target", lambda w: _monitor(w)["podMetricsEndpoints"][0]["relabelings"].pop(0)),
+    ("operator_install", "must name kuberay-system", _text(_DOCUMENT, "       namespace: kuberay-system\n", "")),
+    ("operator_install", "not the release 1.7.0", _text(_DOCUMENT, "?ref=v1.7.0", "?ref=v1.6.0")),
+    ("operator_install", "not --server-side", _text(_DOCUMENT, "--server-side ", "")),
+    ("loading", "copies into POD", _text(_DOCUMENT, "load:/bundles", "POD:/bundles")),
+    ("loading", "copies into load, which is no pod", _without("Pod", "load")),
+    ("loading", "cannot write", lambda w: w.get("Pod")["spec"]["containers"][0]["volumeMounts"][0].update(readOnly=True)),
+    ("loading", "writes as another user", lambda w: w.get("Pod")["spec"]["securityContext"].update(fsGroup=1)),
+    ("loading", "does not wait", _text(_DOCUMENT, "condition=Ready", "create")),
+    ("loading", "leaves load behind", _text(_DOCUMENT, " && kubectl -n bert-agent delete pod load", "")),
+    ("pod_security", "Pod load, load: allowPrivilegeEscalation", lambda w: w.get("Pod")["spec"]["containers"][0].pop("securityContext")),
+    ("images", "Pod load: image tag is 0.0.9", lambda w: w.get("Pod")["spec"]["containers"][0].update(image="bert-agent/training:0.0.9")),
+    ("deletion", "does not wait until no RayCluster", _text(_DOCUMENT, "wait raycluster --all", "get raycluster")),
+    ("deletion", "rayservice is not deleted before", _text(_DOCUMENT, "    kubectl -n bert-agent delete rayservice agent\n    kubectl -n bert-agent wait", "    kubectl -n bert-agent wait")),
+    ("deletion", "rayjob is not deleted before", _text(_DOCUMENT, "delete raycronjob,rayjob", "delete raycronjob")),
+    ("deletion", "goes before the RayClusters", _text(_DOCUMENT, "    kubectl -n bert-agent delete rayservice agent\n", "    kubectl delete -f k8s/ --ignore-not-found\n    kubectl -n bert-agent delete rayservice agent\n")),
+    ("deletion", "says nothing of PriorityClass", _text(_DOCUMENT, "The two PriorityClasses belong", "Two objects belong")),
+    ("gateway", "docs/kubernetes.md: PodSecurity refuses", _text(_DOCUMENT, "gateways.seccompProfile.type=RuntimeDefault", "pilot.replicaCount=1")),
+    ("gateway", "Kustomization: PodSecurity refuses", _text(_INCREMENTAL, "gateways.seccompProfile.type=RuntimeDefault", "pilot.replicaCount=1")),
+    ("gateway", "starts with all of its minReplicas", _text(_DOCUMENT, "it does not save room at\nonce", "it takes half as much again")),
+    ("gateway", "says nothing of the new cluster's minReplicas", _text(_INCREMENTAL, "minReplicas", "workers")),
+    ("scheduled", "says nothing of suspend", _text(_DOCUMENT, "`suspend: true`", "A pause")),
+    ("scheduled", "says nothing of missed", lambda w: w.texts.update({_DOCUMENT: w.texts[_DOCUMENT].replace("missed", "due")})),
+    ("trials", "a check is no trial", _text(_DOCUMENT, "holds the operator's rules as its sources have them", "holds trials against a real API server")),
+    ("network_needs", "says nothing of OpenShift", lambda w: w.texts.update({_DOCUMENT: w.texts[_DOCUMENT].replace("OpenShift", "OKD")})),
+    ("network_needs", "lines of minikube: serving-head is still cut off", _text(_NETWORK, "port: 8443", "port: 8444")),
+    ("network_needs", "lines of NodeLocal DNSCache: serving-head is still cut off", _text(_NETWORK, "        # - ipBlock: {cidr: 169.254.20.10/32} # NodeLocal DNSCache\n", "")),
+    ("network_needs", "lines of IPv6 are there already", lambda w: _policy("https-outwards")(w)["egress"][0]["to"].append({"ipBlock": {"cidr": "::/0"}})),
+    ("network_needs", "with the lines of OpenShift: ", _text(_NETWORK, "{protocol: UDP, port: 5353}", "{protocl: UDP, protocol: UDP, port: 5353}")),
     ("api_keys", "with API keys: unknown key 'auth.keys_path'", _serve("auth: {keys_file:", "auth: {keys_path:")),
     ("api_keys", "which no Secret puts there", _serve("/etc/bert-agent/api-keys/keys", "/etc/bert-agent/keys")),
     ("api_keys", "which no Secret puts there", _drop(_example("api-keys"), "keys")),

@@ -116,7 +116,7 @@ def _too_open(rule: _Rule, circle: str | None) -> Iterator[str]:
         yield "anybody may reach it"
     if not rule.ports and not _from_circle(rule, circle):
         yield "somebody from outside its circle may reach every port"
-    operator = [peer for peer in rule.peers if peer.get("podSelector", {}).get("matchLabels", {}).get("app.kubernetes.io/name") == "kuberay-operator"]  # fmt: skip
+    operator = [peer for peer in rule.peers if peer.get("podSelector", {}).get("matchLabels", {}).get("app.kubernetes.io/component") == "kuberay-operator"]  # fmt: skip
     if 8265 in rule.ports and (len(operator) != len(rule.peers)):
         yield "somebody beside the operator may reach the dashboard"
 

@@ -21,16 +21,19 @@ from tests.manifests import (
     schema_checks,
     security_checks,
 )
+from tests.manifests.documented import document_checks, network_needs
 from tests.manifests.planted import MISTAKES, Edit
+from tests.manifests.running import script_checks
 from tests.manifests.world import CRDS, K8S, OVERLAYS, ROOT, World, load_files, load_rendered, program
 
-_OBJECT_GROUPS = (schema_checks, operator_checks, security_checks, cluster_checks, code_checks)
+_OBJECT_GROUPS = (schema_checks, operator_checks, security_checks, cluster_checks, code_checks, script_checks)
+_TEXT_GROUPS = (image_checks, document_checks, network_needs)
 OBJECT_CHECKS = {check.__name__: check for group in _OBJECT_GROUPS for check in group.CHECKS}
-CHECKS = OBJECT_CHECKS | {check.__name__: check for check in image_checks.CHECKS}
+CHECKS = OBJECT_CHECKS | {check.__name__: check for group in _TEXT_GROUPS for check in group.CHECKS}
 FOLDER_CHECKS = {check.__name__: check for check in folder_checks.CHECKS}
 # What is applied together; jobs read what the service's namespace holds.
 WORLDS = {
-    "base": (K8S, K8S / "jobs"),
+    "base": (K8S, K8S / "jobs", K8S / "monitoring"),
     "cpu": (OVERLAYS / "cpu", OVERLAYS / "cpu" / "jobs"),
     "prod": (OVERLAYS / "prod", OVERLAYS / "prod" / "jobs"),
     "incremental": (OVERLAYS / "incremental", K8S / "jobs"),
@@ -40,7 +43,7 @@ WORLDS = {
 
 @functools.cache
 def _base() -> World:
-    return load_files(K8S, K8S / "jobs")
+    return load_files(*WORLDS["base"])
 
 
 @functools.cache
@@ -191,7 +194,9 @@ def test_ten_commands_lead_from_an_empty_cluster_to_an_answer_and_each_is_explai
         assert lines
         assert len(explanation.split()) >= 8, explanation
     applied = [name for lines in commands for name in re.findall(r"kubectl apply -f (\S+)", " ".join(lines))]
-    assert applied == ["k8s/00-namespace.yaml", "k8s/", "k8s/jobs/train.yaml", "k8s/jobs/compress.yaml"]
+    assert applied == [
+        "k8s/00-namespace.yaml", "k8s/", "k8s/jobs/load.yaml", "k8s/jobs/train.yaml", "k8s/jobs/compress.yaml",
+    ]  # fmt: skip
     together = " ".join(line for lines in commands for line in lines)
     world = _base()
     for kind, name in re.findall(r"(rayservice|job)[ /](\w+)", together):

@@ -23,11 +23,20 @@ CRDS = ROOT.parent / "shared" / "k8s" / "crds"
 Object = dict[str, Any]
 
 
+_TEXTS = (
+    "docs/kubernetes.md",
+    "k8s/06-network.yaml",
+    "k8s-overlays/cpu/Kustomization",
+    "k8s-overlays/incremental/Kustomization",
+)
+
+
 @dataclass
 class World:
     """Everything that must fit together. A test that plants a mistake changes a copy.
 
-    `examples` are the secrets of k8s/secrets/, which no command of ours applies.
+    `examples` are the secrets of k8s/secrets/, which no command of ours applies; `texts` the files whose prose or comments are
+    checked as well.
     """
 
     objects: list[Object]
@@ -35,6 +44,7 @@ class World:
     pyproject: dict[str, Any] = field(default_factory=lambda: tomllib.loads((ROOT / "pyproject.toml").read_text()))
     dockerfile: str = field(default_factory=(ROOT / "Dockerfile").read_text)
     constraints: list[str] = field(default_factory=lambda: _lines(ROOT / ".ci/constraints.txt"))
+    texts: dict[str, str] = field(default_factory=lambda: {name: (ROOT / name).read_text() for name in _TEXTS})
 
     def copy(self) -> World:
         return copy.deepcopy(self)
@@ -46,7 +56,7 @@ class World:
         return (item for item in self.objects if item["kind"] in kinds)
 
     def only(self, item: Object) -> World:
-        return World([item], self.examples, self.pyproject, self.dockerfile, self.constraints)
+        return World([item], self.examples, self.pyproject, self.dockerfile, self.constraints, self.texts)
 
     @property
     def extras(self) -> dict[str, list[str]]:
@@ -161,6 +171,8 @@ def _templates(world: World) -> Iterator[Template]:
             yield Template(f"{label(item)}, submitter", "submitter", item, spec["submitterPodTemplate"])
     for item in world.of("StatefulSet", "Deployment"):
         yield Template(label(item), "pod", item, item["spec"]["template"])
+    for item in world.of("Pod"):
+        yield Template(label(item), "pod", item, item)
 
 
 def quantity(value: str | int | float) -> float:

@@ -19,10 +19,11 @@ from serving.api.http_app import create_app
 from serving.api.open_inference.grpc_service import InferenceService
 from serving.api.open_inference.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from serving.api.open_inference.protocol import OpenInference
-from serving.inference.engine import Engine
-from serving.middleware.middleware_stack import MiddlewareStack
+from serving.inference.engine import Engine, EngineConfig
+from serving.middleware.middleware_stack import FrontConfig, MiddlewareStack
+from serving.ray_serve.http_protocol import protocol_for
+from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.predictor import Predictor
-from serving.settings import EngineConfig, FrontConfig, LimitsConfig
 from tests.serving.tiny import CLASSIFIER, TAGGER, make_bundle
 
 
@@ -42,12 +43,17 @@ def engine(tagger_path: Path) -> Engine:
 
 
 @contextmanager
-def listening(predictor: Predictor, *, warm: bool = True, front: FrontConfig | None = None) -> Iterator[str]:
-    """The HTTP surface on a real socket, in a thread."""
+def listening(
+    predictor: Predictor, *, warm: bool = True, front: FrontConfig | None = None, direct: bool = True
+) -> Iterator[str]:
+    """The HTTP surface on a real socket, in a thread; predictions go past the application as in a replica, or through it."""
     if warm:
         predictor.warm_up()
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(predictor, front=MiddlewareStack(front)), log_config=None))
+    app = create_app(predictor, front=MiddlewareStack(front))
+    app.state.predictions.mount("")
+    protocol = protocol_for(lambda: app.state.predictions) if direct else "httptools"
+    server = uvicorn.Server(uvicorn.Config(app, http=protocol, log_config=None))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -60,16 +66,23 @@ def listening(predictor: Predictor, *, warm: bool = True, front: FrontConfig | N
         predictor.close()
 
 
+@pytest.fixture(scope="module", params=["direct", "asgi"])
+def way(request: pytest.FixtureRequest) -> str:
+    """How predictions reach the predictor: straight from the HTTP protocol, or through the application."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def tagger_url(tagger_path: Path) -> Iterator[str]:
+def tagger_url(tagger_path: Path, way: str) -> Iterator[str]:
     limits = LimitsConfig(max_texts=20, max_characters=4_000, max_body_bytes=20_000)
-    with listening(Predictor(Engine(Bundle.load(tagger_path)), limits)) as url:
+    engine = Engine(Bundle.load(tagger_path), num_cpus=1 if way == "direct" else 2)  # on the event loop, and in threads
+    with listening(Predictor(engine, limits), direct=way == "direct") as url:
         yield url
 
 
 @pytest.fixture(scope="module")
-def classifier_url(classifier_path: Path) -> Iterator[str]:
-    with listening(Predictor(Engine(Bundle.load(classifier_path)))) as url:
+def classifier_url(classifier_path: Path, way: str) -> Iterator[str]:
+    with listening(Predictor(Engine(Bundle.load(classifier_path))), direct=way == "direct") as url:
         yield url
 
 

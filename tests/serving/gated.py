@@ -7,8 +7,7 @@ from pathlib import Path
 
 from agent.bundle import Bundle
 from agent.encoding import Batch, Float32
-from serving.inference.engine import Engine
-from serving.settings import EngineConfig
+from serving.inference.engine import Engine, EngineConfig
 
 
 class Gated(Engine):
@@ -25,6 +24,8 @@ class Gated(Engine):
 
 def gated(path: Path, *, batches: int = 0) -> Gated:
     """An engine whose batches hold 128 tokens, or some texts."""
-    engine = Gated(Bundle.load(path), EngineConfig(sessions=1, max_batch_tokens=4_096 if batches else 128))
+    engine = Gated(
+        Bundle.load(path), EngineConfig(sessions=1, executor="threads", max_batch_tokens=4_096 if batches else 128)
+    )
     engine.gate, engine.free = threading.Event(), batches
     return engine

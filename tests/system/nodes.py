@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.ray_serve.haproxy import _PLACES, _PORTS, _RETRIES, SWITCHES
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARIES = Path(sys.executable).parent
@@ -39,12 +39,6 @@ class Cluster:
         """A command of Ray's (`job submit ...`, `deploy ...`) against this cluster, given from the repository."""
         program = BINARIES / ("serve" if command[0] in ("deploy", "status") else "ray")
         return subprocess.run([program, *command], cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False)  # fmt: skip
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(url: str, headers: dict[str, str], seconds: float = 60) -> int:

@@ -16,8 +16,9 @@ import pytest
 
 from agent.bundle import Bundle
 from tests.manifests.world import K8S, load_files
+from tests.ports import free_port
 from tests.serving.tiny import make_bundle
-from tests.system.nodes import Cluster, free_port, two_nodes, wait_for
+from tests.system.nodes import Cluster, two_nodes, wait_for
 from tests.tiny import make_model, write_conll
 
 pytestmark = [pytest.mark.system, pytest.mark.faults]

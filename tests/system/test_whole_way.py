@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.bundle import Bundle
+from tests.ports import free_port
 from tests.tiny import make_model, write_classes, write_conll
 
 pytestmark = pytest.mark.system
@@ -39,9 +39,7 @@ def post(url, inputs):
 
 @contextmanager
 def server(bundle):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "serving/run.py", f"bundle={bundle}", f"port={port}"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:

@@ -1,31 +1,35 @@
-"""What tests of whole runs share: a Ray of their own, and a tiny model with data."""
+"""What tests of whole runs share: a tiny model, data, and an agent trained on them."""
 
 from __future__ import annotations
 
-import os
+import shutil
 
 import pytest
 
+from tests.local_ray import share_ray
 from tests.tiny import make_model, write_conll
-
-# Ray's workers take what others leave (nice 15): beside busy neighbours a run of seconds would take minutes.
-os.environ.setdefault("RAY_worker_niceness", "0")
+from tests.training.runs import settings, train_here
 
 
-@pytest.fixture(scope="module")
-def local_ray():
-    """Four CPUs, whatever the machine has, and never the Ray of somebody else on it."""
-    import ray
-
-    ray.init(address="local", num_cpus=4, include_dashboard=False, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    """A directory with `model` and `ner`."""
-    root = tmp_path_factory.mktemp("places")
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    """A directory with `model` and `ner` that no test writes to."""
+    root = tmp_path_factory.mktemp("toy")
     make_model(root / "model")
     write_conll(root / "ner")
     return root
+
+
+@pytest.fixture(scope="module")
+def places(toy, tmp_path_factory):
+    """A directory with `model` and `ner` for a module's runs."""
+    root = tmp_path_factory.mktemp("places")
+    shutil.copytree(toy, root, dirs_exist_ok=True)
+    return root
+
+
+@pytest.fixture(scope="session")
+def reference(toy, tmp_path_factory):
+    """The run that others are compared with and whose agent teaches: six epochs, one worker. No test changes its bundle."""
+    share_ray()
+    return train_here(settings(toy, "reference", epochs=6, output=str(tmp_path_factory.mktemp("reference") / "agent")))

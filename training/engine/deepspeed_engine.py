@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.errors import ConfigError
 from training.engine.deepspeed_internals import disable_allreduce, skip_compilers
-from training.engine.engine_config import EngineConfig, Precision, deepspeed_config
+from training.engine.engine_config import Precision, TrainingEngineConfig, deepspeed_config
 from training.engine.gradient_allreduce import GradientAllreduce
 from training.engine.optimizer_state import OptimizerState, gather_optimizer_state, load_optimizer_state
 
@@ -45,7 +45,7 @@ class OptimizerPlan:
         return self.schedule.rate_at(self.first_step + steps, self.num_steps)
 
 
-class Engine:
+class TrainingEngine:
     """A model under DeepSpeed: `backward` once per micro-batch, then `step`.
 
     Args:
@@ -61,7 +61,7 @@ class Engine:
         self,
         model: torch.nn.Module,
         plan: OptimizerPlan,
-        config: EngineConfig,
+        config: TrainingEngineConfig,
         *,
         precision: Precision,
         thread_groups: int | None = None,
@@ -173,7 +173,7 @@ class Engine:
         load_optimizer_state(self._engine, state)
 
 
-def _check_shardable(optimizer: Optimizer, config: EngineConfig) -> None:
+def _check_shardable(optimizer: Optimizer, config: TrainingEngineConfig) -> None:
     if config.zero_stage and not optimizer.shardable:
         raise ConfigError(
             f"optimizer.kind={optimizer.kind} with engine.zero_stage={config.zero_stage}: ZeRO flattens the matrices whose shape it needs",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "bf16"]
 
 
-class EngineConfig(Config):
+class TrainingEngineConfig(Config):
     """How DeepSpeed runs the model."""
 
     zero_stage: Literal[0, 1, 2, 3] = Field(
@@ -66,7 +66,7 @@ def choose_precision(requested: str, device: torch.device) -> Precision:
 
 
 def choose_thread_parallel(
-    config: EngineConfig, attention: Attention, device: torch.device, tokens: int
+    config: TrainingEngineConfig, attention: Attention, device: torch.device, tokens: int
 ) -> tuple[int | None, str]:
     """Resolves `engine.thread_parallel`: the number of thread groups, or None and the reason why DeepSpeed runs the passes.
 
@@ -106,7 +106,7 @@ def choose_thread_parallel(
     return (None, reason) if reason else (config.thread_parallel, "")
 
 
-def deepspeed_config(max_grad_norm: float, config: EngineConfig, precision: Precision) -> dict[str, Any]:
+def deepspeed_config(max_grad_norm: float, config: TrainingEngineConfig, precision: Precision) -> dict[str, Any]:
     """The configuration that `deepspeed.initialize` takes."""
     zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": False}
     if config.offload_optimizer:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from training.data.packing import Windows
     from training.distillation.distillation_loss import Teacher
     from training.engine.activation_hooks import ModelOutputs
-    from training.engine.deepspeed_engine import Engine
+    from training.engine.deepspeed_engine import TrainingEngine
     from training.objectives import Loss
 
 
@@ -30,7 +30,7 @@ class PreparedStep:
     """A step's tensors on the host.
 
     Attributes:
-        micro_batches: Inputs and targets of each forward pass of this worker; those computed at once follow each other.
+        micro_batches: ModelInputs and targets of each forward pass of this worker; those computed at once follow each other.
         rows: int64 [windows], all windows of the step, over all workers; as are the counts below.
         touched_rows: int64, distinct tokens of the step, for the all-reduce of the embedding's gradient; None if not needed.
     """
@@ -49,11 +49,11 @@ class PreparedStep:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class ModelInputs:
     """Turns padded batches into a model's inputs on its device.
 
     Attributes:
-        names: Inputs that the model has.
+        names: ModelInputs that the model has.
         device: Where it computes.
         packed: Whether it takes rows end to end.
     """
@@ -102,7 +102,7 @@ class BatchPrefetcher:
     """
 
     windows: Windows
-    inputs: Inputs
+    inputs: ModelInputs
     batch: BatchConfig
     pad_id: int
     rank: int
@@ -161,7 +161,7 @@ class TrainStep:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: TrainingEngine,
         prefetcher: BatchPrefetcher,
         loss_function: Loss,
         *,

@@ -6,9 +6,9 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from training.engine.deepspeed_engine import Engine, OptimizerPlan
+from training.engine.deepspeed_engine import OptimizerPlan, TrainingEngine
 from training.engine.engine_config import Precision, choose_precision, choose_thread_parallel
-from training.loop.train_step import BatchPrefetcher, Inputs, TrainStep
+from training.loop.train_step import BatchPrefetcher, ModelInputs, TrainStep
 from training.loop.worker_io import WorkerInput
 from training.model.adapters import adapt, unwrap
 from training.model.attention import Attention, choose_attention
@@ -38,7 +38,7 @@ class WorkerComponents:
     """
 
     model: torch.nn.Module
-    engine: Engine
+    engine: TrainingEngine
     prefetcher: BatchPrefetcher
     train_step: TrainStep
     description: str
@@ -73,7 +73,7 @@ def build_components(
     thread_groups, reason = choose_thread_parallel(
         config.engine, attention, worker.device, config.batch.step_tokens // worker.num_workers
     )
-    engine = Engine(
+    engine = TrainingEngine(
         model,
         OptimizerPlan(config.optimizer, config.schedule, num_steps, first_step=first_step),
         config.engine,
@@ -85,7 +85,7 @@ def build_components(
         engine.load_optimizer(checkpoint.optimizer)
     prefetcher = BatchPrefetcher(
         worker_input.train,
-        Inputs(_accepted_inputs(model), worker.device, attention.packed),
+        ModelInputs(_accepted_inputs(model), worker.device, attention.packed),
         config.batch.model_copy(update={"micro_tokens": micro_tokens}),
         worker_input.pad_id,
         worker.rank,

@@ -10,8 +10,7 @@ from pydantic import Field, field_validator
 from agent.config.base import from_mapping
 from agent.config.nested import flatten
 from agent.config.search_ranges import Range, corners, draw, parse_range
-from agent.errors import ConfigError
-from cluster.tuning import format_settings
+from cluster.tuning import check_settings
 from training.config import TrainingConfig
 from training.search.search_record import Trial
 from training.search.search_space import assign, check_key
@@ -80,15 +79,5 @@ class TuneConfig(TrainingConfig):
             for number in range(1, self.num_trials + 1)
         )
         for settings in (*corners(ranges), *(trial.settings for trial in found)):
-            self._check(settings)
+            check_settings(self.trained_with, settings)
         return found
-
-    def _check(self, settings: Mapping[str, Any]) -> None:
-        try:
-            self.trained_with(settings)
-        except ConfigError as error:
-            raise ConfigError(
-                f"space, where it gives {format_settings(settings)}: {error.what}",
-                allowed=error.allowed,
-                remedy=error.remedy,
-            ) from None

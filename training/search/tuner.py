@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.bundle import MANIFEST
 from agent.errors import AgentError, TrainingError
-from cluster.tuning import RecordKeeper
+from cluster.tuning import TrialListener
 from training.config import TrainingConfig, output_of
 from training.search.search_record import SearchRecord
 from training.search.trial_run import EPOCH, FAILURE, SCORE
@@ -56,8 +56,8 @@ class AshaConfig:
         return scheduler
 
 
-class TrainingTrials(RecordKeeper):
-    """Keeps the record of the trials and only the best bundle. See `cluster.tuning.TrialListener`.
+class TrainingTrials(TrialListener):
+    """Keeps the record of the trials and only the best bundle.
 
     Args:
         record: Of the search so far.
@@ -69,12 +69,7 @@ class TrainingTrials(RecordKeeper):
 
     def __init__(self, record: SearchRecord, file: Path, configs: Mapping[int, TrainingConfig]) -> None:
         super().__init__(record, file)
-        self.fatal: AgentError | None = None
         self._configs = configs
-
-    def started(self, number: int) -> None:
-        """Records that a trial starts or resumes."""
-        self.update(number, f"starts with {self.record.trials[number - 1]}", state="running")
 
     def reported(self, number: int, result: Mapping[str, Any]) -> None:
         """Records the score of an epoch, or why the trial failed."""
@@ -89,9 +84,10 @@ class TrainingTrials(RecordKeeper):
         """Records a failure. What other settings may avoid ends only the trial, everything else the search."""
         if isinstance(error, AgentError) and not isinstance(error, TrainingError):
             self.fatal = self.fatal or error
-            return
-        what = error.what if isinstance(error, AgentError) else (str(error).strip().splitlines() or [repr(error)])[-1]
-        self.update(number, f"failed: {what}", state="failed", failure=what)
+        elif isinstance(error, TrainingError):
+            self.fail(number, error.what)
+        else:
+            super().crashed(number, error)
 
     def completed(self, number: int) -> None:
         """Records that a trial has written its bundle or was stopped; removes bundles that are not the best."""

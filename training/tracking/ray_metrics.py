@@ -7,7 +7,7 @@ from typing import Any
 
 from agent import telemetry
 from agent.errors import LossError
-from agent.telemetry import Metric
+from agent.telemetry import Metric, ascii_label
 from training.tracking.metrics_log import Row, StepAggregator
 
 _EVERY_S = 1.0  # Prometheus scrapes every ten seconds or so; setting all metrics in every step would slow it
@@ -39,7 +39,7 @@ class RayMetrics:
         self._last_values: dict[str, float] = {}
         self._ended = threading.Event()
         self._metrics = {metric.name: _ray_metric(metric) for metric in telemetry.TRAINING_PROGRESS}
-        self._tags = {"run": run}
+        self._tags = {"run": ascii_label(run)}
         self._aggregator = StepAggregator(_EVERY_S)
         self._record(telemetry.TRAINING_RESTARTS, restarts)
         self._refresher = threading.Thread(target=self._refresh, name="ray-metrics", daemon=True)
@@ -83,7 +83,7 @@ class RayMetrics:
 def count_failure(run: str, error: BaseException) -> None:
     """Counts a failed run. Called on the driver, the only process whose metrics are exported as it ends."""
     reason = "loss" if isinstance(error, LossError) else "error"
-    _ray_metric(telemetry.TRAINING_FAILURES).inc(tags={"run": run, "reason": reason})
+    _ray_metric(telemetry.TRAINING_FAILURES).inc(tags={"run": ascii_label(run), "reason": reason})
 
 
 def _ray_metric(metric: Metric) -> Any:

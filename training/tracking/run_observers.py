@@ -13,7 +13,7 @@ from training.state.run_state import RunState
 from training.tracking.metrics_log import MetricsLog
 from training.tracking.ray_metrics import RayMetrics
 from training.tracking.trackers import Trackers, TrackingConfig
-from training.tracking.training_progress import Progress
+from training.tracking.training_progress import TrainingProgress
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class RunObservers:
     def __init__(self, run: RunInfo, state: RunState, lines: Sequence[str], *, active: bool) -> None:
         self.metrics_log = MetricsLog.load(lines)
         self._stack = ExitStack()
-        self._progress = Progress(run.num_steps, show=active, interactive=run.interactive, done=state.step)
+        self._progress = TrainingProgress(run.num_steps, show=active, interactive=run.interactive, done=state.step)
         self._active = active
         if active:
             self._ray_metrics = RayMetrics(run=run.name, restarts=run.restarts)

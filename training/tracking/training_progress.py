@@ -14,7 +14,7 @@ _LINE_EVERY_S = 10.0
 _RECENT_S = 30.0  # rates and the time left are computed over this period
 
 
-class Progress:
+class TrainingProgress:
     """Shows steps done. Ray shows the bar of a remote worker on the driver's terminal.
 
     Args:

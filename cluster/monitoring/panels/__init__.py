@@ -1,0 +1,1 @@
+"""Dashboards: their panels, and their form for Grafana."""

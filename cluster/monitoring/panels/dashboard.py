@@ -1,4 +1,4 @@
-"""What a dashboard is made of. Knows neither Grafana nor the page."""
+"""The data classes of dashboards, rows, panels and queries."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Unit = Literal["s", "percentunit", "percent", "bytes", "decmbytes", "short", "no
 
 @dataclass(frozen=True)
 class Query:
-    """PromQL and how its series are called.
+    """A PromQL query of a panel.
 
     Attributes:
-        legend: With `{{label}}` for labels of the series.
-        needs: What must be there for it to answer: GPUs, or the KubeRay operator.
+        legend: Name of its series, with `{{label}}` for their labels.
+        needs: What must exist for it to return series: GPUs, or the KubeRay operator.
     """
 
     expr: str
@@ -25,11 +25,11 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """Lines over time.
+    """A panel of lines over time.
 
     Attributes:
-        unit: A unit of Grafana's, or any text that stands behind the number, as ` texts/s`.
-        stacked: Its series add up to something.
+        unit: A unit of Grafana, or a suffix that begins with a space, such as ` texts/s`.
+        stacked: Whether its series are stacked.
     """
 
     title: str
@@ -39,9 +39,16 @@ class Panel:
     stacked: bool = False
 
 
+def panel(
+    title: str, unit: Unit | str, description: str, *queries: tuple[str, str], stacked: bool = False, needs: Need = ""
+) -> Panel:
+    """A panel with queries given as (PromQL, legend)."""
+    return Panel(title, description, unit, tuple(Query(expr, legend, needs) for expr, legend in queries), stacked)
+
+
 @dataclass(frozen=True)
 class Variable:
-    """A choice above a dashboard: the values of a label of a series."""
+    """A variable of a dashboard: the user chooses among the values of a label of a series."""
 
     name: str
     series: str
@@ -50,7 +57,7 @@ class Variable:
 
     @property
     def query(self) -> str:
-        """As Grafana asks for it."""
+        """The query in Grafana's form."""
         return f"label_values({self.series}, {self.label})"
 
 
@@ -74,5 +81,5 @@ class Dashboard:
 
     @property
     def panels(self) -> tuple[Panel, ...]:
-        """All panels in their order."""
+        """All panels, in order."""
         return tuple(panel for row in self.rows for panel in row.panels)

@@ -1,4 +1,4 @@
-"""All dashboards."""
+"""The list of all dashboards."""
 
 from cluster.monitoring.panels.fleet_panels import FLEET_BOARD
 from cluster.monitoring.panels.serving_panels import SERVING

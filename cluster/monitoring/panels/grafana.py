@@ -1,4 +1,4 @@
-"""Dashboards as Grafana reads them, by Grafana's own typed builders."""
+"""Converts dashboards to Grafana's JSON with Grafana's typed builders."""
 
 from __future__ import annotations
 
@@ -13,12 +13,7 @@ from grafana_foundation_sdk.builders.prometheus import Dataquery
 from grafana_foundation_sdk.builders.timeseries import Panel as TimeSeries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement, StackingMode, TooltipDisplayMode
-from grafana_foundation_sdk.models.dashboard import (
-    DashboardCursorSync,
-    DataSourceRef,
-    VariableOption,
-    VariableRefresh,
-)
+from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, DataSourceRef, VariableOption, VariableRefresh
 
 from cluster.monitoring.panels.dashboard import Dashboard, Panel, Query, Variable
 
@@ -27,7 +22,7 @@ _HEIGHT, _SPAN = 8, 8  # three beside each other, of 24 columns
 
 
 def grafana(dashboard: Dashboard) -> dict[str, Any]:
-    """The dashboard's JSON as plain values."""
+    """A dashboard's JSON as plain values."""
     builder = (
         builders.Dashboard(dashboard.title)
         .uid(dashboard.uid)

@@ -1,4 +1,4 @@
-"""What somebody is woken for, or finds in the morning. Every alert has its section in docs/runbooks.md."""
+"""The alerts for Prometheus. Each has a section in docs/runbooks.md."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _BURNS: tuple[tuple[float, str, str, str, Severity], ...] = (
     (1, "3d", "6h", "3h", "ticket"),
 )
 _REFUSED_SHARE = 0.05
-_QUEUED_S = 0.1  # of work; what waits for less is no queue
+_QUEUED_S = 0.1  # seconds of work below which nothing counts as queued
 _DRIFT, _SHIFT = 0.15, 0.2
 _ENOUGH_ANSWERS = 500  # below it, distributions differ by chance: a KS distance of 0.06 at the 5% level
 
 
 def groups(clock: Clock | None = None) -> list[Group]:
-    """All rules.
+    """All recording rules and alerts.
 
     Args:
-        clock: Makes windows and waits shorter, for tests and demonstrations.
+        clock: Shortens windows and waits, for tests and demonstrations.
     """
     clock = clock or Clock()
     return [
@@ -52,14 +52,10 @@ def _burns(clock: Clock) -> Iterator[Alert]:
         for factor, long, short, hold, severity in _BURNS:
             recorded = f"agent:bert_agent_{series}:burn"
             yield Alert(
-                name,
+                name, clock.hold(hold), severity, _SERVING,
                 f"{recorded}{long} > {factor:g} and {recorded}{short} > {factor:g}",
-                clock.hold(hold),
-                severity,
-                f"{_AGENT} {does} {{{{ $value | printf `%.1f` }}}} times as often as its objective allows ({long})",
-                _SERVING,
-                {"window": long},
-            )
+                f"{_AGENT} {does} {{{{ $value | printf `%.1f` }}}} times as often as its objective allows ({long})", {"window": long},
+            )  # fmt: skip
 
 
 def _refusals(clock: Clock) -> Iterator[Alert | Recording]:
@@ -73,65 +69,47 @@ def _refusals(clock: Clock) -> Iterator[Alert | Recording]:
     ):
         these = f'{_BY} (rate({exported(t.REJECTED)}{{reason="{reason}"}}[{window}]))'
         yield Alert(
-            name,
+            name, clock.hold(hold), "ticket" if reason == "timeout" else "page", _SERVING,
             f"{these} / ({asked} + {refused}) > {_REFUSED_SHARE:g}",
-            clock.hold(hold),
-            "ticket" if reason == "timeout" else "page",
             f"{_AGENT} {says} {{{{ $value | humanizePercentage }}}} of the requests",
-            _SERVING,
-        )
+        )  # fmt: skip
     queue, before = "agent:bert_agent_queued_tokens:sum", clock.window("10m")
     yield Recording(queue, f"{_BY} ({exported(t.QUEUED_TOKENS)})")
     yield Alert(
-        "BertAgentQueueGrowing",
+        "BertAgentQueueGrowing", clock.hold("5m"), "ticket", _SERVING,
         f"avg_over_time({queue}[{before}]) > 1.2 * avg_over_time({queue}[{before}] offset {before}) "
         f"and min_over_time({queue}[{before}]) > 0 and {queue} / agent:bert_agent_tokens:rate5m > {_QUEUED_S:g}",
-        clock.hold("5m"),
-        "ticket",
         f"the queue of {_AGENT} never empties and grows: {{{{ $value | humanize }}}} tokens wait",
-        _SERVING,
-    )
+    )  # fmt: skip
 
 
 def _replicas(clock: Clock) -> Iterator[Alert]:
     target, window = "ray_serve_autoscaling_target_replicas", clock.window("30m")
     healthy = f"{_BY} (ray_serve_deployment_replica_healthy)"
-    # Every replica that the controller knew in the window: one that dies at once never tells of itself.
+    # All replicas that the controller reported in the window; one that dies at once exports nothing itself.
     known = f"count by (namespace, agent) (count by (namespace, agent, replica) (count_over_time(ray_serve_deployment_replica_healthy[{window}])))"
     most = f"max by (namespace, agent) (max_over_time({target}[{window}]))"
     yield Alert(
-        "BertAgentReplicasMissing",
+        "BertAgentReplicasMissing", clock.hold("5m"), "page", _SERVING,
         f"({_BY} ({target}) - ({healthy} or 0 * {_BY} ({target}))) > 0",
-        clock.hold("5m"),
-        "page",
         f"{_AGENT} lacks {{{{ $value }}}} of the replicas that it should have",
-        _SERVING,
-    )
+    )  # fmt: skip
+    # Replicas beyond the number wanted; a rolling update, which replaces each replica once, does not count.
     yield Alert(
-        "BertAgentReplicaFlapping",
-        # More than the agent was ever to have. A rolling update replaces each replica once: that is not meant.
+        "BertAgentReplicaFlapping", clock.hold("1m"), "ticket", _SERVING,
         f"{known} - {most} > clamp_min(2 * {_BY} ({target}), 2)",
-        clock.hold("1m"),
-        "ticket",
         f"{_AGENT} replaced replicas {{{{ $value }}}} times in 30 min",
-        _SERVING,
-    )
+    )  # fmt: skip
     yield Alert(
-        "BertAgentNotRunning",
+        "BertAgentNotRunning", clock.hold("2m"), "page", _SERVING,
         "min by (namespace, agent) (ray_serve_application_status) < 3",
-        clock.hold("2m"),
-        "page",
         f"{_AGENT} is {{{{ if eq $value 1.0 }}}}not deployed: its start failed{{{{ else }}}}unhealthy{{{{ end }}}}",
-        _SERVING,
-    )
+    )  # fmt: skip
     yield Alert(
-        "BertAgentVersionRefused",
+        "BertAgentVersionRefused", "0s", "ticket", _SERVING,
         f"count by (namespace, agent, outcome) ({risen(exported(t.ROLLOUTS) + '{outcome!=`promoted`}', clock.window('15m'))})",
-        "0s",
-        "ticket",
         f"a new version of {_AGENT} was {{{{ $labels.outcome }}}} by {{{{ $value }}}} replicas: the old one goes on",
-        _SERVING,
-    )
+    )  # fmt: skip
 
 
 def _answers(clock: Clock) -> Iterator[Alert]:
@@ -146,110 +124,74 @@ def _answers(clock: Clock) -> Iterator[Alert]:
         ("BertAgentLabelShift", "agent:bert_agent_labels:shift1h", _SHIFT, "finds another mix of types than before"),
     ):
         yield Alert(
-            name,
+            name, clock.hold("30m"), "ticket", _SERVING,
             f"{series} > {bound:g} and {enough}",
-            clock.hold("30m"),
-            "ticket",
             f"{_AGENT} {what}: distance {{{{ $value | printf `%.2f` }}}} between the last hour and the day before",
-            _SERVING,
-        )
+        )  # fmt: skip
 
 
 def _training(clock: Clock) -> Iterator[Alert]:
     steps, alive = exported(t.TRAINING_STEPS), exported(t.TRAINING_WORKERS)
     failures = exported(t.TRAINING_FAILURES)
     yield Alert(
-        "BertAgentTrainingStalled",
+        "BertAgentTrainingStalled", clock.hold("5m"), "ticket", _TRAINING,
         f"sum by (namespace, run) (rate({steps}[{clock.window('15m')}])) == 0 and on (namespace, run) sum by (namespace, run) ({alive}) > 0",
-        clock.hold("5m"),
-        "ticket",
         f"{_RUN} lives but has made no step for 20 minutes",
-        _TRAINING,
-    )
+    )  # fmt: skip
     yield Alert(
-        "BertAgentTrainingLossNotFinite",
+        "BertAgentTrainingLossNotFinite", "0s", "ticket", _TRAINING,
         f"count by (namespace, run) ({risen(failures + '{reason=`loss`}', clock.window('1h'))}) "
         f"or count by (namespace, run) ({exported(t.TRAINING_LOSS)} != {exported(t.TRAINING_LOSS)})",
-        "0s",
-        "ticket",
         f"the loss of {_RUN} is not finite or ran away; the run was given up",
-        _TRAINING,
-    )
+    )  # fmt: skip
     yield Alert(
-        "BertAgentTrainingFailed",
+        "BertAgentTrainingFailed", "0s", "ticket", _TRAINING,
         f"count by (namespace, run, reason) ({risen(failures + '{reason!=`loss`}', clock.window('1h'))})",
-        "0s",
-        "ticket",
         f"{_RUN} was given up: {{{{ $labels.reason }}}}",
-        _TRAINING,
-    )
+    )  # fmt: skip
     yield Alert(
-        "BertAgentTrainingRestarts",
+        "BertAgentTrainingRestarts", "0s", "ticket", _TRAINING,
         f"sum by (namespace, run) (changes({exported(t.TRAINING_RESTARTS)}[{clock.window('1h')}])) > 3 "
         f"or max by (namespace, run) ({exported(t.TRAINING_RESTARTS)}) - min by (namespace, run) (min_over_time({exported(t.TRAINING_RESTARTS)}[{clock.window('1h')}])) > 3",
-        "0s",
-        "ticket",
         f"{_RUN} was taken up again more than three times in an hour",
-        _TRAINING,
-    )
+    )  # fmt: skip
     yield Alert(
-        "BertAgentTrainingWaits",
+        "BertAgentTrainingWaits", clock.hold("15m"), "ticket", _TRAINING,
         f"max by (namespace, run) ({exported(t.TRAINING_HOST_RATIO)}) > 0.5",
-        clock.hold("15m"),
-        "ticket",
         f"the steps of {_RUN} wait for their batches {{{{ $value | humanizePercentage }}}} of the time",
-        _TRAINING,
-    )
+    )  # fmt: skip
 
 
 def _fleet(clock: Clock) -> Iterator[Alert]:
     up = 'up{job="ray"}'
     yield Alert(
-        "BertAgentNodeDown",
+        "BertAgentNodeDown", clock.hold("2m"), "page", _FLEET,
         f"{up} == 0",
-        clock.hold("2m"),
-        "page",
         "{{ $labels.instance }} in {{ $labels.namespace }} does not answer: its node or its Ray is down",
-        _FLEET,
-    )
+    )  # fmt: skip
     yield Alert(
-        "BertAgentNodesFailed",
+        "BertAgentNodesFailed", clock.hold("1m"), "ticket", _FLEET,
         "sum by (namespace) (autoscaler_recently_failed_nodes) > 0",
-        clock.hold("1m"),
-        "ticket",
         "{{ $value }} nodes of {{ $labels.namespace }} failed lately",
-        _FLEET,
-    )
+    )  # fmt: skip
     yield Alert(
-        "BertAgentGcsDown",
+        "BertAgentGcsDown", clock.hold("1m"), "page", _FLEET,
         f"count by (namespace, cluster) ({up} == 1) unless count by (namespace, cluster) (ray_running_jobs)",
-        clock.hold("1m"),
-        "page",
         "the cluster {{ with $labels.cluster }}{{ . }} {{ end }}in {{ $labels.namespace }} has lost its control store (GCS): nothing scales or heals",
-        _FLEET,
-    )
+    )  # fmt: skip
     yield Alert(
-        "BertAgentNothingWatched",
+        "BertAgentNothingWatched", clock.hold("5m"), "page", _FLEET,
         f"absent({up} == 1)",
-        clock.hold("5m"),
-        "page",
         "Prometheus reaches no Ray node at all: either all is down or nobody is watched",
-        _FLEET,
-    )
+    )  # fmt: skip
     yield Alert(
-        "BertAgentObjectStoreFull",
+        "BertAgentObjectStoreFull", clock.hold("10m"), "ticket", _FLEET,
         "sum by (namespace, ip, NodeAddress) (ray_object_store_used_memory) / sum by (namespace, ip, NodeAddress) "
         "(ray_object_store_used_memory + ray_object_store_available_memory) > 0.9",
-        clock.hold("10m"),
-        "ticket",
         "the object store of {{ $labels.NodeAddress }} in {{ $labels.namespace }} is {{ $value | humanizePercentage }} full",
-        _FLEET,
-    )
+    )  # fmt: skip
     yield Alert(
-        "BertAgentDiskFull",
+        "BertAgentDiskFull", clock.hold("10m"), "ticket", _FLEET,
         "max by (namespace, ip) (ray_node_disk_utilization_percentage) > 90",
-        clock.hold("10m"),
-        "ticket",
         "the disk of {{ $labels.ip }} in {{ $labels.namespace }} is {{ $value | printf `%.0f` }}% full",
-        _FLEET,
-    )
+    )  # fmt: skip

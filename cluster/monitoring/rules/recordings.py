@@ -1,4 +1,4 @@
-"""Series that alerts and slow panels rest on: budgets, drift, the queue. Names say the window that a rule has in production."""
+"""The recording rules that alerts and slow panels use. Names hold the window that a rule has in production."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SLOW_BUDGET = 0.01  # of the requests may take longer than SLOW_S
 SLOW_S = 0.5
 BURN_WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 
-assert SLOW_S in t.LATENCY_BUCKETS_S  # a share below it can only be told at a bucket's edge
+assert SLOW_S in t.LATENCY_BUCKETS_S  # the share below it can be read only at the edge of a bucket
 
 _BY = "sum by (namespace, agent)"
-_HTTP = "ray_serve_num_http_requests_total"
+_HTTP = "haproxy_backend_http_responses_total"  # by class of status; HAProxy's own answers count as well
 
 
 def recordings(clock: Clock) -> Group:
-    """All of them."""
+    """All recording rules."""
     return Group("bert-agent-recordings", [*_throughput(clock), *_burns(clock), *_drift(clock)])
 
 
@@ -39,11 +39,10 @@ def _burns(clock: Clock) -> Iterator[Recording]:
     bucket, count = exported(t.REQUEST_SECONDS, "bucket"), exported(t.REQUEST_SECONDS, "count")
     for name in BURN_WINDOWS:
         window = clock.window(name)
-        everything = f"{_BY} (rate({_HTTP}[{window}]))"
-        errors = f'{_BY} (rate({_HTTP}{{status_code=~"5.."}}[{window}]))'
+        everything = f'{_BY} (rate({_HTTP}{{agent!=""}}[{window}]))'
+        errors = f'{_BY} (rate({_HTTP}{{agent!="",code="5xx"}}[{window}]))'
         yield Recording(
-            f"agent:bert_agent_errors:burn{name}",
-            f"({errors} or 0 * {everything}) / {everything} / {ERROR_BUDGET:g}",
+            f"agent:bert_agent_errors:burn{name}", f"({errors} or 0 * {everything}) / {everything} / {ERROR_BUDGET:g}"
         )
         yield Recording(
             f"agent:bert_agent_slow:burn{name}",
@@ -52,7 +51,7 @@ def _burns(clock: Clock) -> Iterator[Recording]:
 
 
 def _drift(clock: Clock) -> Iterator[Recording]:
-    """The last hour beside the day before it."""
+    """Distance of the last hour's scores and labels from those of the day before."""
     hour, day = clock.window("1h"), clock.window("1d")
     bucket, count, items = exported(t.SCORES, "bucket"), exported(t.SCORES, "count"), exported(t.ENTITIES)
 
@@ -66,8 +65,7 @@ def _drift(clock: Clock) -> Iterator[Recording]:
     # Sums of windows that may be empty, NaN among them, stay out: nothing was answered then.
     enough = f"{_BY} (rate({items}[{old})) > 0"
     yield Recording(
-        "agent:bert_agent_score:drift1h",
-        f"max by (namespace, agent) (abs({scores(new)} - {scores(old)})) and {enough}",
+        "agent:bert_agent_score:drift1h", f"max by (namespace, agent) (abs({scores(new)} - {scores(old)})) and {enough}"
     )
     yield Recording(
         "agent:bert_agent_labels:shift1h",

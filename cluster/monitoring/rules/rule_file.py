@@ -1,4 +1,4 @@
-"""What rules are made of, and how Prometheus reads them."""
+"""The data classes of recording rules and alerts, and their form in a rule file."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ Severity = Literal["page", "ticket"]
 
 @dataclass(frozen=True)
 class Recording:
-    """A series that Prometheus computes and keeps."""
+    """A recording rule: a series that Prometheus computes and stores."""
 
     name: str
     expr: str
 
     def plain(self) -> dict[str, Any]:
-        """As in a rule file."""
+        """Its form in a rule file."""
         return {"record": self.name, "expr": self.expr}
 
 
 @dataclass(frozen=True)
 class Alert:
-    """What somebody must know.
+    """An alert.
 
     Attributes:
-        hold: How long the expression holds before the alert fires.
-        severity: page wakes somebody, ticket waits for the morning.
+        hold: How long the expression must hold before the alert fires.
+        severity: `page` wakes somebody, `ticket` waits for working hours.
+        dashboard: Uid of the dashboard to look at first.
         summary: One line, with `{{ $labels.x }}` and `{{ $value }}`.
-        dashboard: Where to look first: a dashboard's uid.
-        labels: More labels, which tell alerts of one name apart.
+        labels: Further labels, which distinguish alerts of one name.
     """
 
     name: str
-    expr: str
     hold: str
     severity: Severity
-    summary: str
     dashboard: str
+    expr: str
+    summary: str
     labels: dict[str, str] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """As in a rule file."""
+        """Its form in a rule file."""
         return {
             "alert": self.name,
             "expr": self.expr,
@@ -68,10 +68,10 @@ class Group:
     rules: Sequence[Recording | Alert]
 
     def plain(self) -> dict[str, Any]:
-        """As in a rule file."""
+        """Its form in a rule file."""
         return {"name": self.name, "rules": [rule.plain() for rule in self.rules]}
 
 
 def rules_file(groups: Sequence[Group]) -> str:
-    """Rules as Prometheus itself and promtool read them."""
+    """The rule file for Prometheus and promtool."""
     return yaml.safe_dump({"groups": [group.plain() for group in groups]}, sort_keys=False, width=10_000)

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol v2 over gRPC: the twin of its HTTP routes, with the same limits, refusals and keys.
+"""The Open Inference Protocol v2 over gRPC, with the same limits, refusals and keys as over HTTP.
 
 A refusal is a status and its details, never an exception, because Ray Serve drops the metadata of calls that raise. Whoever
 gives up, by a deadline or by hanging up, cancels the call, and what still waits for it is not computed.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -17,21 +16,8 @@ from google.protobuf.message import Message
 
 from agent import telemetry
 from agent.errors import RequestError
-from serving.api.hugging_face import allowed_time
-from serving.api.open_inference.inference_pb2 import (
-    ModelInferRequest,
-    ModelInferResponse,
-    ModelMetadataRequest,
-    ModelMetadataResponse,
-    ModelReadyRequest,
-    ModelReadyResponse,
-    ServerLiveRequest,
-    ServerLiveResponse,
-    ServerMetadataRequest,
-    ServerMetadataResponse,
-    ServerReadyRequest,
-    ServerReadyResponse,
-)
+from serving.api.endpoint import allowed_time
+from serving.api.open_inference import inference_pb2 as pb
 from serving.api.open_inference.protocol import (
     PLATFORM,
     SERVER,
@@ -46,9 +32,11 @@ from serving.api.open_inference.protocol import (
     unpack,
 )
 from serving.api.request_body import refusals_counted
-from serving.api.responses import retry_after_s
 from serving.middleware.middleware_stack import MiddlewareStack
-from serving.middleware.request_context import CALLER_LEFT, REQUEST_ID, RequestContext, begin, checked_id, new_id
+from serving.middleware.request_logging import report
+from serving.middleware.responses import retry_after_s
+from serving.scheduling.refusals import CALLER_LEFT
+from serving.scheduling.request_context import REQUEST_ID, RequestContext, begin, checked_id, new_id
 
 _log = logging.getLogger(__name__)
 ReplyT = TypeVar("ReplyT", bound=Message)
@@ -73,93 +61,92 @@ class InferenceService:
     def __init__(self, agent: OpenInference, front: MiddlewareStack | None = None) -> None:
         self._agent, self._front = agent, front or MiddlewareStack()
 
-    async def ServerLive(self, request: ServerLiveRequest, grpc_context: Any) -> ServerLiveResponse:
+    async def ServerLive(self, request: pb.ServerLiveRequest, grpc_context: Any) -> pb.ServerLiveResponse:
         """Tells that the process is alive."""
-        return ServerLiveResponse(live=True)
+        return pb.ServerLiveResponse(live=True)
 
-    async def ServerReady(self, request: ServerReadyRequest, grpc_context: Any) -> ServerReadyResponse:
+    async def ServerReady(self, request: pb.ServerReadyRequest, grpc_context: Any) -> pb.ServerReadyResponse:
         """Tells whether the agent is loaded and warm."""
-        return ServerReadyResponse(ready=self._agent.predictor.ready)
+        return pb.ServerReadyResponse(ready=self._agent.predictor.ready)
 
-    async def ModelReady(self, request: ModelReadyRequest, grpc_context: Any) -> ModelReadyResponse:
+    async def ModelReady(self, request: pb.ModelReadyRequest, grpc_context: Any) -> pb.ModelReadyResponse:
         """Tells whether that model is loaded and warm."""
 
-        async def work() -> ModelReadyResponse:
+        async def work() -> pb.ModelReadyResponse:
             self._agent.check(request.name, request.version)
-            return ModelReadyResponse(ready=self._agent.predictor.ready)
+            return pb.ModelReadyResponse(ready=self._agent.predictor.ready)
 
-        return await self._answered("ModelReady", grpc_context, work, ModelReadyResponse)
+        return await self._answered("ModelReady", grpc_context, work, pb.ModelReadyResponse)
 
-    async def ServerMetadata(self, request: ServerMetadataRequest, grpc_context: Any) -> ServerMetadataResponse:
+    async def ServerMetadata(self, request: pb.ServerMetadataRequest, grpc_context: Any) -> pb.ServerMetadataResponse:
         """Tells which server this is."""
 
-        async def work() -> ServerMetadataResponse:
-            return ServerMetadataResponse(name=SERVER, version=server_version())
+        async def work() -> pb.ServerMetadataResponse:
+            return pb.ServerMetadataResponse(name=SERVER, version=server_version())
 
-        return await self._answered("ServerMetadata", grpc_context, work, ServerMetadataResponse)
+        return await self._answered("ServerMetadata", grpc_context, work, pb.ServerMetadataResponse)
 
-    async def ModelMetadata(self, request: ModelMetadataRequest, grpc_context: Any) -> ModelMetadataResponse:
+    async def ModelMetadata(self, request: pb.ModelMetadataRequest, grpc_context: Any) -> pb.ModelMetadataResponse:
         """The tensors that go in and come out."""
 
-        async def work() -> ModelMetadataResponse:
+        async def work() -> pb.ModelMetadataResponse:
             self._agent.check(request.name, request.version)
-            told = ModelMetadataResponse(name=self._agent.name, versions=[self._agent.version], platform=PLATFORM)
+            told = pb.ModelMetadataResponse(name=self._agent.name, versions=[self._agent.version], platform=PLATFORM)
             told.inputs.add(name=TEXT, datatype="BYTES", shape=[-1])
             for column in self._agent.columns:
                 told.outputs.add(name=column.name, datatype=column.datatype, shape=[-1])
             return told
 
-        return await self._answered("ModelMetadata", grpc_context, work, ModelMetadataResponse)
+        return await self._answered("ModelMetadata", grpc_context, work, pb.ModelMetadataResponse)
 
-    async def ModelInfer(self, request: ModelInferRequest, grpc_context: Any) -> ModelInferResponse:
+    async def ModelInfer(self, request: pb.ModelInferRequest, grpc_context: Any) -> pb.ModelInferResponse:
         """Predicts."""
 
-        async def work() -> ModelInferResponse:
+        async def work() -> pb.ModelInferResponse:
             with refusals_counted(self._agent.predictor.metrics):
                 wanted, timeout_s = self._read(request), allowed_time(_metadata(grpc_context))
             tensors = await self._agent.infer(wanted, timeout_s)
             return _reply(self._agent, request, tensors)
 
-        return await self._answered("ModelInfer", grpc_context, work, ModelInferResponse)
+        return await self._answered("ModelInfer", grpc_context, work, pb.ModelInferResponse)
 
     async def _answered(
         self, method: str, context: Any, work: Callable[[], Awaitable[ReplyT]], empty: Callable[[], ReplyT]
     ) -> ReplyT:
-        exchange = RequestContext(new_id(), "POST", _ROUTE + method, status=200, keeps_texts=self._front.keeps_texts)
-        begin(exchange)
+        request_context = RequestContext(new_id(), "POST", _ROUTE + method, keeps_texts=self._front.keeps_texts)
+        request_context.status = 200
+        begin(request_context)
         code = grpc.StatusCode.OK
         try:
-            self._admit(_metadata(context), exchange)
+            self._admit(_metadata(context), request_context)
             return await work()
         except RequestError as error:
-            code, exchange.status = _refuse(context, error), error.status
+            code, request_context.status = _refuse(context, error), error.status
             return empty()
         except asyncio.CancelledError:
-            code, exchange.status = grpc.StatusCode.CANCELLED, CALLER_LEFT
+            code, request_context.status = grpc.StatusCode.CANCELLED, CALLER_LEFT
             raise
         except Exception:  # noqa: BLE001 - the caller gets no internals; the log gets the trace
-            _log.exception("request %s failed", exchange.request_id)
-            code, exchange.status = grpc.StatusCode.INTERNAL, 500
+            _log.exception("request %s failed", request_context.request_id)
+            code, request_context.status = grpc.StatusCode.INTERNAL, 500
             context.set_code(code)
             context.set_details("the server failed; this is not the request's fault")
             return empty()
         finally:
-            self._agent.predictor.metrics.count(telemetry.REQUESTS, route=exchange.route, status=code.name)
-            exchange.seconds = time.monotonic() - exchange.started
-            for report in self._front.reports:
-                report(exchange)
+            self._agent.predictor.metrics.count(telemetry.REQUESTS, route=request_context.route, status=code.name)
+            report(request_context, self._front.reports)
 
-    def _admit(self, metadata: Mapping[str, str], exchange: RequestContext) -> None:
+    def _admit(self, metadata: Mapping[str, str], request_context: RequestContext) -> None:
         """Does for a call what the layers before the routes do for a request over HTTP."""
-        exchange.client = metadata.get("x-forwarded-for", "").rpartition(",")[2].strip()
-        exchange.traceparent = metadata.get("traceparent", "")
+        request_context.client = metadata.get("x-forwarded-for", "").rpartition(",")[2].strip()
+        request_context.traceparent = metadata.get("traceparent", "")
         if given := metadata.get(REQUEST_ID):
-            exchange.request_id = checked_id(given)
+            request_context.request_id = checked_id(given)
         if self._front.keys:
             with refusals_counted(self._agent.predictor.metrics):
-                self._front.keys.admit(_presented(metadata), exchange)
+                self._front.keys.admit(metadata, request_context)
 
-    def _read(self, request: ModelInferRequest) -> Wanted:
+    def _read(self, request: pb.ModelInferRequest) -> Wanted:
         self._agent.check(request.model_name, request.model_version)
         _check_size(request, self._agent.predictor.limits.max_body_bytes)
         given = {name: _value(parameter) for name, parameter in request.parameters.items()}
@@ -167,7 +154,7 @@ class InferenceService:
         return Wanted(_texts(request), parameters, self._agent.outputs([output.name for output in request.outputs]))
 
 
-def _texts(request: ModelInferRequest) -> list[str]:
+def _texts(request: pb.ModelInferRequest) -> list[str]:
     if len(request.inputs) != 1:
         raise RequestError(
             f"inputs holds {len(request.inputs)} tensors",
@@ -189,8 +176,8 @@ def _texts(request: ModelInferRequest) -> list[str]:
     return decode(values, place)
 
 
-def _reply(agent: OpenInference, request: ModelInferRequest, tensors: list[Tensor]) -> ModelInferResponse:
-    told = ModelInferResponse(model_name=agent.name, model_version=agent.version, id=request.id)
+def _reply(agent: OpenInference, request: pb.ModelInferRequest, tensors: list[Tensor]) -> pb.ModelInferResponse:
+    told = pb.ModelInferResponse(model_name=agent.name, model_version=agent.version, id=request.id)
     for tensor in tensors:
         output = told.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=[len(tensor.values)])
         if request.raw_input_contents:  # whoever sends in binary reads binary
@@ -202,7 +189,7 @@ def _reply(agent: OpenInference, request: ModelInferRequest, tensors: list[Tenso
     return told
 
 
-def _check_size(request: ModelInferRequest, max_bytes: int) -> None:
+def _check_size(request: pb.ModelInferRequest, max_bytes: int) -> None:
     if request.ByteSize() > max_bytes:
         raise RequestError(
             "the request is too large",
@@ -223,12 +210,6 @@ def _refuse(context: Any, error: RequestError) -> grpc.StatusCode:
 
 def _metadata(context: Any) -> Mapping[str, str]:
     return {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
-
-
-def _presented(metadata: Mapping[str, str]) -> str | None:
-    """The key of a caller: `authorization: Bearer KEY`, or `x-api-key: KEY`."""
-    scheme, _, key = metadata.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" and key else metadata.get("x-api-key")
 
 
 def _value(parameter: Any) -> Any:

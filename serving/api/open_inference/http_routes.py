@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from agent.errors import RequestError
 from agent.tasks import BaseTask
-from serving.api.hugging_face import allowed_time
+from serving.api.endpoint import Asked, Endpoint, Written, answer_request
 from serving.api.open_inference.protocol import (
     EXTENSIONS,
     PLATFORM,
@@ -34,12 +34,11 @@ from serving.api.request_body import (
     explain,
     header,
     quoted_keys,
-    read_body,
-    refusals_counted,
     refuse_duplicates,
     refuse_empty,
 )
-from serving.api.responses import ErrorBody, answered, reply
+from serving.middleware.responses import ErrorBody, answered, reply
+from serving.scheduling.prediction import Answers
 
 _HEADER_LENGTH = "inference-header-content-length"
 _BINARY = "application/octet-stream"
@@ -188,20 +187,54 @@ class InferenceReader:
         return Wanted(texts, request.parameters or self._inner["parameters"](), outputs), request
 
 
+class InferEndpoint:
+    """`POST /v2/models/NAME/infer`.
+
+    Args:
+        agent: What answers.
+        reader: Reads bodies.
+        route: The path as declared.
+        paths: Where callers find it.
+    """
+
+    def __init__(self, agent: OpenInference, reader: InferenceReader, route: str, paths: Sequence[str] = ()) -> None:
+        self.route, self.paths = route, paths
+        self._agent, self._reader = agent, reader
+
+    def types(self, headers: Mapping[str, str]) -> Sequence[str]:  # noqa: D102 - Endpoint
+        return (JSON, _BINARY) if _HEADER_LENGTH in headers else (JSON,)
+
+    def read(self, body: bytes, headers: Mapping[str, str]) -> Asked:  # noqa: D102 - Endpoint
+        wanted, request = self._reader.read(body, headers, self._agent)
+
+        def write(answers: Answers) -> Written:
+            return _answer(self._agent, request, self._agent.tensors(wanted.outputs, answers))
+
+        return Asked(wanted.texts, wanted.parameters, write)
+
+
+_MODEL, _VERSION = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
+
+
+def endpoint(agent: OpenInference, reader: InferenceReader) -> Endpoint:
+    """The endpoint over one agent, without a version in its path."""
+    return InferEndpoint(agent, reader, f"{_MODEL}/infer", (f"/v2/models/{agent.name}/infer",))
+
+
 def routes(agent: OpenInference, reader: InferenceReader) -> APIRouter:
     """The routes over one agent."""
-    router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
-    predictor, limits = agent.predictor, agent.predictor.limits
+    router = APIRouter(tags=["Open Inference Protocol v2"])
+    predictor = agent.predictor
 
-    @router.get("", summary="Which server is this?")
+    @router.get("/v2", summary="Which server is this?")
     async def server() -> ServerMetadata:
         return ServerMetadata(name=SERVER, version=server_version(), extensions=list(EXTENSIONS))
 
-    @router.get("/health/live", summary="Is the process alive?")
+    @router.get("/v2/health/live", summary="Is the process alive?")
     async def live() -> ServerLive:
         return ServerLive(live=True)
 
-    @router.get("/health/ready", summary="Is the agent loaded and warm?", responses={200: {"model": ServerReady}})
+    @router.get("/v2/health/ready", summary="Is the agent loaded and warm?", responses={200: {"model": ServerReady}})
     async def ready() -> Response:
         return reply(ServerReady(ready=True)) if predictor.ready else _cold()
 
@@ -220,20 +253,10 @@ def routes(agent: OpenInference, reader: InferenceReader) -> APIRouter:
         return await answered(work())
 
     async def infer(request: Request, name: str, version: str = "") -> Response:
-        async def work() -> Response:
-            with refusals_counted(predictor.metrics):
-                predictor.check_room()
-                agent.check(name, version)
-                timeout_s = allowed_time(request.headers)
-                types = (JSON, _BINARY) if _HEADER_LENGTH in request.headers else (JSON,)
-                most: dict[str, Any] = {"max_bytes": limits.max_body_bytes, "max_s": limits.max_body_s}
-                body = await read_body(request.stream(), request.headers, types=types, **most)
-                wanted, asked = reader.read(body, request.headers, agent)
-            return _answer(agent, asked, await agent.infer(wanted, timeout_s))
+        asked = InferEndpoint(agent, reader, _MODEL)
+        return await answered(answer_request(request, asked, predictor, check=lambda: agent.check(name, version)))
 
-        return await answered(work())
-
-    for path in ("/models/{name}", "/models/{name}/versions/{version}"):
+    for path in (_MODEL, _VERSION):
         described: dict[str, Any] = {"response_model": None}
         router.get(path, summary="Its tensors", responses=_said(ModelMetadata), **described)(metadata)
         router.get(path + "/ready", summary="Is it ready?", responses=_said(ModelReady), **described)(model_ready)
@@ -297,7 +320,7 @@ def _texts(tensor: InputTensor, binary: bytes) -> list[str]:
     return texts
 
 
-def _answer(agent: OpenInference, asked: Any, tensors: Sequence[Tensor]) -> Response:
+def _answer(agent: OpenInference, asked: Any, tensors: Sequence[Tensor]) -> Written:
     """JSON, and behind it the tensors that are wanted in binary."""
     everything = bool(asked.parameters and asked.parameters.binary_data_output)
     chosen = {output.name: output.parameters and output.parameters.binary_data for output in asked.outputs or ()}
@@ -315,7 +338,5 @@ def _answer(agent: OpenInference, asked: Any, tensors: Sequence[Tensor]) -> Resp
     head |= {"id": asked.id} if asked.id else {}
     content = to_json(head | {"outputs": outputs})
     if not binary:
-        return Response(content, media_type=JSON)
-    return Response(
-        b"".join([content, *binary]), media_type=_BINARY, headers={"Inference-Header-Content-Length": str(len(content))}
-    )
+        return Written(content)
+    return Written(b"".join([content, *binary]), _BINARY, {"Inference-Header-Content-Length": str(len(content))})

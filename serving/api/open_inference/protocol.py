@@ -1,4 +1,4 @@
-"""The Open Inference Protocol v2, whatever carries it: which tensors an agent takes and gives. Knows neither HTTP nor gRPC.
+"""The Open Inference Protocol v2, over HTTP and gRPC alike: which tensors an agent takes and gives.
 
 One tensor goes in: `text`, BYTES, one text in each row. What comes out are the columns of the agent's task, one row for each
 text. A model's version is the beginning of its bundle's digest.
@@ -21,7 +21,9 @@ from agent.bundle import installed_versions
 from agent.errors import RequestError
 from agent.tasks import Parameters
 from agent.tasks.base import Column
+from serving.api.endpoint import check_name
 from serving.api.request_body import explain, refuse_empty
+from serving.scheduling.prediction import Answers
 from serving.scheduling.predictor import Predictor
 
 TEXT = "text"
@@ -127,28 +129,19 @@ class OpenInference:
             RequestError: As `Predictor.predict`.
         """
         answers = await self.predictor.predict(wanted.texts, wanted.parameters, timeout_s=timeout_s)
+        return self.tensors(wanted.outputs, answers)
+
+    def tensors(self, names: Sequence[str], answers: Answers) -> list[Tensor]:
+        """The tensors of these names."""
         columns = {column.name: column for column in self.columns}
         return [
-            Tensor(name, columns[name].datatype, [columns[name].value(answer) for answer in answers])
-            for name in wanted.outputs
+            Tensor(name, columns[name].datatype, [columns[name].value(answer) for answer in answers]) for name in names
         ]
 
 
 def server_version() -> str:
     """The version of this program."""
     return installed_versions([SERVER]).get(SERVER, "unknown")
-
-
-def check_name(name: str, served: str) -> None:
-    """Refuses agents that this application does not serve.
-
-    Raises:
-        RequestError: 404.
-    """
-    if name != served:
-        raise RequestError(
-            f"there is no agent {name[:80]!r} here", allowed=served, remedy="see /info", status=404, field="name"
-        )
 
 
 def check_tensor(name: str, datatype: str, shape: Sequence[int], num_texts: int) -> None:

@@ -34,8 +34,8 @@ def run(name: str, **more: str) -> str:
 
 
 def _http(good: int, bad: int, steps: int) -> dict[str, str]:
-    name = "ray_serve_num_http_requests_total"
-    return {served(name, status_code="200"): f"0+{good}x{steps}", served(name, status_code="503"): f"0+{bad}x{steps}"}
+    name = "haproxy_backend_http_responses_total"
+    return {served(name, code="2xx"): f"0+{good}x{steps}", served(name, code="5xx"): f"0+{bad}x{steps}"}
 
 
 def _answered(quick: int, count: int, steps: int) -> dict[str, str]:

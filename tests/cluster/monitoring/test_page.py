@@ -14,9 +14,9 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from agent.errors import ClusterError
-from cluster.monitoring.page_server import Page, shown
+from cluster.monitoring.page_server import Page, serve_page
 from cluster.monitoring.promql import Clock
-from cluster.monitoring.stack import PROMETHEUS, find, watching
+from cluster.monitoring.stack import PROMETHEUS, find, monitoring
 from tests.cluster.monitoring.tools import Webhook, needed, until
 
 PAGE = Path(__file__).parents[3] / "cluster" / "monitoring" / "page"
@@ -43,8 +43,8 @@ def page_url(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Iter
         json.dumps([{"labels": {"job": "ray"}, "targets": [f"127.0.0.1:{server.server_port}", "127.0.0.1:9"]}])
     )
     with (
-        watching(discovery, clock=Clock(1000), webhook=webhook.url) as prometheus,
-        shown(Page(prometheus, notice="a notice"), 0) as url,
+        monitoring(discovery, clock=Clock(1000), webhook=webhook.url) as prometheus,
+        serve_page(Page(prometheus, notice="a notice"), 0) as url,
     ):
         until(lambda: prometheus.query("ray_bert_agent_info"), 30)
         yield url

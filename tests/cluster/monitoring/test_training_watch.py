@@ -18,7 +18,7 @@ import pytest
 
 from cluster.monitoring.panels.training_panels import TRAINING
 from cluster.monitoring.promql import Clock
-from cluster.monitoring.stack import Prometheus, free_port, watching
+from cluster.monitoring.stack import Prometheus, free_port, monitoring
 from tests.cluster.monitoring.tools import Webhook, needed, unanswered, until
 from tests.tiny import make_model, write_conll
 
@@ -60,7 +60,7 @@ def watched(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Itera
     write_conll(places / "ner", train=600)
     with tempfile.TemporaryDirectory(prefix="bt-", dir="/tmp") as session, _head(Path(session)) as cluster:
         discovery = Path(session) / "prom_metrics_service_discovery.json"
-        with watching(discovery, clock=Clock(60), webhook=webhook.url) as prometheus:
+        with monitoring(discovery, clock=Clock(60), webhook=webhook.url) as prometheus:
             yield Watched(cluster, prometheus, places)
 
 

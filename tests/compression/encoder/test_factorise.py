@@ -17,12 +17,19 @@ from agent.bundle import Bundle
 from agent.config.base import from_mapping
 from agent.errors import ConfigError
 from compression.encoder.encoder_structure import find_blocks
-from compression.encoder.factorise import Spectrum, ThinEmbedding, ThinLinear, cut, ranks_within, split
+from compression.encoder.factorise import (
+    FactorisedEmbedding,
+    FactorisedLinear,
+    Spectrum,
+    low_rank_factors,
+    ranks_within,
+    truncate,
+)
 from compression.encoder.structural_pruning import num_parameters, slim
 from compression.encoder.torch_model import load_model, torch_forward
 from compression.exporters import EXPORTERS
 from compression.graphs.onnx_graph import largest_difference, probes
-from compression.pipeline.pipeline import CompressionConfig
+from compression.pipeline.pipeline_inputs import CompressionConfig
 from compression.steps import LowRankStep
 from tests.compression.agents import MAX_TOKENS, SHAPES, tiny_model
 from tests.compression.encoder.test_structural_pruning import TAGGER
@@ -61,7 +68,7 @@ def test_a_weight_is_split_exactly_where_that_is_smaller(rows: int, columns: int
     torch.manual_seed(rows * 41 + columns)
     rank = min(rank, rows, columns)
     weight = torch.randn(rows, rank) @ torch.randn(rank, columns)
-    parts = split(weight)
+    parts = low_rank_factors(weight)
     assert (parts is not None) == (rank * (rows + columns) < rows * columns)
     if parts:
         assert [tuple(part.shape) for part in parts] == [(rows, rank), (rank, columns)]
@@ -75,7 +82,7 @@ def test_a_cut_is_the_nearest_for_the_inputs_that_were_seen(rank: int) -> None:
     weight = torch.randn(12, 20)
     outputs = inputs @ weight.double().T
     spectrum = Spectrum.of(weight, outputs.T @ outputs)
-    error = (outputs - inputs @ cut(weight, spectrum, rank).double().T).norm() ** 2
+    error = (outputs - inputs @ truncate(weight, spectrum, rank).double().T).norm() ** 2
     s = torch.linalg.svdvals(outputs)
     assert float(error) == pytest.approx(float((s[rank:] ** 2).sum()), rel=1e-3, abs=1e-3)
     assert 1 - spectrum.kept(rank) == pytest.approx(float(error / outputs.norm() ** 2), rel=1e-3, abs=1e-6)
@@ -131,7 +138,7 @@ def test_graphs_hold_two_products_and_agree_with_the_stock_model(
     ]
     report = run(tagger, tmp_path / "out", steps)
     bundle = check(tmp_path / "out", report, tagger)
-    original, stock, fp32, _ = report.rows
+    original, stock, fp32, _ = report.model_rows
     assert fp32.parameters < original.parameters
     floats = sum(
         np.prod(one.dims)
@@ -140,8 +147,8 @@ def test_graphs_hold_two_products_and_agree_with_the_stock_model(
     )
     assert floats < 1.1 * fp32.parameters
     smaller = slim(load_model(bundle))
-    assert isinstance(smaller.get_input_embeddings(), ThinEmbedding)
-    assert any(isinstance(block.ffn_input.linear, ThinLinear) for block in find_blocks(smaller))
+    assert isinstance(smaller.get_input_embeddings(), FactorisedEmbedding)
+    assert any(isinstance(block.ffn_input.linear, FactorisedLinear) for block in find_blocks(smaller))
     assert num_parameters(smaller) == fp32.parameters
     assert stock.f1 == pytest.approx(fp32.f1, abs=1e-6)
 

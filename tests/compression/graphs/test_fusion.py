@@ -18,7 +18,7 @@ from compression.encoder.torch_model import quiet, torch_forward
 from compression.exporters import EXPORTERS, Exporter
 from compression.graphs.onnx_graph import graph_forward, largest_difference, open_session, probes
 from compression.pruning.pruning_target import zero
-from compression.quantization.activation_ranges import Rule
+from compression.quantization.activation_ranges import CalibrationRule
 from compression.quantization.quantizers import write_dynamic, write_static
 from tests.compression.agents import SHAPES, tiny_model
 from tests.compression.encoder.test_structural_pruning import TAGGER
@@ -58,7 +58,7 @@ def test_no_node_that_is_slow_on_cpus_is_run(family: str, kind: str, tmp_path: P
     exporter, path = written(tmp_path, family, kind)
     dynamic, static = tmp_path / "dynamic.onnx", tmp_path / "static.onnx"
     write_dynamic(exporter, path, dynamic, HOW)
-    write_static(dynamic, path, static, singles(10), Rule("min_max"))
+    write_static(dynamic, path, static, singles(10), CalibrationRule("min_max"))
     for graph in (dynamic, static):
         kinds = [node.op_type for node in as_run(graph)]
         assert not SLOW & set(kinds)
@@ -71,7 +71,7 @@ def test_products_of_a_small_graph_add_their_biases(family: str, tmp_path: Path)
     exporter, path = written(tmp_path, family, "torchscript")
     dynamic, static = tmp_path / "dynamic.onnx", tmp_path / "static.onnx"
     write_dynamic(exporter, path, dynamic, HOW)
-    write_static(dynamic, path, static, singles(10), Rule("min_max"))
+    write_static(dynamic, path, static, singles(10), CalibrationRule("min_max"))
     nodes = list(onnx.load(static).graph.node)
     products = [node for node in nodes if node.op_type == "MatMulIntegerToFloat"]
     assert len(products) >= 2 * 3 + 1  # a fused Attention holds the other three of a layer

@@ -44,7 +44,7 @@ def test_a_bundle_holds_a_graph_for_each_hardware(tagger: Path, tmp_path: Path, 
         wide = [one.name for one in weights if len(one.dims) == 2 and one.data_type == onnx.TensorProto.FLOAT]
         assert not wide
         assert sizes[half] < 0.8 * sizes["fp32"]
-        assert [row.name for row in report.rows if row.precision == half] == [f"ONNX {half}"]
+        assert [row.name for row in report.model_rows if row.precision == half] == [f"ONNX {half}"]
 
 
 def test_an_engine_on_the_cpu_takes_the_graph_for_the_cpu(tagger: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from agent.evaluation import evaluate
 from compression.encoder.flops import flops_per_token
 from compression.encoder.structural_pruning import slim
 from compression.encoder.torch_model import load_model, torch_forward
-from compression.measurement.quality import answers, calibration_error
+from compression.measurement.quality import answer_examples, calibration_error
 from compression.reporting.frontier_plot import Point, draw_frontier, frontier
 from tests.compression.agents import tiny_model
 from tests.compression.encoder.test_structural_pruning import TAGGER
@@ -38,13 +38,13 @@ def test_an_agent_agrees_with_itself_and_less_with_another(agent: str, request: 
     bundle = Bundle.load(request.getfixturevalue(agent))
     splits = load_splits(DataConfig(path=str(bundle.path.parent / "data")), bundle.task)
     forward = torch_forward(load_model(bundle))
-    found = answers(bundle.task, bundle.encoder, splits.test, forward)
+    found = answer_examples(bundle.task, bundle.encoder, splits.test, forward)
     assert found.report == evaluate(bundle.task, bundle.encoder, splits.test, forward)
-    assert len(found.confidences) == len(found.right) == sum(map(len, found.choices))
+    assert len(found.confidences) == len(found.correct) == sum(map(len, found.choices))
     same = found.agreement(found)
     assert (same.texts, same.words) == (1.0, 1.0)
     untaught = tiny_model("bert", bundle.task, vocabulary=bundle.encoder.tokenizer.get_vocab_size())
-    other = answers(bundle.task, bundle.encoder, splits.test, torch_forward(untaught))
+    other = answer_examples(bundle.task, bundle.encoder, splits.test, torch_forward(untaught))
     less = other.agreement(found)
     assert less.words < 1.0
     assert less.texts < 1.0
@@ -57,7 +57,7 @@ def test_a_graph_that_says_nan_is_sure_of_nothing(tagger: Path) -> None:
     bundle = Bundle.load(tagger)
     splits = load_splits(DataConfig(path=str(tagger.parent / "data")), bundle.task)
     forward = torch_forward(load_model(bundle))
-    found = answers(bundle.task, bundle.encoder, splits.test, lambda batch: forward(batch) * np.float32("nan"))
+    found = answer_examples(bundle.task, bundle.encoder, splits.test, lambda batch: forward(batch) * np.float32("nan"))
     assert float(found.confidences.max()) == 0.0
     assert np.isfinite(found.calibration_error)
 
@@ -72,11 +72,11 @@ def test_work_is_what_the_matrices_say(tagger: Path) -> None:
 
 def test_pruned_structure_is_no_work(tagger: Path, tmp_path: Path) -> None:
     report = run(tagger, tmp_path / "out", [{"kind": "prune", "head_ratio": 0.25, "ffn_ratio": 0.5}])
-    original, pruned, _ = report.trail
-    assert original.measured
-    assert pruned.measured
-    assert pruned.measured.flops_per_token < original.measured.flops_per_token
-    assert pruned.measured.parameters < original.measured.parameters
+    original, pruned, _ = report.step_rows
+    assert original.measurement
+    assert pruned.measurement
+    assert pruned.measurement.flops_per_token < original.measurement.flops_per_token
+    assert pruned.measurement.parameters < original.measurement.parameters
     assert flops_per_token(slim(tiny_model("bert", TAGGER)), 48) > 0
 
 
@@ -109,7 +109,7 @@ def test_the_report_has_a_row_for_every_step_and_the_picture_beside_it(tagger: P
     for kind in ("prune", "export", "quantize"):
         assert f"after {kind}" in (tmp_path / "out/report.svg").read_text()
     assert "report.svg" in Bundle.load(tmp_path / "out").manifest.files
-    assert all(row.speed for row in report.trail if row.measured and row.kind != "original")
+    assert all(row.speed for row in report.step_rows if row.measurement and row.kind != "original")
 
 
 @pytest.mark.parametrize(("measure", "examples"), [("quick", 200), ("full", 260), ("none", 0)])
@@ -120,6 +120,6 @@ def test_how_much_is_measured_after_a_step_is_bounded(
 
     data = write_conll(tmp_path / "data", dev=260)
     report = run(tagger, tmp_path / "out", ["prune"], data={"path": str(data)}, measure=measure)
-    assert {row.num_examples for row in report.trail if row.kind == "prune"} == {examples}
-    assert all((row.measured is None) == (measure == "none") for row in report.trail if row.kind == "prune")
-    assert report.rows[0].quality.support > 0
+    assert {row.num_examples for row in report.step_rows if row.kind == "prune"} == {examples}
+    assert all((row.measurement is None) == (measure == "none") for row in report.step_rows if row.kind == "prune")
+    assert report.model_rows[0].quality.support > 0

@@ -17,7 +17,8 @@ from agent.evaluation import evaluate
 from compression.encoder.torch_model import load_directory, torch_forward
 from compression.exporters import EXPORTERS
 from compression.graphs.onnx_graph import graph_forward, largest_difference, open_session, probes
-from compression.pipeline.pipeline import CompressionConfig, compress
+from compression.pipeline.pipeline import compress
+from compression.pipeline.pipeline_inputs import CompressionConfig
 from compression.reporting.compression_report import CompressionReport
 
 AVAILABLE = [kind for kind, exporter in EXPORTERS.items() if not exporter.missing()]
@@ -71,7 +72,7 @@ def test_every_step_alone_and_together_gives_a_bundle(tagger: Path, tmp_path: Pa
         : sum(s != "prune" for s in steps)
     ]
     if not steps:
-        assert report.rows[0].f1 == report.verdict.f1
+        assert report.model_rows[0].f1 == report.verdict.f1
 
 
 @pytest.mark.parametrize("exporter", AVAILABLE)
@@ -89,7 +90,7 @@ def test_every_exporter_exports_prunes_and_quantizes(
     bundle = check(tmp_path / "out", report, parent)
     assert [variant.exporter for variant in bundle.manifest.onnx] == [exporter] * 2
     assert bundle.onnx_variant("auto").precision == "int8"
-    original, _, fp32, int8 = report.rows
+    original, _, fp32, int8 = report.model_rows
     assert int8.size_bytes < fp32.size_bytes < original.size_bytes * 1.5
     assert fp32.parameters == int8.parameters < original.parameters
     assert not _wide_floats(tmp_path / "out/model.int8.onnx")
@@ -131,7 +132,7 @@ def test_the_fp32_graph_can_be_left_out(tagger: Path, tmp_path: Path) -> None:
     report = run(tagger, tmp_path / "out", steps)
     assert [variant.precision for variant in Bundle.load(tmp_path / "out").manifest.onnx] == ["int8"]
     assert not (tmp_path / "out" / "model.onnx").exists()
-    assert [row.name for row in report.rows if not row.published] == ["ONNX fp32"]
+    assert [row.name for row in report.model_rows if not row.published] == ["ONNX fp32"]
 
 
 def test_nodes_can_be_kept_out_of_int8(tagger: Path, tmp_path: Path) -> None:

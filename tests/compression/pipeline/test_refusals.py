@@ -15,7 +15,8 @@ import pytest
 from agent.config.base import from_mapping
 from agent.errors import BundleError, ConfigError, DataError, ExportError, GateError, TrainingError
 from compression.exporters import TorchScriptExporter
-from compression.pipeline.pipeline import CompressionConfig, compress
+from compression.pipeline.pipeline import compress
+from compression.pipeline.pipeline_inputs import CompressionConfig
 from tests.compression.pipeline.test_pipeline import run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -69,13 +70,13 @@ def test_a_step_that_loses_too_much_stops_the_run_there(
     page, tree = (tmp_path / "out.report.md").read_text(), json.loads((tmp_path / "out.report.json").read_text())
     assert "NOT passed, nothing published: what prune left keeps" in page
     assert "![F1 kept against speed](out.report.svg)" in page
-    assert [row["kind"] for row in tree["trail"]] == ["original", "prune"]
-    assert (tree["passed"], tree["rows"]) == (False, [])
+    assert [row["kind"] for row in tree["step_rows"]] == ["original", "prune"]
+    assert (tree["passed"], tree["model_rows"]) == (False, [])
     assert not (tmp_path / "out").exists()
     capfd.readouterr()
     with pytest.raises(GateError, match="refuses what prune left"):
         run(tagger, tmp_path / "out", [HARSH, EXPORT, "quantize"], gate={})
-    assert "finished are prune" in capfd.readouterr().out
+    assert "finished steps: prune" in capfd.readouterr().out
     run(tagger, tmp_path / "out", [HARSH, EXPORT, "quantize"])
 
 
@@ -87,8 +88,8 @@ def test_the_margin_is_what_a_step_may_lose_more(tagger: Path, tmp_path: Path) -
 def test_a_step_before_one_that_wins_quality_back_is_not_judged(tagger: Path, tmp_path: Path) -> None:
     from compression.steps import DistillStep, PruneStep
 
-    assert DistillStep.restores
-    assert not PruneStep.restores
+    assert DistillStep.recovers_quality
+    assert not PruneStep.recovers_quality
     # Ray is not started: what counts is that the run comes as far as distillation.
     os.environ["RAY_ADDRESS"] = "127.0.0.1:1"
     try:

@@ -51,8 +51,10 @@ def essence(output: Path) -> dict[str, Any]:
         name: hashlib.sha256((output / name).read_bytes()).hexdigest()
         for name in ("model.safetensors", "model.onnx", "model.int8.onnx", "tokenizer.json", "config.json")
     }
-    quality = [(row["name"], row["quality"]["metrics"], row["agreement"]) for row in report["rows"]]
-    trail = [(row["kind"], row["measured"] and row["measured"]["quality"]["metrics"]) for row in report["trail"]]
+    quality = [(row["name"], row["quality"]["metrics"], row["agreement"]) for row in report["model_rows"]]
+    trail = [
+        (row["kind"], row["measurement"] and row["measurement"]["quality"]["metrics"]) for row in report["step_rows"]
+    ]
     return {"files": files, "rows": quality, "trail": trail, "notes": report["notes"]}
 
 
@@ -64,7 +66,7 @@ def test_a_killed_run_goes_on_behind_its_last_finished_step_and_comes_to_the_sam
     killed_after("export", tagger, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     done = subprocess.run(command(tagger, tmp_path / "out"), capture_output=True, text=True, check=True, timeout=120)
-    assert ".out.work: finished are prune, export" in done.stdout
+    assert ".out.work; finished steps: prune, export" in done.stdout
     assert "prune: importance" not in done.stderr
     assert "export: torchscript" not in done.stderr
     assert "verify: F1" in done.stderr
@@ -84,8 +86,8 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     from compression.pipeline import pipeline
 
     kinds: list[str] = []
-    take = pipeline._take
-    monkeypatch.setattr(pipeline, "_take", lambda step, state: (kinds.append(step.kind), take(step, state))[1])
+    run_step = pipeline._run_step
+    monkeypatch.setattr(pipeline, "_run_step", lambda step, state: (kinds.append(step.kind), run_step(step, state))[1])
     return kinds
 
 
@@ -112,7 +114,7 @@ def test_what_changed_and_what_follows_it_is_done_again(
     kinds = taken(monkeypatch)
     report = run(tagger, tmp_path / "out", **(same | change))
     assert kinds == again
-    assert [row.kind for row in report.trail if row.kind != "original"] == ["prune", "export", "quantize", "verify"]
+    assert [row.kind for row in report.step_rows if row.kind != "original"] == ["prune", "export", "quantize", "verify"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -130,14 +132,14 @@ def test_other_data_or_another_agent_takes_no_step_over(
 
 def test_a_race_is_run_again_when_what_will_be_served_changes() -> None:
     from compression.exporters import EXPORTERS
-    from compression.pipeline.snapshots import chain_keys
+    from compression.pipeline.snapshots import cache_keys
     from compression.steps import ExportStep
 
     if not EXPORTERS["optimum"].missing():
         pytest.skip("optimum is installed: there is no race")
 
     def key(export: ExportStep, quantize: QuantizeStep) -> str:
-        return chain_keys([], [PruneStep(), export, quantize])[1]
+        return cache_keys([], [PruneStep(), export, quantize])[1]
 
     raced, chosen = ExportStep(), ExportStep(exporter="torchscript")
     assert key(raced, QuantizeStep()) != key(raced, QuantizeStep(embeddings=False))
@@ -149,18 +151,18 @@ def test_a_damaged_snapshot_is_not_gone_on_with(
     tagger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     stopped(tagger, tmp_path / "out", [HARSH, EXPORT])
-    workshop = tmp_path / ".out.work"
+    work_directory = tmp_path / ".out.work"
     graphs = {
-        json.loads(file.read_text())["files"].get("model.onnx") for file in (workshop / "steps").glob("*.json")
+        json.loads(file.read_text())["files"].get("model.onnx") for file in (work_directory / "steps").glob("*.json")
     } - {None}
     if damage == "half written":
-        for file in (workshop / "steps").glob("*.json"):
+        for file in (work_directory / "steps").glob("*.json"):
             file.write_text(file.read_text()[:100])
     for name in graphs:
         if damage == "altered":
-            (workshop / "objects" / name).write_bytes(b"not what it was")
+            (work_directory / "objects" / name).write_bytes(b"not what it was")
         elif damage == "missing":
-            (workshop / "objects" / name).unlink()
+            (work_directory / "objects" / name).unlink()
     kinds = taken(monkeypatch)
     run(tagger, tmp_path / "out", [HARSH, EXPORT])
     assert kinds == (["prune"] if damage == "half written" else []) + ["export", "verify"]

@@ -22,7 +22,7 @@ from compression.encoder.flops import flops_per_token
 from compression.encoder.structural_pruning import live_heads, live_units, num_parameters, slim
 from compression.encoder.torch_model import load_model, torch_forward
 from compression.graphs.onnx_graph import largest_difference, probes
-from compression.pipeline.pipeline import CompressionConfig
+from compression.pipeline.pipeline_inputs import CompressionConfig
 from compression.pruning.calibration import calibrate, labelled_batches, total_loss
 from compression.pruning.pruning_target import flops_of, weights_of, zero
 from compression.steps import PruneStep, QuantizeStep
@@ -241,9 +241,9 @@ def test_recovery_between_rounds_keeps_zeros_and_wins_back_what_was_lost(
     recovery = {"learning_rate": 0.005, "batch_tokens": 128, "num_workers": 2, "hidden_weight": 0.1}
     lost = run(tagger, tmp_path / "lost", [harsh, EXPORT])
     report = run(tagger, tmp_path / "out", [harsh | {"rounds": 2, "recovery_epochs": 3, "recovery": recovery}, EXPORT])
-    assert report.rows[-1].f1 > lost.rows[-1].f1
-    assert report.rows[-1].parameters <= lost.rows[-1].parameters
+    assert report.model_rows[-1].f1 > lost.rows[-1].f1
+    assert report.model_rows[-1].parameters <= lost.rows[-1].parameters
     shutil.rmtree(tmp_path / "lost")
     check(tmp_path / "out", report, tagger)
     assert any("2 rounds; after each 3 epochs" in note for note in report.notes)
-    assert np.isfinite(report.rows[-1].f1)
+    assert np.isfinite(report.model_rows[-1].f1)

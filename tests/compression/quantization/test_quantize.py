@@ -17,7 +17,7 @@ from agent.errors import ConfigError, ExportError
 from compression.encoder.torch_model import load_model, quiet, torch_forward
 from compression.exporters import EXPORTERS, Quantization
 from compression.graphs.onnx_graph import graph_forward, open_session, probes
-from compression.quantization.activation_ranges import Rule, calibrate
+from compression.quantization.activation_ranges import CalibrationRule, find_ranges
 from compression.quantization.quantizers import write_dynamic, write_int4, write_static
 from compression.quantization.sensitivity import error_of, find_exclusions
 from compression.quantization.static_quantization import scaled_tensors
@@ -64,7 +64,7 @@ def test_a_static_graph_answers_near_float32_and_whatever_the_company(
 ) -> None:
     source, dynamic = graphs
     target = tmp_path / "static.onnx"
-    write_static(dynamic, source, target, singles(40), Rule(method))
+    write_static(dynamic, source, target, singles(40), CalibrationRule(method))
     batches = singles(10, seed=1)
     error = error_of(forward(source), forward(target), batches)
     assert error < max(0.1, 2 * error_of(forward(source), forward(dynamic), batches))
@@ -92,7 +92,7 @@ def test_ranges_hold_what_was_seen(graphs: tuple[Path, Path]) -> None:
     source, dynamic = graphs
     tensors = scaled_tensors(dynamic)
     found = {
-        method: calibrate(source, tensors, singles(20), rule=Rule(method), progress=lambda *_: None)
+        method: find_ranges(source, tensors, singles(20), rule=CalibrationRule(method), progress=lambda *_: None)
         for method in METHODS
     }
     for name in tensors:
@@ -116,7 +116,7 @@ def test_an_activation_that_is_not_finite_is_an_error_with_its_node(tmp_path: Pa
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
     onnx.save(model, path)
     with pytest.raises(ExportError, match=f"node {node.name} of model.onnx says (infinite values|NaN)"):
-        write_static(tmp_path / "dynamic.onnx", path, tmp_path / "static.onnx", singles(3), Rule("min_max"))
+        write_static(tmp_path / "dynamic.onnx", path, tmp_path / "static.onnx", singles(3), CalibrationRule("min_max"))
     assert not list(tmp_path.glob("*watched*"))
 
 

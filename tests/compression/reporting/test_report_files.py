@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from compression.measurement.speed import Neighbours
+from compression.measurement.speed import CpuContention
 from compression.reporting.compression_report import CompressionReport
-from compression.reporting.report_files import markdown, table
+from compression.reporting.report_files import markdown, terminal_table
 from tests.compression.pipeline.test_pipeline import run
 
 
@@ -20,7 +20,7 @@ def test_speeds_measured_beside_busy_neighbours_are_doubted(
     tagger: Path, tmp_path: Path, cores: float | None, doubted: bool
 ) -> None:
     report: CompressionReport = run(tagger, tmp_path / "out", []).model_copy(update={"contention": cores})
-    assert ("not to be trusted" in table(report)) == doubted
+    assert ("not to be trusted" in terminal_table(report)) == doubted
     assert ("not to be trusted" in markdown(report)) == doubted
 
 
@@ -29,7 +29,7 @@ def test_neighbours_are_seen() -> None:
     other = multiprocessing.get_context("spawn").Process(target=_compute, args=(2.0,))
     other.start()
     time.sleep(1.0)  # its interpreter starts
-    neighbours = Neighbours()
+    neighbours = CpuContention()
     time.sleep(1.0)
     shared = neighbours.contention(threads=os.cpu_count() or 1)
     other.join()

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from agent.config.base import Config, describe, from_mapping
 from agent.errors import ConfigError
 from compression.encoder.torch_model import load_directory, torch_forward
-from compression.pipeline.pipeline import CompressionConfig
+from compression.pipeline.pipeline_inputs import CompressionConfig
 from compression.reporting.compression_report import CompressionReport
 from compression.steps import ORDER, BaseStep, Step
 from tests.compression.pipeline.test_pipeline import QUICK, check, run
@@ -129,7 +129,7 @@ def test_numbers_that_make_no_sense_are_refused(kind: type[BaseStep]) -> None:
 
 def test_kinds_and_places_are_their_own() -> None:
     assert len(set(NAMES)) == len(NAMES) == len(ORDER)
-    assert len({kind.place for kind in KINDS}) == len(KINDS)
+    assert len({kind.position for kind in KINDS}) == len(KINDS)
     assert set(ORDER) == set(NAMES)
     assert all(issubclass(kind, Config) for kind in KINDS)
 
@@ -165,23 +165,25 @@ def test_the_same_seed_gives_the_same_weights_and_answers(outcome: tuple[str, Tr
         return
     files = [file for file in digests(one.output) if file.endswith((".safetensors", ".onnx", "tokenizer.json"))]
     assert {file: digests(one.output)[file] for file in files} == {file: digests(two.output)[file] for file in files}
-    assert [(row.name, row.quality) for row in one.report.rows] == [(row.name, row.quality) for row in two.report.rows]
+    assert [(row.name, row.quality) for row in one.report.model_rows] == [
+        (row.name, row.quality) for row in two.report.model_rows
+    ]
 
 
 def test_its_measurement_is_recorded(outcome: tuple[str, TrialOutcome, TrialOutcome]) -> None:
     name, one, _ = outcome
-    (row,) = [row for row in one.report.trail if row.kind == name]
+    (row,) = [row for row in one.report.step_rows if row.kind == name]
     assert row.seconds > 0
     recorded = json.loads((one.output / "report.json").read_text())
-    assert [step["kind"] for step in recorded["trail"]] == [
+    assert [step["kind"] for step in recorded["step_rows"]] == [
         "original",
         *(step["kind"] for step in steps_for(name)),
         "verify",
     ]
     if name == "verify":
-        assert one.report.rows[0].quality.support > 0
+        assert one.report.model_rows[0].quality.support > 0
         return
-    found = row.measured
+    found = row.measurement
     assert found is not None
     assert row.num_examples == 24
     assert set(found.latency) == {16, 48} or set(found.latency) == {16}

@@ -18,12 +18,12 @@ from agent.bundle import Bundle
 from agent.config.base import from_mapping
 from agent.data import DataConfig, load_splits
 from agent.errors import ConfigError, ExportError, TrainingError
-from compression.distillation.teaching import lesson_key
+from compression.distillation.student_training import student_key
 from compression.encoder.encoder_structure import find_blocks, keep_layers, layers_of, set_units
 from compression.encoder.structural_pruning import keep_units, num_parameters
 from compression.encoder.torch_model import load_directory, load_model, save_model, torch_forward
 from compression.graphs.onnx_graph import largest_difference, probes
-from compression.pipeline.pipeline import CompressionConfig
+from compression.pipeline.pipeline_inputs import CompressionConfig
 from compression.steps import DistillStep, ShrinkStep
 from tests.compression.agents import MAX_TOKENS, SHAPES, tiny_model
 from tests.compression.encoder.test_structural_pruning import TAGGER
@@ -61,7 +61,7 @@ def state_of(bundle: Path, model: Any) -> Any:
     notes: list[str] = []
     return SimpleNamespace(
         bundle=loaded, encoder=loaded.encoder, splits=data, model=model, seed=0, threads=1, changed=False,
-        steps=(), remembered={}, note=notes.append, notes=notes,
+        steps=(), step_outputs={}, note=notes.append, notes=notes,
     )  # fmt: skip
 
 
@@ -80,9 +80,9 @@ def test_the_layer_without_which_nothing_changes_goes_first(tagger: Path, idle: 
     state = state_of(tagger, model)
     ShrinkStep(layers=1).run(state)
     assert layers_of(state.model) == [kept]
-    assert state.changed
+    assert state.weights_changed
     assert f"layers {idle} removed" in state.notes[0]
-    assert state.remembered == {"shrink.layers": [1 - idle]}
+    assert state.step_outputs == {"shrink.layers": [1 - idle]}
 
 
 def test_units_that_nobody_reads_go_first(tagger: Path) -> None:
@@ -130,7 +130,7 @@ def test_shrinking_by_nothing_is_refused() -> None:
 def test_shrinking_alone_gives_a_smaller_bundle(tagger: Path, tmp_path: Path) -> None:
     report = run(tagger, tmp_path / "out", [{"kind": "shrink", "layers": 1, "ffn_units": 48}, EXPORT, "quantize"])
     check(tmp_path / "out", report, tagger)
-    original, shrunk = report.rows[0], report.rows[1]
+    original, shrunk = report.model_rows[0], report.model_rows[1]
     assert shrunk.parameters < original.parameters
     assert shrunk.size_bytes < original.size_bytes
 
@@ -151,8 +151,8 @@ def test_a_student_is_taught_and_an_interrupted_run_does_not_teach_it_again(
         run(tagger, tmp_path / "out", [*steps[:2], EXPORT | {"tolerance": 1e-30}])
     capfd.readouterr()
     report = run(tagger, tmp_path / "out", steps)
-    assert "finished are shrink, distill" in capfd.readouterr().out
-    assert report.rows[1].f1 > untaught.rows[1].f1
+    assert "finished steps: shrink, distill" in capfd.readouterr().out
+    assert report.model_rows[1].f1 > untaught.rows[1].f1
     shutil.rmtree(tmp_path / "untaught")
     check(tmp_path / "out", report, tagger)
 
@@ -173,7 +173,7 @@ def test_a_student_is_another_one_after_other_steps(tagger: Path) -> None:
     common = {"seed": 0, "bundle": bundle, "splits": SimpleNamespace(digest="d")}
     distill = DistillStep()
     digests = {
-        lesson_key(SimpleNamespace(steps=(ShrinkStep(layers=layers), distill), **common), distill.place)
+        student_key(SimpleNamespace(steps=(ShrinkStep(layers=layers), distill), **common), distill.place)
         for layers in (1, 2)
     }
     assert len(digests) == 2
@@ -194,7 +194,7 @@ def test_what_a_student_is_to_hear_reaches_training(tagger: Path, tmp_path: Path
     told = from_mapping(TrainingConfig, step._settings(state, tmp_path, epochs=2, keep_zeros=True))
     assert told.teacher is not None
     assert (told.teacher.hidden.weight, told.teacher.relations.weight) == (0.5, 0.25)
-    assert told.teacher.hidden.layers == (state.remembered["shrink.layers"][0] + 1,)
+    assert told.teacher.hidden.layers == (state.step_outputs["shrink.layers"][0] + 1,)
     assert (told.teacher.relations.layer, told.teacher.relations.heads) == (1, 2)
     assert told.teacher.unlabelled == str(tmp_path / "text.txt")
     assert (told.model.keep_zeros, told.epochs) == (True, 2)

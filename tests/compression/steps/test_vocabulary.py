@@ -21,7 +21,7 @@ from agent.encoding import Encoder, pad
 from agent.errors import ConfigError
 from compression.encoder.torch_model import load_directory, torch_forward
 from compression.encoder.wordpiece import WordPiece
-from compression.pipeline.pipeline import CompressionConfig
+from compression.pipeline.pipeline_inputs import CompressionConfig
 from compression.steps import VocabularyStep
 from tests.compression.agents import SHAPES, tiny_bundle, tiny_model
 from tests.compression.pipeline.test_pipeline import check, run
@@ -148,7 +148,7 @@ def test_a_bundle_with_fewer_sub_words_is_a_plain_directory_with_graphs_that_agr
     assert stock(text)["input_ids"] == bundle.encoder.tokenizer.encode(text).ids
     model = load_directory(tmp_path / "out", bundle.task.architecture)
     assert model.get_input_embeddings().num_embeddings == config["vocab_size"]
-    original, compressed, *_ = report.rows
+    original, compressed, *_ = report.model_rows
     assert compressed.parameters < original.parameters
 
 

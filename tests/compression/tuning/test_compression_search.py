@@ -6,7 +6,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,23 @@ import pytest
 from agent.bundle import Bundle
 from agent.config.base import from_mapping, load
 from agent.errors import BundleError, ConfigError, GateError
-from compression.pipeline.pipeline import workshop_of
-from compression.tuning.compression_search import SearchConfig
+from compression.pipeline.pipeline import work_directory_of
+from compression.tuning.compression_search import CompressionSearchConfig
 from compression.tuning.search_runner import RECORD, search
-from compression.tuning.trial_record import SearchRecord, Trial, TrialOutcome, render
+from compression.tuning.trial_record import CompressionSearchRecord, CompressionTrial, TrialOutcome, render
 from tests.compression.pipeline.test_pipeline import QUICK, check
 
 ROOT = Path(__file__).resolve().parents[3]
 EXPORT = {"kind": "export", "exporter": "torchscript"}
 
 
-def config(bundle: Path, output: Path, **keys: Any) -> SearchConfig:
+def config(bundle: Path, output: Path, **keys: Any) -> CompressionSearchConfig:
     tree = {
         "bundle": str(bundle), "output": str(output), "threads": 1, "gate": {"min_f1_kept": 0}, "cluster": {"dashboard": False},
         "steps": ["prune", EXPORT, "quantize", QUICK], "max_f1_loss": 0.2,
         "space": {"prune.ffn_ratio": "choice(0.0, 0.9)", "quantize.taken": "choice(true, false)", "prune.repair": "choice(false)"},
     }  # fmt: skip
-    return from_mapping(SearchConfig, tree | keys)
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    import ray
-
-    yield
-    ray.shutdown()
+    return from_mapping(CompressionSearchConfig, tree | keys)
 
 
 @pytest.mark.system
@@ -53,12 +44,12 @@ def test_the_fastest_within_the_loss_is_published_and_an_unfinished_search_goes_
     waiting = asked.trials()
     first = waiting[0].model_copy(update={"state": "failed", "failure": "planted"})
     bundle = Bundle.load(tagger)
-    record = SearchRecord(
+    record = CompressionSearchRecord(
         config=asked.model_dump(mode="json"), bundle_digest=bundle.digest,
         data_digest=bundle.manifest.lineage.data_digest,
         trials=(first, waiting[1].model_copy(update={"state": "running"}), *waiting[2:]),
     )  # fmt: skip
-    record.write(workshop_of(asked.output) / RECORD)
+    record.write(work_directory_of(asked.output) / RECORD)
     with pytest.raises(ConfigError, match="started with other settings: seed=3"):
         search(config(tagger, tmp_path / "out", seed=3))
     found, report = search(asked)
@@ -75,11 +66,11 @@ def test_the_fastest_within_the_loss_is_published_and_an_unfinished_search_goes_
     # The best bundle: verified, its steps not taken again, with the record and the picture of all.
     published = check(tmp_path / "out", report, tagger)
     assert {RECORD, "search.svg", "report.svg"} <= set(published.manifest.files)
-    assert SearchRecord.model_validate_json((tmp_path / "out" / RECORD).read_bytes()) == found
+    assert CompressionSearchRecord.model_validate_json((tmp_path / "out" / RECORD).read_bytes()) == found
     assert "## Trials of the search (dev split)" in (tmp_path / "out/report.md").read_text()
-    assert "finished are prune, export" in out
-    assert report.trail[-2].measured
-    assert report.trail[-2].measured.f1 == best.outcome.f1
+    assert "finished steps: prune, export" in out
+    assert report.step_rows[-2].measurement
+    assert report.step_rows[-2].measurement.f1 == best.outcome.f1
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     with pytest.raises(BundleError, match="already holds a bundle"):
         search(asked)
@@ -104,15 +95,17 @@ def test_where_none_keeps_enough_nothing_is_published_and_a_greater_loss_needs_n
     assert (tmp_path / "out/bundle.json").is_file()
 
 
-def trial(number: int, kept: float, speed: float) -> Trial:
+def trial(number: int, kept: float, speed: float) -> CompressionTrial:
     outcome = TrialOutcome(f1=kept * 0.9, kept=kept, speed=speed, size_bytes=1_000_000)
-    return Trial(number=number, settings={"prune.ffn_ratio": 0.1 * number}, state="finished", outcome=outcome)
+    return CompressionTrial(
+        number=number, settings={"prune.ffn_ratio": 0.1 * number}, state="finished", outcome=outcome
+    )
 
 
 def test_the_pareto_set_is_printed_first_and_the_best_is_the_fastest_within_the_loss() -> None:
-    failed = Trial(number=5, settings={}, state="failed", failure="a | b")
+    failed = CompressionTrial(number=5, settings={}, state="failed", failure="a | b")
     trials = (trial(1, 1.0, 2.0), trial(2, 0.995, 3.0), trial(3, 0.99, 2.5), trial(4, 0.9, 5.0), failed)
-    record = SearchRecord(config={}, bundle_digest="", data_digest="", trials=trials)
+    record = CompressionSearchRecord(config={}, bundle_digest="", data_digest="", trials=trials)
     assert [one.number for one in record.pareto] == [1, 2, 4]
     assert [found and found.number for found in map(record.best, (0.0, 0.01, 0.2))] == [1, 2, 4]
     lines = render(record, 0.01)
@@ -124,8 +117,8 @@ def test_the_pareto_set_is_printed_first_and_the_best_is_the_fastest_within_the_
     assert lines[-1] == "| 5 |  | failed a \\| b |  |  |  |"
 
 
-def given(*arguments: str) -> SearchConfig:
-    return load(SearchConfig, ["bundle=a", "output=b", *arguments])
+def given(*arguments: str) -> CompressionSearchConfig:
+    return load(CompressionSearchConfig, ["bundle=a", "output=b", *arguments])
 
 
 def test_a_few_choices_are_tried_all_and_ranges_are_drawn_by_seed() -> None:
@@ -198,7 +191,7 @@ def test_a_search_without_ray_says_what_to_install(
 def test_help_answers_without_heavy_imports() -> None:
     code = (
         "import sys; sys.argv = ['search.py', '--help']; from compression.search import *; "
-        "cli.run(SearchConfig, main, usage=USAGE); "
+        "cli.run(CompressionSearchConfig, main, usage=USAGE); "
         "print(sorted({'torch', 'transformers', 'onnx', 'onnxruntime', 'ray', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run(

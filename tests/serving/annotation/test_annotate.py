@@ -6,11 +6,9 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -25,8 +23,7 @@ from agent.bundle import Bundle, write_bundle
 from agent.config.base import load
 from agent.errors import AgentError, ClusterError, ConfigError, DataError
 from cluster import ClusterConfig, connect
-from serving.annotation.annotation_config import AnnotateConfig, WorkersConfig
-from serving.annotation.annotation_job import _plan, annotate, prepare, rehearse
+from serving.annotation.annotation_job import AnnotateConfig, WorkersConfig, _num_workers, annotate, dry_run, prepare
 from serving.inference.engine import Engine
 from tests.serving.tiny import TEXTS
 
@@ -35,15 +32,12 @@ START_S = 150
 
 
 @pytest.fixture(scope="module")
-def ray_of_two_cores() -> Iterator[None]:
-    import ray
-
+def ray_of_two_cores(no_ray: None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:  # workers of Ray have the environment in which it was started
         for name, value in {"ACCESS_KEY_ID": "any", "SECRET_ACCESS_KEY": "any", "DEFAULT_REGION": "us-east-1"}.items():
             patch.setenv(f"AWS_{name}", value)
         connect(ClusterConfig(num_cpus=2, dashboard=False))
         yield
-        ray.shutdown()
 
 
 def config(bundle: Path, source: Path | str, output: Path | str, *more: str) -> AnnotateConfig:
@@ -94,14 +88,14 @@ def test_a_directory_of_json_lines_is_annotated_in_order(
     assert (first["line"], first["reason"]) == (201, "field 'text' is missing")
     assert (second["line"], second["file"]) == (202, str(tmp_path / "in/below/b.jsonl"))
 
-    finish, shards = manifest(output)["finish"], manifest(output)["shards"]
+    finish, shards = manifest(output)["result"], manifest(output)["shards"]
     assert len(shards) > 5
     assert sorted(path.name for path in output.iterdir()) == sorted(
         ["manifest.json", "rejected", *(f"{shard['name']}.jsonl" for shard in shards)]
     )
-    assert (finish["tally"]["records"], finish["tally"]["rejected"]) == (500, 2)
+    assert (finish["counts"]["records"], finish["counts"]["rejected"]) == (500, 2)
     labels = Counter(item["entity_group"] for record in found for item in record["entities"])
-    assert finish["tally"]["answers"] == dict(labels)
+    assert finish["counts"]["answers"] == dict(labels)
     said = capsys.readouterr().out
     assert f"annotated 500 records, 2 set aside (why: rejected/ of {output})" in said
     assert "records/s" in said
@@ -152,7 +146,7 @@ def test_a_finished_annotation_says_so_and_another_is_refused(
 
     with pytest.raises(ConfigError, match=r"started with other settings: bundle=.*overwrite=true"):
         annotate(config(classifier_path, source, output, "field=entities"))
-    with pytest.raises(ConfigError, match=r"parameters was .*'first'.* and is .*'simple'"):
+    with pytest.raises(ConfigError, match=r"parameters\.aggregation_strategy='simple' \(was 'first'\)"):
         annotate(config(tagger_path, source, output, "parameters.aggregation_strategy=simple"))
     write_jsonl(source, 30)
     with pytest.raises(ConfigError, match=r"input file .*a\.jsonl is changed"):
@@ -185,7 +179,7 @@ def test_killed_in_the_middle_and_given_again_every_record_is_there_once(tagger_
             kill_all(mark)
             process.wait(30)
     kill_all(mark)
-    assert manifest(output)["finish"] is None
+    assert manifest(output)["result"] is None
     done = {
         file.stem: (output / f"{file.stem}.jsonl").stat().st_mtime_ns for file in output.glob("progress/part-*.json")
     }
@@ -197,9 +191,9 @@ def test_killed_in_the_middle_and_given_again_every_record_is_there_once(tagger_
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=START_S, check=False
     )
     assert again.returncode == 0, again.stderr
-    assert f"going on: {len(done)} of {len(manifest(output)['shards'])} shards are done" in again.stdout
+    assert f"resuming: {len(done)} of {len(manifest(output)['shards'])} shards are done" in again.stdout
     assert [record["id"] for record in annotated(output)] == list(range(40_000))
-    assert manifest(output)["finish"]["tally"]["records"] == 40_000
+    assert manifest(output)["result"]["counts"]["records"] == 40_000
     assert {name: (output / f"{name}.jsonl").stat().st_mtime_ns for name in done} == done
     assert not [file for file in output.rglob("*") if file.name.startswith(".")]
 
@@ -239,36 +233,6 @@ def test_the_same_from_s3_to_s3(ray_of_two_cores: None, tagger_path: Path, tmp_p
     assert found == list(range(200))
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The query of URIs into a bucket named `bucket`; see CONTRIBUTING.md."""
-    command = os.environ.get("MOTO_SERVER")
-    if command is None:
-        pytest.skip("MOTO_SERVER names no S3 server")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [command, "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        make_bucket(f"http://127.0.0.1:{port}/bucket", server)
-        yield f"?endpoint_override=127.0.0.1:{port}&scheme=http"
-    finally:
-        server.kill()
-        server.wait()
-
-
-def make_bucket(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=5).close()
-        except OSError:
-            assert server.poll() is None, "moto_server ended"
-            assert time.monotonic() < deadline, "moto_server does not answer"
-            time.sleep(0.1)
-
-
 @pytest.mark.system
 def test_an_error_on_a_worker_is_told_as_any_other_and_what_is_done_stands(
     ray_of_two_cores: None, tagger_path: Path, tmp_path: Path
@@ -280,14 +244,14 @@ def test_an_error_on_a_worker_is_told_as_any_other_and_what_is_done_stands(
     source.write_bytes(raw)
     with pytest.raises(DataError, match=r"a\.parquet cannot be read as Parquet.*take it away"):
         annotate(config(tagger_path, source, tmp_path / "out"))
-    assert manifest(tmp_path / "out")["finish"] is None
+    assert manifest(tmp_path / "out")["result"] is None
 
 
 def test_a_dry_run_counts_and_leaves_nothing(
     tagger_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write_jsonl(tmp_path / "a.jsonl", 100)
-    rehearse(config(tagger_path, source, tmp_path / "out", "shard_mb=0.001"))
+    dry_run(config(tagger_path, source, tmp_path / "out", "shard_mb=0.001"))
     assert "1 jsonl file(s) with 100 lines would be annotated in" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
@@ -346,8 +310,8 @@ def test_a_format_that_is_given_holds_for_all_files(tagger_path: Path, tmp_path:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.log").write_text("text")
     (tmp_path / "in/b.txt").write_text("text")
-    order = prepare(config(tagger_path, tmp_path / "in", tmp_path / "out", "format=text")).order
-    assert (order.format, len(order.files), order.field) == ("text", 2, "entities")
+    spec = prepare(config(tagger_path, tmp_path / "in", tmp_path / "out", "format=text")).spec
+    assert (spec.format, len(spec.files), spec.field) == ("text", 2, "entities")
 
 
 @pytest.mark.parametrize(
@@ -365,15 +329,15 @@ def test_the_graph_is_the_one_for_the_hardware_of_the_workers(
         graphs = [graph.model_copy(update={"hardware": where[graph.precision]}) for graph in manifest.onnx]
         draft.publish(manifest.model_copy(update={"onnx": tuple(graphs)}))
     source = write_jsonl(tmp_path / "in.jsonl", 1)
-    assert prepare(config(tmp_path / "bundle", source, tmp_path / "out", option)).order.precision == precision
+    assert prepare(config(tmp_path / "bundle", source, tmp_path / "out", option)).spec.precision == precision
 
 
 def test_workers_are_as_many_as_nodes_have_room_for() -> None:
     nodes = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 3.0}]
-    assert _plan(WorkersConfig(), nodes, 100) == 7
-    assert _plan(WorkersConfig(num_cpus=2), nodes, 100) == 3
-    assert _plan(WorkersConfig(num_cpus=2, num_gpus=0.5), nodes, 100) == 2
-    assert _plan(WorkersConfig(), nodes, 2) == 2
+    assert _num_workers(WorkersConfig(), nodes, 100) == 7
+    assert _num_workers(WorkersConfig(num_cpus=2), nodes, 100) == 3
+    assert _num_workers(WorkersConfig(num_cpus=2, num_gpus=0.5), nodes, 100) == 2
+    assert _num_workers(WorkersConfig(), nodes, 2) == 2
     for impossible in (WorkersConfig(num=8), WorkersConfig(num_cpus=5)):
         with pytest.raises(ClusterError, match=r"worker\(s\) of . core\(s\).*room for"):
-            _plan(impossible, nodes, 100)
+            _num_workers(impossible, nodes, 100)

@@ -15,26 +15,26 @@ from agent.errors import DataError
 from agent.tasks.token_classification import Entity
 from serving.annotation import records
 from serving.annotation.formats import FORMATS
-from serving.annotation.records import Content, Fields
+from serving.annotation.records import Fields, ShardContent
 from serving.annotation.storage import StorageLocation
 
 FIELDS = Fields("text", "entities", Entity, max_characters=50)
 ANSWER = [{"entity_group": "LOC", "score": 0.5, "word": "Oslo", "start": 0, "end": 4}]
 
 
-def read_all(file: Path, kind: str, shard_bytes: int, fields: Fields = FIELDS) -> list[Content]:
+def read_all(file: Path, kind: str, shard_bytes: int, fields: Fields = FIELDS) -> list[ShardContent]:
     place, format_ = StorageLocation(str(file)), FORMATS[kind]
     spans = list(format_.cut(place, str(file), shard_bytes, fields))
     assert [span[0] for span in spans[1:]] == [span[1] for span in spans[:-1]]
     return [format_.read(place, str(file), span, fields) for span in spans]
 
 
-def read_one(file: Path, kind: str, fields: Fields = FIELDS) -> Content:
+def read_one(file: Path, kind: str, fields: Fields = FIELDS) -> ShardContent:
     (content,) = read_all(file, kind, 1_000_000, fields)
     return content
 
 
-def reasons(content: Content) -> dict[int, str]:
+def reasons(content: ShardContent) -> dict[int, str]:
     return {item.line: item.reason for item in content.rejected}
 
 

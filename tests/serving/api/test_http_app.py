@@ -378,6 +378,7 @@ def test_metrics_count_what_happened(serve_with: Callable[..., str], engine: Eng
 
 
 @pytest.mark.parametrize("fixture", ["tagger_url", "classifier_url"])
+@pytest.mark.usefixtures("way")
 def test_the_openapi_document_describes_requests_and_answers(fixture: str, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue(fixture)
     document = httpx.get(url + "/openapi.json").json()

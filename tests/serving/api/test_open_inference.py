@@ -193,6 +193,7 @@ def test_a_cold_agent_is_not_ready(serve_with: Any) -> None:
 
 
 @pytest.mark.parametrize("fixture", ["tagger_url", "classifier_url"])
+@pytest.mark.usefixtures("way")
 def test_the_openapi_document_describes_the_protocol(fixture: str, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue(fixture)
     document = httpx.get(url + "/openapi.json").json()

@@ -16,8 +16,11 @@ from serving.api.open_inference import inference_pb2 as messages
 from serving.api.open_inference.inference_pb2_grpc import GRPCInferenceServiceStub
 from serving.api.open_inference.protocol import Tensor, pack, unpack
 from serving.inference.engine import Engine
+from serving.middleware.access_log import LogConfig
+from serving.middleware.api_keys import AuthConfig
+from serving.middleware.middleware_stack import FrontConfig
+from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.predictor import Predictor
-from serving.settings import AuthConfig, FrontConfig, LimitsConfig, LogConfig
 from tests.serving.conftest import calling
 from tests.serving.gated import gated
 from tests.serving.tiny import TEXTS
@@ -206,7 +209,7 @@ def test_an_internal_failure_tells_the_log_and_not_the_caller(
     tagger_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(Engine):
-        def answer(self, *_: Any) -> Any:
+        def decode(self, *_: Any) -> Any:
             raise MemoryError("secret internals")
 
         def prepare(self) -> None:

@@ -23,8 +23,9 @@ from starlette.types import ASGIApp
 from agent.bundle import Bundle
 from serving.api.http_app import create_app
 from serving.inference.engine import Engine
+from serving.middleware.api_keys import AuthConfig
+from serving.middleware.middleware_stack import FrontConfig
 from serving.scheduling.predictor import Predictor
-from serving.settings import AuthConfig, FrontConfig
 from tests.serving.chromium import chromium, visiting
 from tests.serving.gated import gated
 from tests.serving.tiny import TEXTS

@@ -13,9 +13,9 @@ import pytest
 
 from agent.bundle import Bundle
 from agent.encoding import Batch, Float32
-from serving.inference.engine import Engine
+from serving.inference.engine import Engine, EngineConfig
+from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.predictor import Predictor
-from serving.settings import EngineConfig, LimitsConfig
 from tests.serving.api.test_http_app import _samples, post
 from tests.serving.conftest import listening
 from tests.serving.gated import gated

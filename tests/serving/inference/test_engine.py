@@ -18,11 +18,10 @@ from agent.bundle import Bundle, write_bundle
 from agent.encoding import pad
 from agent.errors import BundleError, ConfigError, RequestError
 from agent.tasks.token_classification import TaggingParameters
-from serving.inference.engine import Engine
+from serving.inference.engine import Engine, EngineConfig
 from serving.inference.session_plan import SessionPlan, candidates
 from serving.inference.sessions import run_bound
 from serving.scheduling.predictor import Predictor
-from serving.settings import EngineConfig
 from tests.serving.tiny import TAGGER, TEXTS, torch_forward
 
 LONG = " ".join(TEXTS * 4)

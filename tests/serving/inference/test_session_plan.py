@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 
 from agent.encoding import Batch, Float32
+from serving.inference.engine import EngineConfig
 from serving.inference.session_plan import Forward, SessionPlan, candidates, everyday, measured
-from serving.settings import EngineConfig
 
 BATCHES = [Batch(np.ones((4, 8), np.int64), np.ones((4, 8), np.int64), np.zeros((4, 8), np.int64))]
 PLANS = [SessionPlan(2, 1), SessionPlan(1, 2), SessionPlan(2, 1, arena=False)]
 
 
 def test_one_core_leaves_only_the_arena_open() -> None:
-    assert candidates(EngineConfig(), num_cpus=1) == [SessionPlan(1, 1), SessionPlan(1, 1, arena=False)]
+    assert candidates(EngineConfig(), num_cpus=1) == [
+        SessionPlan(1, 1, on_event_loop=True),
+        SessionPlan(1, 1, arena=False, on_event_loop=True),
+    ]
 
 
 def test_more_cores_leave_sessions_threads_and_spinning_open() -> None:

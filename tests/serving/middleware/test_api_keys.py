@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from agent.errors import ConfigError, RequestError
-from serving.middleware.api_keys import ApiKeys
-from serving.middleware.rate_limit import RateLimit, RateLimitError
-from serving.settings import AuthConfig
+from serving.middleware.api_keys import ApiKeys, AuthConfig
+from serving.scheduling.rate_limit import RateLimit
+from serving.scheduling.refusals import RateLimitError
 
 ANNA, BRUNO, CHIDI = "a" * 16, "B0b-._~+/=" * 3, "0123456789abcdef"
 
@@ -160,7 +160,7 @@ def test_what_is_given_back_can_be_taken_again() -> None:
 
 
 def test_a_rate_limit_error_survives_pickling() -> None:
-    error = pickle.loads(pickle.dumps(RateLimitError("2 texts/s", retry_after_s=3)))
+    error = pickle.loads(pickle.dumps(RateLimitError("used up", allowed="2 texts/s", retry_after_s=3)))
     assert (error.retry_after_s, error.allowed, error.status) == (3, "2 texts/s", 429)
 
 

@@ -22,9 +22,10 @@ from agent.bundle import Bundle
 from agent.errors import ConfigError
 from serving.api.http_app import create_app
 from serving.inference.engine import Engine
-from serving.middleware.middleware_stack import MiddlewareStack
+from serving.middleware.access_log import LogConfig
+from serving.middleware.api_keys import AuthConfig
+from serving.middleware.middleware_stack import CorsConfig, FrontConfig, MiddlewareStack
 from serving.scheduling.predictor import Predictor
-from serving.settings import AuthConfig, CorsConfig, FrontConfig, LogConfig
 from tests.serving.conftest import listening
 from tests.serving.gated import gated
 from tests.serving.tiny import TEXTS

@@ -18,7 +18,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from agent.bundle import Bundle
 from agent.encoding import Batch, Float32
 from serving.inference.engine import Engine
-from serving.settings import FrontConfig, TracingConfig
+from serving.middleware.middleware_stack import FrontConfig
+from serving.middleware.tracing import TracingConfig
 from tests.serving.tiny import TEXTS
 
 ROOT = Path(__file__).parents[3]

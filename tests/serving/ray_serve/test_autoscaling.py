@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from serving.ray_serve.app_config import ReplicaConfig
 from serving.ray_serve.autoscaling import TokenLoadPolicy
 from serving.scheduling.batcher import TokenBatcher
-from serving.settings import ReplicaConfig
-from tests.serving.scheduling.test_batcher import BUDGET, Model, drive, window
+from tests.serving.scheduling.test_batcher import BUDGET, Model, drive, run, window
 
 
 def wanted(told: dict[str, Sequence[float]] | None, replicas: int = 2) -> float:
@@ -45,9 +45,9 @@ def test_without_replicas_the_target_stays() -> None:
 def test_load_is_the_time_computed_times_the_fill_of_batches() -> None:
     async def scenario(batcher: TokenBatcher) -> tuple[float, float]:
         batcher.take_load()
-        await batcher.run([window(BUDGET // 2)])
+        await run(batcher, [window(BUDGET // 2)])
         half = batcher.take_load()
-        await batcher.run([window(BUDGET * 2)])
+        await run(batcher, [window(BUDGET * 2)])
         return half, batcher.take_load()
 
     half, full = drive(Model(seconds=0.2), scenario)
@@ -59,8 +59,8 @@ def test_waiting_work_is_told_in_seconds() -> None:
     model = Model(seconds=0.1)
 
     async def scenario(batcher: TokenBatcher) -> float:
-        await batcher.run([window(BUDGET)])  # about 10 x BUDGET tokens a second
-        waiting = [asyncio.create_task(batcher.run([window(BUDGET)])) for _ in range(6)]
+        await run(batcher, [window(BUDGET)])  # about 10 x BUDGET tokens a second
+        waiting = [asyncio.create_task(run(batcher, [window(BUDGET)])) for _ in range(6)]
         await asyncio.sleep(0)
         seconds = batcher.queued_s
         await asyncio.gather(*waiting)

@@ -32,7 +32,7 @@ GOOD = b"POST / HTTP/1.1\r\n" + HOST + SHOWN + PLAIN + b"\r\n" + BODY
 HEALTH = b"GET /health HTTP/1.1\r\n" + HOST
 
 
-class ModelVersion(NamedTuple):
+class Served(NamedTuple):
     """A running server."""
 
     url: str
@@ -54,7 +54,7 @@ class ModelVersion(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def served(tagger_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelVersion]:
+def served(tagger_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     directory = tmp_path_factory.mktemp("hostile")
     (directory / "keys").write_text(f"anna: {KEY}\n")
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -73,7 +73,7 @@ def served(tagger_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             assert process.poll() is None, (directory / "log").read_text()
             assert time.monotonic() < deadline, (directory / "log").read_text()
             time.sleep(0.2)
-        yield ModelVersion(f"http://127.0.0.1:{port}", directory, process)
+        yield Served(f"http://127.0.0.1:{port}", directory, process)
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -107,12 +107,20 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("case", MALFORMED)
-def test_what_is_no_http_ends_at_haproxy_with_a_fixed_400(served: ModelVersion, case: str) -> None:
-    """HAProxy 2.8 has this answer built in: no setting replaces it, and it says nothing of us."""
+def test_what_is_no_http_ends_at_haproxy_with_a_fixed_400(served: Served, case: str) -> None:
+    """What HAProxy 2.8 cannot even parse gets the answer that it has built in, which no setting replaces; the rest gets JSON."""
     answer = served.send(MALFORMED[case])
-    assert answer == b"" or (answer.startswith(b"HTTP/1.1 400 ") and answer.endswith(b"</body></html>\n")), answer
-    assert len(answer) < 250
+    built_in = answer.endswith(b"</body></html>\n")
+    assert answer == b"" or (answer.startswith(b"HTTP/1.1 400 ") and (built_in or b'"error"' in answer)), answer
+    assert len(answer) < 400
     assert httpx.get(served.url + "/health").status_code == 200
+
+
+def test_refusals_of_haproxys_own_are_json(served: Served) -> None:
+    answer = served.send(HEAD + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 422"), answer
+    assert json.loads(body)["remedy"]
 
 
 @pytest.mark.parametrize(
@@ -122,13 +130,13 @@ def test_what_is_no_http_ends_at_haproxy_with_a_fixed_400(served: ModelVersion, 
         "authorization", "traceparent",
     )],
 )  # fmt: skip
-def test_headers_that_ray_serve_cannot_read_are_refused_by_name(served: ModelVersion, name: str, extra: bytes) -> None:
+def test_headers_that_ray_serve_cannot_read_are_refused_by_name(served: Served, name: str, extra: bytes) -> None:
     answer = served.send(GOOD.replace(PLAIN, PLAIN + extra))
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["field"] == name
 
 
-def test_a_caller_without_a_key_is_refused_and_counted(served: ModelVersion) -> None:
+def test_a_caller_without_a_key_is_refused_and_counted(served: Served) -> None:
     assert httpx.post(served.url, json={"inputs": SECRET}).status_code == 401
     assert httpx.post(served.url, json={"inputs": SECRET}, headers={"x-api-key": "nobody"}).status_code == 403
     assert httpx.get(served.url + "/metrics").status_code == 401
@@ -136,7 +144,7 @@ def test_a_caller_without_a_key_is_refused_and_counted(served: ModelVersion) -> 
     assert re.search(r'rejected_requests_total\{reason="forbidden",replica="\w+"\} 1\.0', metrics)
 
 
-def test_pipelined_requests_are_answered_in_their_order_and_each_shows_its_own_key(served: ModelVersion) -> None:
+def test_pipelined_requests_are_answered_in_their_order_and_each_shows_its_own_key(served: Served) -> None:
     answers = served.send(GOOD + GOOD.replace(SHOWN, b"") + GOOD, keeps=True)
     assert re.findall(rb"HTTP/1.1 (\d{3})", answers) == [b"200", b"401", b"200"]
 
@@ -145,7 +153,7 @@ def test_pipelined_requests_are_answered_in_their_order_and_each_shows_its_own_k
     "coding", [b"transfer-encoding: chunked", b"Transfer-Encoding : chunked", b"transfer-encoding:\tchunked"]
 )
 def test_a_request_cannot_be_smuggled_behind_a_length_that_another_reader_would_take(
-    served: ModelVersion, coding: bytes
+    served: Served, coding: bytes
 ) -> None:
     hidden = b"GET /info HTTP/1.1\r\n" + HOST + SHOWN + b"\r\n"
     body = b"0\r\n\r\n" + hidden
@@ -153,7 +161,7 @@ def test_a_request_cannot_be_smuggled_behind_a_length_that_another_reader_would_
     assert re.findall(rb"HTTP/1.1 (\d{3})", answers) == [b"400"]
 
 
-def test_old_and_unusual_requests_are_answered_like_others(served: ModelVersion) -> None:
+def test_old_and_unusual_requests_are_answered_like_others(served: Served) -> None:
     old = GOOD.replace(b"HTTP/1.1", b"HTTP/1.0").replace(HOST, b"")
     chunks = HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
     waiting = GOOD.replace(PLAIN, PLAIN + b"expect: 100-continue\r\n")
@@ -167,7 +175,7 @@ def test_old_and_unusual_requests_are_answered_like_others(served: ModelVersion)
     assert re.match(rb"HTTP/1.1 4\d\d ", answer), answer
 
 
-def test_slow_heads_and_slow_bodies_are_given_up_while_others_are_served(served: ModelVersion) -> None:
+def test_slow_heads_and_slow_bodies_are_given_up_while_others_are_served(served: Served) -> None:
     place = httpx.URL(served.url)
 
     def drip(start: bytes, drop: bytes) -> tuple[float, bytes]:
@@ -216,16 +224,18 @@ def test_slow_heads_and_slow_bodies_are_given_up_while_others_are_served(served:
     assert re.search(r'rejected_requests_total\{reason="timeout",replica="\w+"\} 10\.0', metrics)
 
 
-def test_the_settings_that_ray_has_no_name_for_reach_haproxy(served: ModelVersion) -> None:
+def test_the_settings_that_ray_has_no_name_for_reach_haproxy(served: Served) -> None:
     file = next(path for path in _haproxy_configs() if f":{httpx.URL(served.url).port}\n" in path.read_text())
     defaults = file.read_text().partition("\ndefaults\n")[2].partition("\nfrontend ")[0]
     assert "timeout http-request 15s" in defaults
     assert "option http-buffer-request" in defaults
+    assert defaults.index("log global") < defaults.index("no log")
+    assert "log-format-sd" not in file.read_text()  # a line for every request, which Ray would parse
     assert defaults.index("errorfile 503") < defaults.index("http-error status 503 content-type application/json")
     assert file.parent.parent.stat().st_mode & 0o777 == 0o700  # its admin socket is open to all who reach it
 
 
-def test_a_replica_sends_an_answer_in_one_piece(served: ModelVersion) -> None:
+def test_a_replica_sends_an_answer_in_one_piece(served: Served) -> None:
     """So one that dies has answered wholly or not at all, and HAProxy asks another."""
     file = next(path for path in _haproxy_configs() if f":{httpx.URL(served.url).port}\n" in path.read_text())
     replica = re.search(r"^\s*server \S*Agent\S* (\S+):(\d+) ", file.read_text(), flags=re.MULTILINE)
@@ -237,14 +247,14 @@ def test_a_replica_sends_an_answer_in_one_piece(served: ModelVersion) -> None:
     assert all(SECRET.encode() in piece for piece in pieces), pieces
 
 
-def test_predictions_pass_ray_serve_by(served: ModelVersion) -> None:
+def test_predictions_pass_ray_serve_by(served: Served) -> None:
     """Seen by the ids of requests: those of Ray are UUIDs with dashes. The first request shows where the agent lies."""
     answers = [served.send(GOOD).lower() for _ in range(3)]
     assert all(SECRET.lower().encode() in answer for answer in answers)
     assert re.search(rb"\r\nx-request-id: [0-9a-f]{32}\r\n", answers[-1]), answers[-1]
 
 
-def test_logs_know_ids_and_keys_names_but_no_text_and_no_key(served: ModelVersion) -> None:
+def test_logs_know_ids_and_keys_names_but_no_text_and_no_key(served: Served) -> None:
     served.send(GOOD.replace(PLAIN, PLAIN + b"x-request-id: one-of-many\r\n"))
     served.send(GOOD.replace(b'{"inputs"', b'{"INPUTS"'))
     time.sleep(0.5)
@@ -266,7 +276,7 @@ def test_logs_know_ids_and_keys_names_but_no_text_and_no_key(served: ModelVersio
         assert KEY.encode() not in content, file
 
 
-def test_a_flood_leaves_the_server_as_it_was(served: ModelVersion) -> None:
+def test_a_flood_leaves_the_server_as_it_was(served: Served) -> None:
     """Thousands of bad requests: no 5xx, and the replica grows by no more than noise."""
     pid = _replica(served.process.pid)
     bodies = [

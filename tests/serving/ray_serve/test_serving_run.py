@@ -17,9 +17,10 @@ import pytest
 
 from agent.errors import BundleError, ClusterError, ConfigError
 from cluster.process_cleanup import find_marked
+from serving.inference.engine import EngineConfig
+from serving.middleware.api_keys import AuthConfig
 from serving.ray_serve.haproxy import SWITCHES, own_haproxy
-from serving.run import running
-from serving.settings import AuthConfig, EngineConfig, ServingConfig
+from serving.run import ServingConfig, running
 
 ROOT = Path(__file__).parents[3]
 

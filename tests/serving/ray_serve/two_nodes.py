@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 
+from serving.ray_serve.app_config import AppConfig, LimitsConfig, ReplicaConfig
 from serving.ray_serve.haproxy import own_haproxy
-from serving.settings import AppConfig, LimitsConfig, ReplicaConfig
 
 QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
 

@@ -13,22 +13,12 @@ from agent.data.lines import Part
 from agent.encoding import Encoder
 from agent.errors import DataError
 from agent.tasks import TextClassification, TokenClassification
-from cluster import ClusterConfig, connect
 from tests.tiny import make_tokenizer, sentences, write_classes, write_conll
 from training.data import ingest
 from training.data.ingest import IngestConfig, open_data, streams
 from training.data.parallel_encoding import ParallelEncoding
 
-pytestmark = pytest.mark.system
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    import ray
-
-    connect(ClusterConfig(address="local", num_cpus=2, num_gpus=0, dashboard=False))
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("local_ray")]
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +88,7 @@ def test_windows_are_found_again_without_being_encoded(tmp_path, read, monkeypat
     (tmp_path / "moved").mkdir()
     for file in path.iterdir():
         file.rename(tmp_path / "moved" / file.name)
-    monkeypatch.setattr(ingest, "EncodingPass", None)
+    monkeypatch.setattr(ingest, "ParallelEncoding", None)
     monkeypatch.setattr(ingest, "_PART_BYTES", 999)
     again = read(tmp_path / "moved")
     equal(again.train, first.train)

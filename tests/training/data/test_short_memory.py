@@ -26,7 +26,7 @@ def limit_memory():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_workers():
+def small_workers(no_ray):
     import ray
 
     environment = {
@@ -34,8 +34,6 @@ def small_workers():
         "env_vars": {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)},
     }
     ray.init(address="local", num_cpus=2, include_dashboard=False, runtime_env=environment)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

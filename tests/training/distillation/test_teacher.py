@@ -16,6 +16,7 @@ from transformers import BertConfig, BertModel
 from agent.config.base import from_mapping
 from agent.errors import BundleError, ConfigError, DataError
 from tests.tiny import make_model
+from tests.training.runs import in_this_process, settings, train_here
 from training.config import TrainingConfig, output_of
 from training.distillation.distillation_loss import Teacher
 from training.distillation.teacher import TeacherConfig
@@ -85,8 +86,8 @@ class TestRuns:
     """Real training with a real teacher."""
 
     @pytest.fixture(scope="class")
-    def taught(self, places, local_ray):
-        return train(settings(places, "teacher", epochs=6)).bundle
+    def taught(self, reference):
+        return reference.bundle
 
     def test_a_student_learns_what_its_labels_do_not_say(self, places, taught, tmp_path):
         """All labels of its data are O: what it finds it has from the teacher."""
@@ -97,7 +98,7 @@ class TestRuns:
                 text = "\n".join(f"{line.split()[0]} O" if line else "" for line in text.splitlines()) + "\n"
             (tmp_path / "ner" / f"{name}.conll").write_text(text, encoding="utf-8")
         labels = list(taught.task.labels)
-        result = train(
+        result = train_here(
             settings(
                 places,
                 "student",
@@ -126,7 +127,8 @@ class TestRuns:
         words = [" ".join(line.split()[0] for line in block.splitlines()) for block in text.split("\n\n")]
         (tmp_path / "text.txt").write_text("\n".join(words), encoding="utf-8")
         inside = {"hidden": {"weight": 0.1}, "relations": {"weight": 0.1, "heads": 4}}
-        result = train(
+        run = train_here if workers == 1 else train
+        result = run(
             settings(
                 places,
                 f"student-{workers}-{stage}",
@@ -135,7 +137,7 @@ class TestRuns:
                 data={"path": str(tmp_path / "ner")},
                 task={"kind": "token_classification", "labels": list(taught.task.labels)},
                 model={"name": str(tmp_path / "narrow")},
-                engine={"precision": "fp32", "attention": attention, "zero_stage": stage},
+                engine={"attention": attention, "zero_stage": stage},
                 checkpoint={"every_steps": 5},
                 teacher={"bundle": str(taught.path), "unlabelled": str(tmp_path / "text.txt"), **inside},
             )
@@ -149,7 +151,8 @@ class TestRuns:
     def test_a_dry_run_asks_about_text_without_labels_too(self, places, taught, tmp_path, capfd):
         (tmp_path / "text.txt").write_text("anna went to oslo .\nacme hired anna .\nnobody came\n", encoding="utf-8")
         teacher = {"bundle": str(taught.path), "unlabelled": str(tmp_path / "text.txt"), "hidden": {"weight": 1.0}}
-        dry_run(settings(places, "rehearsed", teacher=teacher))
+        with in_this_process():
+            dry_run(settings(places, "rehearsed", teacher=teacher))
         told = capfd.readouterr().out
         assert "text.txt (3 texts," in told
         assert "dry run passed" in told
@@ -157,14 +160,15 @@ class TestRuns:
     def test_a_teacher_that_is_gone_when_training_ends_is_named_by_its_digest(self, places, taught):
         own = places / "passing"
         shutil.copytree(taught.path, own)
-        ready = prepare_run(settings(places, "orphan", epochs=1, teacher={"bundle": str(own)}))
-        store = start_or_resume(ready.config, output_of(ready.config), ready.data.digest, ready.other_digests).store
-        outcome = _fit(ready, store)
+        with in_this_process():
+            ready = prepare_run(settings(places, "orphan", epochs=1, teacher={"bundle": str(own)}))
+            store = start_or_resume(ready.config, output_of(ready.config), ready.data.digest, ready.other_digests).store
+            outcome = _fit(ready, store)
         shutil.rmtree(own)
         assert publish(ready, outcome, store).manifest.lineage.parent_digest == taught.digest
 
     def test_a_run_does_not_go_on_with_another_teacher_in_the_place_of_the_first(self, places, taught):
-        other = train(settings(places, "other", epochs=1)).bundle
+        other = train_here(settings(places, "other", epochs=1)).bundle
         own = places / "replaced"
         shutil.copytree(taught.path, own)
         wanted = settings(places, "changed", teacher={"bundle": str(own)})
@@ -201,7 +205,7 @@ class TestRuns:
             prepare_run(settings(places, "x", teacher={"bundle": str(taught.path), **inside}))
 
     def test_a_teacher_that_reads_less_is_refused_before_training(self, places):
-        short = train(settings(places, "short", epochs=1, model={"max_tokens": 32})).bundle
+        short = train_here(settings(places, "short", epochs=1, model={"max_tokens": 32})).bundle
         with pytest.raises(ConfigError, match="reads 32 tokens, the model in training 64"):
             prepare_run(settings(places, "x", teacher={"bundle": str(short.path)}))
 
@@ -222,12 +226,3 @@ class TestRuns:
 def test_a_weight_of_nothing_is_refused():
     with pytest.raises(ConfigError, match=r"teacher\.weight"):
         from_mapping(TrainingConfig, {"teacher": {"bundle": "x", "weight": 0.0}})
-
-
-def settings(places, name, **changes):
-    tree = {
-        "output": str(places / name), "epochs": 2, "data": {"path": str(places / "ner")},
-        "batch": {"tokens": 128}, "optimizer": {"kind": "adamw", "learning_rate": 0.005}, "engine": {"precision": "fp32"},
-    }  # fmt: skip
-    model = {"name": str(places / "model"), "dropout": 0.0, "stride": 8} | changes.pop("model", {})
-    return from_mapping(TrainingConfig, tree | {"model": model} | changes)

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
 
+from tests.training.processes import launch
 from training.engine import gradient_allreduce
 from training.engine.gradient_allreduce import GradientAllreduce
 
-ROOT = Path(__file__).resolve().parents[3]
 ROWS, SIZE = 40, 6
 TOUCHED = [0, 3, 4, 17, 39]
 BUCKET = gradient_allreduce._BUCKET
@@ -84,27 +78,7 @@ def everything(rank):
 
 @pytest.mark.system
 def test_gradients_become_the_sums_of_a_plain_all_reduce():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    base = os.environ | {"PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.training.engine.test_gradient_allreduce"],
-            cwd=ROOT,
-            env=base | {"RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [worker.communicate(timeout=120)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(outputs)
+    launch(2, "tests.training.engine.test_gradient_allreduce")
 
 
 def test_buckets_hold_every_gradient_once_and_no_more_than_fits(monkeypatch):

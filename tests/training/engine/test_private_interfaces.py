@@ -78,7 +78,9 @@ def test_ray_train_passes_chosen_variables_on_and_its_controller_can_be_aborted(
 
     assert isinstance(ENV_VARS_TO_PROPAGATE, set), changed("ray", "ENV_VARS_TO_PROPAGATE is no set")
     assert hasattr(TrainController, "abort"), changed("ray", "TrainController has no method abort")
-    assert "worker_failures" in inspect.getsource(WorkerGroupError), changed("ray", "errors lack worker_failures")
+    failure = ValueError("of a worker")
+    failures = getattr(WorkerGroupError("failed", {0: failure}), "worker_failures", None)
+    assert failures == {0: failure}, changed("ray", "errors lack worker_failures")
 
 
 def test_ray_tune_s_asha_learns_earlier_epochs_without_a_loop_of_its_own() -> None:

@@ -7,25 +7,15 @@ from pathlib import Path
 import pytest
 
 from agent.bundle import Bundle
-from agent.config.base import from_mapping
 from agent.errors import BundleError, CheckpointError, ClusterError, ConfigError, DataError
 from tests.tiny import write_conll
-from training.config import TrainingConfig, output_of
+from tests.training.runs import in_this_process, settings, train_here
+from training.config import output_of
 from training.lifecycle.dry_run import dry_run
-from training.lifecycle.job import train
 from training.lifecycle.preparation import prepare_run
 from training.lifecycle.resume import start_or_resume
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("local_ray")]
-
-
-def settings(places, name, **changes):
-    tree = {
-        "output": str(places / "runs" / name), "epochs": 3, "data": {"path": str(places / "ner")},
-        "model": {"name": str(places / "model"), "stride": 8}, "batch": {"tokens": 128},
-        "engine": {"precision": "fp32"},
-    }  # fmt: skip
-    return from_mapping(TrainingConfig, tree | changes)
 
 
 def files_below(places):
@@ -38,15 +28,10 @@ def test_a_dry_run_tells_what_a_run_would_do_and_leaves_nothing(places, capfd, m
     storage, events = places / "elsewhere" / "storage", places / "events"
     dry_run(
         settings(
-            places,
-            "agent",
-            data={"path": "ner"},
-            model={"name": "model", "stride": 8},
-            num_workers=2,
-            checkpoint={"storage": str(storage)},
-            tracking={"tensorboard": str(events)},
+            places, "runs/agent", epochs=3, num_workers=2, data={"path": "ner"}, model={"name": "model"},
+            checkpoint={"storage": str(storage)}, tracking={"tensorboard": str(events)},
         )
-    )
+    )  # fmt: skip
     out = capfd.readouterr().out
     assert out.endswith("dry run passed\n")
     assert "2 worker(s) on CPU" in out
@@ -59,12 +44,13 @@ def test_a_dry_run_tells_what_a_run_would_do_and_leaves_nothing(places, capfd, m
 
 
 def test_an_unfinished_run_is_left_as_it_is_and_must_fit(places):
-    config = settings(places, "begun")
+    config = settings(places, "runs/begun")
     start_or_resume(config, output_of(config), prepare_run(config).data.digest)
     before = files_below(places)
     with pytest.raises(ConfigError, match=r"started with other settings: seed=7 \(was 0\)"):
-        dry_run(settings(places, "begun", seed=7))
-    dry_run(config)
+        dry_run(settings(places, "runs/begun", seed=7))
+    with in_this_process():
+        dry_run(config)
     assert files_below(places) == before
 
 
@@ -80,7 +66,7 @@ def test_an_unfinished_run_is_left_as_it_is_and_must_fit(places):
 )
 def test_what_would_fail_a_run_fails_its_dry_run(places, changes, error, told):
     with pytest.raises(error, match=told):
-        dry_run(settings(places, "failing", **changes))
+        dry_run(settings(places, "runs/failing", **changes))
     assert not list((places / "runs").glob("*failing*"))
 
 
@@ -89,7 +75,7 @@ def test_a_mistake_on_the_last_line_of_the_data_is_found(places, tmp_path):
     with (data / "train.conll").open("a", encoding="utf-8") as file:
         file.write("\nword B-NOWHERE extra column\nword\n")
     with pytest.raises(DataError, match=r"train\.conll"):
-        dry_run(settings(places, "broken", data={"path": str(data)}))
+        dry_run(settings(places, "runs/broken", data={"path": str(data)}))
 
 
 def test_an_output_that_holds_another_bundle_is_refused(places, tmp_path):
@@ -101,8 +87,8 @@ def test_an_output_that_holds_another_bundle_is_refused(places, tmp_path):
 
 def test_a_finished_run_is_told_also_where_its_paths_were_relative(places, capfd, monkeypatch):
     monkeypatch.chdir(places)
-    config = settings(places, "done", epochs=1, data={"path": "ner"}, model={"name": "./model", "stride": 8})
-    digest = train(config).bundle.digest
+    config = settings(places, "runs/done", epochs=1, data={"path": "ner"}, model={"name": "./model"})
+    digest = train_here(config).bundle.digest
     dry_run(config)
     assert "this run is finished" in capfd.readouterr().out
     assert Bundle.load(Path(config.output)).digest == digest

@@ -26,7 +26,7 @@ QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "hea
 
 
 @pytest.fixture
-def two_nodes():
+def two_nodes(no_ray):
     import ray
     from ray.cluster_utils import Cluster
 
@@ -94,7 +94,7 @@ def test_a_lost_node_shrinks_the_run_and_a_new_one_widens_it_again_in_mid_epoch(
         two_nodes.add_node(num_cpus=1)
         wait_until_replaced(left)
         result = running.result()
-    rows = step_rows(result.outcome.journal)
+    rows = step_rows(result.outcome.metrics_log)
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
     assert sum(row["sentences"] for row in rows) == 1200 * 4
     assert [count for count, _ in itertools.groupby(row["num_workers"] for row in rows)] == [2, 1, 2]

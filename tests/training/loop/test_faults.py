@@ -17,6 +17,8 @@ import pytest
 
 from agent.config.base import from_mapping
 from agent.errors import CheckpointError, TrainingError
+from tests.training import runs
+from tests.training.runs import train_here
 from training.config import TrainingConfig
 from training.lifecycle.job import train
 from training.state.directory_store import DirectoryStore
@@ -28,12 +30,8 @@ EPOCHS = 30
 
 
 def tree(places, name, **changes):
-    return {
-        "output": str(places / name), "epochs": EPOCHS, "data": {"path": str(places / "ner")},
-        "model": {"name": str(places / "model"), "dropout": 0.1, "stride": 8}, "batch": {"tokens": 128},
-        "optimizer": {"kind": "adamw", "learning_rate": 0.003}, "engine": {"precision": "fp32"},
-        "checkpoint": {"every_steps": 5},
-    } | changes  # fmt: skip
+    base = {"epochs": EPOCHS, "optimizer": {"kind": "adamw", "learning_rate": 0.003}, "checkpoint": {"every_steps": 5}}
+    return runs.tree(places, name, model={"dropout": 0.1}, **base | changes)
 
 
 def settings(places, name, **changes):
@@ -163,7 +161,7 @@ def test_resume_false_starts_afresh_and_says_so(places, capsys):
     for name in ("run", "last-00000005"):
         with store.draft(name) as directory:
             (directory / "run.json").write_text("{}")
-    result = train(config.model_copy(update={"resume": False}))
+    result = train_here(config.model_copy(update={"resume": False}))
     assert "resume=false: starting afresh" in capsys.readouterr().out
     assert step_rows(result.outcome.metrics_log)[0]["step"] == 1
 
@@ -181,7 +179,7 @@ def test_a_damaged_checkpoint_is_an_error_and_stays_where_it_is(places):
     weights = Path(store.url) / "last-00000005" / "weights.safetensors"
     weights.write_bytes(b"y" * 1000)
     with pytest.raises(CheckpointError, match=r"last-00000005 .* altered or cut short.*resume=false"):
-        train(config)
+        train_here(config)
     assert weights.exists()
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.training.state.resharding import windows
 from training.data.batch_plan import BatchConfig, plan_epoch, share
 from training.data.packing import PackedWindows
-from training.loop.train_step import BatchPrefetcher, Inputs, _step_seed
+from training.loop.train_step import BatchPrefetcher, ModelInputs, _step_seed
 
 NAMES = frozenset({"input_ids", "attention_mask"})
 
@@ -20,7 +20,7 @@ NAMES = frozenset({"input_ids", "attention_mask"})
 def prefetcher(
     rank=0, num_workers=1, *, num_parallel=1, source=None, names=NAMES, finds_touched_rows=False, micro_tokens=32
 ):
-    inputs = Inputs(names, torch.device("cpu"), packed=False)
+    inputs = ModelInputs(names, torch.device("cpu"), packed=False)
     batch = BatchConfig(tokens=96, micro_tokens=micro_tokens)
     return BatchPrefetcher(source or windows(), inputs, batch, 0, rank, num_workers, num_parallel, finds_touched_rows)
 

@@ -11,28 +11,17 @@ from safetensors.torch import load_file, save_file
 from agent.config.base import from_mapping
 from agent.errors import ConfigError
 from tests.training.model.test_attention import batch, tiny
-from training.config import TrainingConfig
+from tests.training.processes import launch
+from tests.training.runs import settings, train_here
+from tests.training.state import resharding
+from tests.training.state.resharding import prune
 from training.engine.thread_parallel import ThreadParallel
-from training.lifecycle.job import train
 from training.model.models import ModelConfig
 from training.model.sparsity_mask import keep_zeros
 from training.optimizers import SGD, Adafactor, AdamW
+from training.state.checkpoint import Checkpoint
 
 INPUTS = batch([9, 7, 3])
-
-
-def prune(weights):
-    """Zeroes every third unit and the first head of all layers, in place; returns where zeros are, by name."""
-    for name, tensor in weights.items():
-        if ".intermediate.dense" in name:
-            tensor[::3] = 0
-        elif ".attention.self." in name:
-            tensor[: len(tensor) // 4] = 0
-        elif name.endswith("attention.output.dense.weight"):
-            tensor[:, : tensor.shape[1] // 4] = 0
-        elif name.endswith("output.dense.weight"):
-            tensor[:, ::3] = 0
-    return {name: tensor == 0 for name, tensor in weights.items() if ".layer." in name and "LayerNorm" not in name}
 
 
 @pytest.mark.parametrize(
@@ -74,20 +63,40 @@ def test_adapters_cannot_keep_zeros():
 
 
 @pytest.mark.system
+@pytest.mark.faults
+def test_a_pruned_model_stays_pruned_under_deepspeed_with_two_workers_at_every_zero_stage(tmp_path):
+    launch(2, "tests.training.state.resharding", tmp_path, "none", "a", 5, 0, "pruned")
+    fresh = resharding.model("pruned").state_dict()
+    dead = {name: fresh[name] == 0 for name in fresh if ".layer." in name and "LayerNorm" not in name}
+    assert sum(int(zeros.sum()) for zeros in dead.values()) > 1000
+    for stage in range(4):
+        after = Checkpoint.read(tmp_path / f"a-{stage}").weights
+        for name, zeros in dead.items():
+            assert torch.all(after[name][zeros] == 0), (stage, name)
+            if name.endswith("weight"):
+                assert not torch.equal(after[name], fresh[name]), (stage, name)
+
+
+@pytest.mark.system
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_pruned_model_stays_pruned_under_deepspeed_with_two_workers(places, stage):
-    pruned = places / "pruned"
-    shutil.copytree(places / "model", pruned, dirs_exist_ok=True)
+def test_a_run_with_keep_zeros_leaves_a_pruned_agent_pruned_at_every_zero_stage(places, tmp_path, stage):
+    pruned = shutil.copytree(places / "model", tmp_path / "pruned")
     weights = load_file(pruned / "model.safetensors")
     dead = prune(weights)
     save_file(weights, pruned / "model.safetensors", metadata={"format": "pt"})
-    settings = {
-        "output": str(places / f"agent-{stage}"), "epochs": 1, "num_workers": 2, "data": {"path": str(places / "ner")},
-        "batch": {"tokens": 256}, "optimizer": {"kind": "adamw", "learning_rate": 0.005, "weight_decay": 0.1},
-        "engine": {"zero_stage": stage}, "model": {"name": str(pruned), "stride": 8, "keep_zeros": True},
-    }  # fmt: skip
-    bundle = train(from_mapping(TrainingConfig, settings)).bundle
+    optimizer = {"kind": "adamw", "learning_rate": 0.005, "weight_decay": 0.1}
+    model = {"name": str(pruned), "keep_zeros": True}
+    config = settings(
+        tmp_path,
+        "agent",
+        epochs=1,
+        data={"path": str(places / "ner")},
+        optimizer=optimizer,
+        model=model,
+        engine={"zero_stage": stage},
+    )
+    bundle = train_here(config).bundle
     after = load_file(bundle.path / "model.safetensors")
     assert sum(int(zeros.sum()) for zeros in dead.values()) > 1000
     for name, zeros in dead.items():

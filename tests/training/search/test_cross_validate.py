@@ -1,4 +1,4 @@
-"""Cross-validation: folds that are exact, real runs on tiny models in one local Ray, results that go on where they were."""
+"""Cross-validation: folds that are exact, real runs on tiny models, results that go on where they were."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from agent.bundle import Bundle
-from agent.config.base import from_mapping, load
+from agent.config.base import load
 from agent.data import DataConfig, load_splits
 from agent.errors import BundleError, ConfigError, DataError
 from agent.tasks import TokenClassification
+from tests.training.runs import in_this_process, settings_of
 from training import cross_validate as command
 from training.search.cross_validation import RECORD, CrossValidationConfig, cross_validate, cut
 
@@ -19,12 +20,7 @@ NUM_EXAMPLES = 144  # train and dev of write_conll
 
 
 def settings(places, name, **changes):
-    tree = {
-        "output": str(places / name), "epochs": 6, "folds": 2, "data": {"path": str(places / "ner")},
-        "model": {"name": str(places / "model"), "dropout": 0.0, "stride": 8}, "batch": {"tokens": 128},
-        "optimizer": {"learning_rate": 0.005}, "engine": {"precision": "fp32"},
-    }  # fmt: skip
-    return from_mapping(CrossValidationConfig, tree | changes)
+    return settings_of(CrossValidationConfig, places, name, **{"epochs": 6, "folds": 2} | changes)
 
 
 def loaded(places):
@@ -68,7 +64,8 @@ def test_an_output_that_holds_something_else_is_refused(places, tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(places, local_ray):
-    return cross_validate(settings(places, "whole", keep=True))
+    with in_this_process():
+        return cross_validate(settings(places, "whole", keep=True))
 
 
 @pytest.mark.system
@@ -116,7 +113,8 @@ def test_an_interrupted_cross_validation_goes_on_and_keeps_no_bundles_unasked(fi
     half = finished.validation.model_copy(update={"config": config.model_dump(mode="json"), "folds": folds})
     (places / "halted").mkdir()
     (places / "halted" / RECORD).write_text(half.model_dump_json(), encoding="utf-8")
-    result = cross_validate(config)
+    with in_this_process():
+        result = cross_validate(config)
     out = capfd.readouterr().out
     assert "fold 2 of 2" in out
     assert "fold 1 of 2" not in out

@@ -7,9 +7,8 @@ import json
 import pytest
 
 from agent.bundle import Bundle
-from agent.config.base import from_mapping
 from agent.errors import BundleError, ConfigError, DataError
-from training.lifecycle.job import train
+from tests.training.runs import settings_of, train_here
 from training.search.hyperparameter_search import RECORD, search
 from training.search.search_config import TuneConfig
 from training.search.search_record import SearchRecord
@@ -20,13 +19,11 @@ GOOD, USELESS, EXPLODING = 0.005, 1e-7, 1e30
 
 
 def settings(places, name, **changes):
-    tree = {
-        "output": str(places / name / "agent"), "epochs": 4, "data": {"path": str(places / "ner")},
-        "model": {"name": str(places / "model"), "dropout": 0.0, "stride": 8}, "batch": {"tokens": 128},
-        "engine": {"precision": "fp32"}, "num_trials": 3, "grace_epochs": 2, "reduction_factor": 2, "seed": 161,
+    tried = {
+        "epochs": 4, "num_trials": 3, "grace_epochs": 2, "reduction_factor": 2, "seed": 161, "optimizer": {"kind": "adamw"},
         "space": {"optimizer": {"learning_rate": f"choice({GOOD}, {USELESS}, {EXPLODING})"}},
     }  # fmt: skip
-    return from_mapping(TuneConfig, tree | changes)
+    return settings_of(TuneConfig, places, f"{name}/agent", **tried | changes)
 
 
 def below(place):
@@ -92,7 +89,7 @@ def test_an_interrupted_search_goes_on_with_what_is_not_over(places, capfd):
     output = places / "halted" / "agent"
     workplace = output.parent / ".agent.search"
     trials = list(config.trials())
-    done = train(
+    done = train_here(
         config.trained_with(
             {**trials[0].settings, "output": str(workplace / "agent.trial-1"), "overwrite": False, "resume": True}
         )

@@ -1,9 +1,9 @@
 """One process of a group that trains a tiny model for a few steps from one checkpoint to the next, once per ZeRO stage.
 
-    RANK=0 WORLD_SIZE=2 ... python -m tests.training.state.resharding DIR FROM TO STEPS ROTATION RECIPE
+    RANK=0 WORLD_SIZE=2 ... python -m tests.training.state.resharding DIR FROM TO STEPS ROTATION RECIPE [STAGES]
 
-Reads DIR/FROM-<stage> if FROM is not `none`, does STEPS steps at stage (stage + ROTATION) % 4, writes DIR/TO-<stage> and adds the
-losses to DIR/losses-<stage>.jsonl. No Ray: what is shown is that a checkpoint does not care who wrote it.
+For each of STAGES (0123): reads DIR/FROM-<stage> if FROM is not `none`, does STEPS steps at stage (stage + ROTATION) % 4, writes
+DIR/TO-<stage> and adds the losses to DIR/losses-<stage>.jsonl. No Ray: what is shown is that a checkpoint does not care who wrote it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import torch.distributed as dist
 
 from training.data.batch_plan import BatchConfig, plan_epoch
 from training.data.packing import PackedWindows
-from training.engine.deepspeed_engine import Engine, OptimizerPlan
-from training.engine.engine_config import EngineConfig
+from training.engine.deepspeed_engine import OptimizerPlan, TrainingEngine
+from training.engine.engine_config import TrainingEngineConfig
 from training.engine.lr_schedule import Schedule
-from training.loop.train_step import BatchPrefetcher, Inputs, TrainStep
+from training.loop.train_step import BatchPrefetcher, ModelInputs, TrainStep
 from training.model.adapters import LoraConfig, adapt
 from training.model.attention import choose_attention
+from training.model.sparsity_mask import keep_zeros
 from training.objectives import CrossEntropy
 from training.optimizers import SGD, Adafactor, AdamW
 from training.state.checkpoint import Checkpoint
@@ -36,6 +37,7 @@ OPTIMIZERS = {
     "lora": AdamW(learning_rate=0.01),
     "sgd": SGD(learning_rate=0.1, momentum=0.9),
     "adafactor": Adafactor(learning_rate=0.01),
+    "pruned": AdamW(learning_rate=0.01, weight_decay=0.1),
 }
 
 
@@ -60,11 +62,28 @@ def model(recipe: str) -> torch.nn.Module:
     )  # fmt: skip
     bare = BertForTokenClassification(config)
     choose_attention(bare, "sdpa", device=torch.device("cpu"), half=False, per_token=True)
+    if recipe == "pruned":
+        prune({name: parameter.data for name, parameter in bare.named_parameters()})
+        keep_zeros(bare)
     return adapt(bare, trainable="all", lora=LoraConfig(rank=2) if recipe == "lora" else None)
 
 
-def main(directory: Path, source: str, target: str, steps: int, *, rotation: int, recipe: str) -> None:
-    for stage in range(4) if OPTIMIZERS[recipe].shardable else [0]:
+def prune(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Zeroes every third unit and the first head of all layers, in place; returns where zeros are, by name."""
+    for name, tensor in weights.items():
+        if ".intermediate.dense" in name:
+            tensor[::3] = 0
+        elif ".attention.self." in name:
+            tensor[: len(tensor) // 4] = 0
+        elif name.endswith("attention.output.dense.weight"):
+            tensor[:, : tensor.shape[1] // 4] = 0
+        elif name.endswith("output.dense.weight"):
+            tensor[:, ::3] = 0
+    return {name: tensor == 0 for name, tensor in weights.items() if ".layer." in name and "LayerNorm" not in name}
+
+
+def main(directory: Path, source: str, target: str, steps: int, *, rotation: int, recipe: str, stages: str) -> None:
+    for stage in map(int, stages):
         before = Checkpoint.read(directory / f"{source}-{stage}") if source != "none" else None
         state = before.state if before else RunState()
         train_step, prefetcher, engine = make((stage + rotation) % 4, before, state.step, recipe)
@@ -84,15 +103,17 @@ def main(directory: Path, source: str, target: str, steps: int, *, rotation: int
                 stream.write(json.dumps(losses) + "\n")
 
 
-def make(stage: int, before: Checkpoint | None, done: int, recipe: str) -> tuple[TrainStep, BatchPrefetcher, Engine]:
+def make(
+    stage: int, before: Checkpoint | None, done: int, recipe: str
+) -> tuple[TrainStep, BatchPrefetcher, TrainingEngine]:
     network = model(recipe)
     if before:
         network.load_state_dict(before.weights)
     course = OptimizerPlan(OPTIMIZERS[recipe], Schedule(), NUM_STEPS, first_step=done)
-    engine = Engine(network, course, EngineConfig(zero_stage=stage), precision="fp32")
+    engine = TrainingEngine(network, course, TrainingEngineConfig(zero_stage=stage), precision="fp32")
     if before:
         engine.load_optimizer(before.optimizer)
-    inputs = Inputs(frozenset({"input_ids", "attention_mask"}), torch.device("cpu"), packed=False)
+    inputs = ModelInputs(frozenset({"input_ids", "attention_mask"}), torch.device("cpu"), packed=False)
     loss = CrossEntropy().bind([1] * LABELS, torch.device("cpu"))
     batch = BatchConfig(tokens=96, micro_tokens=32)
     prefetcher = BatchPrefetcher(
@@ -113,7 +134,8 @@ if __name__ == "__main__":
     os.environ["DS_ACCELERATOR"] = "cpu"
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    _, place, source_name, target_name, number, shift, optimizer = sys.argv
-    main(Path(place), source_name, target_name, int(number), rotation=int(shift), recipe=optimizer)
+    _, place, source_name, target_name, number, shift, optimizer, *rest = sys.argv
+    chosen = rest[0] if rest else "0123"
+    main(Path(place), source_name, target_name, int(number), rotation=int(shift), recipe=optimizer, stages=chosen)
     dist.barrier()  # whoever leaves while another still talks to it ends by a signal, now and then
     dist.destroy_process_group()

@@ -21,7 +21,6 @@ import pytest
 
 from agent.errors import CheckpointError
 from cluster.file_system import join
-from tests.s3 import serve_s3  # noqa: F401 - the fixture s3
 from training.state.directory_store import DirectoryStore
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -402,8 +401,7 @@ import os, resource, sys
 import torch
 from agent.errors import CheckpointError
 from training.state.run_state import RunState
-from training.engine.optimizer_state import OptimizerState
-from training.state.checkpoint import Checkpoint
+from training.state.checkpoint import Checkpoint, OptimizerState
 from training.state.directory_store import DirectoryStore
 
 place, limit = sys.argv[1], int(sys.argv[2])

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.system
 
 
 @pytest.fixture
-def metrics_url(monkeypatch):
+def metrics_url(monkeypatch, no_ray):
     import ray
 
     monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")  # the environment, so that the agent knows it too

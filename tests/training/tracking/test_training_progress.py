@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.training.rows import step_row
-from training.tracking.training_progress import Progress, duration
+from training.tracking.training_progress import TrainingProgress, duration
 
 PATTERN = r"epoch (\S+)  step (\d+)/(\d+)  loss (\S+)  ([\d,]+) tokens/s  padding (\S+)%  (?:(\d+) min )?(\d+) s left"
 
@@ -16,7 +16,7 @@ def shown(capsys):
 
 
 def test_a_log_gets_a_line_for_every_ten_seconds(capsys):
-    with Progress(400, show=True, interactive=False) as progress:
+    with TrainingProgress(400, show=True, interactive=False) as progress:
         for step in range(1, 251):
             progress.advance(step_row(step))
     lines = shown(capsys)
@@ -25,7 +25,7 @@ def test_a_log_gets_a_line_for_every_ten_seconds(capsys):
 
 
 def test_the_rate_and_the_time_left_are_those_of_the_last_half_minute(capsys):
-    with Progress(1000, show=True, interactive=False) as progress:
+    with TrainingProgress(1000, show=True, interactive=False) as progress:
         for step in range(1, 201):
             progress.advance(step_row(step, seconds=1.0))
         for step in range(201, 521):
@@ -34,14 +34,14 @@ def test_the_rate_and_the_time_left_are_those_of_the_last_half_minute(capsys):
 
 
 def test_a_resumed_run_counts_on_and_foresees_only_what_is_left(capsys):
-    with Progress(400, show=True, interactive=False, done=200) as progress:
+    with TrainingProgress(400, show=True, interactive=False, done=200) as progress:
         for step in range(201, 281):
             progress.advance(step_row(step))
     assert shown(capsys)[0].group(2, 3, 8) == ("280", "400", "15")
 
 
 def test_other_workers_show_nothing(capsys):
-    with Progress(300, show=False, interactive=True) as progress:
+    with TrainingProgress(300, show=False, interactive=True) as progress:
         for step in range(1, 251):
             progress.advance(step_row(step))
         progress.print_line("epoch 1")
@@ -51,7 +51,7 @@ def test_other_workers_show_nothing(capsys):
 
 @pytest.mark.parametrize("done", [0, 100])
 def test_a_terminal_gets_a_bar_that_ends_with_all_steps(capsys, done):
-    with Progress(300, show=True, interactive=True, done=done) as progress:
+    with TrainingProgress(300, show=True, interactive=True, done=done) as progress:
         for step in range(done + 1, 301):
             progress.advance(step_row(step, seconds=0.03125))
     bar = capsys.readouterr().err
@@ -62,7 +62,7 @@ def test_a_terminal_gets_a_bar_that_ends_with_all_steps(capsys, done):
 
 def test_a_step_pays_next_to_nothing(capsys):
     rows = [step_row(step) for step in range(1, 10_001)]
-    with Progress(10_000, show=True, interactive=True) as progress:
+    with TrainingProgress(10_000, show=True, interactive=True) as progress:
         begun = time.perf_counter()
         for row in rows:
             progress.advance(row)

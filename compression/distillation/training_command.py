@@ -1,4 +1,4 @@
-"""Asks for training, by the command that users have too: compression trains nothing itself and imports nothing that does."""
+"""Runs `training/run.py` as a subprocess, since compression imports nothing of training."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any
 from agent.errors import TrainingError
 
 _PROGRAM = Path(__file__).resolve().parents[2] / "training" / "run.py"
-_PATIENCE_S = 60.0  # training ends its workers and its Ray, and may have to write a checkpoint before
+_PATIENCE_S = 60.0  # training may write a checkpoint before it ends its workers and Ray
 
 
-def retrain(settings: Mapping[str, Any], directory: Path) -> Path:
-    """Runs `python training/run.py` on settings of its own; shows what it shows. Goes on with what an interrupted call has left.
+def run_training(settings: Mapping[str, Any], directory: Path) -> Path:
+    """Trains by `python training/run.py`, whose output is shown; resumes an interrupted training.
 
-    Whatever ends this process in an orderly way (SIGTERM, Ctrl-C, an error) ends the training first.
+    SIGTERM, Ctrl-C or an error in this process ends the training first.
 
     Args:
-        settings: Keys of a training run but `output`.
-        directory: Where the settings and the trained bundle go.
+        settings: Keys of a training run without `output`.
+        directory: Takes the settings and the trained bundle.
 
     Returns:
         The bundle, `directory/agent`.
 
     Raises:
-        TrainingError: It failed; why stands on the screen.
+        TrainingError: Training failed; it printed why.
     """
     file, output = directory / "training.yaml", directory / "agent"
     directory.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def retrain(settings: Mapping[str, Any], directory: Path) -> Path:
 
 
 def _run(command: list[str]) -> int:
-    """The exit status of a command that does not outlive this process."""
+    """Runs a command that does not outlive this process; returns its exit status."""
     child = subprocess.Popen(command)
     try:
         return child.wait()
@@ -52,7 +52,7 @@ def _run(command: list[str]) -> int:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Does nothing to one that has ended. One that got Ctrl-C from the terminal too is on its way already."""
+    """Terminates a process that still runs, and kills it if it does not end in time."""
     if child.poll() is not None:
         return
     child.terminate()

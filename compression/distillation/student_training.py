@@ -1,4 +1,4 @@
-"""What the agent that is compressed teaches the network that is made of it: one description for every step that has it trained."""
+"""Trains the current network of a compression as the student of the original agent."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, PositiveInt
 
 from agent.config.base import Config
-from compression.pipeline.pipeline_state import State
+from compression.state.pipeline_state import PipelineState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-KEPT_LAYERS = "shrink.layers"  # what the state remembers: numbers of the layers that stayed, from 0
+KEPT_LAYERS = "shrink.layers"  # key in `step_outputs`: numbers of the layers that step shrink kept, from 0
 
 
-class Teaching(Config):
-    """How a student is trained, on the agent's own data, with the agent as its teacher, by Ray Train and DeepSpeed."""
+class StudentTraining(Config):
+    """How a student is trained on the agent's data, with the agent as its teacher, by Ray Train and DeepSpeed."""
 
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate (AdamW)")
     batch_tokens: int = Field(1024, ge=16, description="tokens of an optimizer step, as batch.tokens of training")
@@ -48,31 +48,33 @@ class Teaching(Config):
     )
     num_workers: int | None = Field(None, ge=1, description="data-parallel workers; default: as in training")
 
-    def teach(self, state: State, *, epochs: int, directory: Path, keep_zeros: bool = False) -> PreTrainedModel:
-        """Writes the network of a state as a student, has it trained, returns what came of it.
+    def train_student(
+        self, state: PipelineState, *, epochs: int, directory: Path, keep_zeros: bool = False
+    ) -> PreTrainedModel:
+        """Trains the network of a state, whose original is the teacher, and returns the result; the state does not change.
 
         Args:
-            state: Whose original is the teacher. It is left as it is.
+            state: Holds student, teacher and data.
             epochs: Passes over the training split.
-            directory: Where an interrupted training goes on; one for each student.
-            keep_zeros: Whether what is zero stays zero.
+            directory: What an interrupted training resumes from; one for each student.
+            keep_zeros: Whether zeros stay zero.
 
         Raises:
-            TrainingError: Training failed; the same command goes on from its last checkpoint.
+            TrainingError: Training failed; the same command resumes from its last checkpoint.
         """
-        from compression.distillation.retraining import retrain
+        from compression.distillation.training_command import run_training
         from compression.encoder.torch_model import load_directory, save_model
 
         student = directory / "student"
         save_model(state.model, student)
         for file in state.directory.iterdir():  # the tokenizer; nothing else is there yet
             shutil.copy(file, student)
-        trained = retrain(self._settings(state, student, epochs=epochs, keep_zeros=keep_zeros), directory)
+        trained = run_training(self._settings(state, student, epochs=epochs, keep_zeros=keep_zeros), directory)
         return load_directory(trained, state.bundle.task.architecture)
 
-    def _settings(self, state: State, student: Path, *, epochs: int, keep_zeros: bool) -> dict[str, Any]:
+    def _settings(self, state: PipelineState, student: Path, *, epochs: int, keep_zeros: bool) -> dict[str, Any]:
         manifest = state.bundle.manifest
-        kept = state.remembered.get(KEPT_LAYERS, [])
+        kept = state.step_outputs.get(KEPT_LAYERS, [])
         return {
             "epochs": epochs,
             "num_workers": self.num_workers,
@@ -91,7 +93,7 @@ class Teaching(Config):
                 "bundle": str(state.bundle.path),
                 "temperature": self.temperature,
                 "weight": self.teacher_weight,
-                # A layer that stayed learns from the one that it was.
+                # A layer that was kept learns from the same layer of the teacher.
                 "hidden": {"weight": self.hidden_weight, "layers": [number + 1 for number in kept]},
                 "relations": {
                     "weight": self.relations_weight,
@@ -104,16 +106,16 @@ class Teaching(Config):
 
     @property
     def summary(self) -> str:
-        """In a few words, for a report."""
+        """A few words for a report."""
         more = {"hidden states": self.hidden_weight, "relations": self.relations_weight}
-        said = [f"learning rate {self.learning_rate:g}, temperature {self.temperature:g}"]
-        said.append(f"teacher's weight {self.teacher_weight:g}")
-        said += [f"{name} {weight:g}" for name, weight in more.items() if weight]
-        return ", ".join([*said, *([f"with the text of {self.unlabelled}"] if self.unlabelled else [])])
+        parts = [f"learning rate {self.learning_rate:g}, temperature {self.temperature:g}"]
+        parts.append(f"teacher's weight {self.teacher_weight:g}")
+        parts += [f"{name} {weight:g}" for name, weight in more.items() if weight]
+        return ", ".join([*parts, *([f"with the text of {self.unlabelled}"] if self.unlabelled else [])])
 
 
-def lesson_key(state: State, place: int) -> str:
-    """Tells students apart: other steps up to a place, another agent or other data make another one."""
-    before = [step.model_dump(mode="json") for step in state.steps if step.place <= place]
+def student_key(state: PipelineState, position: int) -> str:
+    """A key for a student, from the agent, its data, the seed and the steps up to a position."""
+    before = [step.model_dump(mode="json") for step in state.steps if step.position <= position]
     known = [before, state.seed, state.bundle.digest, state.splits.digest]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:12]

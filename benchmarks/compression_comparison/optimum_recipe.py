@@ -1,6 +1,6 @@
-"""optimum's own way from a model directory to int8, for benchmarks/compressed_agents.py: run in the environment of `make test-optimum`.
+"""Quantises a model directory to int8 by optimum-cli, in the environment of `make test-optimum`.
 
-python benchmarks/optimum_recipe.py MODEL OUTPUT
+python benchmarks/compression_comparison/optimum_recipe.py MODEL OUTPUT
 """
 
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main(model: str, output: str) -> None:
-    """Export, then dynamic int8 for AVX-512 VNNI, all else as optimum's command line has it.
+    """Exports, then quantises to dynamic int8 for AVX-512 VNNI, with optimum's defaults.
 
     Without --optimize O2: what that writes, optimum's own quantiser refuses ("Unable to find data type", optimum-onnx 0.1.0);
     ONNX Runtime fuses on loading anyway.

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.manifests.world import K8S, load_files
-from tests.system.nodes import free_port
+from tests.ports import free_port
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("redis-server") and shutil.which("redis-cli")), reason="no redis-server on PATH"

@@ -1,4 +1,4 @@
-"""How answers and refusals are written: JSON, one body for everything that is refused, no internals."""
+"""Answers and refusals as JSON: one body for everything that is refused, no internals."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import logging
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
-from fastapi import Response
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
+from starlette.responses import Response
 
 from agent.errors import RequestError
-from serving.middleware.request_context import current
+from serving.scheduling.request_context import current
 
 _log = logging.getLogger(__name__)
 

@@ -1,42 +1,16 @@
-"""How much a key may use: a token bucket over texts, in one replica. Knows no keys and no HTTP."""
+"""Rate limit of one API key in one replica: a token bucket over texts."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from typing import Any
 
-from agent.errors import RequestError
-
-
-class RateLimitError(RequestError):
-    """A key used more than it may for now.
-
-    Args:
-        allowed: The limit.
-        retry_after_s: Seconds until it may go on.
-    """
-
-    def __init__(self, allowed: str, *, retry_after_s: int) -> None:
-        super().__init__(
-            "this key has used what it may for now",
-            allowed=allowed,
-            remedy=f"send the request again in {retry_after_s} s",
-            status=429,
-        )
-        self.retry_after_s = retry_after_s
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self.allowed, self.retry_after_s)
-
-
-def _restore(allowed: str, retry_after_s: int) -> RateLimitError:
-    return RateLimitError(allowed, retry_after_s=retry_after_s)
+from serving.scheduling.refusals import RateLimitError
 
 
 class RateLimit:
-    """A token bucket that may be overdrawn by its last request, so that one larger than the bucket is served at all.
+    """A token bucket that its last request may overdraw, so that one larger than the bucket is served at all.
 
     Args:
         texts_per_s: How fast it fills.
@@ -59,7 +33,8 @@ class RateLimit:
         self._at = now
         if self._level < 1:
             raise RateLimitError(
-                f"{self._rate:g} texts/s in the long run, {self._most:g} at once",
+                "this key has used what it may for now",
+                allowed=f"{self._rate:g} texts/s in the long run, {self._most:g} at once",
                 retry_after_s=max(1, math.ceil((1 - self._level) / self._rate)),
             )
         self._level -= num_texts

@@ -8,82 +8,80 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 
 from agent.errors import RequestError
-from serving.middleware.rate_limit import RateLimit
+from serving.scheduling.rate_limit import RateLimit
 
 REQUEST_ID = "x-request-id"
-CALLER_LEFT = 499  # nginx's status for callers who hang up before the answer; nobody receives it
 _MOST_STAGES = 300
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}", re.ASCII)
 
 
-@dataclass(slots=True)
 class RequestContext:
     """A request and its answer.
 
     Args:
         request_id: The caller's, or one of ours; safe to log.
-        method: Of HTTP, which calls of gRPC are as well: POST.
+        method: Of HTTP; calls of gRPC are POST as well.
         route: As it was declared, such as `/models/{name}`.
+        keeps_texts: Whether the texts themselves are wanted by a report.
+
+    Attributes:
         client: The caller's address.
         key_id: Name of the key that the caller showed; empty where none is asked for.
-        allowance: What the key may still use; None without a limit.
+        rate_limit: What the key may still use; None without a limit.
         status: Of the answer over HTTP, for gRPC the one that it would have had; 0 while there is none.
         traceparent: The caller's, by W3C Trace Context.
-        keeps_texts: Whether the texts themselves are wanted by a report.
         stages: Name, start and end of what was done, on the monotonic clock; the latest ones, since a stream has any number.
     """
 
-    request_id: str
-    method: str = ""
-    route: str = ""
-    client: str = ""
-    key_id: str = ""
-    allowance: RateLimit | None = None
-    status: int = 0
-    traceparent: str = ""
-    started: float = field(default_factory=time.monotonic)
-    seconds: float = 0.0
-    num_texts: int = 0
-    num_characters: int = 0
-    keeps_texts: bool = False
-    texts: list[str] = field(default_factory=list)
-    stages: deque[tuple[str, float, float]] = field(default_factory=lambda: deque(maxlen=_MOST_STAGES))
+    __slots__ = (
+        "client", "keeps_texts", "key_id", "method", "num_characters", "num_texts", "rate_limit", "request_id", "route",
+        "seconds", "stages", "started", "status", "texts", "traceparent",
+    )  # fmt: skip
 
-    def charge(self, texts: Sequence[str]) -> None:
+    def __init__(self, request_id: str, method: str = "", route: str = "", *, keeps_texts: bool = False) -> None:
+        self.request_id, self.method, self.route = request_id, method, route
+        self.client = self.key_id = self.traceparent = ""
+        self.rate_limit: RateLimit | None = None
+        self.status = self.num_texts = self.num_characters = 0
+        self.started, self.seconds = time.monotonic(), 0.0
+        self.keeps_texts = keeps_texts
+        self.texts: list[str] = []
+        self.stages: deque[tuple[str, float, float]] = deque(maxlen=_MOST_STAGES)
+
+    def charge(self, texts: Sequence[str], num_characters: int) -> None:
         """Counts texts that are to be predicted.
 
         Raises:
             RateLimitError: The caller's key has none left for now.
         """
-        if self.allowance is not None:
-            self.allowance.take(len(texts))
+        if self.rate_limit is not None:
+            self.rate_limit.take(len(texts))
         self.num_texts += len(texts)
-        self.num_characters += sum(map(len, texts))
+        self.num_characters += num_characters
         if self.keeps_texts:
             self.texts.extend(texts)
 
-    def give_back(self, texts: Sequence[str]) -> None:
-        """Takes back a charge: we had no room for the texts."""
-        if self.allowance is not None:
-            self.allowance.give_back(len(texts))
+    def give_back(self, num_texts: int) -> None:
+        """Takes back a charge: there was no room for the texts."""
+        if self.rate_limit is not None:
+            self.rate_limit.give_back(num_texts)
 
 
 Report = Callable[[RequestContext], None]
-"""Something that is told of every exchange when it is over."""
+"""Something that is told of every request when it is over."""
 
-_current: ContextVar[RequestContext | None] = ContextVar("exchange", default=None)
+_current: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)
 
 
-def begin(exchange: RequestContext) -> None:
-    """Makes an exchange the current one of this task."""
-    _current.set(exchange)
+def begin(context: RequestContext) -> None:
+    """Makes a request the current one of this task."""
+    _current.set(context)
 
 
 def current() -> RequestContext:
-    """The exchange that this task answers; a fresh one outside of any."""
+    """The request that this task answers; a fresh one outside of any."""
     return _current.get() or RequestContext("none")
 
 

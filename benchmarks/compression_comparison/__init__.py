@@ -1,0 +1,1 @@
+"""The rival recipe and the summary of the compression benchmark."""

@@ -1,0 +1,141 @@
+"""The configuration of a compression, and what it names: agent and data, loaded and checked before work starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from agent.bundle import Bundle, installed_versions
+from agent.config.base import Config, from_mapping
+from agent.data import DataConfig, Splits, load_splits
+from agent.errors import BundleError
+from cluster.connection import usable_cores
+from compression.pipeline.gate import Gate
+from compression.pipeline.snapshots import cache_keys
+from compression.pipeline.step_measurements import Thoroughness
+from compression.steps import ORDER, ExportStep, PruneStep, QuantizeStep, Step, VerifyStep
+
+# A snapshot is used again only where the versions of these packages are the same.
+_CACHED_VERSIONS = (
+    "bert-agent",
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "optimum",
+    "tokenizers",
+)
+
+
+class DataChoice(DataConfig):
+    """Which data to calibrate and test on."""
+
+    path: str = Field("", description="as in training; empty: the data that the bundle was trained on")
+
+
+class CompressionConfig(Config):
+    """A run of compression."""
+
+    bundle: Path = Field(description="the trained agent")
+    output: Path = Field(description="where the compressed agent goes")
+    overwrite: bool = Field(False, description="replace a bundle at output")
+    data: DataChoice = Field(default_factory=DataChoice)
+    seed: int = Field(0, description="for the choice of calibration sentences")
+    threads: int = Field(default_factory=usable_cores, ge=1, description="threads of PyTorch and ONNX Runtime")
+    steps: tuple[Step, ...] = Field(
+        default_factory=lambda: (PruneStep(), ExportStep(), QuantizeStep(), VerifyStep()),
+        description="what to do, in order; each a kind, or {kind: ..., option: ...}",
+    )
+    gate: Gate = Field(default_factory=Gate)
+    measure: Thoroughness = Field(
+        "quick",
+        description="after each step: quick (200 examples of the dev split, a second or two), full (all of it), none; verify measures the end whatever stands here",
+    )
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _expand(cls, steps: Any) -> Any:
+        """Lets a bare kind stand for the step with its defaults."""
+        return (
+            [{"kind": step} if isinstance(step, str) else step for step in steps] if isinstance(steps, list) else steps
+        )
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        kinds = [step.kind for step in self.steps]
+        positions = [step.position for step in self.steps]
+        if positions != sorted(set(positions)):
+            raise ValueError(f"steps are {', '.join(kinds)}; allowed: each once, in the order {', '.join(ORDER)}")
+        if kinds[-1:] != ["verify"]:
+            raise ValueError("steps must end with verify: nothing is published unproven")
+        if "quantize" in kinds and "export" not in kinds:
+            raise ValueError("step quantize needs a step export before it")
+        if self.gate.after_each and self.measure == "none":
+            raise ValueError("gate.after_each=true needs measure=quick or measure=full: it judges what was measured")
+        return self
+
+
+@dataclass(frozen=True)
+class PipelineInputs:
+    """The inputs of a compression, loaded and checked.
+
+    Attributes:
+        data: The recorded configuration of the training data, overridden by what was given now.
+        notes: Lines on the data for the report.
+        keys: Cache key of the state after each step.
+    """
+
+    config: CompressionConfig
+    bundle: Bundle
+    data: DataConfig
+    splits: Splits
+    notes: tuple[str, ...]
+    keys: tuple[str, ...]
+
+
+def prepare(config: CompressionConfig) -> PipelineInputs:
+    """Checks all that can be checked before work starts.
+
+    Raises:
+        AgentError: A step, the bundle or the data cannot be used.
+    """
+    for step in config.steps:
+        step.check()
+    bundle = _load_bundle(config)
+    data, splits, notes = _load_data(config, bundle)
+    known = [
+        bundle.digest, splits.digest, config.seed, config.threads, config.measure, data.model_dump(mode="json"),
+        installed_versions(_CACHED_VERSIONS),
+    ]  # fmt: skip
+    return PipelineInputs(config, bundle, data, splits, tuple(notes), tuple(cache_keys(known, config.steps)))
+
+
+def _load_bundle(config: CompressionConfig) -> Bundle:
+    bundle = Bundle.load(config.bundle)
+    if bundle.manifest.onnx:
+        raise BundleError(
+            f"bundle {config.bundle} is compressed already (it holds {bundle.manifest.onnx[-1].file})",
+            allowed="a bundle written by training/run.py",
+            remedy="compress the bundle that it was made from",
+        )
+    return bundle
+
+
+def _load_data(config: CompressionConfig, bundle: Bundle) -> tuple[DataConfig, Splits, list[str]]:
+    """Returns the configuration of the data, the splits, and notes on them."""
+    recorded = bundle.manifest.lineage.config
+    known = {key: value for key, value in recorded.get("data", {}).items() if key in DataConfig.model_fields}
+    given = config.data.model_dump(exclude_unset=True)
+    choice = from_mapping(DataConfig, {**({} if given.get("path") else known), **given})
+    splits = load_splits(choice, bundle.task, seed=int(recorded.get("seed", 0)))
+    notes = list(splits.notes)
+    if splits.digest != bundle.manifest.lineage.data_digest:
+        notes.append(
+            f"data: {choice.path} is not the data that the agent was trained on (digest {splits.digest[:12]}, "
+            f"trained on {bundle.manifest.lineage.data_digest[:12]}); F1 is measured on what was given"
+        )
+    return choice, splits, notes

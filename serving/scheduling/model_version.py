@@ -1,0 +1,71 @@
+"""One version of the agent in a replica: its engine, its queue, and how many requests it is answering."""
+
+from __future__ import annotations
+
+import asyncio
+
+from serving.inference.engine import Engine
+from serving.metrics import Metrics
+from serving.scheduling.batcher import Bounds, TokenBatcher
+from serving.scheduling.executors import Executor, LoopExecutor, ThreadExecutor
+from serving.scheduling.limits import LimitsConfig
+from serving.scheduling.refusals import OverloadError
+
+
+class ModelVersion:
+    """One version of the agent with a queue of its own.
+
+    Args:
+        engine: What computes; warm.
+        limits: How much may wait, and how many requests are answered at once.
+        metrics: Where batches are observed.
+    """
+
+    def __init__(self, engine: Engine, limits: LimitsConfig, metrics: Metrics) -> None:
+        self.engine, self._limits = engine, limits
+        self.batcher = TokenBatcher(
+            _executor(engine),
+            Bounds(
+                max_batch_tokens=engine.config.max_batch_tokens,
+                max_wait_s=engine.config.max_wait_s,
+                max_queued_tokens=limits.max_queued_tokens,
+                max_queued_s=limits.max_queued_s,
+            ),
+            metrics,
+        )
+        self.in_flight = 0
+        self._left = asyncio.Event()
+
+    def check_room(self) -> None:
+        """Refuses another request while as many are answered as may be.
+
+        Raises:
+            OverloadError: That many are.
+        """
+        if self.in_flight >= self._limits.max_concurrent_requests:
+            raise OverloadError(
+                "the server is busy: too many requests in flight", retry_after_s=self.batcher.retry_after_s()
+            )
+
+    async def drain(self) -> None:
+        """Waits until nobody waits for an answer of this version, then ends its threads."""
+        while self.in_flight:
+            self._left.clear()
+            await self._left.wait()
+        self.batcher.close()
+
+    def enter(self) -> None:
+        """A request begins."""
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        """A request ends."""
+        self.in_flight -= 1
+        if not self.in_flight:
+            self._left.set()
+
+
+def _executor(engine: Engine) -> Executor:
+    if engine.plan.on_event_loop:
+        return LoopExecutor(engine.forward_windows)
+    return ThreadExecutor(engine.forward_windows, engine.plan.sessions)
