@@ -36,8 +36,9 @@ def fill_in_auto(config: TrainingConfig, lengths: Int64) -> tuple[TrainingConfig
         batch = batch.model_copy(update={"tokens": min(max(fitting, _MIN_TOKENS), _MAX_TOKENS)})
         chosen.append(f"batch.tokens={batch.tokens}")
     num_steps = max(1, len(plan_epoch(lengths, config=batch, seed=config.seed, epoch=0)))
-    epochs = config.epochs
-    if epochs == "auto":
+    if config.epochs != "auto":
+        epochs = config.epochs
+    else:
         epochs = min(max(math.ceil(MIN_STEPS / num_steps), _MIN_EPOCHS), _MAX_EPOCHS)
         chosen.append(f"epochs={epochs}")
     stopping = config.early_stopping

@@ -45,7 +45,9 @@ def test_texts_of_any_length_and_one_text_alone_can_be_planned():
 
 @pytest.mark.parametrize(("after", "useless"), [(0.0, True), (0.03, True), (0.5, False)])
 def test_an_agent_that_learned_nothing_is_not_called_done(after, useless):
-    reports = [Report(metrics={"f1": value}, primary="f1", support=9, mode="m", text="t") for value in (0.02, after, after)]
+    reports = [
+        Report(metrics={"f1": value}, primary="f1", support=9, mode="m", text="t") for value in (0.02, after, after)
+    ]
     outcome = TrainingOutcome(*reports, best_epoch=1, history=[])
     shown = render(TrainingResult(SimpleNamespace(path="p", digest="d" * 64), outcome))
     assert ("NOT READY FOR USE" in shown) is useless
