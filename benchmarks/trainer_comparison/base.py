@@ -95,6 +95,6 @@ def _write_sample(directory: Path, train: Sequence[Any]) -> DataConfig:
     """Writes one data set."""
     directory.mkdir(exist_ok=True)
     for name, examples in (("train", train), ("dev", train[:UNSEEN]), ("test", train[:UNSEEN])):
-        records = ({"tokens": example.words, "tags": example.tags} for example in examples)
+        records = ({"text": example.text, "spans": [span._asdict() for span in example.spans]} for example in examples)
         (directory / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return DataConfig(path=str(directory))

@@ -85,6 +85,7 @@ class StudentTraining(Config):
         return {
             "epochs": epochs, "num_workers": self.num_workers, "seed": state.seed,
             "task": state.bundle.task.model_dump(mode="json"), "data": state.data.model_dump(mode="json"),
+            "segmentation": state.bundle.manifest.segmentation.model_dump(mode="json"),
             "model": model | {"keep_zeros": keep_zeros}, "batch": {"tokens": self.batch_tokens},
             "optimizer": {"kind": "adamw", "learning_rate": self.learning_rate}, "teacher": teacher,
         }  # fmt: skip
