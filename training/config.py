@@ -14,6 +14,7 @@ from agent.tasks import Task, TokenClassification
 from cluster import ClusterConfig
 from training.data.batch_plan import BatchConfig
 from training.data.ingest import IngestConfig
+from training.data.segmentation_choice import SegmentationConfig
 from training.distillation.teacher import TeacherConfig
 from training.engine.engine_config import TrainingEngineConfig
 from training.engine.lr_schedule import Schedule
@@ -56,6 +57,7 @@ class TrainingConfig(Config):
     seed: int = Field(0, ge=0, description="of the new head, the shuffling and dropout")
     task: Task = Field(TokenClassification(), description="what the agent does")
     data: DataConfig = DataConfig()
+    segmentation: SegmentationConfig = SegmentationConfig()
     ingest: IngestConfig = IngestConfig()
     model: ModelConfig = ModelConfig()
     batch: BatchConfig = BatchConfig()

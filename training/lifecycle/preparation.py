@@ -103,15 +103,19 @@ def _read_data(config: TrainingConfig, splits: Splits | None) -> tuple[TrainingD
         return made[0][1]
 
     if splits:
-        data = encode_splits(splits, encoder(), config.ingest)
+        data = encode_splits(splits, encoder(), config.ingest, config.segmentation)
     else:
-        data = open_data(config.data, config.task, ingest=config.ingest, seed=config.seed, make_encoder=encoder)
+        data = open_data(
+            config.data, config.task, ingest=config.ingest, segmentation=config.segmentation, seed=config.seed,
+            make_encoder=encoder,
+        )  # fmt: skip
     for note in data.notes:
         print(f"note: {note}")
     print(
         f"data: {config.data.path} ({count_examples(data)} examples; labels {', '.join(data.task.labels)})", flush=True
     )
-    return data, *made[0]
+    tokenizer, made_encoder = made[0]
+    return data, tokenizer, made_encoder.with_segmentation(data.segmentation)
 
 
 def _add_teacher_data(

@@ -58,6 +58,7 @@ def _manifest(prepared: PreparedRun, outcome: TrainingOutcome) -> Manifest:
         task=data.task,
         max_tokens=prepared.encoder.max_tokens,
         stride=prepared.encoder.stride,
+        segmentation=prepared.encoder.segmentation,
         lineage=lineage_now(
             base_model=config.model.name,
             data_digest=data.digest,
