@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from agent.config.base import Config
 from agent.data import DataConfig
@@ -25,15 +25,26 @@ from training.state.checkpoint import CheckpointConfig
 from training.tracking.trackers import TrackingConfig
 
 
+def _positive_or_auto(value: int | str | None) -> int | str | None:
+    if isinstance(value, int) and value < 1:
+        raise ValueError("should be 'auto' or greater than or equal to 1")
+    return value
+
+
 class EarlyStopping(Config):
     """When to stop before the last epoch."""
 
-    patience: PositiveInt | Literal["auto"] | None = Field(
+    patience: int | Literal["auto"] | None = Field(
         "auto",
         description="epochs without a better score on dev after which training ends: a number, null for never, or auto for a third of "
         "more than five epochs",
     )
     min_delta: float = Field(0.0, ge=0, description="by how much a score must be better to count as better")
+
+    @field_validator("patience")
+    @classmethod
+    def _one_at_least(cls, patience: int | str | None) -> int | str | None:
+        return _positive_or_auto(patience)
 
 
 class TrainingConfig(Config):
@@ -42,7 +53,7 @@ class TrainingConfig(Config):
     output: str = Field("runs/agent", description="directory of the bundle to write")
     overwrite: bool = Field(False, description="replace a bundle that stands at output")
     resume: bool = Field(True, description="go on with an unfinished run of the same output; false starts afresh")
-    epochs: PositiveInt | Literal["auto"] = Field(
+    epochs: int | Literal["auto"] = Field(
         "auto",
         description="passes over the training split: a number, or auto for 3 and, where data is scarce, enough for 300 steps",
     )
@@ -70,6 +81,11 @@ class TrainingConfig(Config):
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @field_validator("epochs")
+    @classmethod
+    def _one_at_least(cls, epochs: int | str | None) -> int | str | None:
+        return _positive_or_auto(epochs)
 
     @property
     def auto_keys(self) -> tuple[str, ...]:

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from agent.batching import cut_ascending, cut_by_length
 from agent.config.base import Config
 from agent.encoding import Int64
 
+_MIN_STEP_TOKENS = 16
 _POOL = 16_384  # windows that are sorted by length together: enough for batches of one length, few enough to shuffle
 
 
 class BatchConfig(Config):
     """How windows are batched."""
 
-    tokens: Annotated[int, Field(ge=16)] | Literal["auto"] = Field(
+    tokens: int | Literal["auto"] = Field(
         "auto",
         description="padded tokens of one optimizer step, over all workers: a number, or auto for 1024 and, where data is scarce, down to 256",
     )
@@ -35,6 +36,13 @@ class BatchConfig(Config):
         True,
         description="when memory runs out, go on from the last checkpoint with half of micro_tokens: same result, slower",
     )
+
+    @field_validator("tokens")
+    @classmethod
+    def _hold_a_text(cls, tokens: int | str) -> int | str:
+        if isinstance(tokens, int) and tokens < _MIN_STEP_TOKENS:
+            raise ValueError(f"should be 'auto' or greater than or equal to {_MIN_STEP_TOKENS}")
+        return tokens
 
     @property
     def step_tokens(self) -> int:
