@@ -23,9 +23,10 @@ from agent.config.base import Config
 from agent.encoding import Encoder
 from agent.errors import BundleError
 from agent.files import draft_directory, replace_directory, sha256_of
+from agent.segmentation import Segmentation
 from agent.tasks import BaseTask, Report, Task
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: how texts are cut is recorded
 MANIFEST = "bundle.json"
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 Hardware = Literal["cpu", "cuda", "tensorrt"]
@@ -86,16 +87,25 @@ class Lineage(Config):
 
 
 class Manifest(Config):
-    """The content of `bundle.json`. `max_tokens` counts special tokens; `stride` is the overlap of neighbouring windows."""
+    """The content of `bundle.json`. `max_tokens` counts special tokens; `stride` is the overlap of neighbouring windows; `segmentation` cuts texts."""
 
     format_version: int = FORMAT_VERSION
     task: Task
     max_tokens: int = Field(ge=8)
     stride: int = Field(ge=0)
+    segmentation: Segmentation = Segmentation()
     lineage: Lineage
     evaluations: tuple[Evaluation, ...] = ()
     onnx: tuple[OnnxVariant, ...] = ()
     files: Mapping[str, FileEntry] = Field(default_factory=dict)
+
+    def load_encoder(self, directory: Path) -> Encoder:
+        """The tokenizer of a directory, set to this bundle's windows and its cut into pieces.
+
+        Raises:
+            BundleError: There is none.
+        """
+        return Encoder.load(directory, max_tokens=self.max_tokens, stride=self.stride, segmentation=self.segmentation)
 
 
 @dataclass(frozen=True)
@@ -131,7 +141,7 @@ class Bundle:
     @cached_property
     def encoder(self) -> Encoder:
         """The tokenizer, with the model's maximum length."""
-        return Encoder.load(self.path, max_tokens=self.manifest.max_tokens, stride=self.manifest.stride)
+        return self.manifest.load_encoder(self.path)
 
     def onnx_variant(self, precision: str = "auto", hardware: str = "cpu") -> OnnxVariant:
         """The graph of a precision; `auto` takes the last one listed for the hardware, or else the last one at all.
@@ -250,10 +260,12 @@ def _parse_manifest(directory: Path, raw: bytes) -> Manifest:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{directory / MANIFEST} is damaged ({error!r})", remedy=_REMEDY) from None
     if version != FORMAT_VERSION:
+        older = isinstance(version, int) and version < FORMAT_VERSION
         raise BundleError(
-            f"bundle {directory} has format version {version!r}",
+            f"bundle {directory} has format version {version!r}"
+            + (", which does not say how the agent cuts texts into words" if older else ""),
             allowed=f"format version {FORMAT_VERSION}",
-            remedy="use the release of bert-agent that wrote it, or a newer one",
+            remedy="train the agent anew" if older else "use the release of bert-agent that wrote it, or a newer one",
         )
     try:
         return Manifest.model_validate(tree)

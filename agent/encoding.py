@@ -1,4 +1,4 @@
-"""Words or raw text -> overlapping windows of sub-words -> back to words and characters. Nothing is cut off.
+"""Raw text -> overlapping windows of sub-words -> back to characters. Nothing is cut off.
 
 A document longer than the model becomes several windows that overlap by `stride` sub-words. Every sub-word of the
 document is then read from the window in which it stands furthest from a cut, where it sees most context on both sides.
@@ -6,6 +6,8 @@ document is then read from the window in which it stands furthest from a cut, wh
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +18,14 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer, pre_tokenizers
 
 from agent.errors import BundleError, ConfigError, RequestError
+from agent.segmentation import GivenWords, Offsets, Pieces, Segmentation, WordEdges, cut, of_words
 
 IGNORED = -100  # the target that torch.nn.CrossEntropyLoss leaves out by default
 
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
+
+_WORDS = Segmentation()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +48,39 @@ class Window:
 
 @dataclass(frozen=True)
 class Document:
-    """One encoded text or word sequence.
+    """One encoded text.
 
     Attributes:
+        text: What was encoded.
         windows: At least one.
-        word_ids: int64 [sub-words], the word of each sub-word, ascending.
         token_ids: int64 [sub-words], vocabulary ids without special tokens.
-        offsets: int64 [sub-words, 2], where each begins and ends as the tokenizer says; `starts` and `ends` are what it means.
-        num_words: Words given, or words that the tokenizer found in the text.
+        offsets: Where each sub-word begins and ends as the tokenizer says; `starts` and `ends` are what it means.
+        segmentation: How the text is cut into pieces.
+        words: Where words that were given with the text begin and end.
     """
 
+    text: str
     windows: tuple[Window, ...]
-    word_ids: Int64
     token_ids: Int64
-    offsets: Int64
-    num_words: int
+    offsets: Offsets
+    segmentation: Segmentation
+    words: WordEdges | None = None
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        """What gets a label each."""
+        if isinstance(self.text, GivenWords):
+            return of_words(self.text.words, self.text, self.offsets)
+        return cut(self.text, self.offsets, self.segmentation)
+
+    @cached_property
+    def word_pieces(self) -> Pieces | None:
+        """The given words as pieces."""
+        return None if self.words is None else of_words(self.words, self.text, self.offsets)
 
     @cached_property
     def starts(self) -> Int64:
-        """int64 [sub-words], characters: of the text, or of the word when words were given."""
+        """int64 [sub-words], characters of the text."""
         return self._characters[0]
 
     @cached_property
@@ -71,7 +90,7 @@ class Document:
 
     @cached_property
     def _characters(self) -> tuple[Int64, Int64]:
-        return _characters(self.offsets, self.word_ids)
+        return _ascending(np.array(self.offsets, np.int64).reshape(-1, 2))
 
     @property
     def num_tokens(self) -> int:
@@ -79,18 +98,11 @@ class Document:
         return sum(len(window.input_ids) for window in self.windows)
 
     @cached_property
-    def first_subwords(self) -> Int64:
-        """int64 [words that have any]: the index of each word's first sub-word."""
-        begins = self.word_ids >= 0
-        begins[1:] &= self.word_ids[1:] != self.word_ids[:-1]
-        return np.flatnonzero(begins)
-
-    @cached_property
     def owners(self) -> Int64:
         """int64 [sub-words]: the window whose nearer cut is furthest away (a document's own ends are no cuts)."""
         if len(self.windows) == 1:
-            return np.zeros(len(self.word_ids), dtype=np.int64)
-        length = len(self.word_ids)
+            return np.zeros(len(self.token_ids), dtype=np.int64)
+        length = len(self.token_ids)
         owners, best = np.zeros(length, np.int64), np.full(length, -1, np.int64)
         for index, window in enumerate(self.windows):
             position = np.arange(window.first, window.last)
@@ -113,49 +125,52 @@ class Document:
         if len(self.windows) == 1:
             window = self.windows[0]
             return outputs[0][window.offset : window.offset + window.last - window.first]
-        rows = np.empty((len(self.word_ids), outputs[0].shape[-1]), dtype=np.float32)
+        rows = np.empty((len(self.token_ids), outputs[0].shape[-1]), dtype=np.float32)
         for index, (window, output) in enumerate(zip(self.windows, outputs, strict=True)):
             mine = window.first + np.flatnonzero(self.owners[window.first : window.last] == index)
             rows[mine] = output[mine - window.first + window.offset]
         return rows
 
-    def spread(self, index: int, word_targets: Int64) -> Int64:
-        """Targets of one window: each word's target at its first sub-word, in the window that owns it; else -100.
+    def spread(self, index: int, firsts: Int64, targets: Int64) -> Int64:
+        """Targets of one window: each at its sub-word, in the window that owns it; -100 elsewhere.
 
         Args:
             index: Which window.
-            word_targets: int64 [words].
+            firsts: int64 [targets], ascending sub-words.
+            targets: int64 [targets].
 
         Returns:
             int64 [tokens of the window].
         """
         window = self.windows[index]
-        targets = np.full(len(window.input_ids), IGNORED, dtype=np.int64)
-        inside = slice(*np.searchsorted(self.first_subwords, (window.first, window.last)))
-        firsts = self.first_subwords[inside]
-        mine = firsts[self.owners[firsts] == index]
-        targets[mine - window.first + window.offset] = word_targets[self.word_ids[mine]]
-        return targets
+        spread = np.full(len(window.input_ids), IGNORED, dtype=np.int64)
+        inside = slice(*np.searchsorted(firsts, (window.first, window.last)))
+        mine = self.owners[firsts[inside]] == index
+        spread[firsts[inside][mine] - window.first + window.offset] = targets[inside][mine]
+        return spread
 
 
 class Encoder:
     """A tokenizer together with the length of its model.
 
     Args:
-        tokenizer: A fast tokenizer; its own truncation and padding are switched off, and a byte-level one is set to
-            put a space before every word, so that words given one by one become the sub-words they are in a text.
+        tokenizer: A fast tokenizer; its own truncation and padding are switched off, and where it puts a blank before a text,
+            its offsets are made to say so.
         max_tokens: The model's length, special tokens included.
         stride: Sub-words by which neighbouring windows overlap.
+        segmentation: How texts are cut into pieces.
 
     Raises:
         ConfigError: The stride leaves no room.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, max_tokens: int, stride: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, max_tokens: int, stride: int, segmentation: Segmentation = _WORDS
+    ) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        _put_space_before_words(tokenizer.pre_tokenizer)
-        self.tokenizer, self.max_tokens, self.stride = tokenizer, max_tokens, stride
+        _agree_on_blank(tokenizer)
+        self.tokenizer, self.max_tokens, self.stride, self.segmentation = tokenizer, max_tokens, stride, segmentation
         frame = tokenizer.encode("", add_special_tokens=True)
         self._room = max_tokens - len(frame.ids)
         if not 0 <= stride < self._room:
@@ -174,7 +189,7 @@ class Encoder:
         self.pad_id = _pad_id(tokenizer)
 
     @classmethod
-    def load(cls, directory: Path, *, max_tokens: int, stride: int) -> Encoder:
+    def load(cls, directory: Path, *, max_tokens: int, stride: int, segmentation: Segmentation = _WORDS) -> Encoder:
         """Reads `tokenizer.json` from a directory.
 
         Raises:
@@ -182,7 +197,8 @@ class Encoder:
         """
         file = directory / "tokenizer.json"
         try:
-            return cls(Tokenizer.from_file(str(file)), max_tokens=max_tokens, stride=stride)
+            tokenizer = Tokenizer.from_file(str(file))
+            return cls(tokenizer, max_tokens=max_tokens, stride=stride, segmentation=segmentation)
         except ConfigError:
             raise
         except Exception as error:  # noqa: BLE001  # tokenizers raises bare Exception
@@ -190,19 +206,25 @@ class Encoder:
                 f"{file} is no readable tokenizer ({error})", remedy="use a model with a fast tokenizer"
             ) from None
 
-    def encode_words(self, documents: Sequence[Sequence[str]]) -> list[Document]:
-        """Encodes documents given as words. Words without any sub-word (control characters) keep their place."""
-        encodings = self.tokenizer.encode_batch(
-            [list(words) for words in documents], is_pretokenized=True, add_special_tokens=False
-        )
-        return [self._document(encoding, len(words)) for encoding, words in zip(encodings, documents, strict=True)]
+    def with_segmentation(self, segmentation: Segmentation) -> Encoder:
+        """The same encoder with another cut into pieces."""
+        other = copy.copy(self)
+        other.segmentation = segmentation
+        return other
 
-    def encode_texts(self, texts: Sequence[str], *, stride: int | None = None) -> list[Document]:
-        """Encodes raw texts; words are what the tokenizer's own pre-tokenizer makes of them.
+    def encode_texts(
+        self,
+        texts: Sequence[str],
+        *,
+        stride: int | None = None,
+        words: Sequence[WordEdges | None] | None = None,
+    ) -> list[Document]:
+        """Encodes raw texts.
 
         Args:
             texts: The texts.
             stride: Sub-words by which neighbouring windows overlap, for these texts; by default the encoder's own.
+            words: Where words that belong to each text begin and end, if any do.
 
         Raises:
             RequestError: A text holds lone surrogates, which are no Unicode text, or the stride does not fit.
@@ -210,9 +232,10 @@ class Encoder:
         self._check_stride(stride)
         for index, text in enumerate(texts):
             _check_unicode(text, index)
+        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [
-            self._document(encoding, None, stride)
-            for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+            self._document(text, encoding, stride, words[index] if words else None)
+            for index, (text, encoding) in enumerate(zip(texts, encodings, strict=True))
         ]
 
     def _check_stride(self, stride: int | None) -> None:
@@ -226,15 +249,10 @@ class Encoder:
                 field="parameters.stride",
             )
 
-    def _document(self, encoding: Encoding, num_words: int | None, stride: int | None = None) -> Document:
-        words = encoding.word_ids
-        word_ids = np.array([-1 if word is None else word for word in words] if None in words else words, np.int64)
+    def _document(self, text: str, encoding: Encoding, stride: int | None, words: WordEdges | None) -> Document:
         ids = encoding.ids
-        if num_words is None:
-            num_words = int(word_ids.max(initial=-1)) + 1
         windows = self._windows(ids, self.stride if stride is None else stride)
-        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
-        return Document(windows, word_ids, np.array(ids, np.int64), offsets, num_words)
+        return Document(text, windows, np.array(ids, np.int64), encoding.offsets, self.segmentation, words)
 
     def _windows(self, ids: list[int], stride: int) -> tuple[Window, ...]:
         step = self._room - stride
@@ -281,27 +299,32 @@ def _pad_id(tokenizer: Tokenizer) -> int:
     return 0
 
 
-def _characters(offsets: Int64, word_ids: Int64) -> tuple[Int64, Int64]:
-    """Starts and ends of sub-words, ascending within a word.
-
-    A byte-level sub-word that is only the space put before a text is said to lie behind the text's first character;
-    it is moved before it, else the word would lose that character.
-    """
+def _ascending(offsets: Int64) -> tuple[Int64, Int64]:
+    """Starts and ends of sub-words, ascending: one that is only the blank put before a text may be said to lie behind its first character."""
     starts, ends = offsets[:, 0], offsets[:, 1]
-    if (starts < ends).all() and (starts[1:] >= starts[:-1]).all():
+    if (starts[1:] >= starts[:-1]).all():
         return starts, ends
-    word_bases = word_ids * (ends.max(initial=0) + 1)
-    ordered = np.minimum.accumulate((word_bases + starts)[::-1])[::-1] - word_bases
+    ordered = np.minimum.accumulate(starts[::-1])[::-1]
     return ordered, np.where(starts == ends, ordered, ends)
 
 
-def _put_space_before_words(pre_tokenizer: pre_tokenizers.PreTokenizer | None) -> None:
-    """RoBERTa's kin learn ` London` in a text; without this, training on words would show them `London`."""
+def _agree_on_blank(tokenizer: Tokenizer) -> None:
+    """A byte-level post-processor that knows nothing of the blank put before a text takes the text's first character for it."""
+    if not _puts_blank(tokenizer.pre_tokenizer) or tokenizer.post_processor is None:
+        return
+    state = json.loads(tokenizer.post_processor.__getstate__())
+    for part in state.get("processors", [state]):
+        if "add_prefix_space" in part:
+            part["add_prefix_space"] = True
+    agreed = copy.copy(tokenizer.post_processor)
+    agreed.__setstate__(json.dumps(state).encode())
+    tokenizer.post_processor = agreed
+
+
+def _puts_blank(pre_tokenizer: pre_tokenizers.PreTokenizer | None) -> bool:
     if isinstance(pre_tokenizer, pre_tokenizers.Sequence):
-        for part in pre_tokenizer:  # type: ignore[attr-defined]  # iterates by __getitem__
-            _put_space_before_words(part)
-    elif isinstance(pre_tokenizer, pre_tokenizers.ByteLevel):
-        pre_tokenizer.add_prefix_space = True
+        return any(map(_puts_blank, pre_tokenizer))  # type: ignore[call-overload]  # iterates by __getitem__
+    return isinstance(pre_tokenizer, pre_tokenizers.ByteLevel) and bool(pre_tokenizer.add_prefix_space)
 
 
 def _check_unicode(text: str, index: int) -> None:

@@ -186,7 +186,7 @@ def gather(
 
     def graph(name: str, directory: Path, file: Path) -> Contender:
         forward = graph_forward(open_session(file, config.threads))
-        encoder = Encoder.load(directory, max_tokens=agent.manifest.max_tokens, stride=agent.manifest.stride)
+        encoder = agent.manifest.load_encoder(directory)
         return Contender(name, forward, [file, directory / "tokenizer.json"], encoder)
 
     found = [Contender(ORIGINAL, torch_forward(load_model(agent)), [agent.path / "model.safetensors"], agent.encoder)]

@@ -30,7 +30,7 @@ from agent.bundle import Bundle  # noqa: E402
 from agent.config import cli  # noqa: E402
 from agent.config.base import Config  # noqa: E402
 from agent.data import DataConfig, load_splits  # noqa: E402
-from benchmarks.common.load_generator import Callers  # noqa: E402
+from benchmarks.common.load_generator import LoadGenerator  # noqa: E402
 from benchmarks.common.server_process import Server, running  # noqa: E402
 from benchmarks.load.visit import IN_FLIGHT, summary  # noqa: E402
 from benchmarks.rivals.installation import python_of  # noqa: E402
@@ -83,11 +83,11 @@ def _run(work: Coroutine[Any, Any, Figures]) -> Figures:
 
 async def _measured(server: Server, texts: list[str], seconds: float) -> Figures:
     """Requests a second, and microseconds of CPU for each."""
-    callers = Callers(server.port, texts, path=server.entrant.protocol.path, body=server.entrant.protocol.body)
+    callers = LoadGenerator(server.port, texts, path=server.entrant.protocol.path, body=server.entrant.protocol.body)
     await _ready(server, callers, texts[0])
-    await callers.closed(2, IN_FLIGHT)
+    await callers.closed_loop(2, IN_FLIGHT)
     own, before, stages = time.process_time(), server.cpu_seconds(), _stages(server)
-    answers = await callers.closed(seconds, IN_FLIGHT)
+    answers = await callers.closed_loop(seconds, IN_FLIGHT)
     own, after, later = time.process_time() - own, server.cpu_seconds(), _stages(server)
     good = sum(answer.status == 200 for answer in answers)
     parts = {part: (used - before.get(part, 0.0)) * 1e6 / good for part, used in after.items()}
@@ -105,7 +105,7 @@ async def _measured(server: Server, texts: list[str], seconds: float) -> Figures
     }
 
 
-async def _ready(server: Server, callers: Callers, text: str) -> None:
+async def _ready(server: Server, callers: LoadGenerator, text: str) -> None:
     for _ in range(900):
         server.check_alive()
         try:

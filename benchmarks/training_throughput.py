@@ -32,9 +32,9 @@ from agent.data import DataConfig  # noqa: E402
 from benchmarks.common.aim import Aim  # noqa: E402
 from benchmarks.common.machine import machine  # noqa: E402
 from benchmarks.trainer_comparison import AnyContestant, Article, Ceiling, Contestant, Ours, Trainer, Twins  # noqa: E402
+from benchmarks.trainer_comparison.base import write_samples  # noqa: E402
 from benchmarks.trainer_comparison.comparison_aims import find_aims  # noqa: E402
 from benchmarks.trainer_comparison.f1_over_time import Ask, race, together  # noqa: E402
-from benchmarks.trainer_comparison.samples import write_samples  # noqa: E402
 from benchmarks.trainer_comparison.summary import (  # noqa: E402
     HEAD,
     ceilings,

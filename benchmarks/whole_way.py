@@ -24,7 +24,6 @@ from agent.bundle import Bundle  # noqa: E402
 from agent.config import cli  # noqa: E402
 from agent.config.base import Config  # noqa: E402
 from agent.data import DataConfig, load_splits  # noqa: E402
-from agent.spans import decode_tags  # noqa: E402
 
 RESULT = ROOT / "benchmarks/results/whole_way.json"
 CHUNK = 32  # texts of one request
@@ -50,7 +49,7 @@ def main(config: WholeWayConfig) -> None:
     test = load_splits(config.data, bundle.task).test
     result = {
         "data": Path(config.data.path).name,
-        "test_f1_trained": {e.split: e.report.value for e in Bundle.load(trained).manifest.evaluations}["test"],
+        "test_trained": {e.split: e.report.metrics for e in Bundle.load(trained).manifest.evaluations}["test"],
         "compression": json.loads((small / "report.json").read_text())["model_rows"],
         "served": compare_served(small, test),
         "station_seconds": seconds,
@@ -58,7 +57,7 @@ def main(config: WholeWayConfig) -> None:
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps({key: result[key] for key in ("test_f1_trained", "served", "station_seconds")}, indent=1))
+    print(json.dumps({key: result[key] for key in ("test_trained", "served", "station_seconds")}, indent=1))
 
 
 def run_station(output: Path, *arguments: str) -> float | None:
@@ -109,18 +108,10 @@ def entities(answer: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
 
 def span_f1(test: list[Any], served: list[list[dict[str, Any]]]) -> float:
     """Exact entity F1 over characters of the raw texts, as a caller sees it."""
-    gold = [set(gold_spans(example)) for example in test]
+    gold = [{(span.label, span.start, span.end) for span in example.spans} for example in test]
     found = [set(entities(answer)) for answer in served]
     hits = sum(len(a & b) for a, b in zip(gold, found, strict=True))
     return 2 * hits / (sum(map(len, gold)) + sum(map(len, found)))
-
-
-def gold_spans(example: Any) -> list[tuple[str, int, int]]:
-    """Spans over words as spans over the characters of the words joined by spaces."""
-    starts = [0]
-    for word in example.words:
-        starts.append(starts[-1] + len(word) + 1)
-    return [(span.label, starts[span.start], starts[span.end] - 1) for span in decode_tags(example.tags)]
 
 
 if __name__ == "__main__":

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+from agent.spans import Span, decode_tags
+from agent.tasks.tagged_text import TaggedText
+from agent.tasks.token_classification import Found
 
 NAMES = {"PER": ["anna", "bruno", "chidi", "dewi"], "LOC": ["oslo", "lima", "pune", "graz"], "ORG": ["acme", "initech"]}
 FORMS = [
@@ -30,6 +35,13 @@ def sentences(count: int, seed: int = 0) -> list[tuple[list[str], list[str]]]:
 def _word(piece: str, rng: random.Random) -> tuple[str, str]:
     label = piece.strip("{}")
     return (rng.choice(NAMES[label]), f"B-{label}") if label in NAMES else (piece, "O")
+
+
+def said(example: TaggedText, tags: Sequence[str]) -> Found:
+    """A prediction that tags the words of an example so."""
+    words = example.words or ()
+    spans = tuple(Span(words[first][0], words[last - 1][1], label) for first, last, label in decode_tags(tags))
+    return Found(spans, tuple(tags))
 
 
 def write_conll(directory: Path, *, train: int = 120, dev: int = 24, test: int = 24) -> Path:

@@ -17,8 +17,10 @@ from agent.data.digests import data_digest, split_digest
 from agent.data.hub import read_hub
 from agent.data.jsonl import ends_object, read_jsonl
 from agent.data.lines import Part
+from agent.data.natural_text import TextForm, joiner
 from agent.errors import DataError
 from agent.tasks import BaseTask
+from agent.tasks.base import Join
 
 DEMO = "demo"
 SPLITS = ("train", "dev", "test")
@@ -52,6 +54,18 @@ class DataConfig(Config):
         0.1, gt=0, lt=0.5, description="part of train that is held out when there is no dev split"
     )
     max_examples: int | None = Field(None, ge=1, description="use only the first examples of each split (for trials)")
+    text: TextForm = Field(
+        "natural",
+        description="what becomes of data that comes as words: natural text, as callers send it, or the words joined by single blanks",
+    )
+    language: str = Field(
+        "en", min_length=2, description="of data that comes as words (ISO 639-1): natural text follows its rules"
+    )
+
+    @property
+    def join(self) -> Join:
+        """Makes a text of words."""
+        return joiner(self.text, self.language)
 
 
 @dataclass(frozen=True)
@@ -82,9 +96,9 @@ def load_splits(config: DataConfig, task: BaseTask[Any], *, seed: int = 0) -> Sp
     Raises:
         DataError: Names file, line, what is wrong and how to mend it.
     """
-    records = _open(config, task)
+    records, join = _open(config, task), config.join
     read = {
-        name: [task.read_record(record, where) for record, where in islice(rows, config.max_examples)]
+        name: [task.read_record(record, where, join=join) for record, where in islice(rows, config.max_examples)]
         for name, rows in records.items()
     }
     notes: list[str] = []

@@ -16,6 +16,8 @@ from agent.errors import DataError
 from agent.tasks.pairs import Pair
 
 ExampleT = TypeVar("ExampleT", bound="Example")
+Join = Callable[[Sequence[str]], str]
+"""Makes a text of the words that data holds."""
 
 
 class Example(BaseModel):
@@ -95,6 +97,7 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     answer_item: ClassVar[type[BaseModel]]
     answer_field: ClassVar[str]  # what holds the answer in an annotated record
     columns: ClassVar[tuple[Column, ...]]
+    takes_words: ClassVar[bool] = False  # whether a request may bring the words of a text
 
     kind: str
     labels: tuple[str, ...] = Field((), description="labels of the agent; empty takes them from the training data")
@@ -112,8 +115,13 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
         """Names of the model's outputs, in the order of its logits."""
 
     @abstractmethod
-    def read_record(self, record: Mapping[str, Any], where: str) -> ExampleT:
+    def read_record(self, record: Mapping[str, Any], where: str, *, join: Join = " ".join) -> ExampleT:
         """Reads one record of a data file.
+
+        Args:
+            record: Its fields.
+            where: Its file and line.
+            join: Makes a text of words, where the record holds some.
 
         Raises:
             DataError: Names `where`, what is wrong and how to mend it.
@@ -142,6 +150,14 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     @abstractmethod
     def targets(self, example: ExampleT, document: Document) -> list[Int64]:
         """Training targets for each window: int64 [tokens] or int64 [] (one for the window)."""
+
+    def edges_of(self, example: ExampleT) -> Sequence[int]:
+        """The places of the text at which labelled spans begin or end; none for a task without spans."""
+        return ()
+
+    def reachable(self, example: ExampleT, document: Document) -> tuple[Sequence[Any], Sequence[Any]] | None:
+        """The gold items of an example beside those that a perfect model would answer; None if every item can be answered."""
+        return None
 
     @abstractmethod
     def predict(self, document: Document, outputs: Sequence[Float32]) -> Any:

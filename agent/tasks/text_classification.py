@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, Strict
 
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
-from agent.tasks.base import WHOLE, BaseTask, Column, Example, Parameters, Report, as_json, require_text, softmax
+from agent.tasks.base import WHOLE, BaseTask, Column, Example, Join, Parameters, Report, as_json, require_text, softmax
 from agent.tasks.pairs import Outcome, Pair
 
 _SHAPE = '{"text": "...", "label": "..."}'
@@ -58,7 +58,7 @@ class TextClassification(BaseTask[LabelledText]):
         """The labels."""
         return self.labels
 
-    def read_record(self, record: Mapping[str, Any], where: str) -> LabelledText:
+    def read_record(self, record: Mapping[str, Any], where: str, *, join: Join = " ".join) -> LabelledText:
         """Reads `{"text", "label"}`."""
         text, label = (require_text(record, key, where, _SHAPE) for key in ("text", "label"))
         if not label:

@@ -1,4 +1,4 @@
-"""A tag per word: named-entity recognition and its kin. IOB2 inside; the first sub-word of a word speaks for it."""
+"""Entities in a text: named-entity recognition and its kin. A tag for each piece of the text; IOB2 inside, characters outside."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ import numpy as np
 from pydantic import BaseModel, Field, field_validator
 
 from agent.encoding import Document, Encoder, Float32, Int64
-from agent.spans import OUTSIDE, decode_tags, split_tag, tag_set, to_iob2
-from agent.tasks.base import BaseTask, Column, Parameters, Report, as_json, softmax
+from agent.segmentation import Pieces
+from agent.spans import OUTSIDE, Span, tag_set, to_iob2
+from agent.tasks.base import BaseTask, Column, Join, Parameters, Report, as_json, softmax
+from agent.tasks.entity_scores import score_entities
 from agent.tasks.pairs import Pair, pair_spans
-from agent.tasks.tagged_words import TaggedWords, read_tagged_words, trim
+from agent.tasks.piece_labels import groups_of, tags_of
+from agent.tasks.tagged_text import TaggedText, read_tagged_text, trim
 from agent.viterbi import best_path, iob2_rules
 
 _tags_of = lru_cache(maxsize=64)(tag_set)  # asked for with every answer
@@ -28,7 +31,7 @@ class TaggingParameters(Parameters):
 
     aggregation_strategy: Strategy = Field(
         "first",
-        description="How sub-words become entities. `first` is what the agent was trained to do: the first sub-word speaks for its word.",
+        description="How sub-words become entities. `first` is what the agent was trained to do: the first sub-word speaks for its piece (a word, in most agents).",
     )
     ignore_labels: tuple[str, ...] = Field((OUTSIDE,), description="Labels that are left out of the answer.")
 
@@ -45,7 +48,19 @@ class Entity(BaseModel):
     end: int
 
 
-class TokenClassification(BaseTask[TaggedWords]):
+class Found(NamedTuple):
+    """What an agent finds in a text.
+
+    Attributes:
+        spans: Its entities, characters of the text: what a caller gets.
+        tags: IOB2 tags of the data's own words, each by its first sub-word: what a caller gets who sends words. None if it has none.
+    """
+
+    spans: tuple[Span, ...]
+    tags: tuple[str, ...] | None = None
+
+
+class TokenClassification(BaseTask[TaggedText]):
     """Entity labels such as PER, ORG, LOC; the model has an output for `O` and for `B-` and `I-` of each."""
 
     architecture: ClassVar[str] = "AutoModelForTokenClassification"
@@ -53,10 +68,12 @@ class TokenClassification(BaseTask[TaggedWords]):
     answer_item: ClassVar[type[BaseModel]] = Entity
     answer_field: ClassVar[str] = "entities"
     columns: ClassVar[tuple[Column, ...]] = (Column("entities", "BYTES", as_json),)
+    takes_words: ClassVar[bool] = True
 
     kind: Literal["token_classification"] = "token_classification"
     decoding: Literal["greedy", "viterbi"] = Field(
-        "greedy", description="each word's own best tag, or the best sequence of tags without an I- that begins nothing"
+        "greedy",
+        description="each piece's own best tag, or the best sequence of tags without an I- that begins nothing",
     )
 
     @field_validator("labels")
@@ -71,81 +88,86 @@ class TokenClassification(BaseTask[TaggedWords]):
         """`O`, then `B-X` and `I-X` for every label."""
         return _tags_of(self.labels)
 
-    def read_record(self, record: Mapping[str, Any], where: str) -> TaggedWords:
+    def read_record(self, record: Mapping[str, Any], where: str, *, join: Join = " ".join) -> TaggedText:
         """Reads `{"tokens", "tags"}` or `{"text", "spans"}`; tags may be of any scheme of the IOB family."""
-        return read_tagged_words(record, where)
+        return read_tagged_text(record, where, join)
 
-    def read_text(self, text: str, where: str) -> TaggedWords:
-        """Its words, as those of a text with spans are cut."""
-        return read_tagged_words({"text": text, "spans": []}, where)
+    def read_text(self, text: str, where: str) -> TaggedText:
+        """The text without a span."""
+        return read_tagged_text({"text": text, "spans": []}, where, " ".join)
 
-    def labels_of(self, example: TaggedWords) -> set[str]:
+    def labels_of(self, example: TaggedText) -> set[str]:
         """Entity labels in an example, without prefixes."""
-        return {split_tag(tag)[1] for tag in example.tags} - {""}
+        return {span.label for span in example.spans}
 
-    def text_of(self, example: TaggedWords) -> str:
-        """The original text, or the words joined by single spaces."""
-        return " ".join(example.words) if example.text is None else example.text
+    def text_of(self, example: TaggedText) -> str:
+        """The text."""
+        return example.text
 
-    def encode(self, encoder: Encoder, examples: Sequence[TaggedWords]) -> list[Document]:
-        """Encodes the words of each example."""
-        return encoder.encode_words([example.words for example in examples])
-
-    def targets(self, example: TaggedWords, document: Document) -> list[Int64]:
-        """The tag's index at each word's first sub-word, -100 elsewhere; every word is trained in one window only."""
-        index = {tag: position for position, tag in enumerate(self.outputs)}
-        words = np.array([index[tag] for tag in example.tags], dtype=np.int64)
-        return [document.spread(window, words) for window in range(len(document.windows))]
-
-    def predict(self, document: Document, outputs: Sequence[Float32]) -> list[str]:
-        """One valid IOB2 tag per word; words without sub-words are `O`. Greedy: an `I-` without a beginning becomes `B-`."""
-        scores = np.full((document.num_words, len(self.outputs)), -np.inf, np.float32)
-        scores[:, 0] = 0.0
-        scores[document.word_ids[document.first_subwords]] = document.merge(outputs)[document.first_subwords]
-        best = scores.argmax(axis=-1) if self.decoding == "greedy" else best_path(scores, *iob2_rules(self.outputs))
-        return to_iob2([self.outputs[output] for output in best.tolist()])
-
-    def score(self, examples: Sequence[TaggedWords], predictions: Sequence[list[str]]) -> Report:
-        """Entity scores by seqeval in strict mode over IOB2: an entity counts if its words and its label are exact."""
-        from seqeval.metrics import classification_report
-        from seqeval.scheme import IOB2
-
-        gold = [list(example.tags) for example in examples]
-        mode = "seqeval, strict, IOB2"
-        if not any(tag != OUTSIDE for tags in (*gold, *predictions) for tag in tags):  # seqeval cannot print that
-            none = {"f1": 0.0, "precision": 0.0, "recall": 0.0}
-            return Report(metrics=none, primary="f1", support=0, text="no entities, gold or predicted\n", mode=mode)
-        options = {"mode": "strict", "scheme": IOB2, "zero_division": 0}
-        table = classification_report(gold, list(predictions), output_dict=True, **options)
-        total = table.get("micro avg", {"precision": 0.0, "recall": 0.0, "f1-score": 0.0, "support": 0})
-        metrics = {"f1": total["f1-score"], "precision": total["precision"], "recall": total["recall"]}
-        metrics |= {f"f1.{label}": table[label]["f1-score"] for label in self.labels if label in table}
-        return Report(
-            metrics={name: float(value) for name, value in metrics.items()},
-            primary="f1",
-            support=int(total["support"]),
-            text=classification_report(gold, list(predictions), digits=4, **options),
-            mode=mode,
+    def encode(self, encoder: Encoder, examples: Sequence[TaggedText]) -> list[Document]:
+        """Encodes the texts, as those of callers are."""
+        return encoder.encode_texts(
+            [example.text for example in examples], words=[example.words for example in examples]
         )
 
-    def pairs(self, example: TaggedWords, prediction: list[str]) -> list[Pair]:
-        """Entities beside those predicted over the same words."""
-        gold, predicted = decode_tags(example.tags), decode_tags(prediction)
-        return pair_spans(gold, predicted, lambda span: " ".join(example.words[span.start : span.end]))
+    def targets(self, example: TaggedText, document: Document) -> list[Int64]:
+        """The tag's index at the sub-word that speaks for each piece, -100 elsewhere; every piece is trained in one window only."""
+        place = _places_of(self.outputs)
+        targets = np.array([place[tag] for tag in tags_of(document.pieces, example.spans)], dtype=np.int64)
+        firsts = np.array(document.pieces.firsts, dtype=np.int64)
+        return [document.spread(window, firsts, targets) for window in range(len(document.windows))]
+
+    def edges_of(self, example: TaggedText) -> Sequence[int]:
+        """Begins and ends of the spans."""
+        return [edge for span in example.spans for edge in span[:2]]
+
+    def reachable(self, example: TaggedText, document: Document) -> tuple[Sequence[Span], Sequence[Span]]:
+        """The spans, beside those that the nearest tags of pieces say."""
+        return example.spans, self._spans(document, document.pieces, tags_of(document.pieces, example.spans))
+
+    def predict(self, document: Document, outputs: Sequence[Float32]) -> Found:
+        """The entities that `answer` gives by default, and tags of words that the data came with."""
+        logits = document.merge(outputs)
+        pieces = document.pieces
+        names = self.outputs
+        tags = [names[output] for output in self._best(_rows(pieces, logits, "first"))]
+        spans = self._spans(document, pieces, tags)
+        words = document.word_pieces
+        return Found(spans, None if words is None else self._word_tags(words, logits))
+
+    def score(self, examples: Sequence[TaggedText], predictions: Sequence[Found]) -> Report:
+        """Exact characters and label; beside it seqeval's strict score over the words of data that came as words."""
+        return score_entities(
+            self.labels,
+            [example.spans for example in examples],
+            [found.spans for found in predictions],
+            [
+                (list(example.tags), list(found.tags))
+                for example, found in zip(examples, predictions, strict=True)
+                if example.words is not None and found.tags is not None
+            ],
+        )
+
+    def pairs(self, example: TaggedText, prediction: Found) -> list[Pair]:
+        """Entities beside those predicted in the same characters."""
+        return pair_spans(example.spans, prediction.spans, lambda span: example.text[span.start : span.end])
 
     def answer(
         self, text: str, document: Document, outputs: Sequence[Float32], parameters: TaggingParameters
     ) -> list[dict[str, Any]]:
         """Entities as Hugging Face's pipeline groups them, with exact characters of `text`."""
         logits = document.merge(outputs)
-        if parameters.aggregation_strategy == "none":
-            return self._subwords(text, document, softmax(logits), parameters.ignore_labels)
-        units = _units(document, logits, parameters.aggregation_strategy)
-        if self.decoding == "greedy" or parameters.aggregation_strategy == "simple":
-            best = units.logits.argmax(axis=-1)
+        strategy, ignored = parameters.aggregation_strategy, parameters.ignore_labels
+        if strategy == "none":
+            return self._subwords(text, document, softmax(logits), ignored)
+        if strategy == "simple":
+            pieces = Pieces(list(range(len(logits))), document.starts.tolist(), document.ends.tolist())
+            rows, best = logits, logits.argmax(axis=-1).tolist()
         else:
-            best = best_path(units.logits, *iob2_rules(self.outputs))
-        return self._groups(text, document, units, best.tolist(), ignored=parameters.ignore_labels)
+            pieces = document.pieces
+            rows = _rows(pieces, logits, strategy)
+            best = self._best(rows)
+        return self._entities(document, pieces, rows, best, ignored=ignored)
 
     def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
         """The label of every entity; with strategy `none` the tag of every sub-word."""
@@ -170,62 +192,78 @@ class TokenClassification(BaseTask[TaggedWords]):
             if names[output] not in ignored
         ]
 
-    def _groups(
-        self, text: str, document: Document, units: _Units, best: list[int], *, ignored: tuple[str, ...]
+    def _entities(
+        self, document: Document, pieces: Pieces, rows: Float32, best: list[int], *, ignored: tuple[str, ...]
     ) -> list[dict[str, Any]]:
-        names = self.outputs
-        kept = (unit for unit, output in enumerate(best) if output or OUTSIDE not in ignored)
-        groups: list[tuple[str, list[int]]] = []
-        for unit in kept:
-            name = names[best[unit]]
-            label = name[2:] or name
-            if groups and groups[-1][0] == label and groups[-1][1][-1] == unit - 1 and not name.startswith("B-"):
-                groups[-1][1].append(unit)
-            else:
-                groups.append((label, [unit]))
+        text, line_end, names = document.text, document.segmentation.line_end, self.outputs
+        outside = OUTSIDE not in ignored
         found = []
-        for label, members in groups:
-            start, end = trim(text, *units.characters(document, members[0], members[-1]))
-            if label not in ignored and start < end:  # byte-level sub-words of white space cover no characters
-                score = sum(_probability(units.logits[unit].tolist(), best[unit]) for unit in members) / len(members)
+        for label, first, last in groups_of(
+            [names[output] for output in best], pieces, text, line_end=line_end, outside=outside
+        ):
+            start, end = trim(text, pieces.starts[first], pieces.ends[last])
+            if label not in ignored and start < end:  # sub-words of white space cover no characters
+                members = range(first, last + 1)
+                score = sum(_probability(rows[piece].tolist(), best[piece]) for piece in members) / len(members)
                 found.append(
                     {"entity_group": label, "score": score, "word": text[start:end], "start": start, "end": end}
                 )
         return found
 
+    def _spans(self, document: Document, pieces: Pieces, tags: Sequence[str]) -> tuple[Span, ...]:
+        text, line_end = document.text, document.segmentation.line_end
+        return tuple(
+            Span(*trim(text, pieces.starts[first], pieces.ends[last]), label)
+            for label, first, last in groups_of(tags, pieces, text, line_end=line_end)
+        )
 
-class _Units(NamedTuple):
-    """What gets one tag: sub-words for `simple`, words otherwise.
+    def _best(self, rows: Float32) -> list[int]:
+        """The output of each row."""
+        if self.decoding == "viterbi":
+            rules = iob2_rules(self.outputs)
+            found: list[int] = best_path(rows, *rules).tolist()
+        else:
+            found = rows.argmax(axis=-1).tolist()
+        return found
 
-    Attributes:
-        logits: float32 [units, outputs], up to a constant in each row.
-        firsts: The first sub-word of each unit.
-    """
-
-    logits: Float32
-    firsts: Sequence[int]
-
-    def characters(self, document: Document, first: int, last: int) -> tuple[int, int]:
-        """Where the units `first` to `last` (inclusive) begin and end in the text."""
-        after = self.firsts[last + 1] if last + 1 < len(self.firsts) else len(document.word_ids)
-        return int(document.starts[self.firsts[first]]), int(document.ends[after - 1])
+    def _word_tags(self, words: Pieces, logits: Float32) -> tuple[str, ...]:
+        """One valid IOB2 tag per word; words without sub-words are `O`, words that share one are one entity."""
+        names, best = self.outputs, self._best(_rows(words, logits, "first"))
+        tags = [names[output] for output in best]
+        for number, (before, first) in enumerate(pairwise(words.firsts), start=1):
+            if first == before >= 0 and tags[number] != OUTSIDE:
+                tags[number] = f"I-{tags[number][2:]}"
+        return tuple(to_iob2(tags))
 
 
-def _units(document: Document, logits: Float32, strategy: Strategy) -> _Units:
-    if strategy == "simple" or not len(logits):
-        return _Units(logits, range(len(logits)))
-    firsts = document.first_subwords
-    bounds = firsts.tolist()
-    if strategy == "first":
-        return _Units(logits[firsts], bounds)
+@lru_cache(maxsize=64)
+def _places_of(outputs: tuple[str, ...]) -> dict[str, int]:
+    return {name: place for place, name in enumerate(outputs)}
+
+
+def _rows(pieces: Pieces, logits: Float32, strategy: Strategy) -> Float32:
+    """What is said of each piece: float32 [pieces, outputs], logits up to a constant in each row; a piece without sub-words is `O`."""
+    firsts = pieces.firsts
+    if -1 not in firsts:
+        return _aggregated(firsts, logits, strategy)
+    rows = np.full((len(firsts), logits.shape[1]), -np.inf, np.float32)
+    rows[:, 0] = 0.0
+    known = [number for number, first in enumerate(firsts) if first >= 0]
+    rows[known] = _aggregated([firsts[number] for number in known], logits, strategy)
+    return rows
+
+
+def _aggregated(firsts: list[int], logits: Float32, strategy: Strategy) -> Float32:
+    if strategy == "first" or not firsts:
+        return logits[firsts]
     scores = softmax(logits)
     if strategy == "average":
         counts = np.diff(np.append(firsts, len(scores)))[:, None]
         average = np.add.reduceat(scores, firsts, axis=0) / counts
-        return _Units(np.log(np.maximum(average, np.finfo(np.float32).tiny)).astype(np.float32), bounds)
+        return np.log(np.maximum(average, np.finfo(np.float32).tiny)).astype(np.float32)
     best = scores.max(axis=-1)
-    parts = pairwise([*bounds, len(scores)])
-    return _Units(logits[[first + int(best[first:last].argmax()) for first, last in parts]], bounds)
+    parts = pairwise([*firsts, len(scores)])
+    return logits[[first + int(best[first:last].argmax()) for first, last in parts]]
 
 
 def _probability(logits: list[float], output: int) -> float:

@@ -109,22 +109,8 @@ def roster() -> tuple[Entrant, ...]:
             ours=True,
             settings={"replicas.min_replicas": 1, "replicas.max_replicas": 1},
         ),
-        Entrant(
-            "mosec",
-            "Mosec, batches of 4",
-            _run("mosec_server"),
-            settings={**_TWO, "max_batch_size": 4, "max_wait_time_ms": 2},
-            packages=("mosec==0.9.8", *_our_code()),
-            protocol=MOSEC,
-        ),
-        Entrant(
-            "mosec-unbatched",
-            "Mosec, unbatched",
-            _run("mosec_server"),
-            settings={**_TWO, "max_batch_size": 1, "max_wait_time_ms": 0},
-            packages=("mosec==0.9.8", *_our_code()),
-            protocol=MOSEC,
-        ),
+        _mosec("mosec", "Mosec, batches of 4", max_batch_size=4, max_wait_time_ms=2),
+        _mosec("mosec-unbatched", "Mosec, unbatched", max_batch_size=1, max_wait_time_ms=0),
         Entrant("fastapi-onnx", "FastAPI + ONNX Runtime, unbatched", _run("fastapi_onnx"), settings=_TWO),
         Entrant(
             "granian-onnx",
@@ -178,4 +164,15 @@ def roster() -> tuple[Entrant, ...]:
             protocol=MLSERVER,
             same_code=False,
         ),
+    )
+
+
+def _mosec(name: str, title: str, **batching: int) -> Entrant:
+    return Entrant(
+        name,
+        title,
+        _run("mosec_server"),
+        settings={**_TWO, **batching},
+        packages=("mosec==0.9.8", *_our_code()),
+        protocol=MOSEC,
     )

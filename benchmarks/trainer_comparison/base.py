@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import random
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from agent.config.base import Config
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
 
 MODEL, SEED = "minilm", 0
 WEIGHT_DECAY, WARMUP = 0.01, 0.06  # of runs to the end
+
+UNSEEN = 100  # sentences of dev and test, which only ours reads, outside of its timing
 
 Step = tuple[float, int, int, int]
 """Seconds, sentences, real tokens and padded tokens of an optimizer step."""
@@ -75,3 +81,20 @@ def load_material(data: DataConfig, seed: int = SEED) -> Material:
             rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": targets.tolist()})
     torch.manual_seed(seed)
     return Material(splits, build_model(config, splits.task), tokenizer, encoder, rows)
+
+
+def write_samples(data: DataConfig, directory: Path, *, size: int) -> tuple[DataConfig, DataConfig]:
+    """Writes the data sets that speed is measured on: all training sentences, and a random part; dev and test are a few of them."""
+    splits = load_splits(data, TokenClassification())
+    part = random.Random(SEED).sample(splits.train, min(size, len(splits.train)))
+    names = (f"{kind}-{len(train)}-{splits.digest[:8]}" for kind, train in (("whole", splits.train), ("part", part)))
+    return _write_sample(directory / next(names), splits.train), _write_sample(directory / next(names), part)
+
+
+def _write_sample(directory: Path, train: Sequence[Any]) -> DataConfig:
+    """Writes one data set."""
+    directory.mkdir(exist_ok=True)
+    for name, examples in (("train", train), ("dev", train[:UNSEEN]), ("test", train[:UNSEEN])):
+        records = ({"text": example.text, "spans": [span._asdict() for span in example.spans]} for example in examples)
+        (directory / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return DataConfig(path=str(directory))

@@ -32,10 +32,9 @@ class StudentTraining(Config):
         0.0, ge=0, description="what the difference of hidden states counts, as teacher.hidden.weight of training"
     )
     relations_weight: float = Field(
-        0.0,
-        ge=0,
+        0.0, ge=0,
         description="what the divergence of attention relations counts, as teacher.relations.weight of training",
-    )
+    )  # fmt: skip
     relations_layer: PositiveInt | None = Field(
         None, description="the teacher's layer whose relations are learned, from 1; default: its last"
     )
@@ -74,35 +73,22 @@ class StudentTraining(Config):
 
     def _settings(self, state: PipelineState, student: Path, *, epochs: int, keep_zeros: bool) -> dict[str, Any]:
         manifest = state.bundle.manifest
-        kept = state.step_outputs.get(KEPT_LAYERS, [])
+        model = {"name": str(student), "max_tokens": manifest.max_tokens, "stride": manifest.stride}
+        # A layer that was kept learns from the same layer of the teacher.
+        layers = [number + 1 for number in state.step_outputs.get(KEPT_LAYERS, [])]
+        teacher = {
+            "bundle": str(state.bundle.path), "temperature": self.temperature, "weight": self.teacher_weight,
+            "hidden": {"weight": self.hidden_weight, "layers": layers},
+            "relations": {"weight": self.relations_weight, "layer": self.relations_layer, "heads": self.relation_heads},
+            "unlabelled": self.unlabelled and str(Path(self.unlabelled).expanduser().absolute()),
+        }  # fmt: skip
         return {
-            "epochs": epochs,
-            "num_workers": self.num_workers,
-            "seed": state.seed,
-            "task": state.bundle.task.model_dump(mode="json"),
-            "data": state.data.model_dump(mode="json"),
-            "model": {
-                "name": str(student),
-                "max_tokens": manifest.max_tokens,
-                "stride": manifest.stride,
-                "keep_zeros": keep_zeros,
-            },
-            "batch": {"tokens": self.batch_tokens},
-            "optimizer": {"kind": "adamw", "learning_rate": self.learning_rate},
-            "teacher": {
-                "bundle": str(state.bundle.path),
-                "temperature": self.temperature,
-                "weight": self.teacher_weight,
-                # A layer that was kept learns from the same layer of the teacher.
-                "hidden": {"weight": self.hidden_weight, "layers": [number + 1 for number in kept]},
-                "relations": {
-                    "weight": self.relations_weight,
-                    "layer": self.relations_layer,
-                    "heads": self.relation_heads,
-                },
-                "unlabelled": self.unlabelled and str(Path(self.unlabelled).expanduser().absolute()),
-            },
-        }
+            "epochs": epochs, "num_workers": self.num_workers, "seed": state.seed,
+            "task": state.bundle.task.model_dump(mode="json"), "data": state.data.model_dump(mode="json"),
+            "segmentation": state.bundle.manifest.segmentation.model_dump(mode="json"),
+            "model": model | {"keep_zeros": keep_zeros}, "batch": {"tokens": self.batch_tokens},
+            "optimizer": {"kind": "adamw", "learning_rate": self.learning_rate}, "teacher": teacher,
+        }  # fmt: skip
 
     @property
     def summary(self) -> str:

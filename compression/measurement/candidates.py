@@ -64,20 +64,13 @@ class Candidate:
     ) -> Measurement:
         """All results in one row of the report."""
         return Measurement(
-            name=self.name,
-            file=self.file,
-            precision=self.precision,
-            size_bytes=self.size_bytes,
+            name=self.name, file=self.file, precision=self.precision, size_bytes=self.size_bytes, published=self.published,
             parameters=num_parameters(self.network),
             flops_per_token=flops_per_token(self.network, state.bundle.manifest.max_tokens),
-            quality=answers.report,
-            calibration_error=answers.calibration_error,
-            agreement=answers.agreement(original),
-            latency=latency,
-            sentences_per_s=throughput and throughput.sentences_per_s,
+            quality=answers.report, calibration_error=answers.calibration_error, agreement=answers.agreement(original),
+            latency=latency, sentences_per_s=throughput and throughput.sentences_per_s,
             tokens_per_s=throughput and throughput.tokens_per_s,
-            published=self.published,
-        )
+        )  # fmt: skip
 
 
 def original_of(state: PipelineState, name: str) -> Candidate:

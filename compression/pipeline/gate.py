@@ -23,11 +23,9 @@ class Gate(Config):
         description="stop after a step that no later step can make up for (distill can); default: where steps are measured",
     )
     margin: float = Field(
-        0.02,
-        ge=0,
-        le=1,
+        0.02, ge=0, le=1,
         description="how much less than min_f1_kept may be kept after a step, where the dev split tells it",
-    )
+    )  # fmt: skip
 
     def judge(self, original: Measurement, published: Sequence[Measurement]) -> Verdict:
         """Judges the worst of the model files that would be published."""

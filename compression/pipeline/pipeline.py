@@ -204,7 +204,8 @@ def _publish(inputs: PipelineInputs, state: PipelineState, draft: Draft) -> None
     )  # fmt: skip
     draft.publish(
         Manifest(
-            task=parent.task, max_tokens=parent.max_tokens, stride=parent.stride, lineage=lineage,
+            task=parent.task, max_tokens=parent.max_tokens, stride=parent.stride, segmentation=parent.segmentation,
+            lineage=lineage,
             evaluations=tuple(_evaluation(row, state) for row in state.model_rows if row.published),
             onnx=tuple(graph.variant for graph in state.graphs if graph.published),
         )

@@ -109,8 +109,7 @@ class PipelineState:
 
     def reload_encoder(self) -> None:
         """Reads the tokenizer again, after a step wrote another one into `directory`."""
-        manifest = self.bundle.manifest
-        self.encoder = Encoder.load(self.directory, max_tokens=manifest.max_tokens, stride=manifest.stride)
+        self.encoder = self.bundle.manifest.load_encoder(self.directory)
 
     def note(self, text: str) -> None:
         """Adds a line to the report and prints it."""

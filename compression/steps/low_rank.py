@@ -37,11 +37,9 @@ class LowRankStep(BaseStep):
         None, gt=0, lt=1, description="part of the chosen matrices' weights that stays, taken together"
     )
     energy: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
+        None, gt=0, lt=1,
         description=f"part of the variance of what each matrix says that stays; default: {_ENERGY}, if ratio is not given",
-    )
+    )  # fmt: skip
     num_calibration: int = Field(512, ge=1, description="training examples on which the matrices are watched")
 
     @model_validator(mode="after")

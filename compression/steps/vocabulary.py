@@ -36,10 +36,9 @@ class VocabularyStep(BaseStep):
     )
     min_count: int = Field(1, ge=1, description="how often training data and corpus must use a sub-word for it to stay")
     size: int | None = Field(
-        None,
-        ge=1,
+        None, ge=1,
         description="sub-words that stay: the most frequent here, then the first of the vocabulary; default: those that are used",
-    )
+    )  # fmt: skip
 
     def check(self) -> None:
         """Refuses, before work starts, a corpus that is not there.

@@ -117,17 +117,11 @@ def prepare(config: AnnotateConfig) -> PreparedJob:
         raise ConfigError(f"output {config.output} lies in the input {config.input}", remedy="choose another output")
     parameters = _parameters(bundle.task, config.parameters)
     spec = JobSpec(
-        bundle=bundle.digest,
-        precision=bundle.onnx_variant(config.precision, _hardware(config)).precision,
-        input=place.url,
-        format=choose_format(config.format, files, place.url).name,
-        text_field=config.text_field,
-        field=config.field or bundle.task.answer_field,
-        parameters=parameters.model_dump(mode="json"),
-        max_characters=config.max_characters,
-        shard_mb=config.shard_mb,
-        files=files_of(files),
-    )
+        bundle=bundle.digest, precision=bundle.onnx_variant(config.precision, _hardware(config)).precision,
+        input=place.url, format=choose_format(config.format, files, place.url).name, files=files_of(files),
+        text_field=config.text_field, field=config.field or bundle.task.answer_field,
+        parameters=parameters.model_dump(mode="json"), max_characters=config.max_characters, shard_mb=config.shard_mb,
+    )  # fmt: skip
     if spec.field == spec.text_field:
         raise ConfigError(f"text_field={spec.text_field!r} is where the answer goes", remedy="choose another field=...")
     fields = Fields(spec.text_field, spec.field, bundle.task.answer_item, spec.max_characters)
@@ -230,14 +224,10 @@ def _run(
     connect(config.cluster)
     num_workers = _num_workers(config.workers, node_resources(), len(left))
     task = AnnotatorTask(
-        manifest=manifest,
-        bundle=str(prepared.bundle.path.absolute()),
-        output=prepared.ledger.place.url,
-        fields=prepared.fields,
-        parameters=prepared.parameters,
+        manifest=manifest, bundle=str(prepared.bundle.path.absolute()), output=prepared.ledger.place.url,
+        fields=prepared.fields, parameters=prepared.parameters, num_cpus=config.workers.num_cpus,
         engine=EngineConfig(**config.engine.model_dump(), warmup=False),
-        num_cpus=config.workers.num_cpus,
-    )
+    )  # fmt: skip
     lines = {shard.name: shard.num_lines for shard in manifest.shards}
     with _progress(sum(lines.values()), sum(lines[name] for name in done)) as progress:
         for result in _shard_results(task, config.workers, num_workers, left):

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from agent import telemetry
 from agent.errors import RequestError
+from agent.segmentation import GivenWords
 from agent.tasks import BaseTask, Parameters
 from serving.metrics import Metrics
 from serving.scheduling.refusals import CALLER_LEFT, reason_of
@@ -43,8 +44,9 @@ class PayloadReader:
 
     def __init__(self, task: BaseTask[Any], *, max_texts: int | None = None) -> None:
         self._parameters = task.parameters
-        self.model = _request_model(task.parameters, max_texts)
-        self._quoted = quoted_keys(self.model, task.parameters)
+        self.model = _request_model(task.parameters, max_texts, words=task.takes_words)
+        self._inputs = f"{_INPUTS}{_OR_WORDS if task.takes_words else ''}"
+        self._quoted = quoted_keys(self.model, task.parameters, *([Words] if task.takes_words else []))
         self.answer_model: Any = list[task.answer_item] | list[list[task.answer_item]]  # type: ignore[name-defined]
 
     def read(self, body: bytes) -> PredictionBody:
@@ -59,8 +61,11 @@ class PayloadReader:
             raise self._explain(error) from None
         refuse_duplicates(body, self._quoted)
         inputs = request.inputs
-        single = isinstance(inputs, str)
-        texts = [inputs] if single else list(inputs)
+        single = not isinstance(inputs, list)
+        texts = [inputs] if single else inputs
+        if texts and not isinstance(texts[0], str):
+            places = ["inputs.words[{}]"] if single else [f"inputs[{index}].words[{{}}]" for index in range(len(texts))]
+            texts = [_joined(item.words, place) for item, place in zip(texts, places, strict=True)]
         if not texts:
             raise RequestError(
                 "inputs is an empty list", allowed="at least one text", remedy=_JSON_REMEDY, field="inputs"
@@ -71,12 +76,15 @@ class PayloadReader:
     def _explain(self, error: ValidationError) -> RequestError:
         told = explain(error, self.model, {"parameters": self._parameters})
         if told.field.startswith("inputs") and not told.what.startswith("unknown"):
-            return RequestError(told.what, allowed=_INPUTS, remedy=_JSON_REMEDY, field=told.field)
+            return RequestError(told.what, allowed=self._inputs, remedy=_JSON_REMEDY, field=told.field)
         return told
 
 
-_ONE, _SEVERAL = "<one>", "<several>"  # tags of the union; no key of a request can be mistaken for them
+# Tags of the union; no key of a request can be mistaken for them.
+_ONE, _SEVERAL, _WORDS, _SEVERAL_WORDS = "<one>", "<several>", "<words>", "<several words>"
+_TAGS = frozenset((_ONE, _SEVERAL, _WORDS, _SEVERAL_WORDS))
 _INPUTS = "a string, or a list of strings"
+_OR_WORDS = ', or {"words": [...]} with the words of a text, or a list of such objects'
 
 
 def _shape(value: Any) -> str | None:
@@ -85,8 +93,26 @@ def _shape(value: Any) -> str | None:
     return _SEVERAL if isinstance(value, list) else None
 
 
+def _shape_with_words(value: Any) -> str | None:
+    if isinstance(value, dict | Words):
+        return _WORDS
+    if isinstance(value, list) and value and isinstance(value[0], dict | Words):
+        return _SEVERAL_WORDS
+    return _shape(value)
+
+
 _Text = Annotated[str, Strict(), Field(json_schema_extra={"minLength": 1})]  # said here, seen to by refuse_empty
 _OneText = Annotated[_Text, Tag(_ONE)]
+
+
+class Words(BaseModel):
+    """A text that the caller has cut into words. Answers count its characters with single blanks between them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    words: Annotated[list[_Text], Field(min_length=1)] = Field(description="The words, in order.")
+
+
 OneOrSeveral = Annotated[_OneText | Annotated[list[_Text], Tag(_SEVERAL)], Discriminator(_shape)]
 
 
@@ -99,7 +125,7 @@ def explain(error: ValidationError, model: type[BaseModel], inner: Mapping[str, 
         inner: The models below its keys, to name the keys that they know.
     """
     item = error.errors(include_url=False, include_context=False)[0]
-    kind, place = item["type"], [part for part in item["loc"] if part not in (_ONE, _SEVERAL)]
+    kind, place = item["type"], [part for part in item["loc"] if part not in _TAGS]
     field = _path(place)
     if kind == "json_invalid":
         why = item["msg"].removeprefix("Invalid JSON: ")
@@ -286,17 +312,27 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _request_model(parameters: type[Parameters], max_texts: int | None) -> type[BaseModel]:
+def _joined(words: list[str], place: str) -> GivenWords:
+    refuse_empty(words, place)
+    return GivenWords(words)
+
+
+def _request_model(parameters: type[Parameters], max_texts: int | None, *, words: bool) -> type[BaseModel]:
     # The document says what PayloadReader.read refuses, in words of its own.
     bounds: dict[str, Any] = {"minItems": 1} | ({"maxItems": max_texts} if max_texts else {})
     several = Annotated[list[_Text], Field(json_schema_extra=bounds), Tag(_SEVERAL)]
     inputs: Any = Annotated[_OneText | several, Discriminator(_shape)]
+    described = "A text, or a list of texts."
+    if words:
+        many = Annotated[list[Words], Field(json_schema_extra=bounds), Tag(_SEVERAL_WORDS)]
+        inputs = Annotated[_OneText | several | Annotated[Words, Tag(_WORDS)] | many, Discriminator(_shape_with_words)]
+        described = "A text or its words, or a list of either."
     optional: Any = parameters | None
     return create_model(
         "PredictionRequest",
         __config__=ConfigDict(extra="forbid"),
         __doc__="One text or several, and how to answer them.",
-        inputs=(inputs, Field(description="A text, or a list of texts.")),
+        inputs=(inputs, Field(description=described)),
         parameters=(optional, Field(None, description="How to answer.")),
     )
 

@@ -81,6 +81,56 @@ def _suffix_only() -> Tokenizer:
     return tokenizer
 
 
+SCRIPTS = {
+    "english": ("⟦LOC U.S.⟧ troops, ⟦PER J. Edgar Hoover⟧ and ⟦PER Jean-Claude Juncker⟧ at ⟦ORG Pirelli S.p.A.⟧ (⟦LOC London⟧); ⟦PER O'Connell⟧'s.", False),
+    "signs": ("⟦ORG Acme⟧™ pays €238 to 👍🏽⟦PER Anna⟧, ⟦PER Bo⟧😀 and ⟦ORG C&A⟧ ½ 🇩🇪⟦LOC Oslo⟧", False),
+    "lines": ("⟦PER Anna⟧\n\n⟦LOC London⟧\t⟦LOC Oslo⟧   ⟦PER Bo⟧\r\n\r\n⟦PER Ann\nLee⟧", False),
+    "german": ("⟦PER Karla⟧s Haus, ⟦LOC Berlin⟧er ⟦LOC Zürich⟧s, die ⟦ORG SPD⟧-Frau", True),
+    "turkish": ("⟦LOC Ankara⟧'dan ⟦LOC İzmir⟧’e", False),
+    "finnish": ("⟦LOC Helsingi⟧ssä ⟦PER Mati⟧lle", True),
+    "french": ("l'⟦LOC Italie⟧ d’⟦PER Orsay⟧ et qu'⟦PER Éric⟧", False),
+    "japanese": ("⟦LOC 福岡⟧と⟦PER 秋山⟧を見た。⟦ORG トヨタ⟧は", False),
+    "chinese": ("我在⟦LOC 北京⟧见到⟦PER 王小明⟧。", False),
+    "thai": ("⟦PER สมชาย⟧อยู่ที่⟦LOC กรุงเทพ⟧ครับ", False),
+    "korean": ("⟦LOC 서울⟧에서 ⟦PER 김철수⟧가", True),
+    "arabic": ("زار ⟦PER محمد علي⟧ مدينة ⟦LOC القاهرة⟧، و⟦PER سامي⟧", True),
+    "hebrew": ("⟦PER דוד⟧ גר ב⟦LOC ירושלים⟧.", True),
+    "hindi": ("⟦LOC दिल्ली⟧ में ⟦PER हिन्दी सिंह⟧।", False),
+    "tamil": ("⟦LOC சென்னை⟧, ⟦PER இராமன்⟧", False),
+    "russian": ("⟦PER Анна⟧ в ⟦LOC Москве⟧.", False),
+    "combining": ("⟦PER E\u0301ric⟧ a\u0308 ⟦LOC Zu\u0308rich⟧", False),
+}  # fmt: skip
+"""Texts with entities as `⟦LABEL name⟧`, and whether names have endings or clitics glued on."""
+
+
+@cache
+def _characters_text(family: str) -> str:
+    letters = sorted(
+        {letter for text, _ in SCRIPTS.values() for letter in text} | {chr(code) for code in range(33, 127)}
+    )
+    known = [letter for letter in letters if not letter.isspace()] + [*"ไทยी่ที"]
+    tokenizer = make(family)
+    if family == "byte_level":
+        tokenizer.model = models.BPE(
+            {token: number for number, token in enumerate([*ROBERTA, *sorted(pre_tokenizers.ByteLevel.alphabet())])}, []
+        )
+    elif family == "metaspace":
+        tokenizer.model = models.Unigram(
+            [*((token, 0.0) for token in ROBERTA), ("▁", -2.0), *((letter, -2.0) for letter in dict.fromkeys(known))], 3
+        )
+        tokenizer.normalizer = None
+    else:
+        pieces = [*BERT, *dict.fromkeys(known), *(f"##{letter}" for letter in dict.fromkeys(known))]
+        tokenizer.model = models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]")
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    return tokenizer.to_str()
+
+
+def of_characters(family: str) -> Tokenizer:
+    """A tokenizer of a family whose sub-words are single characters (bytes): it can say every span of the scripts."""
+    return Tokenizer.from_str(_characters_text(family))
+
+
 ODDITIES = (
     "", " ", "\t", "\n", "\u00a0", "\u200b", "\u200d", "\ufeff", "\u00ad", "\x00", "\x07", "\x1c", "\u2028", "\ufffd", "\u0301", "e\u0301",
     "n\u0303o", "Z\u0351\u036b\u0343a", "👩‍👩‍👧‍👦", "👍🏽", "🇩🇪", "北京大学", "東京", "서울", "שָׁלוֹם", "مُحَمَّد", "हिन्दी", "ไทย", "\u202eabc\u202c", "İstanbul", "ﬁn", "㎏",

@@ -172,8 +172,8 @@ def test_an_altered_or_missing_file_is_named(tmp_path, name):
 
 def test_a_newer_format_is_named(tmp_path):
     place = write(tmp_path / "b")
-    edit(place, lambda tree: tree.update(format_version=2))
-    assert "format version 2. Allowed: format version 1. Remedy: use the release" in refused(place)
+    edit(place, lambda tree: tree.update(format_version=3))
+    assert "format version 3. Allowed: format version 2. Remedy: use the release" in refused(place)
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"3", b"[" * 100_000])

@@ -16,6 +16,7 @@ from agent.data.hub import _records
 from agent.data.lines import Part, cut_file
 from agent.data.splits import FORMATS
 from agent.errors import DataError
+from agent.spans import Span
 from agent.tasks import TextClassification, TokenClassification
 
 TAGGING, CLASSES = TokenClassification(), TextClassification()
@@ -87,7 +88,7 @@ def lines(*records):
 @pytest.mark.parametrize("suffix", ["conll", "txt", "iob2"])
 def test_columns_are_read_however_they_are_written(tmp_path, content, suffix):
     found = read_train(tmp_path, content, suffix)
-    assert [example.words for example in found] == [("Anna", "works", "in", "Oslo"), ("Acme", "grows")]
+    assert [example.word_texts for example in found] == [("Anna", "works", "in", "Oslo"), ("Acme", "grows")]
     assert [example.tags for example in found] == [("B-PER", "O", "O", "B-LOC"), ("B-ORG", "O")]
 
 
@@ -115,11 +116,11 @@ def test_a_sentence_knows_its_first_line(tmp_path):
 def test_words_keep_every_character(tmp_path):
     odd = ["\u00a0", "a\u200db", "\x0b", "\u2028", "e\u0301", "👩‍👩‍👧", "#", "\x1c", "\x85"]
     found = read_train(tmp_path, "".join(f"{word} O\n" for word in odd) + "x B-PER\n")
-    assert found[0].words == (*odd, "x")
+    assert found[0].word_texts == (*odd, "x")
 
 
 def test_a_word_may_hold_a_space_when_tabs_separate(tmp_path):
-    assert read_train(tmp_path, "New York\tB-LOC\n")[0].words == ("New York",)
+    assert read_train(tmp_path, "New York\tB-LOC\n")[0].word_texts == ("New York",)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_tokens_and_tags_are_read(tmp_path):
         + lines({"tokens": ["x"], "tags": ["O"]})
     )
     found = read_train(tmp_path, content, "jsonl")
-    assert [(example.words, example.tags) for example in found] == [
+    assert [(example.word_texts, example.tags) for example in found] == [
         (("Anna", "", "Oslo"), ("B-PER", "O", "B-LOC")),
         (("x",), ("O",)),
     ]
@@ -167,39 +168,55 @@ def spanned(text, *spans):
 
 
 @pytest.mark.parametrize(
-    ("record", "words"),
+    ("record", "spans"),
     [
-        (spanned("Anna is in Oslo.", (0, 4, "PER"), (11, 15, "LOC")), "Anna/B-PER is/O in/O Oslo/B-LOC ./O"),
-        (spanned("anti-Trumpism", (5, 10, "PER")), "anti/O -/O Trump/B-PER ism/O"),
-        (spanned("in New York now", (3, 11, "LOC")), "in/O New/B-LOC York/I-LOC now/O"),
-        (spanned("in Oslo  now", (2, 9, "LOC")), "in/O Oslo/B-LOC now/O"),
-        (spanned("AnnaBo", (0, 4, "PER"), (4, 6, "PER")), "Anna/B-PER Bo/B-PER"),
-        (spanned("e\u0301ric!", (0, 5, "PER")), "e\u0301ric/B-PER !/O"),
-        (spanned("ha\u0308t", (1, 3, "X")), "h/O a\u0308/B-X t/O"),
-        (spanned("a\u0308b", (1, 3, "X")), "a/O \u0308b/B-X"),
-        (spanned("हिन्दी में", (0, 6, "X")), "हिन्दी/B-X में/O"),
-        (spanned("北京大学在", (0, 4, "ORG")), "北京大学/B-ORG 在/O"),
-        (spanned("👩‍👩‍👧 Bo", (6, 8, "PER")), "👩/O \u200d/O 👩/O \u200d/O 👧/O Bo/B-PER"),
-        (spanned("שלום דוד", (5, 8, "PER")), "שלום/O דוד/B-PER"),
-        (spanned("a\u200bb", (1, 2, "X")), "a/O \u200b/B-X b/O"),
-        (spanned("x\x00y", (0, 3, "X")), "x/B-X \x00/I-X y/I-X"),
-        (spanned("Bo, Anna", (4, 8, "PER"), (0, 2, "PER")), "Bo/B-PER ,/O Anna/B-PER"),
-        (spanned(""), ""),
-        (spanned(" \n\t"), ""),
+        (spanned("Anna is in Oslo.", (11, 15, "LOC"), (0, 4, "PER")), [(0, 4, "PER"), (11, 15, "LOC")]),
+        (spanned("anti-Trumpism", (5, 10, "PER")), [(5, 10, "PER")]),
+        (spanned("in Oslo  now", (2, 9, "LOC")), [(3, 7, "LOC")]),
+        (spanned("AnnaBo", (0, 4, "PER"), (4, 6, "PER")), [(0, 4, "PER"), (4, 6, "PER")]),
+        (spanned("福岡と秋山を見た。", (0, 2, "LOC"), (3, 5, "PER")), [(0, 2, "LOC"), (3, 5, "PER")]),
+        (spanned("a\u200bb", (1, 2, "X")), [(1, 2, "X")]),
+        (spanned(""), []),
+        (spanned(" \n\t"), []),
     ],
 )
-def test_spans_become_tags_of_words_without_losing_a_character(record, words):
+def test_spans_are_kept_in_order_without_the_blanks_around_them(record, spans):
     example = TAGGING.read_record(record, "f:1")
-    assert [f"{word}/{tag}" for word, tag in zip(example.words, example.tags, strict=True)] == words.split(" ") * bool(
-        words
-    )
+    assert [tuple(span) for span in example.spans] == spans
     assert example.text == record["text"]
-    visible = [character for character in record["text"] if not character.isspace()]
-    assert [character for word in example.words for character in word] == visible
+    assert (example.words, example.tags, example.word_texts) == (None, (), ())
+
+
+def test_words_become_natural_text_and_keep_their_characters(tmp_path):
+    rows = [("Karla", "B-PER"), ("'s", "O"), ("house", "O"), ("(", "O"), ("New", "B-LOC"), ("York", "I-LOC"), (")", "O"), (",", "O"), ("U.S.", "B-LOC")]  # fmt: skip
+    content = "".join(f"{word} {tag}\n" for word, tag in rows)
+    put(tmp_path, train__conll=content, dev__conll=content, test__conll=content)
+    (natural,), (joined,) = (load(str(tmp_path), text=form).train for form in ("natural", "joined"))
+    assert natural.text == "Karla's house (New York), U.S."
+    assert joined.text == "Karla 's house ( New York ) , U.S."
+    for example in (natural, joined):
+        assert example.word_texts == tuple(word for word, _ in rows)
+        assert example.tags == tuple(tag for _, tag in rows)
+        assert [example.text[span.start : span.end] for span in example.spans] == ["Karla", "New York", "U.S."]
+
+
+@pytest.mark.parametrize("words", [["1", "@-@", "2"], ["AT&amp;T", "fell"], ["a\u00a0b", "\u00a0", "c"], ["", "x"]])
+def test_words_that_a_detokenizer_would_change_are_kept(tmp_path, words):
+    content = lines({"tokens": words, "tags": ["B-X"] * len(words)})
+    put(tmp_path, train__jsonl=content, dev__jsonl=content, test__jsonl=content)
+    (example,) = load(str(tmp_path)).train
+    assert example.word_texts == tuple(words)
+
+
+def test_the_language_decides_where_signs_are_glued(tmp_path):
+    content = "l' O\nItalie B-LOC\n! O\n"
+    put(tmp_path, train__conll=content, dev__conll=content, test__conll=content)
+    assert load(str(tmp_path), language="fr").train[0].text == "l'Italie !"
+    assert load(str(tmp_path), language="en").train[0].text == "l' Italie!"
 
 
 def test_a_text_without_entities_needs_an_empty_list():
-    assert TAGGING.read_record(spanned("nothing here"), "f:1").tags == ("O", "O")
+    assert TAGGING.read_record(spanned("nothing here"), "f:1").spans == ()
 
 
 @pytest.mark.parametrize(
@@ -315,7 +332,7 @@ def test_a_split_may_be_several_files_of_one_kind_in_order_of_name(tmp_path):
     for name, content in several.items() | {"dev.conll": GOOD, "test.conll": GOOD}.items():
         (tmp_path / name).write_text(content)
     splits = load(str(tmp_path))
-    assert [example.words[0] for example in splits.train] == ["Anna", "Acme", "Bo"]
+    assert [example.word_texts[0] for example in splits.train] == ["Anna", "Acme", "Bo"]
     assert splits.train[2].where == f"{tmp_path / 'train-10.conll'}:1"
     assert splits.digest == load(one).digest
 
@@ -399,7 +416,7 @@ def test_a_missing_dev_split_is_held_out_and_noted(tmp_path):
     path = put(tmp_path, train__conll=numbered(40), test__conll="w1 B-L1\n")
     splits = load(path, dev_fraction=0.25)
     assert (len(splits.train), len(splits.dev)) == (30, 10)
-    words = [example.words for example in splits.train + splits.dev]
+    words = [example.text for example in splits.train + splits.dev]
     assert len(set(words)) == 40
     assert len(splits.task.labels) == 40, "a label may stand in the held-out part only"
     assert re.fullmatch(
@@ -525,7 +542,7 @@ def test_hub_tags_may_be_strings_and_spans_are_read():
     plain = datasets.Dataset.from_dict({"tokens": [["Bo"]], "tags": [["B-PER"]]})
     assert TAGGING.read_record(*next(_records("x", "train", plain))).tags == ("B-PER",)
     spans = datasets.Dataset.from_dict({"text": ["in Oslo"], "spans": [[{"start": 3, "end": 7, "label": "LOC"}]]})
-    assert TAGGING.read_record(*next(_records("x", "train", spans))).tags == ("O", "B-LOC")
+    assert TAGGING.read_record(*next(_records("x", "train", spans))).spans == (Span(3, 7, "LOC"),)
 
 
 def test_hub_numbers_without_names_are_refused():
@@ -563,8 +580,8 @@ def test_real_data_has_the_published_counts(name):
     splits, expected = load(str(REAL / name)), counts(name)
     for split in ("train", "dev", "test"):
         examples = getattr(splits, split)
-        entities = sum(tag.startswith("B-") for example in examples for tag in example.tags)
-        assert (len(examples), sum(len(example.words) for example in examples), entities) == expected[split]
+        entities = sum(len(example.spans) for example in examples)
+        assert (len(examples), sum(len(example.words or ()) for example in examples), entities) == expected[split]
     assert splits.notes == ()
 
 

@@ -1,4 +1,4 @@
-"""Words and texts to windows and back, over the three families of tokenizers."""
+"""Texts to windows and back, over the families of tokenizers."""
 
 from itertools import pairwise
 
@@ -10,7 +10,8 @@ from tokenizers import pre_tokenizers
 
 from agent.encoding import IGNORED, Encoder, pad
 from agent.errors import AgentError, BundleError, ConfigError, RequestError
-from tests.agent.families import CORPUS, FAMILIES, ODDITIES, make, texts, words
+from agent.segmentation import GivenWords
+from tests.agent.families import CORPUS, FAMILIES, ODDITIES, make, texts
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 _ENCODERS: dict[tuple[str, int, int], Encoder] = {}
@@ -24,7 +25,7 @@ def encoder(family, max_tokens=12, stride=3):
 
 
 def check_windows(used, document):
-    length, covered = len(document.word_ids), np.zeros(len(document.word_ids), bool)
+    length, covered = len(document.token_ids), np.zeros(len(document.token_ids), bool)
     for window in document.windows:
         size = window.last - window.first
         assert len(window.input_ids) == len(window.type_ids) <= used.max_tokens
@@ -52,45 +53,34 @@ def check_merge(document):
         ] or np.empty((0, 2))
         outputs.append(output)
     merged = document.merge(outputs)
-    assert merged.shape == (len(document.word_ids), 2)
+    assert merged.shape == (len(document.token_ids), 2)
     assert merged[:, 0].tolist() == document.owners.tolist()
-    assert merged[:, 1].tolist() == list(range(len(document.word_ids)))
+    assert merged[:, 1].tolist() == list(range(len(document.token_ids)))
 
 
 def margin(document, window, position):
     left = float("inf") if window.first == 0 else position - window.first
-    right = float("inf") if window.last == len(document.word_ids) else window.last - 1 - position
+    right = float("inf") if window.last == len(document.token_ids) else window.last - 1 - position
     return min(left, right) if window.first <= position < window.last else -1
 
 
 @every_family
-@given(given_words=st.lists(words, max_size=30), shape=st.sampled_from([(12, 3), (8, 0), (9, 5), (200, 20)]))
-@example(given_words=list(ODDITIES), shape=(8, 4))
-@example(given_words=[], shape=(12, 3))
-@example(given_words=["\x00", "", "\u0301"], shape=(12, 3))
-def test_no_word_is_lost_or_labelled_twice(family, given_words, shape):
+@given(text=texts, shape=st.sampled_from([(12, 3), (8, 0), (9, 5), (200, 20)]))
+@example(text=" ".join(ODDITIES), shape=(8, 4))
+@example(text="", shape=(12, 3))
+def test_no_piece_is_lost_or_labelled_twice(family, text, shape):
     used = encoder(family, *shape)
-    (document,) = used.encode_words([given_words])
-    check_windows(used, document)
-    check_merge(document)
-    assert document.num_words == len(given_words)
-    labels = np.arange(100, 100 + len(given_words))
-    targets = [document.spread(index, labels) for index in range(len(document.windows))]
+    (document,) = used.encode_texts([text])
+    firsts = np.array(document.pieces.firsts, np.int64)
+    labels = np.arange(100, 100 + len(firsts))
+    targets = [document.spread(index, firsts, labels) for index in range(len(document.windows))]
     assert [len(target) for target in targets] == [len(window.input_ids) for window in document.windows]
-    found = [int(value) for target in targets for value in target if value != IGNORED]
-    expected = [int(labels[word]) for word in sorted(set(document.word_ids.tolist()))]
-    assert sorted(found) == expected
+    assert sorted(int(value) for target in targets for value in target if value != IGNORED) == labels.tolist()
     for index, (window, target) in enumerate(zip(document.windows, targets, strict=True)):
         for place in np.flatnonzero(target != IGNORED).tolist():
             subword = window.first + place - window.offset
             assert document.owners[subword] == index
-            assert subword == document.word_ids.tolist().index(target[place] - 100), (
-                "the label stands on the first sub-word"
-            )
-    for word, start, end in zip(
-        document.word_ids.tolist(), document.starts.tolist(), document.ends.tolist(), strict=True
-    ):
-        assert 0 <= start <= end <= len(given_words[word])
+            assert subword == firsts[target[place] - 100]
 
 
 @every_family
@@ -102,32 +92,24 @@ def test_texts_of_any_unicode_are_covered_and_keep_their_characters(family, text
     (document,) = used.encode_texts([text])
     check_windows(used, document)
     check_merge(document)
-    assert (np.diff(document.word_ids) >= 0).all()
-    assert (document.word_ids >= 0).all()
     assert (document.starts >= 0).all()
     assert (document.starts <= document.ends).all()
     assert (document.ends <= len(text)).all()
     assert (np.diff(document.starts) >= 0).all()
-    assert document.num_words == document.word_ids.max(initial=-1) + 1
 
 
 @every_family
-def test_words_become_the_sub_words_they_are_in_a_text(family):
-    """Else the agent would be served other input than it was trained on."""
-    for sentence in CORPUS[:2]:
-        used = encoder(family)
-        (by_words,), (by_text,) = used.encode_words([sentence.split()]), used.encode_texts([sentence])
-        assert by_words.token_ids.tolist() == by_text.token_ids.tolist()
-
-
-def test_byte_level_parts_of_a_sequence_put_a_space_before_words_too():
-    tokenizer = make("byte_level")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    used = Encoder(tokenizer, max_tokens=20, stride=2)
-    (document,) = used.encode_words([["Anna", "works"]])
-    assert [used.tokenizer.id_to_token(document.token_ids[at])[0] for at in document.first_subwords] == ["Ġ", "Ġ"]
+@pytest.mark.parametrize("blank", [True, False])
+def test_no_text_loses_its_first_character(family, blank):
+    """A byte-level post-processor that does not know of the blank before a text took the first character for it."""
+    tokenizer = make(family)
+    if family == "byte_level":
+        before = pre_tokenizers.ByteLevel(add_prefix_space=blank)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(), before]) if blank else before
+    for used in (Encoder(tokenizer, max_tokens=20, stride=2),) * 2:
+        for text in ("London is big", "x", " x", "1 Anna"):
+            (document,) = used.encode_texts([text])
+            assert document.pieces.starts[0] == len(text) - len(text.lstrip())
 
 
 @every_family
@@ -144,7 +126,7 @@ def test_every_window_is_framed_as_the_tokenizer_frames_a_text(family):
 @every_family
 @given(length=st.integers(0, 60), shape=st.sampled_from([(12, 3), (8, 0), (9, 5), (10, 6)]))
 def test_each_sub_word_is_read_where_it_stands_furthest_from_a_cut(family, length, shape):
-    (document,) = encoder(family, *shape).encode_words([["a"] * length])
+    (document,) = encoder(family, *shape).encode_texts([" ".join("a" * length)])
     for position, owner in enumerate(document.owners.tolist()):
         margins = [margin(document, window, position) for window in document.windows]
         assert owner == margins.index(max(margins))
@@ -152,37 +134,43 @@ def test_each_sub_word_is_read_where_it_stands_furthest_from_a_cut(family, lengt
 
 @every_family
 def test_a_document_of_thousands_of_words_is_covered(family):
-    given_words = [word for word in CORPUS[1].split() for _ in range(700)]
+    text = " ".join(word for word in CORPUS[1].split() for _ in range(700))
     used = encoder(family, 64, 16)
-    (document,) = used.encode_words([given_words])
+    (document,) = used.encode_texts([text])
     check_windows(used, document)
     check_merge(document)
-    targets = [document.spread(index, np.ones(len(given_words), np.int64)) for index in range(len(document.windows))]
-    assert sum(int((target == 1).sum()) for target in targets) == len(given_words)
+    firsts = np.array(document.pieces.firsts)
+    targets = [document.spread(index, firsts, np.ones_like(firsts)) for index in range(len(document.windows))]
+    assert len(firsts) == 700 * len(CORPUS[1].split())
+    assert sum(int((target == 1).sum()) for target in targets) == len(firsts)
 
 
 @every_family
 def test_an_empty_text_is_one_window_of_special_tokens(family):
     used = encoder(family)
-    for (document,) in (used.encode_texts([""]), used.encode_words([[]])):
-        assert len(document.windows) == 1
-        assert document.num_words == 0
-        assert document.windows[0].input_ids.tolist() == make(family).encode("").ids
-        assert document.merge([np.ones((len(document.windows[0].input_ids), 3), np.float32)]).shape == (0, 3)
+    (document,) = used.encode_texts([""])
+    assert len(document.windows) == 1
+    assert document.pieces == ([], [], [])
+    assert document.windows[0].input_ids.tolist() == make(family).encode("").ids
+    assert document.merge([np.ones((len(document.windows[0].input_ids), 3), np.float32)]).shape == (0, 3)
 
 
-def test_words_that_the_tokenizer_drops_keep_their_place():
-    (document,) = encoder("wordpiece").encode_words([["\x00", "anna", "\u200b", "\u0301", "smith"]])
-    assert document.num_words == 5
-    assert document.word_ids[document.first_subwords].tolist() == [1, 4]
+def test_given_words_that_the_tokenizer_drops_keep_their_place():
+    (document,) = encoder("wordpiece").encode_texts([GivenWords(["\x00", "anna", "\u200b", "\u0301", "smith"])])
+    firsts = document.pieces.firsts
+    assert [first >= 0 for first in firsts] == [False, True, False, False, True]
+    assert [document.text[start:end] for start, end in zip(*document.pieces[1:], strict=True)][1::3] == [
+        "anna",
+        "smith",
+    ]
 
 
 def test_the_tokenizers_own_truncation_and_padding_are_switched_off():
     tokenizer = make("wordpiece")
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=64)
-    (document,) = Encoder(tokenizer, max_tokens=512, stride=0).encode_words([["anna"] * 50])
-    assert len(document.first_subwords) == 50
+    (document,) = Encoder(tokenizer, max_tokens=512, stride=0).encode_texts([" ".join(["anna"] * 50)])
+    assert len(document.pieces.firsts) == 50
 
 
 @pytest.mark.parametrize("stride", [-1, 10, 11, 500])
@@ -197,7 +185,7 @@ def test_a_request_may_overlap_windows_by_another_stride_and_no_text_is_lost():
     assert [window.first for window in own.windows] == [window.first for window in same.windows]
     assert len(other.windows) > len(own.windows)
     assert {before.last - after.first for before, after in pairwise(other.windows)} == {5}
-    assert other.windows[-1].last == len(other.word_ids) == len(own.word_ids)
+    assert other.windows[-1].last == len(other.token_ids) == len(own.token_ids)
     check_merge(other)
 
 
@@ -238,7 +226,7 @@ def test_lone_surrogates_are_refused_by_their_place():
 
 def test_padding_is_masked_and_uses_the_tokenizers_own_token():
     used = encoder("byte_level")
-    documents = used.encode_words([["a"], ["a"] * 5])
+    documents = used.encode_texts(["a", "a a a a a"])
     batch = pad([document.windows[0] for document in documents], used.pad_id)
     assert used.pad_id == 1
     assert batch.input_ids.shape == batch.attention_mask.shape == batch.token_type_ids.shape
@@ -248,9 +236,9 @@ def test_padding_is_masked_and_uses_the_tokenizers_own_token():
 
 
 @settings(max_examples=20)
-@given(many=st.lists(st.lists(words, max_size=5), max_size=5))
+@given(many=st.lists(texts, max_size=5))
 def test_documents_are_independent_of_their_neighbours(many):
     used = encoder("metaspace")
-    for alone, together in zip([used.encode_words([item])[0] for item in many], used.encode_words(many), strict=True):
+    for alone, together in zip([used.encode_texts([item])[0] for item in many], used.encode_texts(many), strict=True):
         assert alone.token_ids.tolist() == together.token_ids.tolist()
-        assert alone.word_ids.tolist() == together.word_ids.tolist()
+        assert alone.pieces == together.pieces

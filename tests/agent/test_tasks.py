@@ -13,8 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 from agent.encoding import IGNORED, Encoder
 from agent.errors import DataError
 from agent.evaluation import evaluate, predict, run_documents
+from agent.segmentation import word_edges
 from agent.tasks import BaseTask, Example, Report, Task, TextClassification, TokenClassification
 from tests.agent.families import CORPUS, FAMILIES, make, texts
+from tests.tiny import said
 
 # What a task added later must add here: records with every label, and no other line.
 RECORDS = {
@@ -244,19 +246,19 @@ STRATEGIES = ("none", "simple", "first", "average", "max")
 
 
 def test_predictions_are_valid_iob2_and_skip_words_without_sub_words():
-    (document,) = small_encoder().encode_words([["\x00", "anna", "smith", "\u200b", "london"]])
+    words = ["\x00", "anna", "smith", "\u200b", "london"]
+    (document,) = small_encoder().encode_texts([" ".join(words)], words=[word_edges(words)])
     outputs = np.full((len(document.windows[0].input_ids), 7), -9, np.float32)
-    subwords = document.word_ids.tolist()
-    for word, tag in ((1, "I-PER"), (2, "I-PER"), (4, "I-PER")):
-        outputs[subwords.index(word) + 1, TAGGER.outputs.index(tag)] = 9
-    assert TAGGER.predict(document, [outputs]) == ["O", "B-PER", "I-PER", "O", "B-PER"]
+    for word in (1, 2, 4):
+        outputs[document.word_pieces.firsts[word] + 1, TAGGER.outputs.index("I-PER")] = 9
+    assert TAGGER.predict(document, [outputs]).tags == ("O", "B-PER", "I-PER", "O", "B-PER")
 
 
 def test_a_split_without_entities_can_be_scored():
     example = TAGGER.read_record({"tokens": ["a"], "tags": ["O"]}, "f:1")
-    for predictions, support in (([["O"]], 0), ([["B-PER"]], 0)):
-        report = TAGGER.score([example], predictions)
-        assert (report.value, report.support) == (0.0, support)
+    for tag in ("O", "B-PER"):
+        report = TAGGER.score([example], [said(example, [tag])])
+        assert (report.value, report.support) == (0.0, 0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -289,12 +291,7 @@ def test_an_entity_over_whole_words_has_all_their_characters(family, strategy):
     outputs = np.full((len(document.windows[0].input_ids), 7), -9, np.float32)
     for index, (start, end) in enumerate(zip(document.starts.tolist(), document.ends.tolist(), strict=True)):
         inside = "PER" if max(start, 0) < 10 and end <= 10 else "LOC" if end > 19 else None
-        prefix = (
-            "B"
-            if document.word_ids[index] in (document.word_ids[0], document.word_ids[-1])
-            and index in document.first_subwords
-            else "I"
-        )
+        prefix = "B" if index in (document.pieces.firsts[0], document.pieces.firsts[-1]) else "I"
         outputs[index + 1, TAGGER.outputs.index(f"{prefix}-{inside}" if inside else "O")] = 9
     found = TAGGER.answer(text, document, [outputs], TAGGER.parameters(aggregation_strategy=strategy))
     assert [(entity["entity_group"], entity["word"]) for entity in found] == [("PER", "Anna Smith"), ("LOC", "London")]
@@ -404,7 +401,7 @@ def paired(gold, predicted):
     example = TAGGER.read_record({"tokens": list(words), "tags": gold}, "f:1")
     return [
         (pair.outcome, pair.gold_text, pair.gold, pair.predicted_text, pair.predicted, pair.shifted)
-        for pair in TAGGER.pairs(example, predicted)
+        for pair in TAGGER.pairs(example, said(example, predicted))
     ]
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.segmentation import word_edges
 from agent.spans import decode_tags, encode_spans, tag_set
 from agent.tasks import TokenClassification
 from agent.viterbi import best_path, iob2_rules
@@ -86,8 +87,8 @@ def logits_of(document, task, seed, *, scale=3.0):
 @given(length=st.integers(0, 40), seed=st.integers(0, 10_000), scale=st.sampled_from([0.1, 3.0, 300.0]))
 def test_predictions_are_valid_over_window_joins_and_words_without_sub_words(length, seed, scale):
     words = [(*WORDS, "\x00")[number] for number in np.random.default_rng(seed).integers(0, 9, length)]
-    (document,) = ENCODER.encode_words([words])
-    tags = VITERBI.predict(document, logits_of(document, VITERBI, seed, scale=scale))
+    document = given_words(words)
+    tags = VITERBI.predict(document, logits_of(document, VITERBI, seed, scale=scale)).tags
     assert len(tags) == length
     assert is_valid(tags)
     assert all(tag == "O" for tag, word in zip(tags, words, strict=True) if word == "\x00")
@@ -96,44 +97,54 @@ def test_predictions_are_valid_over_window_joins_and_words_without_sub_words(len
 ENCODER = small_encoder(max_tokens=16, stride=4)
 
 
+def given_words(words):
+    """The words as a text, with the places of each."""
+    (document,) = ENCODER.encode_texts([" ".join(words)], words=[word_edges(words)])
+    return document
+
+
 def test_a_sequence_is_decoded_over_the_join_of_two_windows():
-    (document,) = ENCODER.encode_words([WORDS * 4])
+    document = given_words(WORDS * 4)
     assert len(document.windows) > 1
     outputs = [np.full((len(window.input_ids), 5), -9, np.float32) for window in document.windows]
     for output in outputs:
         output[:, TAGS.index("I-PER")] = 5  # a beginning is missing: B-PER is second best everywhere
         output[:, TAGS.index("B-PER")] = 4
-    assert VITERBI.predict(document, outputs) == ["B-PER"] + ["I-PER"] * 31
+    assert VITERBI.predict(document, outputs).tags == ("B-PER", *["I-PER"] * 31)
 
 
 def test_viterbi_mends_a_broken_beginning_where_greedy_keeps_it():
     """The first word is PER by a hair, the second surely goes on as LOC."""
-    (document,) = ENCODER.encode_words([["anna", "smith"]])
+    document = given_words(["anna", "smith"])
     outputs = np.full((len(document.windows[0].input_ids), 5), -9, np.float32)
-    firsts = document.first_subwords + 1
+    firsts = np.array(document.pieces.firsts) + 1
     outputs[firsts[0], [TAGS.index("B-PER"), TAGS.index("B-LOC")]] = 5.1, 5.0
     outputs[firsts[1], [TAGS.index("I-LOC"), TAGS.index("B-LOC"), TAGS.index("O")]] = 6, 1, 0
-    assert GREEDY.predict(document, [outputs]) == ["B-PER", "B-LOC"]
-    assert VITERBI.predict(document, [outputs]) == ["B-LOC", "I-LOC"]
+    assert GREEDY.predict(document, [outputs]).tags == ("B-PER", "B-LOC")
+    assert VITERBI.predict(document, [outputs]).tags == ("B-LOC", "I-LOC")
 
 
 @given(seed=st.integers(0, 10_000), strategy=st.sampled_from(["first", "average", "max"]))
 def test_served_answers_are_decoded_as_in_evaluation(seed, strategy):
     text = " ".join(WORDS * 3)
-    (served,), (evaluated,) = ENCODER.encode_texts([text]), ENCODER.encode_words([text.split()])
+    (served,) = ENCODER.encode_texts([text])
     outputs = logits_of(served, VITERBI, seed)
     answer = VITERBI.answer(text, served, outputs, VITERBI.parameters(aggregation_strategy=strategy))
-    found = [(item["word"], item["entity_group"]) for item in answer]
+    found = [(item["start"], item["end"], item["entity_group"]) for item in answer]
     if strategy == "first":
-        spans = decode_tags(VITERBI.predict(evaluated, outputs))
-        assert found == [(" ".join(text.split()[start:end]), label) for start, end, label in spans]
+        predicted = VITERBI.predict(given_words(text.split()), outputs)
+        assert found == list(predicted.spans)
+        assert [(text[start:end], label) for start, end, label in found] == [
+            (" ".join(text.split()[start:end]), label) for start, end, label in decode_tags(predicted.tags)
+        ]
     assert all(0 < item["score"] <= 1 for item in answer)
 
 
 @given(seed=st.integers(0, 2000))
 def test_where_greedy_is_valid_both_decodings_agree(seed):
-    (document,) = ENCODER.encode_words([WORDS[:3]])
+    document = given_words(WORDS[:3])
     outputs = logits_of(document, GREEDY, seed)
-    raw = [TAGS[tag] for tag in document.merge(outputs)[document.first_subwords].argmax(axis=-1)]
+    raw = [TAGS[tag] for tag in document.merge(outputs)[document.pieces.firsts].argmax(axis=-1)]
     if is_valid(raw):
-        assert VITERBI.predict(document, outputs) == GREEDY.predict(document, outputs) == raw
+        assert VITERBI.predict(document, outputs) == GREEDY.predict(document, outputs)
+        assert VITERBI.predict(document, outputs).tags == tuple(raw)

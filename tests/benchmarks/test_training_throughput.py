@@ -14,11 +14,10 @@ from agent.data import DataConfig
 from agent.errors import DataError, TrainingError
 from benchmarks.common.aim import Aim
 from benchmarks.trainer_comparison import workbench
-from benchmarks.trainer_comparison.base import Contestant
+from benchmarks.trainer_comparison.base import Contestant, write_samples
 from benchmarks.trainer_comparison.comparison_aims import find_aims
 from benchmarks.trainer_comparison.f1_over_time import f1_at, race, ratio, time_to, together
 from benchmarks.trainer_comparison.ours import Ours
-from benchmarks.trainer_comparison.samples import write_samples
 from benchmarks.trainer_comparison.summary import curve_lines, finite, rates, row, scaling, scaling_lines
 from benchmarks.trainer_comparison.trainer import Trainer
 from benchmarks.trainer_comparison.workbench import Workbench

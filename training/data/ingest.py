@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +17,11 @@ from agent.data.lines import Part, cut_file
 from agent.data.splits import FORMATS, SPLITS, DataConfig, Splits, check_split, find_files, load_splits, read_files
 from agent.encoding import Encoder
 from agent.errors import DataError
+from agent.segmentation import Segmentation
 from agent.tasks import BaseTask
 from training.data.packing import Windows, pack
 from training.data.parallel_encoding import ParallelEncoding, with_labels
+from training.data.segmentation_choice import AUTO, SegmentationConfig, choose_segmentation, reach
 from training.data.token_cache import StoreContent, StoreDraft, StoredWindows, draft_store, find_store, store_key
 
 CACHE = "~/.cache/bert-agent/windows"
@@ -50,6 +52,7 @@ class TrainingData:
         dev, test: Examples.
         digest: Of the content of all splits; the same however it was read.
         num_train: Examples that `train` was made from.
+        segmentation: How texts are cut into pieces.
         notes: Remarks for the user on how the data was read.
     """
 
@@ -59,6 +62,7 @@ class TrainingData:
     test: list[Any]
     digest: str
     num_train: int
+    segmentation: Segmentation
     notes: tuple[str, ...] = ()
 
 
@@ -71,8 +75,14 @@ def streams(config: DataConfig, ingest: IngestConfig) -> bool:
     return large and config.max_examples is None
 
 
-def open_data(
-    config: DataConfig, task: BaseTask[Any], *, ingest: IngestConfig, seed: int, make_encoder: Callable[[], Encoder]
+def open_data(  # noqa: PLR0913  # parts of a run's configuration, each by its name
+    config: DataConfig,
+    task: BaseTask[Any],
+    *,
+    ingest: IngestConfig,
+    segmentation: SegmentationConfig = AUTO,
+    seed: int,
+    make_encoder: Callable[[], Encoder],
 ) -> TrainingData:
     """Reads and encodes a data set. Where it `streams`, this process is connected to Ray already.
 
@@ -80,6 +90,7 @@ def open_data(
         config: Which data.
         task: With labels, or a template that takes them from train.
         ingest: How train is read, and where its windows are kept.
+        segmentation: How texts are cut into pieces, or that it is chosen by examples: of train, or of dev where train is not in memory.
         seed: Chooses the examples held out where there is no dev split (in memory only).
         make_encoder: Called once the data could be opened.
 
@@ -87,17 +98,29 @@ def open_data(
         DataError: Names file, line, what is wrong and how to mend it.
     """
     if streams(config, ingest):
-        return _stream(config, task, ingest, make_encoder)
+        return _stream(config, task, ingest, segmentation, make_encoder)
     splits = load_splits(config, task, seed=seed)
-    return encode_splits(splits, make_encoder(), ingest)
+    return encode_splits(splits, make_encoder(), ingest, segmentation)
 
 
-def encode_splits(splits: Splits, encoder: Encoder, ingest: IngestConfig) -> TrainingData:
+def encode_splits(
+    splits: Splits, encoder: Encoder, ingest: IngestConfig, segmentation: SegmentationConfig = AUTO
+) -> TrainingData:
     """Encodes examples that are in memory."""
+    cut, notes = choose_segmentation(segmentation, splits.task, encoder, splits.train)
+    encoder = encoder.with_segmentation(cut)
+    notes += _reaches(splits.task, encoder, {name: getattr(splits, name) for name in SPLITS})
     train = _encode_in_memory(splits, encoder, ingest.cache)
     return TrainingData(
-        splits.task, train, splits.dev, splits.test, splits.digest, num_train=len(splits.train), notes=splits.notes
-    )
+        splits.task, train, splits.dev, splits.test, splits.digest,
+        num_train=len(splits.train), segmentation=cut, notes=(*splits.notes, *notes),
+    )  # fmt: skip
+
+
+def _reaches(task: BaseTask[Any], encoder: Encoder, splits: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
+    """What a perfect model could answer of each split, for people."""
+    found = {name: reach(task, encoder, examples) for name, examples in splits.items()}
+    return tuple(each.told(name) for name, each in found.items() if each)
 
 
 def _encode_in_memory(splits: Splits, encoder: Encoder, cache: str | None) -> Windows:
@@ -112,19 +135,28 @@ def _encode_in_memory(splits: Splits, encoder: Encoder, cache: str | None) -> Wi
 
 
 def _stream(
-    config: DataConfig, task: BaseTask[Any], ingest: IngestConfig, make_encoder: Callable[[], Encoder]
+    config: DataConfig,
+    task: BaseTask[Any],
+    ingest: IngestConfig,
+    segmentation: SegmentationConfig,
+    make_encoder: Callable[[], Encoder],
 ) -> TrainingData:
-    files = _streamable(config)
+    files, join = _streamable(config), config.join
     held = {
-        name: [task.read_record(record, where) for record, where in read_files(files[name])] for name in ("dev", "test")
+        name: [task.read_record(record, where, join=join) for record, where in read_files(files[name])]
+        for name in ("dev", "test")
     }
     parts, source = cut_files(files["train"], FORMATS[files["train"][0].suffix].ends_record)
     for name, found in {"train": parts, **held}.items():
         check_split(config, name, found)
     encoder = make_encoder()
+    cut, notes = choose_segmentation(segmentation, task, encoder, held["dev"])
+    encoder = encoder.with_segmentation(cut)
+    notes += _reaches(task, encoder, held)
+    source = f"{source} {config.text} {config.language}"
 
     def fill(draft: StoreDraft) -> StoreContent:
-        return _encode(draft, ParallelEncoding(parts, task, encoder, draft.path / "parts"), config)
+        return _encode(draft, ParallelEncoding(parts, task, encoder, draft.path / "parts", config), config)
 
     store = find_or_fill(ingest.cache or CACHE, windows_key(task, encoder, source), fill)
     complete = with_labels(task, store.manifest.labels)
@@ -133,8 +165,9 @@ def _stream(
     digests = {"train": store.manifest.split_digest} | {name: split_digest(found) for name, found in held.items()}
     note = f"train is streamed; its windows lie in {store.directory}"
     return TrainingData(
-        complete, store, **held, digest=data_digest(digests), num_train=store.manifest.num_examples, notes=(note,)
-    )
+        complete, store, **held, digest=data_digest(digests), num_train=store.manifest.num_examples,
+        segmentation=cut, notes=(note, *notes),
+    )  # fmt: skip
 
 
 def _streamable(config: DataConfig) -> dict[str, tuple[Path, ...]]:
@@ -208,4 +241,5 @@ def windows_key(task: BaseTask[Any], encoder: Encoder, data: str) -> str:
         tokenizers=tokenizers.__version__,
         max_tokens=encoder.max_tokens,
         stride=encoder.stride,
+        segmentation=encoder.segmentation.model_dump(mode="json"),
     )

@@ -15,7 +15,7 @@ import numpy as np
 
 from agent.data.digests import example_digest
 from agent.data.lines import Part
-from agent.data.splits import FORMATS
+from agent.data.splits import FORMATS, DataConfig
 from agent.encoding import IGNORED, Encoder
 from agent.errors import AgentError, DataError
 from agent.tasks import BaseTask
@@ -48,12 +48,14 @@ class ParallelEncoding:
         task: With or without labels.
         encoder: For the model.
         directory: Where the windows of the parts are written.
+        data: Says what becomes of words.
     """
 
     parts: Sequence[Part]
     task: BaseTask[Any]
     encoder: Encoder
     directory: Path
+    data: DataConfig
 
     def run(self) -> list[EncodedPart]:
         """Encodes all parts; returns them in order.
@@ -82,9 +84,9 @@ class ParallelEncoding:
             DataError: A record is wrong, or this node cannot write to the directory.
         """
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each core encodes another part
-        part = self.parts[number]
+        part, join = self.parts[number], self.data.join
         records = FORMATS[part.file.suffix].read(part)
-        examples = [self.task.read_record(record, where) for record, where in records]
+        examples = [self.task.read_record(record, where, join=join) for record, where in records]
         labels = self.task.labels or tuple(sorted(set().union(*map(self.task.labels_of, examples))))
         task = with_labels(self.task, labels)
         task.check_labels(examples)

@@ -22,7 +22,7 @@ from agent.errors import DataError
 from agent.files import sha256_of
 from training.data.packing import PackedWindows
 
-FORMAT = 1  # raised whenever the same text would be stored otherwise
+FORMAT = 2  # raised whenever the same text would be stored otherwise
 _MANIFEST = "store.json"
 _TYPES: Mapping[str, type[np.integer[Any]]] = {
     "input_ids": np.int32,

@@ -133,6 +133,12 @@ def _check_outputs(bundle: Bundle, task: BaseTask[Any], encoder: Encoder) -> Non
             allowed="a teacher with the same tokenizer",
             remedy="choose a model.name that shares the teacher's tokenizer",
         )
+    if bundle.encoder.segmentation != encoder.segmentation:
+        raise ConfigError(
+            f"teacher.bundle={bundle.path} cuts texts into other pieces than the model in training ({encoder.segmentation.told})",
+            allowed=f"the teacher's: {bundle.encoder.segmentation.told}",
+            remedy="set segmentation to the teacher's",
+        )
     if bundle.manifest.max_tokens < encoder.max_tokens:
         raise ConfigError(
             f"teacher.bundle={bundle.path} reads {bundle.manifest.max_tokens} tokens, the model in training {encoder.max_tokens}",

