@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import kl_div, log_softmax
 
+from agent.encoder_layers import find_layers
 from agent.encoding import IGNORED
 from agent.errors import ConfigError
 from agent.tasks import BaseTask
@@ -186,11 +187,8 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
     Raises:
         ConfigError: It has no list of them.
     """
-    inner: Any = model
-    depth = inner.config.num_hidden_layers
-    found = (part for part in inner.base_model.modules() if isinstance(part, nn.ModuleList) and len(part) == depth)
-    if layers := next(found, None):
-        return list(layers)
+    if found := find_layers(model):
+        return list(found[1])
     raise ConfigError(
         f"teacher.hidden and teacher.relations: the layers of a {type(model).__name__} are laid out in a way that is not supported",
         allowed="encoders with one list of layers (BERT, RoBERTa, ELECTRA, DistilBERT and their kin)",
