@@ -188,7 +188,9 @@ def _phrases(values: Sequence[str]) -> bool:
 
 def _untagged(file: Path, rows: Sequence[Sequence[str]], last: Sequence[str]) -> DataError:
     held = ", ".join(sorted(set(last))[:3])
-    if len(rows[0]) >= 8:
+    if len(rows[0]) >= 8 and any(set("()*") >= set(value) and value for row in rows for value in row[1:]):
+        what = f"{file} looks like CoNLL-2012 (OntoNotes), whose entities are brackets"
+    elif len(rows[0]) >= 8:
         what = f"{file} looks like a CoNLL-U treebank, and none of its columns holds entity tags"
     elif len({len(row) for row in rows}) > 1:
         what = f"{file} looks like plain text: its lines end in {held}, which are no tags"

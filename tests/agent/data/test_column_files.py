@@ -124,6 +124,10 @@ def test_a_file_without_blank_lines_is_said_plainly(tmp_path):
             "1\tAnna\tAnna\tPROPN\tNNP\t_\t2\tnsubj\t_\tSpaceAfter=No\n2\tx\tx\tX\tX\t_\t0\troot\t_\t_\n",
             ["CoNLL-U treebank"],
         ),
+        (
+            "bc/x 0 0 Anna NNP (TOP(S(NP* - - - x (PERSON) -\nbc/x 0 1 left VBD (VP*)) - - - x * -\n",
+            ["CoNLL-2012 (OntoNotes)"],
+        ),
         ("1\tAnna\tB-PER\n2\tLund\n", ["x.conll:2", "a word without a tag ('Lund')", "column 3"]),
         ("text,label\nI want,refund\n", ["separated by commas", "JSON lines"]),
     ],
