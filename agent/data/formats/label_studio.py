@@ -12,8 +12,9 @@ _RESULTS = ("annotations", "completions")
 
 
 def matches(record: Mapping[str, Any]) -> bool:
-    """Whether an object is a task with annotations."""
-    return isinstance(record.get("data"), dict) and any(isinstance(record.get(key), list) for key in _RESULTS)
+    """Whether an object is a task, annotated or only with predictions."""
+    lists = any(isinstance(record.get(key), list) for key in (*_RESULTS, "predictions"))
+    return isinstance(record.get("data"), dict) and lists
 
 
 def convert(record: dict[str, Any], where: str, findings: Findings) -> dict[str, Any] | None:
@@ -22,7 +23,7 @@ def convert(record: dict[str, Any], where: str, findings: Findings) -> dict[str,
     Raises:
         DataError: The task has no text, or a region is none of text.
     """
-    found = next(record[key] for key in _RESULTS if isinstance(record.get(key), list))
+    found: list[dict[str, Any]] = next((record[key] for key in _RESULTS if isinstance(record.get(key), list)), [])
     kept = [annotation for annotation in found if not annotation.get("was_cancelled")]
     if len(kept) < len(found):
         findings.left_out["skipped by their annotator"] += len(found) - len(kept)

@@ -100,6 +100,12 @@ def test_records_that_training_would_refuse_are_refused(tmp_path, run):
     assert "x.jsonl:1: spans[0]: 0:9 is no part of a text of 4 characters" in err
 
 
+def test_records_of_no_known_kind_are_refused(tmp_path, run):
+    status, _, err = run(put(tmp_path, "x.jsonl", [{"sentence": "Anna"}]))
+    assert status == 2
+    assert "x.jsonl:1: field 'text' is absent" in err
+
+
 def test_classes_are_shown_and_written(tmp_path, run):
     file = put(
         tmp_path,

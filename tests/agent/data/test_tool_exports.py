@@ -141,6 +141,12 @@ def test_tasks_of_label_studio_are_read(tmp_path, form):
     assert notes(file) == ["left out: 1 not annotated, 1 skipped by their annotator"]
 
 
+def test_predictions_are_no_annotations(tmp_path):
+    file = put(tmp_path, "x.json", json.dumps([label_studio.write(TEXT, ANNA["spans"])] * 2))
+    assert (source_of(file).name, read(file)) == ("Label Studio in a JSON array", [])
+    assert notes(file) == ["left out: 2 not annotated"]
+
+
 def test_the_text_of_label_studio_is_found(tmp_path):
     assert read(put(tmp_path, "x.json", json.dumps([studio(REGIONS, document=TEXT, page=3)]))) == [ANNA]
     assert read(put(tmp_path, "y.json", json.dumps([studio(REGIONS, title="x", text=TEXT)]))) == [ANNA]
