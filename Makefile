@@ -52,7 +52,7 @@ $(STAMP): pyproject.toml .ci/constraints.txt
 
 demo: setup  ## the whole way on the embedded default: data, train, compress, serve, predict, metrics
 	@echo "== data";     $(BIN)/python -m agent.corpus $(DEMO)/data
-	@echo "== train";    $(BIN)/python training/run.py data.path=$(DEMO)/data output=$(DEMO)/agent overwrite=true
+	@echo "== train";    $(BIN)/python training/run.py data.path=$(DEMO)/data output=$(DEMO)/agent epochs=3 overwrite=true
 	@echo "== compress"; $(BIN)/python compression/run.py bundle=$(DEMO)/agent output=$(DEMO)/agent-small overwrite=true
 	@echo "== serve, predict, metrics"; $(BIN)/python serving/demo_client.py bundle=$(DEMO)/agent-small
 	@echo "== done: make serve serves this agent until Ctrl-C"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from agent.config.base import Config
 from agent.data import DataConfig
@@ -25,13 +25,26 @@ from training.state.checkpoint import CheckpointConfig
 from training.tracking.trackers import TrackingConfig
 
 
+def _positive_or_auto(value: int | str | None) -> int | str | None:
+    if isinstance(value, int) and value < 1:
+        raise ValueError("should be 'auto' or greater than or equal to 1")
+    return value
+
+
 class EarlyStopping(Config):
     """When to stop before the last epoch."""
 
-    patience: int | None = Field(
-        None, ge=1, description="epochs without a better score on dev after which training ends; default: never"
+    patience: int | Literal["auto"] | None = Field(
+        "auto",
+        description="epochs without a better score on dev after which training ends: a number, null for never, or auto for a third of "
+        "more than five epochs",
     )
     min_delta: float = Field(0.0, ge=0, description="by how much a score must be better to count as better")
+
+    @field_validator("patience")
+    @classmethod
+    def _one_at_least(cls, patience: int | str | None) -> int | str | None:
+        return _positive_or_auto(patience)
 
 
 class TrainingConfig(Config):
@@ -40,7 +53,10 @@ class TrainingConfig(Config):
     output: str = Field("runs/agent", description="directory of the bundle to write")
     overwrite: bool = Field(False, description="replace a bundle that stands at output")
     resume: bool = Field(True, description="go on with an unfinished run of the same output; false starts afresh")
-    epochs: int = Field(3, ge=1, description="passes over the training split")
+    epochs: int | Literal["auto"] = Field(
+        "auto",
+        description="passes over the training split: a number, or auto for 3 and, where data is scarce, enough for 300 steps",
+    )
     num_workers: int | None = Field(
         None, ge=1, description="data-parallel workers; default: one per GPU, or one CPU worker"
     )
@@ -65,6 +81,27 @@ class TrainingConfig(Config):
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @field_validator("epochs")
+    @classmethod
+    def _one_at_least(cls, epochs: int | str | None) -> int | str | None:
+        return _positive_or_auto(epochs)
+
+    @property
+    def auto_keys(self) -> tuple[str, ...]:
+        """Keys that are `auto`, to be filled in by the size of the data."""
+        values = {
+            "epochs": self.epochs,
+            "batch.tokens": self.batch.tokens,
+            "early_stopping.patience": self.early_stopping.patience,
+        }
+        return tuple(key for key, value in values.items() if value == "auto")
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of a run whose `auto` has been filled in."""
+        assert self.epochs != "auto"
+        return self.epochs
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:

@@ -10,7 +10,9 @@ sys.path[0] = str(
 from agent.config.cli import run  # noqa: E402
 from training.config import TrainingConfig  # noqa: E402
 from training.lifecycle.job import TrainingResult, train  # noqa: E402
+from training.loop.worker_io import TrainingOutcome  # noqa: E402
 
+_LEAST_GAIN = 0.02  # of F1 over the untrained head, which is what a new head scores by chance
 USAGE = """usage: python training/run.py [config.yaml ...] [key.path=value ...] [--dry-run] [--print-config] [--help]
 
 Fine-tunes a pre-trained encoder on labelled data and writes a bundle. Uses the Ray cluster that RAY_ADDRESS names,
@@ -44,7 +46,21 @@ def render(result: TrainingResult) -> str:
         "", f"test split before fine-tuning ({outcome.before.mode})", outcome.before.text.rstrip(),
         "", f"test split after fine-tuning ({outcome.after.mode})", outcome.after.text.rstrip(),
         "", f"bundle: {bundle.path} (sha256 {bundle.digest[:12]}), test F1 {outcome.after.value:.4f}",
+        *_warn_if_useless(outcome),
     ])  # fmt: skip
+
+
+def _warn_if_useless(outcome: TrainingOutcome) -> list[str]:
+    """Says where fine-tuning has brought nothing, and what would help."""
+    before, after = outcome.before.value, outcome.after.value
+    if after > before + _LEAST_GAIN:
+        return []
+    return [
+        "",
+        f"NOT READY FOR USE: on the test split this agent is no better than guessing (F1 {after:.4f}, before fine-tuning {before:.4f}).",
+        "What helps: more epochs (epochs=60), more labelled examples, a finished agent as teacher (teacher.bundle=DIR) with text of your field "
+        "(teacher.unlabelled=FILE). The learning curve above and report.md show whether the loss still fell.",
+    ]
 
 
 def check(config: TrainingConfig) -> None:

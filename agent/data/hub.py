@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
-from agent.data.conll import Record
+from agent.data.formats.base import Record
 from agent.errors import DataError, one_line
 
 _SPLITS = {"train": ("train",), "dev": ("validation", "dev", "valid"), "test": ("test",)}
 _TAGS = ("tags", "ner_tags", "labels")
 
 
-def read_hub(name: str, subset: str | None) -> dict[str, Iterator[Record]]:
+def read_hub(name: str, subset: str | None) -> dict[str, Callable[[], Iterator[Record]]]:
     """Loads a hub data set; returns its splits under our names (`validation` becomes `dev`).
 
     Columns `tokens` with `ner_tags` (or `tags`), `text` with `spans`, and `text` with `label` are read; class indices
@@ -37,7 +38,7 @@ def read_hub(name: str, subset: str | None) -> dict[str, Iterator[Record]]:
             remedy="check the path; to use the hub check the name, the network and HF_ENDPOINT",
         ) from None
     found = {ours: next((split for split in theirs if split in loaded), None) for ours, theirs in _SPLITS.items()}
-    return {ours: _records(name, split, loaded[split]) for ours, split in found.items() if split}
+    return {ours: partial(_records, name, split, loaded[split]) for ours, split in found.items() if split}
 
 
 def _records(name: str, split: str, rows: Any) -> Iterator[Record]:

@@ -1,14 +1,19 @@
-"""Lines of a text file, or of a part of it, with their numbers, decoded strictly. Knows when a part may end, not what lines mean."""
+"""Lines of a text file (gzip too), or of a part of it, with their numbers, decoded strictly. Knows when a part may end, not what lines mean."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from agent.errors import DataError
+
+GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +38,44 @@ def numbered_lines(part: Part) -> Iterator[tuple[int, str]]:
     Raises:
         DataError: The file cannot be read, or a line is no UTF-8.
     """
+    with open_file(part.file) as stream:
+        for number, raw in enumerate(_lines(stream, part), start=part.first_line):
+            line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+            yield number, _decode(line, f"{part.file}:{number}")
+
+
+def read_text(file: Path) -> str:
+    """A whole file; a UTF-8 byte-order mark is dropped, line ends stay as they are.
+
+    Raises:
+        DataError: The file cannot be read, or is no UTF-8; names the line.
+    """
+    with open_file(file) as stream:
+        raw = stream.read()
     try:
-        with part.file.open("rb") as stream:
-            for number, raw in enumerate(_lines(stream, part), start=part.first_line):
-                line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-                yield number, _decode(line, f"{part.file}:{number}")
+        return raw.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        for number, line in enumerate(raw.split(b"\n"), start=1):
+            _decode(line, f"{file}:{number}")
+        raise  # a line of its own is wrong where the whole is
+
+
+@contextmanager
+def open_file(file: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, unpacked if it is gzip, whatever its name.
+
+    Raises:
+        DataError: The file cannot be read, or its gzip is damaged; also while it is read.
+    """
+    try:
+        with file.open("rb") as raw:
+            packed = raw.read(len(GZIP)) == GZIP
+            raw.seek(0)
+            yield cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{file} is damaged gzip ({error})", remedy="get the file again") from None
     except OSError as error:
-        raise _unreadable(part.file, error) from None
+        raise _unreadable(file, error) from None
 
 
 def cut_file(file: Path, part_bytes: int, ends_record: Callable[[bytes], bool]) -> tuple[list[Part], str]:

@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import Field
 
 from agent.config.base import Config
-from agent.data.conll import Record, ends_sentence, read_conll
 from agent.data.digests import data_digest, split_digest
+from agent.data.formats.base import Hints, Record
 from agent.data.hub import read_hub
-from agent.data.jsonl import ends_object, read_jsonl
-from agent.data.lines import Part
 from agent.data.natural_text import TextForm, joiner
+from agent.data.normalisation.normal_form import SpansConfig, SplitReport
+from agent.data.sources import Source, open_files, open_rows
+from agent.data.split_files import FILES, SPLITS, split_files
 from agent.errors import DataError
 from agent.tasks import BaseTask
 from agent.tasks.base import Join
 
 DEMO = "demo"
-SPLITS = ("train", "dev", "test")
-
-
-class Format(NamedTuple):
-    """How a kind of file is read, and after which lines it may be cut into parts."""
-
-    read: Callable[[Part], Iterator[Record]]
-    ends_record: Callable[[bytes], bool]
-
-
-_COLUMNS = Format(read_conll, ends_sentence)
-FORMATS: Mapping[str, Format] = {
-    ".conll": _COLUMNS,
-    ".txt": _COLUMNS,
-    ".iob2": _COLUMNS,
-    ".jsonl": Format(read_jsonl, ends_object),
-}
 
 
 class DataConfig(Config):
@@ -47,13 +31,22 @@ class DataConfig(Config):
 
     path: str = Field(
         DEMO,
-        description="'demo', a directory with train/dev/test files (.conll .txt .iob2 .jsonl; several as train-*.jsonl), or a hub data set",
+        description="'demo', a directory with train/dev/test files (CoNLL columns, JSON lines, Parquet, brat and others), or a hub data set",
     )
     subset: str | None = Field(None, description="configuration of a hub data set that has several")
     dev_fraction: float = Field(
         0.1, gt=0, lt=0.5, description="part of train that is held out when there is no dev split"
     )
     max_examples: int | None = Field(None, ge=1, description="use only the first examples of each split (for trials)")
+    tag_column: int | None = Field(
+        None,
+        ge=2,
+        description="of CoNLL columns, the number of the one that holds the tags, from 1; by content if not given",
+    )
+    label_names: tuple[str, ...] = Field(
+        (), description="what numbers stand for that are given as tags or classes, in their order from 0"
+    )
+    spans: SpansConfig = Field(default_factory=SpansConfig)
     text: TextForm = Field(
         "natural",
         description="what becomes of data that comes as words: natural text, as callers send it, or the words joined by single blanks",
@@ -61,6 +54,11 @@ class DataConfig(Config):
     language: str = Field(
         "en", min_length=2, description="of data that comes as words (ISO 639-1): natural text follows its rules"
     )
+
+    @property
+    def hints(self) -> Hints:
+        """What files do not say of themselves."""
+        return Hints(self.tag_column, self.label_names)
 
     @property
     def join(self) -> Join:
@@ -96,12 +94,10 @@ def load_splits(config: DataConfig, task: BaseTask[Any], *, seed: int = 0) -> Sp
     Raises:
         DataError: Names file, line, what is wrong and how to mend it.
     """
-    records, join = _open(config, task), config.join
-    read = {
-        name: [task.read_record(record, where, join=join) for record, where in islice(rows, config.max_examples)]
-        for name, rows in records.items()
-    }
-    notes: list[str] = []
+    read, notes = dict[str, list[Any]](), list[str]()
+    for name, source in open_sources(config).items():
+        read[name], met = read_examples(config, task, source)
+        notes += [f"{name}: {note}" for note in met]
     complete = task.with_labels(read["train"]) if read.get("train") else task  # before any is held out
     if "dev" not in read and "train" in read:
         read |= _hold_out(read["train"], config.dev_fraction, seed)
@@ -112,6 +108,7 @@ def load_splits(config: DataConfig, task: BaseTask[Any], *, seed: int = 0) -> Sp
         check_split(config, name, read.get(name))
     for name in SPLITS:
         complete.check_labels(read[name])
+    notes += _doubts(complete, read)
     digest = data_digest({name: split_digest(read[name]) for name in SPLITS})
     return Splits(complete, **read, digest=digest, notes=tuple(notes))
 
@@ -125,7 +122,7 @@ def check_split(config: DataConfig, name: str, found: Sized | None) -> None:
     if not found:
         raise DataError(
             f"data.path={config.path!r}: the {name} split is {'missing' if found is None else 'empty'}",
-            allowed=_FILES,
+            allowed=FILES,
             remedy=f"add {name}.conll or {name}.jsonl with at least one example",
         )
 
@@ -133,61 +130,95 @@ def check_split(config: DataConfig, name: str, found: Sized | None) -> None:
 def find_files(config: DataConfig) -> dict[str, tuple[Path, ...]]:
     """The files of each split, in reading order; nothing where `data.path` is no directory.
 
-    A split is one file (`train.jsonl`) or several of one kind (`train-00.jsonl`, `train-01.jsonl`), read in order of name.
-
     Raises:
         DataError: The directory holds no data, or files of which it is not clear which are meant.
     """
     directory = Path(config.path).expanduser()
     if config.path == DEMO or not directory.is_dir():
         return {}
-    found = {name: files for name in SPLITS if (files := _files_of(directory, name))}
-    if not found:
-        raise DataError(f"directory {directory} holds no data files", allowed=_FILES, remedy="check data.path")
-    return found
+    return split_files(directory)
 
 
-def read_files(files: Iterable[Path]) -> Iterator[Record]:
-    """Yields the records of files, one after another.
+def open_split(config: DataConfig, files: Iterable[Path]) -> Source:
+    """The files of one split as a source of records.
 
     Raises:
-        DataError: Names file and line.
+        DataError: A file is of no known format, or what it says is not clear.
     """
-    for file in files:
-        yield from FORMATS[file.suffix].read(Part(file))
+    return open_files(files, config.spans, config.hints, config.max_examples)
 
 
-_FILES = "files train, dev and test, each .conll, .txt, .iob2 or .jsonl"
+def open_sources(config: DataConfig) -> dict[str, Source]:
+    """The splits of a data set as sources of records.
 
-
-def _open(config: DataConfig, task: BaseTask[Any]) -> Mapping[str, Iterable[Record]]:
+    Raises:
+        DataError: There is no such data set, or a file is of no known format.
+    """
     if config.path == DEMO:
-        return _demo(task)
+        return {name: _rows(config, name, rows) for name, rows in _demo().items()}
     if files := find_files(config):
-        return {name: read_files(paths) for name, paths in files.items()}
+        return {name: open_split(config, paths) for name, paths in files.items()}
     if (path := Path(config.path).expanduser()).exists() or config.path.startswith((".", "/", "~")):
         raise DataError(
             f"data.path={config.path!r} {'is a file' if path.exists() else 'does not exist'}",
-            allowed=f"a directory with {_FILES}, 'demo' or a hub data set",
-            remedy="check the path",
+            allowed=f"a directory with {FILES}, 'demo' or a hub data set",
+            remedy=f"make splits of it: python -m agent.data {config.path} output=DIR test_fraction=0.1"
+            if path.exists()
+            else "check the path",
         )
-    return read_hub(config.path, config.subset)
+    return {name: _rows(config, name, rows) for name, rows in read_hub(config.path, config.subset).items()}
 
 
-def _files_of(directory: Path, name: str) -> tuple[Path, ...]:
-    whole = [directory / f"{name}{suffix}" for suffix in FORMATS]
-    several = [sorted(directory.glob(f"{name}-*{suffix}")) for suffix in FORMATS]
-    choices = [[file] for file in whole if file.is_file()] + [files for files in several if files]
-    if len(choices) > 1:
+def read_examples(config: DataConfig, task: BaseTask[Any], source: Source) -> tuple[list[Any], list[str]]:
+    """The examples of a split, and what the user should know of how they were read.
+
+    Raises:
+        DataError: Names file, line, what is wrong and how to mend it.
+    """
+    report, examples, join = SplitReport(), list[Any](), config.join
+    for record, where in source.read(report, config.max_examples):
+        if not examples:
+            check_kind(task, source, [(record, where)])
+        examples.append(task.read_record(record, where, join=join))
+    return examples, source.finish(report)
+
+
+def check_kind(task: BaseTask[Any], source: Source, first: Sequence[Record]) -> None:
+    """Refuses data of another task, by its first record.
+
+    Raises:
+        DataError: Names the place, what it holds and the task that it is for.
+    """
+    held = kinds_of(first)
+    if held and task.kind in _KEYS and task.kind not in held:
         raise DataError(
-            f"{directory} holds {' and '.join(files[0].name for files in choices)}",
-            allowed="one file for each split, or several of one kind (train-*.jsonl)",
-            remedy="move the others away",
+            f"{first[0][1]}: {source.name}, which is data for {held[0]}, and the task is {task.kind}",
+            allowed=_WANTED[task.kind],
+            remedy=f"choose task.kind={held[0]}, or give other data",
         )
-    return tuple(choices[0]) if choices else ()
 
 
-def _demo(task: BaseTask[Any]) -> dict[str, Iterator[Record]]:
+def kinds_of(records: Sequence[Record]) -> list[str]:
+    """The kinds of task that records are data for, by the first of them."""
+    keys = set(records[0][0]) if records else set()
+    return [kind for kind, wanted in _KEYS.items() if any(one <= keys for one in wanted)]
+
+
+_KEYS: Mapping[str, tuple[frozenset[str], ...]] = {
+    "token_classification": (frozenset({"tokens", "tags"}), frozenset({"text", "spans"})),
+    "text_classification": (frozenset({"text", "label"}),),
+}
+_WANTED = {
+    "token_classification": 'words with tags, or {"text": "...", "spans": [{"start", "end", "label"}]}',
+    "text_classification": '{"text": "...", "label": "..."}',
+}
+
+
+def _rows(config: DataConfig, name: str, rows: Callable[[], Iterator[Record]]) -> Source:
+    return open_rows(name, rows, config.spans, config.hints, config.max_examples)
+
+
+def _demo() -> dict[str, Callable[[], Iterator[Record]]]:
     from agent.corpus import generate
 
     def records(name: str, sentences: Iterable[Any]) -> Iterator[Record]:
@@ -195,7 +226,23 @@ def _demo(task: BaseTask[Any]) -> dict[str, Iterator[Record]]:
             spans = [{"start": start, "end": end, "label": label} for start, end, label in sentence.spans]
             yield {"text": sentence.text, "spans": spans, "label": sentence.genre}, f"demo/{name}[{number}]"
 
-    return {name: records(name, sentences) for name, sentences in generate().items()}
+    return {name: partial(records, name, sentences) for name, sentences in generate().items()}
+
+
+def _doubts(task: BaseTask[Any], read: Mapping[str, Sequence[Any]]) -> list[str]:
+    """What is odd about splits that are complete."""
+    found = {name: set().union(*map(task.labels_of, read[name])) for name in SPLITS}
+    notes = [
+        f"the {name} split has no {_ITEM.get(task.kind, 'label')} at all: its scores say nothing"
+        for name in SPLITS
+        if not found[name]
+    ]
+    if len(task.labels) == 1:
+        notes.append(f"there is one label only, {task.labels[0]}")
+    return notes
+
+
+_ITEM = {"token_classification": "entity"}
 
 
 def _hold_out(train: list[Any], fraction: float, seed: int) -> dict[str, list[Any]]:

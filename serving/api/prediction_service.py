@@ -59,7 +59,7 @@ class PredictionService:
         """Whether a request to one of the routes needs nothing that only the ASGI application does."""
         if "origin" in headers and self.front.cors.allow_origins:
             return False
-        if "expect" in headers or "upgrade" in headers:
+        if "expect" in headers or "upgrade" in headers or not all(map(str.isascii, headers.values())):
             return False
         return not streaming.wanted(headers.get("accept", ""), headers.get("content-type", ""))
 

@@ -54,11 +54,10 @@ _NO_LOG = "no log"
 # Clients that send nothing leave room for others: Ray's own 4,096 connections of an hour each are soon taken.
 _IDLE_CLIENT_S = 15
 _MOST_CONNECTIONS = 16_384
-# Ray turns these, from 500 on, into a plain 500; the rest is HTML otherwise. (error, remedy, further headers)
+# Ray turns these, from 500 on, into a plain 500; 408 is HTML otherwise. (error, remedy, further headers) What HAProxy's parser
+# itself refuses (400, 422) gets answers that are built into it (mux_h1.c, h1_send_error): no setting replaces them.
 _ANSWERS = {
-    400: ("the request is no HTTP, or its head is larger than 16 KiB", "send a valid request with fewer headers", ""),
     408: ("the request was not there in time", "send it again, over a faster line", ""),
-    422: ("the transfer encoding is not known", "send content-length, or chunked alone", ""),
     502: ("the replica that had the request is gone", "send the request again", "hdr retry-after 1"),
     503: ("no replica can answer now", "send the request again in a second", "hdr retry-after 1"),
     504: ("the replica did not answer in time", "send fewer texts in one request", ""),

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from agent.batching import cut_ascending, cut_by_length
 from agent.config.base import Config
 from agent.encoding import Int64
 
+_MIN_STEP_TOKENS = 16
 _POOL = 16_384  # windows that are sorted by length together: enough for batches of one length, few enough to shuffle
 
 
 class BatchConfig(Config):
     """How windows are batched."""
 
-    tokens: int = Field(1024, ge=16, description="padded tokens of one optimizer step, over all workers")
+    tokens: int | Literal["auto"] = Field(
+        "auto",
+        description="padded tokens of one optimizer step, over all workers: a number, or auto for 1024 and, where data is scarce, down to 256",
+    )
     micro_tokens: int = Field(
         4096, ge=16, description="padded tokens one worker takes through the model at once; lower it if memory is short"
     )
@@ -31,6 +36,19 @@ class BatchConfig(Config):
         True,
         description="when memory runs out, go on from the last checkpoint with half of micro_tokens: same result, slower",
     )
+
+    @field_validator("tokens")
+    @classmethod
+    def _hold_a_text(cls, tokens: int | str) -> int | str:
+        if isinstance(tokens, int) and tokens < _MIN_STEP_TOKENS:
+            raise ValueError(f"should be 'auto' or greater than or equal to {_MIN_STEP_TOKENS}")
+        return tokens
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of a step in a run whose `auto` has been filled in."""
+        assert self.tokens != "auto"
+        return self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +108,7 @@ def plan_epoch(lengths: Int64, *, config: BatchConfig, seed: int, epoch: int) ->
         pool_lengths = lengths[pool]
         ascending = np.argsort(pool_lengths, kind="stable")
         pool[:] = pool[ascending]
-        cuts = cut_ascending(pool_lengths[ascending].tolist(), max_tokens=config.tokens)
+        cuts = cut_ascending(pool_lengths[ascending].tolist(), max_tokens=config.step_tokens)
         bounds.append(np.array(cuts[1:], np.int64) + begin)
         begin += len(pool)
     starts = np.concatenate(bounds)

@@ -13,8 +13,11 @@ from pydantic import Field
 
 from agent.config.base import Config
 from agent.data.digests import data_digest, split_digest
+from agent.data.formats.recognition import recognise
 from agent.data.lines import Part, cut_file
-from agent.data.splits import FORMATS, SPLITS, DataConfig, Splits, check_split, find_files, load_splits, read_files
+from agent.data.sources import Source
+from agent.data.split_files import SPLITS
+from agent.data.splits import DataConfig, Splits, check_split, find_files, load_splits, open_sources, read_examples
 from agent.encoding import Encoder
 from agent.errors import DataError
 from agent.segmentation import Segmentation
@@ -72,7 +75,7 @@ def streams(config: DataConfig, ingest: IngestConfig) -> bool:
         return ingest.mode == "stream"
     train = find_files(config).get("train", ())
     large = sum(file.stat().st_size for file in train) > ingest.stream_above_mb * 1e6
-    return large and config.max_examples is None
+    return large and config.max_examples is None and all(recognise(file, config.hints).ends_record for file in train)
 
 
 def open_data(  # noqa: PLR0913  # parts of a run's configuration, each by its name
@@ -141,12 +144,12 @@ def _stream(
     segmentation: SegmentationConfig,
     make_encoder: Callable[[], Encoder],
 ) -> TrainingData:
-    files, join = _streamable(config), config.join
-    held = {
-        name: [task.read_record(record, where, join=join) for record, where in read_files(files[name])]
-        for name in ("dev", "test")
-    }
-    parts, source = cut_files(files["train"], FORMATS[files["train"][0].suffix].ends_record)
+    sources, held, read = _streamable(config), dict[str, list[Any]](), list[str]()
+    for name in ("dev", "test"):
+        held[name], met = read_examples(config, task, sources[name])
+        read += [f"{name}: {note}" for note in met]
+    read += [f"train: {note}" for note in sources["train"].notes]
+    parts, source = sources["train"].cut(_PART_BYTES)
     for name, found in {"train": parts, **held}.items():
         check_split(config, name, found)
     encoder = make_encoder()
@@ -166,12 +169,12 @@ def _stream(
     note = f"train is streamed; its windows lie in {store.directory}"
     return TrainingData(
         complete, store, **held, digest=data_digest(digests), num_train=store.manifest.num_examples,
-        segmentation=cut, notes=(note, *notes),
+        segmentation=cut, notes=(*read, note, *notes),
     )  # fmt: skip
 
 
-def _streamable(config: DataConfig) -> dict[str, tuple[Path, ...]]:
-    """The files of a data set that can be streamed.
+def _streamable(config: DataConfig) -> dict[str, Source]:
+    """The splits of a data set that can be streamed.
 
     Raises:
         DataError: It cannot, with the reason.
@@ -191,7 +194,14 @@ def _streamable(config: DataConfig) -> dict[str, tuple[Path, ...]]:
             )
     for name in SPLITS:
         check_split(config, name, files.get(name))
-    return files
+    sources = open_sources(config)
+    if whole := sources["train"].whole:
+        raise DataError(
+            f"train cannot be streamed: {whole}",
+            allowed="CoNLL columns and JSON lines of our own shapes, not packed",
+            remedy=f"write them: python -m agent.data {config.path} output=DIR, or read it at once with ingest.mode=memory",
+        )
+    return sources
 
 
 def cut_files(files: Sequence[Path], ends_record: Callable[[bytes], bool]) -> tuple[list[Part], str]:

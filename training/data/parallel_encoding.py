@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from agent.data.digests import example_digest
-from agent.data.lines import Part
-from agent.data.splits import FORMATS, DataConfig
+from agent.data.sources import SourcePart
+from agent.data.splits import DataConfig
 from agent.encoding import IGNORED, Encoder
 from agent.errors import AgentError, DataError
 from agent.tasks import BaseTask
@@ -51,7 +51,7 @@ class ParallelEncoding:
         data: Says what becomes of words.
     """
 
-    parts: Sequence[Part]
+    parts: Sequence[SourcePart]
     task: BaseTask[Any]
     encoder: Encoder
     directory: Path
@@ -85,8 +85,7 @@ class ParallelEncoding:
         """
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each core encodes another part
         part, join = self.parts[number], self.data.join
-        records = FORMATS[part.file.suffix].read(part)
-        examples = [self.task.read_record(record, where, join=join) for record, where in records]
+        examples = [self.task.read_record(record, where, join=join) for record, where in part.read()]
         labels = self.task.labels or tuple(sorted(set().union(*map(self.task.labels_of, examples))))
         task = with_labels(self.task, labels)
         task.check_labels(examples)
@@ -99,7 +98,7 @@ class ParallelEncoding:
         """Parts as they are done. Errors are returned as values: Ray would print the trace of a raised one and retry."""
         import ray.data
 
-        sizes = [(part.stop or 0) - part.start for part in self.parts]
+        sizes = [part.num_bytes for part in self.parts]
         with quiet(), _progress(sum(sizes)) as progress:
             numbers = ray.data.range(len(self.parts), override_num_blocks=len(self.parts))
             for row in numbers.map(self._encode_row, num_cpus=1).iter_rows():

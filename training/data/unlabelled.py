@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.data.jsonl import ends_object, read_jsonl
+from agent.data.formats.json_records import ends_object, read_jsonl
 from agent.data.lines import Part, numbered_lines
 from agent.encoding import Encoder
 from agent.errors import DataError

@@ -109,7 +109,7 @@ def _summary(prepared: PreparedRun, result: TrainingResult, *, resumes: bool) ->
     yield f"one step was made by {result.outcome.description.rsplit(',', 1)[0]}"
     yield (
         f"a run would train on {data.num_train:,} examples and evaluate on {len(data.dev):,} (dev) and {len(data.test):,} (test), "
-        f"{config.epochs} epochs of about {_steps(config, data):,} steps, {config.batch.tokens:,} tokens each"
+        f"{config.num_epochs} epochs of about {_steps(config, data):,} steps, {config.batch.step_tokens:,} tokens each"
     )
     yield f"it would use {prepared.plan}" + (" and go on with the unfinished run" if resumes else "")
     yield f"and write {output_of(config)}"

@@ -14,6 +14,7 @@ from training.config import TrainingConfig
 from training.data.ingest import TrainingData, encode_splits, open_data, streams
 from training.data.packing import JoinedWindows
 from training.data.unlabelled import open_unlabelled
+from training.lifecycle.step_budget import fill_in_auto
 from training.tracking.trackers import check_trackers
 
 
@@ -72,6 +73,9 @@ def prepare_run(config: TrainingConfig, overrides: RunOverrides = NO_OVERRIDES) 
     if not connected:
         connect_to_ray(config)
     plan = overrides.plan or plan_workers(config.num_workers, node_resources())
+    config, chosen = fill_in_auto(config, data.train.lengths)
+    if chosen:
+        print(chosen, flush=True)
     return PreparedRun(config, data, tokenizer, encoder, plan, overrides.callbacks, digests)
 
 

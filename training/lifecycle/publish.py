@@ -42,9 +42,9 @@ def _write_report(directory: Path, prepared: PreparedRun, outcome: TrainingOutco
         data=f"{config.data.path} ({count_examples(prepared.data)})",
         seed=config.seed,
         settings={
-            "epochs": str(config.epochs),
+            "epochs": str(config.num_epochs),
             "optimizer": f"{config.optimizer.kind}, learning rate {config.optimizer.learning_rate:g}, {config.schedule.kind}",
-            "batch": f"{config.batch.tokens:,} tokens",
+            "batch": f"{config.batch.step_tokens:,} tokens",
             "objective": config.objective.kind + (f", taught by {config.teacher.bundle}" if config.teacher else ""),
             "data sha256": prepared.data.digest,
         },

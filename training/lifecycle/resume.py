@@ -59,7 +59,9 @@ def find_finished(config: TrainingConfig, output: Path) -> Bundle | None:
         check_output(output, overwrite=config.overwrite)
         return None
     bundle = Bundle.load(output)
-    if differences(bundle.manifest.lineage.config, config.model_dump(mode="json"), without=CHANGEABLE):
+    if differences(
+        bundle.manifest.lineage.config, config.model_dump(mode="json"), without=CHANGEABLE + config.auto_keys
+    ):
         check_output(output, overwrite=False)
     return bundle
 

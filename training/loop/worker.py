@@ -87,7 +87,7 @@ class Worker:
         self.worker = _worker_rank()
         checkpoint = load_newest(worker_input.store, self.worker.rank)
         self.state = checkpoint.state if checkpoint else RunState()
-        self.num_steps = sum(len(self._plan(epoch)) for epoch in range(self.config.epochs))
+        self.num_steps = sum(len(self._plan(epoch)) for epoch in range(self.config.num_epochs))
         self.log_lines = checkpoint.metrics_log if checkpoint else []
         self.restarts = start.starts
         self.components = build_components(
@@ -105,7 +105,7 @@ class Worker:
             observers = stack.enter_context(self._observers())
             if self.state.before is None:
                 self.state.before, _ = self._score(self.input.test, engine_forward(self.components))
-            while self.state.epoch < self.config.epochs and not self._out_of_patience():
+            while self.state.epoch < self.config.num_epochs and not self._out_of_patience():
                 self._train_epoch(observers)
                 self._close_epoch(observers)
             with self.checkpoints.best_model() as directory:
@@ -173,7 +173,7 @@ class Worker:
             **self.state.totals.summary(),
         }
         self.state.close_epoch(report, row, min_delta=self.config.early_stopping.min_delta)
-        observers.epoch({"kind": "epoch", **row}, best=self.state.improved, epochs=self.config.epochs)
+        observers.epoch({"kind": "epoch", **row}, best=self.state.improved, epochs=self.config.num_epochs)
         self.checkpoints.save(self.state, observers)
         ray.train.report(row)
 
@@ -182,6 +182,7 @@ class Worker:
 
     def _out_of_patience(self) -> bool:
         patience = self.config.early_stopping.patience
+        assert patience != "auto"
         return patience is not None and self.state.stale >= patience
 
     def _plan(self, epoch: int) -> EpochPlan:

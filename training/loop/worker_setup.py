@@ -71,7 +71,7 @@ def build_components(
         model.load_state_dict(checkpoint.weights)
     first_step = checkpoint.state.step if checkpoint else 0
     thread_groups, reason = choose_thread_parallel(
-        config.engine, attention, worker.device, config.batch.tokens // worker.num_workers
+        config.engine, attention, worker.device, config.batch.step_tokens // worker.num_workers
     )
     engine = TrainingEngine(
         model,

@@ -61,15 +61,18 @@ def _search(config: TuneConfig, output: Path) -> SearchResult:
     prepared = prepare_run(config.trained_with({}))
     plan, max_concurrent = plan_trials(config, node_resources())
     new = SearchRecord(config=config.model_dump(mode="json"), data_digest=prepared.data.digest, trials=trials)
+    epochs = prepared.config.num_epochs  # of every trial, so that they can be compared
     del prepared  # each trial reads its data itself: another model has other windows
     directory = _work_directory(output)
     record = _start_or_resume(config, directory, new)
     _print_plan(config, record, plan, max_concurrent)
-    configs = {trial.number: _config_of(config, trial.number, trial.settings) for trial in record.trials}
+    configs = {
+        trial.number: _config_of(config, trial.number, {**trial.settings, "epochs": epochs}) for trial in record.trials
+    }
     listener = TrainingTrials(record, directory / RECORD, configs)
     if numbers := [trial.number for trial in record.trials if not trial.is_over]:
         assignment = TrialAssignment(configs, plan, str(Path.cwd()))
-        asha = AshaConfig(config.grace_epochs, config.reduction_factor, config.epochs)
+        asha = AshaConfig(config.grace_epochs, config.reduction_factor, epochs)
         runner = TrialRunner(trainable_class(), assignment, directory, max_concurrent, asha.scheduler(record))
         runner.run(numbers, listener)
     bundle = _publish(config, listener.record, configs, output)

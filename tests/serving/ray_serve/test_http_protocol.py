@@ -108,20 +108,14 @@ def test_an_answer_is_what_the_engine_says_in_one_write(url: str, engine: Engine
         assert [item["word"] for item in json.loads(body)] == [item["word"] for item in engine.predict([TEXTS[0]])[0]]
 
 
-def test_one_text_answered_alone_and_among_others_is_the_same_to_the_last_bit(tagger_path: Path) -> None:
-    """With a graph that does not scale by batch (float32 here, static int8 in production)."""
-    engine = Engine(Bundle.load(tagger_path), precision="fp32", num_cpus=1)
-    with listening(Predictor(engine)) as place:
-        alone = [exchange(place, _ask(text))[0][2] for text in TEXTS]
-        with httpx.Client() as client:
-            together = client.post(place, json={"inputs": TEXTS * 8}).json()
-    scores = [[item["score"] for item in json.loads(answer)] for answer in alone]
-    same = [[item["score"] for item in answer] for answer in together]
-    assert (
-        same == scores * 8
-        or max(abs(one - other) for a, b in zip(same, scores * 8, strict=True) for one, other in zip(a, b, strict=True))
-        < 1e-6
-    )
+def test_one_text_is_answered_alike_alone_and_among_others(tagger_path: Path) -> None:
+    """With float32, whose results do not depend on the batch beyond rounding (static int8: docs/serving.md)."""
+    with listening(Predictor(Engine(Bundle.load(tagger_path), precision="fp32", num_cpus=1))) as place:
+        alone = [json.loads(exchange(place, _ask(text))[0][2]) for text in TEXTS]
+        together = json.loads(exchange(place, _ask(TEXTS * 8))[0][2])
+    for one, other in zip(alone * 8, together, strict=True):
+        assert [item | {"score": 0} for item in one] == [item | {"score": 0} for item in other]
+        assert [item["score"] for item in one] == pytest.approx([item["score"] for item in other], abs=1e-5)
 
 
 def _ask(inputs: Any) -> bytes:

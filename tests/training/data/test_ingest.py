@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from agent.data import DataConfig
-from agent.data.lines import Part
+from agent.data.splits import open_split
 from agent.encoding import Encoder
 from agent.errors import DataError
 from agent.tasks import TextClassification, TokenClassification
@@ -196,9 +197,26 @@ def test_a_worker_maps_the_windows_that_the_driver_made(tmp_path, read):
 
 def test_a_node_that_does_not_share_the_cache_is_named(tmp_path, encoder):
     file = write_conll(tmp_path / "data") / "train.conll"
-    elsewhere = ParallelEncoding([Part(file)], TokenClassification(), encoder, tmp_path / "not" / "here")
+    config = DataConfig(path=str(file.parent))
+    parts, _ = open_split(config, [file]).cut(1_000_000)
+    elsewhere = ParallelEncoding(parts, TokenClassification(), encoder, tmp_path / "not" / "here", config)
     with pytest.raises(DataError, match=r"cannot be written to .*not/here on the node .*Remedy: .*all nodes share"):
         elsewhere.run()
+
+
+def test_what_cannot_be_cut_is_read_as_a_whole(tmp_path, read):
+    path = write_conll(tmp_path / "data")
+    plain = read(path, mode="memory", cache=None)
+    (path / "train.conll.gz").write_bytes(gzip.compress((path / "train.conll").read_bytes()))
+    (path / "train.conll").unlink()
+    config = DataConfig(path=str(path))
+    assert not streams(config, IngestConfig(stream_above_mb=0.000_001))
+    assert read(path, mode="memory", cache=None).digest == plain.digest
+    with pytest.raises(
+        DataError,
+        match=r"train\.conll\.gz \(CoNLL columns\) is read as a whole.*Remedy: write them: python -m agent\.data",
+    ):
+        read(path)
 
 
 def test_several_files_are_one_split_in_order_of_name(tmp_path, read):

@@ -1,0 +1,130 @@
+"""What an object of a JSON or Parquet file is: the shapes of the tools, told by their keys, tried in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from agent.data.formats import doccano, label_studio, prodigy
+from agent.data.formats.base import Findings, Format, Record, Unit
+from agent.data.formats.json_records import ends_object, is_array, read_array, read_jsonl
+from agent.data.lines import Part
+from agent.data.normalisation.span_keys import read_spans
+from agent.errors import DataError
+
+Convert = Callable[[dict[str, Any], str, Findings], dict[str, Any] | None]
+"""Makes a record of ours of an object, given its place; None leaves it out, and the findings say why."""
+
+_TOKENS = ("tokens", "words")
+_TAGS = ("tags", "ner_tags", "ner", "labels")
+
+
+class Shape(NamedTuple):
+    """A kind of object.
+
+    Attributes:
+        name: For people.
+        matches: Whether an object is one.
+        convert: Makes it a record of ours.
+        own: Whether a record is what the file says, line by line: nothing is left out and no offsets are converted.
+        unit: What its offsets count where its spans bring no text.
+    """
+
+    name: str
+    matches: Callable[[Mapping[str, Any]], bool]
+    convert: Convert
+    own: bool = False
+    unit: Unit = "characters"
+
+
+def json_format(file: Path, text: str) -> Format:
+    """How a JSON file is read, by the text that it begins with.
+
+    Raises:
+        DataError: It holds what is no labelled text.
+    """
+    array = is_array(file, text)
+    read = read_array if array else read_jsonl
+    first = next(read(Part(file)), None)
+    shape = shape_of(*first) if first else _PLAIN
+    kind = "a JSON array" if array else "JSON lines"
+    whole = array or not shape.own
+    return Format(
+        f"{shape.name} in {kind}",
+        partial(_read_json, array=array, name=shape.name),
+        None if whole else ends_object,
+        shape.unit,
+    )
+
+
+def shape_of(record: dict[str, Any], where: str) -> Shape:
+    """The shape of a file, by its first object.
+
+    Raises:
+        DataError: It is known, and no labelled text.
+    """
+    for keys, what, remedy in _FOREIGN:
+        if keys <= set(record):
+            raise DataError(f"{where}: {what}", allowed=_ALLOWED, remedy=remedy)
+    return next((shape for shape in SHAPES if shape.matches(record)), _PLAIN)
+
+
+def convert_all(records: Iterator[Record], shape: Shape, findings: Findings) -> Iterator[Record]:
+    """Objects of one shape as records of ours."""
+    for record, where in records:
+        converted = shape.convert(record, where, findings)
+        if converted is not None:
+            yield converted, where
+
+
+def _read_json(part: Part, findings: Findings, *, array: bool, name: str) -> Iterator[Record]:
+    shape = next(shape for shape in (*SHAPES, _PLAIN) if shape.name == name)  # by name, for functions of parts travel
+    return convert_all(read_array(part) if array else read_jsonl(part), shape, findings)
+
+
+def _own(record: dict[str, Any], where: str, findings: Findings) -> dict[str, Any]:
+    """Records of our own shapes may stand in one file, mixed."""
+    if _has_words(record):
+        tokens = next((record[key] for key in _TOKENS if key in record), None)
+        tags = next((record[key] for key in _TAGS if key in record), None)
+        return {key: value for key, value in (("tokens", tokens), ("tags", tags)) if value is not None}
+    spans = record.get("spans", record.get("entities"))
+    return record | {"spans": read_spans(spans)} if spans is not None else record
+
+
+def _has_words(record: Mapping[str, Any]) -> bool:
+    return "tokens" in record or isinstance(record.get("words"), list)
+
+
+def _has_class(record: Mapping[str, Any]) -> bool:
+    return "label" in record and "spans" not in record and not isinstance(record["label"], list)
+
+
+_PLAIN = Shape("texts with spans", lambda record: True, _own, own=True)
+SHAPES = (
+    Shape("Label Studio", label_studio.matches, label_studio.convert),
+    Shape("Label Studio (JSON-MIN)", label_studio.matches_flat, label_studio.convert_flat),
+    Shape("Prodigy", prodigy.matches, prodigy.convert),
+    Shape("words with tags", _has_words, _own, own=True),
+    Shape("doccano", doccano.matches, doccano.convert, unit="utf16"),
+    Shape("texts with classes", _has_class, _own, own=True),
+)
+_ALLOWED = (
+    '{"tokens", "tags"}, {"text", "spans"} or {"text", "label"}, an export of Prodigy, doccano or Label Studio '
+    "(docs/data.md shows each)"
+)
+_FOREIGN = (
+    ({"paragraphs"}, "questions and answers (SQuAD)", "give texts with spans or classes"),
+    ({"question", "context"}, "questions and answers (SQuAD)", "give texts with spans or classes"),
+    ({"messages"}, "a conversation", "give texts with spans or classes"),
+    ({"prompt", "completion"}, "prompts with completions", "give texts with spans or classes"),
+    ({"premise", "hypothesis"}, "pairs of sentences", "give single texts with spans or classes"),
+    ({"sentence1", "sentence2"}, "pairs of sentences", "give single texts with spans or classes"),
+    (
+        {"tokenized_text", "ner"},
+        "words with spans over words (GLiNER)",
+        'write {"tokens": [...], "tags": [...]}, a tag for each word',
+    ),
+)

@@ -1,0 +1,53 @@
+"""Epochs, batch size and patience by the size of the data, and what is said of an agent that learned nothing."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from agent.config.base import load
+from agent.tasks import Report
+from training.config import TrainingConfig
+from training.lifecycle.job import TrainingResult
+from training.lifecycle.step_budget import MIN_STEPS, fill_in_auto
+from training.loop.worker_io import TrainingOutcome
+from training.run import render
+
+
+def filled(num_windows, *arguments, length=20):
+    return fill_in_auto(load(TrainingConfig, list(arguments)), np.full(num_windows, length, np.int64))
+
+
+@pytest.mark.parametrize(
+    ("num_sentences", "tokens", "epochs", "patience"),
+    [(50, 256, 60, 20), (100, 256, 34, 12), (1_000, 512, 8, 3), (3_000, 1024, 6, 2), (14_000, 1024, 3, None)],
+)
+def test_little_data_gets_small_batches_and_many_epochs(num_sentences, tokens, epochs, patience):
+    config, line = filled(num_sentences)
+    assert (config.batch.tokens, config.epochs, config.early_stopping.patience) == (tokens, epochs, patience)
+    assert f"batch.tokens={tokens}, epochs={epochs}" in line
+    assert f"{MIN_STEPS} steps are wanted" in line
+
+
+def test_what_the_user_sets_stays():
+    config, line = filled(100, "epochs=2", "batch.tokens=64", "early_stopping.patience=1")
+    assert (config.epochs, config.batch.tokens, config.early_stopping.patience) == (2, 64, 1)
+    assert line == ""
+    config, line = filled(100, "batch.tokens=64", "early_stopping.patience=null")
+    assert config.early_stopping.patience is None
+    assert line.startswith("auto: epochs=9 ")
+
+
+def test_texts_of_any_length_and_one_text_alone_can_be_planned():
+    assert filled(1, length=3)[0].num_epochs == 60
+    assert filled(2, length=512)[0].batch.tokens == 256
+
+
+@pytest.mark.parametrize(("after", "useless"), [(0.0, True), (0.03, True), (0.5, False)])
+def test_an_agent_that_learned_nothing_is_not_called_done(after, useless):
+    reports = [
+        Report(metrics={"f1": value}, primary="f1", support=9, mode="m", text="t") for value in (0.02, after, after)
+    ]
+    outcome = TrainingOutcome(*reports, best_epoch=1, history=[])
+    shown = render(TrainingResult(SimpleNamespace(path="p", digest="d" * 64), outcome))
+    assert ("NOT READY FOR USE" in shown) is useless
