@@ -115,7 +115,7 @@ def test_an_activation_that_is_not_finite_is_an_error_with_its_node(tmp_path: Pa
     values[0] = np.inf
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
     onnx.save(model, path)
-    with pytest.raises(ExportError, match=f"node {node.name} of model.onnx says (infinite values|NaN)"):
+    with pytest.raises(ExportError, match=f"node {node.name} of model.onnx gives (infinite values|NaN)"):
         write_static(tmp_path / "dynamic.onnx", path, tmp_path / "static.onnx", singles(3), CalibrationRule("min_max"))
     assert not list(tmp_path.glob("*watched*"))
 
