@@ -142,7 +142,7 @@ def measure_worker(directory: Path, _: str) -> dict[str, Any]:
     windows, before = open_store(Path(where), key), memory("VmHWM")
     lengths = windows.lengths
     started = time.perf_counter()
-    plan = plan_epoch(lengths, config=BatchConfig(), seed=0, epoch=0)
+    plan = plan_epoch(lengths, config=BatchConfig(tokens=1024), seed=0, epoch=0)
     found: dict[str, Any] = {"plan_seconds": time.perf_counter() - started, "steps": len(plan)}
     found["plan_bytes"] = plan.order.nbytes + plan.bounds.nbytes + plan.sequence.nbytes
     steps = range(min(len(plan), BATCHES))
@@ -202,7 +202,7 @@ def plan_of_goal() -> dict[str, float]:
 
     lengths = np.clip(np.random.default_rng(0).lognormal(3, 0.6, GOAL), 3, 200).astype(np.int64)
     started = time.perf_counter()
-    plan = plan_epoch(lengths, config=BatchConfig(), seed=0, epoch=0)
+    plan = plan_epoch(lengths, config=BatchConfig(tokens=1024), seed=0, epoch=0)
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "bytes": plan.order.nbytes + plan.bounds.nbytes + plan.sequence.nbytes}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, NamedTuple
@@ -15,6 +14,7 @@ from agent import telemetry
 from agent.errors import RequestError
 from agent.segmentation import GivenWords
 from agent.tasks import BaseTask, Parameters
+from serving.api.duplicate_keys import quoted_keys, refuse_duplicates
 from serving.metrics import Metrics
 from serving.scheduling.refusals import CALLER_LEFT, reason_of
 
@@ -278,38 +278,6 @@ def too_large(max_bytes: int) -> RequestError:
         remedy="send the texts in several requests",
         status=413,
     )
-
-
-def quoted_keys(*models: type[BaseModel]) -> list[bytes]:
-    """The keys that objects of these models may hold, as they stand in JSON."""
-    return [f'"{name}"'.encode() for model in models for name in model.model_fields]
-
-
-def refuse_duplicates(body: bytes, quoted: Sequence[bytes]) -> None:
-    """Refuses objects that say one thing twice: pydantic would take the last, another reader of the same request the first.
-
-    Only a body that holds a key's name twice is parsed a second time.
-
-    Args:
-        body: Valid JSON.
-        quoted: The keys that it may hold, of `quoted_keys`.
-
-    Raises:
-        RequestError: Names the key.
-    """
-    if any(body.count(name) > 1 for name in quoted):
-        json.loads(body, object_pairs_hook=_object)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise RequestError(
-                f"key {name} stands twice in one object", allowed="each key once", remedy="leave one out", field=name
-            )
-        found[name] = value
-    return found
 
 
 def _joined(words: list[str], place: str) -> GivenWords:

@@ -11,6 +11,7 @@ from pydantic_core import to_json
 
 from agent.errors import RequestError
 from agent.tasks import BaseTask
+from serving.api.duplicate_keys import quoted_keys, refuse_duplicates
 from serving.api.endpoint import Asked, Endpoint, Written, answer_request
 from serving.api.open_inference.protocol import (
     EXTENSIONS,
@@ -33,8 +34,6 @@ from serving.api.request_body import (
     body_schema,
     explain,
     header,
-    quoted_keys,
-    refuse_duplicates,
     refuse_empty,
 )
 from serving.middleware.responses import ErrorBody, answered, reply

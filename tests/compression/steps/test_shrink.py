@@ -59,8 +59,12 @@ def state_of(bundle: Path, model: Any) -> Any:
     loaded = Bundle.load(bundle)
     data = load_splits(DataConfig(path=str(bundle.parent / "data")), loaded.task)
     notes: list[str] = []
+
+    def windows(examples: Any) -> list[Any]:
+        return [window for document in loaded.task.encode(loaded.encoder, examples) for window in document.windows]
+
     return SimpleNamespace(
-        bundle=loaded, encoder=loaded.encoder, splits=data, model=model, seed=0, threads=1, changed=False,
+        windows=windows, bundle=loaded, encoder=loaded.encoder, splits=data, model=model, seed=0, threads=1, changed=False,
         steps=(), step_outputs={}, note=notes.append, notes=notes,
     )  # fmt: skip
 

@@ -51,7 +51,7 @@ def test_a_plan_is_that_of_the_simple_way(lengths, tokens, epoch, pool):
 def test_a_plan_is_small_and_soon_made():
     lengths = np.clip(np.random.default_rng(0).lognormal(3, 0.6, 1_000_000), 3, 200).astype(np.int64)
     begun = time.process_time()
-    plan = plan_epoch(lengths, config=BatchConfig(), seed=0, epoch=0)
+    plan = plan_epoch(lengths, config=BatchConfig(tokens=1024), seed=0, epoch=0)
     assert time.process_time() - begun < 2.0
     assert plan.order.nbytes + plan.bounds.nbytes + plan.sequence.nbytes < 5 * len(lengths)
 
@@ -89,7 +89,7 @@ def test_workers_get_about_the_same_number_of_tokens():
 
 def test_epochs_differ_and_the_same_epoch_repeats():
     lengths = np.arange(1, 500)
-    plans = [plan_epoch(lengths, config=BatchConfig(), seed=1, epoch=epoch) for epoch in (0, 1, 0)]
+    plans = [plan_epoch(lengths, config=BatchConfig(tokens=1024), seed=1, epoch=epoch) for epoch in (0, 1, 0)]
     assert [rows.tolist() for rows in plans[0]] == [rows.tolist() for rows in plans[2]]
     assert [rows.tolist() for rows in plans[0]] != [rows.tolist() for rows in plans[1]]
 

@@ -145,7 +145,7 @@ def test_any_text_survives_markdown(text):
 
 def test_at_most_twenty_examples_are_shown_and_long_ones_are_cut(tmp_path):
     examples = tagged(*[([f"Anna{number}", *["word"] * 400], ["B-PER", *["O"] * 400]) for number in range(30)])
-    nothing = [["O"] * 401] * 30
+    nothing = [said(example, ["O"] * 401) for example in examples]
     page = written(tmp_path, TAGGER, examples, run(TAGGER, examples, nothing, nothing))
     worst = section(page, "Examples with most errors")
     assert re.findall(r"^\*\*(\d+)\.\*\* Anna(\d+) ", worst, re.MULTILINE) == [(str(n + 1), str(n)) for n in range(20)]
@@ -182,13 +182,15 @@ def test_many_labels_become_a_list_of_the_most_frequent_mistakes(tmp_path):
 
 def test_no_error_is_said_to_be_none(tmp_path):
     examples = tagged((["Oslo"], ["B-LOC"]))
-    page = written(tmp_path, TAGGER, examples, run(TAGGER, examples, [["B-LOC"]], [["O"]]))
+    page = written(
+        tmp_path, TAGGER, examples, run(TAGGER, examples, [said(examples[0], ["B-LOC"])], [said(examples[0], ["O"])])
+    )
     assert section(page, "Examples with most errors") == "None: every prediction is right."
 
 
 def test_a_loss_that_was_no_number_leaves_valid_files(tmp_path):
     examples = tagged((["Oslo"], ["B-LOC"]))
-    outcome = run(TAGGER, examples, [["O"]], [["O"]])
+    outcome = run(TAGGER, examples, *([said(examples[0], ["O"])],) * 2)
     metrics_log = MetricsLog()
     metrics_log.add(step_row(1, loss=math.nan))
     outcome.metrics_log, outcome.history, outcome.best_epoch = metrics_log.lines, [epoch_row(1, loss=math.nan)], 1
