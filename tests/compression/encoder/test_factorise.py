@@ -108,7 +108,6 @@ def test_what_the_texts_never_use_goes_without_a_difference(tagger: Path) -> Non
         block.ffn_output.linear.weight.data = _of_rank(block.ffn_output.linear.weight.data, 6)
     reference = torch_forward(copy.deepcopy(model))
     state = state_of(tagger, model)
-    state.encoder = state.bundle.encoder
     LowRankStep(matrices=("ffn_output",), energy=1 - 1e-9).run(state)
     gap, _ = largest_difference(reference, torch_forward(state.model), probes(60, MAX_TOKENS, seed=2))
     assert gap < 1e-3
@@ -119,7 +118,6 @@ def test_what_would_get_dearer_stays_whole_and_the_report_says_so(tagger: Path) 
     model = load_model(Bundle.load(tagger))
     before = copy.deepcopy(model.state_dict())
     state = state_of(tagger, model)
-    state.encoder = state.bundle.encoder
     LowRankStep(matrices=("query", "ffn_input"), energy=1 - 1e-12).run(state)
     assert state.notes[0] == "low_rank: query whole, whole; ffn_input whole, whole"
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())

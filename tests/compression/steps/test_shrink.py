@@ -24,6 +24,7 @@ from compression.encoder.structural_pruning import keep_units, num_parameters
 from compression.encoder.torch_model import load_directory, load_model, save_model, torch_forward
 from compression.graphs.onnx_graph import largest_difference, probes
 from compression.pipeline.pipeline_inputs import CompressionConfig
+from compression.state.pipeline_state import PipelineState
 from compression.steps import DistillStep, ShrinkStep
 from tests.compression.agents import MAX_TOKENS, SHAPES, tiny_model
 from tests.compression.encoder.test_structural_pruning import TAGGER
@@ -55,17 +56,13 @@ def test_what_remains_is_loaded_by_its_stock_architecture(
     assert len(layers_of(loaded)) == layers
 
 
-def state_of(bundle: Path, model: Any) -> Any:
+def state_of(bundle: Path, model: Any) -> PipelineState:
+    """A run at its beginning, on a network of the test's own."""
     loaded = Bundle.load(bundle)
-    data = load_splits(DataConfig(path=str(bundle.parent / "data")), loaded.task)
-    notes: list[str] = []
-
-    def windows(examples: Any) -> list[Any]:
-        return [window for document in loaded.task.encode(loaded.encoder, examples) for window in document.windows]
-
-    return SimpleNamespace(
-        windows=windows, bundle=loaded, encoder=loaded.encoder, splits=data, model=model, seed=0, threads=1, changed=False,
-        steps=(), step_outputs={}, note=notes.append, notes=notes,
+    data = DataConfig(path=str(bundle.parent / "data"))
+    return PipelineState(
+        bundle=loaded, data=data, splits=load_splits(data, loaded.task), directory=bundle, work_directory=bundle.parent,
+        original=model, model=model, encoder=loaded.encoder, steps=(), threads=1, seed=0,
     )  # fmt: skip
 
 
@@ -177,7 +174,7 @@ def test_a_student_is_another_one_after_other_steps(tagger: Path) -> None:
     common = {"seed": 0, "bundle": bundle, "splits": SimpleNamespace(digest="d")}
     distill = DistillStep()
     digests = {
-        student_key(SimpleNamespace(steps=(ShrinkStep(layers=layers), distill), **common), distill.place)
+        student_key(SimpleNamespace(steps=(ShrinkStep(layers=layers), distill), **common), distill.position)
         for layers in (1, 2)
     }
     assert len(digests) == 2
@@ -204,4 +201,4 @@ def test_what_a_student_is_to_hear_reaches_training(tagger: Path, tmp_path: Path
     assert (told.model.keep_zeros, told.epochs) == (True, 2)
     assert not from_mapping(
         TrainingConfig, DistillStep()._settings(state, tmp_path, epochs=2, keep_zeros=False)
-    ).teacher.looks_inside  # type: ignore[union-attr]
+    ).teacher.uses_activations  # type: ignore[union-attr]
