@@ -241,8 +241,8 @@ def test_recovery_between_rounds_keeps_zeros_and_wins_back_what_was_lost(
     recovery = {"learning_rate": 0.005, "batch_tokens": 128, "num_workers": 2, "hidden_weight": 0.1}
     lost = run(tagger, tmp_path / "lost", [harsh, EXPORT])
     report = run(tagger, tmp_path / "out", [harsh | {"rounds": 2, "recovery_epochs": 3, "recovery": recovery}, EXPORT])
-    assert report.model_rows[-1].f1 > lost.rows[-1].f1
-    assert report.model_rows[-1].parameters <= lost.rows[-1].parameters
+    assert report.model_rows[-1].f1 > lost.model_rows[-1].f1
+    assert report.model_rows[-1].parameters <= lost.model_rows[-1].parameters
     shutil.rmtree(tmp_path / "lost")
     check(tmp_path / "out", report, tagger)
     assert any("2 rounds; after each 3 epochs" in note for note in report.notes)

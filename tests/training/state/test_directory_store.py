@@ -343,7 +343,7 @@ def test_whoever_is_killed_while_writing_leaves_whole_entries_only(place, tmp_pa
         for name in names:
             wanted = {f"f{file}": f"{int(name[5:])} {file} " * 2000 for file in range(20)}
             assert content(store, name) == wanted
-        unfinished += len(store._listed()) - len(names)
+        unfinished += len(store._directories()) - len(names)
         store.remove_incomplete()
         assert sorted({path.split("/")[0] for path in stored(store)}) == names
         store.clear()
