@@ -99,7 +99,7 @@ BAD_BODIES: dict[str, tuple[bytes, int, str, str]] = {
     "huge exponent as inputs": (b'{"inputs": 1e999999}', 422, "inputs is a number", "inputs"),
     "infinity as inputs": (b'{"inputs": -Infinity}', 422, "inputs is a number", "inputs"),
     "boolean as inputs": (b'{"inputs": true}', 422, "inputs is a boolean", "inputs"),
-    "object as inputs": (b'{"inputs": {"text": "a"}}', 422, "inputs is an object", "inputs"),
+    "object as inputs": (b'{"inputs": {"text": "a"}}', 422, "inputs.words is missing", "inputs.words"),
     "number among inputs": (b'{"inputs": ["a", 5]}', 422, "inputs[1] is a number", "inputs[1]"),
     "null among inputs": (b'{"inputs": ["a", "b", null]}', 422, "inputs[2] is null", "inputs[2]"),
     "nested inputs": (b'{"inputs": [["a"]]}', 422, "inputs[0] is a list", "inputs[0]"),
