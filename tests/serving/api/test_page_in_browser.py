@@ -331,6 +331,7 @@ def test_it_works_below_a_prefix(browser: Browser, tagger_path: Path) -> None:
         assert page.evaluate(READ)[1] == [item["word"] for item in predicted(f"{url}/models/tagger/", TEXTS[0])]
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 1280])
 @pytest.mark.parametrize("fixture", ["tagger_url", "classifier_url"])
