@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import urllib.request
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,82 @@ from pydantic import Field
 from agent import telemetry
 from agent.config import cli
 from serving.run import ServingConfig, running
+
+_USAGE = """
+Serves a bundle behind HAProxy, predicts a few texts over HTTP, prints the answers and some metrics, and stops.
+
+  python serving/demo_client.py bundle=DIR [texts=['...', '...']] [key.path=value ...]
+"""
+_SHOWN = (
+    telemetry.REQUESTS,
+    telemetry.TEXTS,
+    telemetry.TOKENS,
+    telemetry.PADDED_TOKENS,
+    telemetry.ENTITIES,
+    telemetry.STAGE_SECONDS,
+)
+_TIMEOUT_S = 30
+
+
+class DemoConfig(ServingConfig):
+    """What to serve and what to ask."""
+
+    texts: tuple[str, ...] = Field(
+        (
+            "Could Ingrid Halvorsen call the Port of Rotterdam about the delayed containers before Friday?",
+            "Minutes: Tomás Echeverría moved that Greenbank Cycling Club lease the old depot in Leeds.",
+            "my laptop died at heathrow and nobody at Brightwater IT picks up, please ask Priya Nair to ring me",
+            "The university of Padua and Doctors Without Borders opened a clinic on the Zambezi, Dr. O'Connell said.",
+            "Nothing to report this week; the next call is on Tuesday at ten.",
+        ),
+        description="what to predict",
+    )
+
+
+def main(config: DemoConfig) -> None:
+    """Serves, asks, shows, stops."""
+    with running(config) as url:
+        answers = _ask(url, config.texts)
+        for text, answer in zip(config.texts, answers, strict=True):
+            print("", text, *(_describe(item) for item in answer), sep="\n", flush=True)
+        print("", "metrics (GET /metrics):", *_metrics(url), "", sep="\n", flush=True)
+
+
+def _ask(url: str, texts: Iterable[str]) -> list[list[dict[str, Any]]]:
+    body = json.dumps({"inputs": list(texts)}).encode()
+    request = urllib.request.Request(url, data=body, headers={"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+        found: list[list[dict[str, Any]]] = json.load(answer)
+    return found
+
+
+def _describe(item: dict[str, Any]) -> str:
+    if "start" not in item:
+        return f"    {item['label']:<24} {item['score']:.3f}"
+    return f"    {item.get('entity_group') or item.get('entity'):<6} {item['word']!r:<32} {item['start']:>3}-{item['end']:<3} score {item['score']:.3f}"
+
+
+def _metrics(url: str) -> Iterator[str]:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    with urllib.request.urlopen(f"{url}/metrics", timeout=_TIMEOUT_S) as answer:
+        families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
+    for metric in _SHOWN:
+        totals: dict[str, float] = defaultdict(float)  # over all replicas
+        for sample in families[metric.name].samples if metric.name in families else ():
+            if sample.name.endswith(("_total", "_count", "_sum")):
+                labels = ", ".join(f"{key}={value}" for key, value in sample.labels.items() if key != "replica")
+                totals[f"{sample.name}{{{labels}}}"] += sample.value
+        yield from (f"  {name} {total:g}" for name, total in totals.items())
+
+
+if __name__ == "__main__":  # Python puts serving/ there, where our file names would shadow libraries
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from pydantic import Field
+
+from agent import telemetry
+from serving.run import ServingConfig
 
 _USAGE = """
 Serves a bundle behind HAProxy, predicts a few texts over HTTP, prints the answers and some metrics, and stops.
