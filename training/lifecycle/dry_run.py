@@ -73,10 +73,11 @@ def _shorten(prepared: PreparedRun, temporary: TrainingConfig) -> PreparedRun:
     data = prepared.data
     train = _first(data.train)
     tokens = max(16, int(train.lengths.max()) * len(train.lengths))
-    config = temporary.model_copy(
+    config = prepared.config.model_copy(
         update={
+            "output": temporary.output,
             "epochs": 1,
-            "batch": temporary.batch.model_copy(update={"tokens": tokens}),
+            "batch": prepared.config.batch.model_copy(update={"tokens": tokens}),
             "tracking": TrackingConfig(),
         }
     )

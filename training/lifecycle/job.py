@@ -88,7 +88,7 @@ def _fit(prepared: PreparedRun, store: DirectoryStore) -> TrainingOutcome:
         train_worker,
         train_loop_config={
             "worker_input": ray.put(_worker_input(prepared, store)),
-            "restart_state": start_restart_actor(config.batch.micro_tokens),
+            "restart_state": start_restart_actor(config.batch.micro_tokens, config.max_failures),
         },
         scaling_config=ScalingConfig(
             num_workers=(config.num_workers_min, plan.num_workers) if config.num_workers_min else plan.num_workers,

@@ -41,7 +41,11 @@ class PreparedRun:
     """A run whose workers can start.
 
     Attributes:
+        config: Without `auto`: what depends on the size of the data is filled in.
         other_digests: Of what is read beside the data, by its key; the files may be gone before the run ends.
+
+    Raises:
+        ValueError: The configuration has an `auto` that workers could not read.
     """
 
     config: TrainingConfig
@@ -51,6 +55,10 @@ class PreparedRun:
     plan: WorkerPlan
     callbacks: Sequence[Any] = ()
     other_digests: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.config.auto_keys:
+            raise ValueError(f"auto was not filled in: {', '.join(self.config.auto_keys)}")
 
     @property
     def teacher_digest(self) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,9 @@ def train_worker(loop_config: Mapping[str, Any]) -> TrainingOutcome | AgentError
     except Exception as error:
         if is_out_of_memory(error):
             raise _halve_micro_batches(restart_state, worker_input, start.micro_tokens, error) from None
+        if context.get_world_rank() == 0:
+            print(traceback.format_exc(), flush=True)
+            ray.get(restart_state.crash.remote(f"{type(error).__name__}: {error}"))
         raise
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from agent.config.base import from_mapping
 from agent.errors import CheckpointError, TrainingError
 from tests.training import runs
 from tests.training.runs import train_here
-from training.config import TrainingConfig
-from training.lifecycle.job import train
+from training.config import TrainingConfig, output_of
+from training.lifecycle.job import run_training, train
+from training.lifecycle.preparation import prepare_run
+from training.lifecycle.resume import start_or_resume
 from training.state.directory_store import DirectoryStore
 from training.tracking.metrics_log import step_rows
 
@@ -129,6 +132,18 @@ def run_beside(first, places, name):
         return run_command(places, name).communicate(timeout=240)[0]
     finally:
         first.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.faults
+def test_a_worker_that_always_crashes_ends_the_run_with_its_error(places, capfd):
+    """Room for halved micro-batches is none for crashes, which would repeat themselves many times."""
+    ready = prepare_run(settings(places, "crashing", num_workers=1, max_failures=1))
+    store = start_or_resume(ready.config, output_of(ready.config), ready.data.digest, ready.other_digests).store
+    cut = replace(ready.data.train, targets=ready.data.train.targets[:3])
+    with pytest.raises(TrainingError, match=r"failed again and again, last with \w+Error"):
+        run_training(replace(ready, data=replace(ready.data, train=cut)), store)
+    assert capfd.readouterr().out.count("Traceback") == 2
+    assert not (places / "crashing").exists()
 
 
 @pytest.mark.faults
