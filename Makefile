@@ -20,7 +20,8 @@ CHECKOV_VENV := .venv-checkov
 CHECKOV_STAMP := $(CHECKOV_VENV)/.setup
 S3_VENV := .venv-s3
 S3_STAMP := $(S3_VENV)/.setup
-DEMO := runs/demo
+TASK ?= token_classification
+DEMO := runs/demo$(if $(filter-out token_classification,$(TASK)),/$(TASK))
 PORT ?= 8000
 PAGE_PORT ?= 9900
 
@@ -50,9 +51,9 @@ $(STAMP): pyproject.toml .ci/constraints.txt
 	@echo "set-up: 4/4 everything else"; $(BIN)/python $(PIP) $(CONSTRAINTS) --editable ".[training,compression,serving,dev]"
 	@touch $@
 
-demo: setup  ## the whole way on the embedded default: data, train, compress, serve, predict, metrics
-	@echo "== data";     $(BIN)/python -m agent.corpus $(DEMO)/data
-	@echo "== train";    $(BIN)/python training/run.py data.path=$(DEMO)/data output=$(DEMO)/agent epochs=3 overwrite=true
+demo: setup  ## the whole way on the embedded default: data, train, compress, serve, predict, metrics (TASK=token_classification)
+	@echo "== data";     $(BIN)/python -m agent.corpus $(DEMO)/data --task $(TASK)
+	@echo "== train";    $(BIN)/python training/run.py task.kind=$(TASK) data.path=$(DEMO)/data output=$(DEMO)/agent epochs=3 overwrite=true
 	@echo "== compress"; $(BIN)/python compression/run.py bundle=$(DEMO)/agent output=$(DEMO)/agent-small overwrite=true
 	@echo "== serve, predict, metrics"; $(BIN)/python serving/demo_client.py bundle=$(DEMO)/agent-small
 	@echo "== done: make serve serves this agent until Ctrl-C"

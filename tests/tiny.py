@@ -67,6 +67,25 @@ def write_classes(directory: Path, *, train: int = 120, dev: int = 24, test: int
     return directory
 
 
+def write_label_sets(directory: Path, *, train: int = 120, dev: int = 24, test: int = 24) -> Path:
+    """Writes train, dev and test of texts with sets of labels: which kinds of names are in it? Some have none."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for seed, (name, count) in enumerate({"train": train, "dev": dev, "test": test}.items()):
+        rows = [
+            {"text": " ".join(words), "labels": sorted({tag[2:] for tag in tags if tag != "O"})}
+            for words, tags in sentences(count, seed)
+        ]
+        (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return directory
+
+
+WRITERS = {
+    "token_classification": write_conll,
+    "text_classification": write_classes,
+    "multi_label_classification": write_label_sets,
+}
+
+
 def make_tokenizer(texts: list[str] | None = None) -> Tokenizer:
     """A WordPiece tokenizer in BERT's manner, with a vocabulary of a few hundred pieces (of the toy language)."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))

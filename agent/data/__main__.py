@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from agent.data.normalisation.normal_form import SplitReport
 from agent.data.sources import Source, told
 from agent.data.split_files import SPLITS
 from agent.data.splits import DataConfig, kinds_of, open_sources, open_split
-from agent.tasks import BaseTask, TextClassification, TokenClassification
+from agent.tasks import KINDS, BaseTask
 
 _USAGE = """
 Shows what training would read: format, splits, labels with counts, lengths, spans that cannot be taught, texts in two splits.
@@ -120,15 +120,9 @@ def _check(splits: Mapping[str, ReadSplit]) -> None:
     """
     for split in splits.values():
         kind = next(iter(kinds_of(split.records)), "token_classification")
-        task = _TASKS[kind]()
+        task: BaseTask[Any] = KINDS[kind].model_validate({"kind": kind})
         for record, where in split.records:
             task.read_record(record, where)
-
-
-_TASKS: Mapping[str, Callable[[], BaseTask[Any]]] = {
-    "token_classification": TokenClassification,
-    "text_classification": TextClassification,
-}
 
 
 def main() -> int:

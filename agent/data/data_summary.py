@@ -51,11 +51,13 @@ def describe(splits: Mapping[str, ReadSplit]) -> str:
 
 
 def labels_of(record: Mapping[str, Any]) -> list[str]:
-    """The labels of a record: of each of its entities, or its class."""
+    """The labels of a record: of each of its entities, or its classes."""
     if "tags" in record:
         return [span.label for span in decode_tags(record["tags"])]
-    if "spans" in record and (record["spans"] or "label" not in record):
+    if "spans" in record and (record["spans"] or not (record.get("label") or record.get("labels"))):
         return [span["label"] for span in record["spans"]]
+    if isinstance(record.get("labels"), list):
+        return [str(label) for label in record["labels"]]
     return [str(record["label"])] if isinstance(record.get("label"), str) else []
 
 

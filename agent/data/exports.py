@@ -68,11 +68,11 @@ def _normal(name: str, records: Sequence[Record]) -> dict[str, str]:
 def _normal_record(record: Mapping[str, Any]) -> dict[str, Any]:
     if "tokens" in record:
         return {"tokens": record["tokens"], "tags": to_iob2(record["tags"])}
-    spans = record.get("spans")
-    kept = {"spans": spans} if spans is not None and (spans or "label" not in record) else {}
-    return (
-        {"text": record["text"]} | kept | ({"label": record["label"]} if isinstance(record.get("label"), str) else {})
-    )
+    spans, labels = record.get("spans"), record.get("labels")
+    classes = {"labels": labels} if isinstance(labels, list) else {}
+    classes |= {"label": record["label"]} if isinstance(record.get("label"), str) else {}
+    entities = {"spans": spans} if spans is not None and (spans or not any(classes.values())) else {}
+    return {"text": record["text"]} | entities | classes
 
 
 def _lines(objects: Sequence[Mapping[str, Any]]) -> str:

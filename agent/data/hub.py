@@ -16,7 +16,7 @@ _TAGS = ("tags", "ner_tags", "labels")
 def read_hub(name: str, subset: str | None) -> dict[str, Callable[[], Iterator[Record]]]:
     """Loads a hub data set; returns its splits under our names (`validation` becomes `dev`).
 
-    Columns `tokens` with `ner_tags` (or `tags`), `text` with `spans`, and `text` with `label` are read; class indices
+    Columns `tokens` with `ner_tags` (or `tags`), `text` with `spans`, `label` or `labels` are read; class indices
     become their names.
 
     Raises:
@@ -51,6 +51,8 @@ def _record(row: Mapping[str, Any], features: Mapping[str, Any]) -> dict[str, An
     column = next((tags for tags in _TAGS if tags in record), None)
     if "tokens" in record and column:
         return {"tokens": record["tokens"], "tags": _names(record[column], getattr(features[column], "feature", None))}
+    if isinstance(record.get("labels"), list):
+        record["labels"] = _names(record["labels"], getattr(features["labels"], "feature", None))
     if "label" in record:
         record["label"] = _names([record["label"]], features["label"])[0]
     return record

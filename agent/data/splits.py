@@ -20,7 +20,7 @@ from agent.data.normalisation.normal_form import SpansConfig, SplitReport
 from agent.data.sources import Source, open_files, open_rows
 from agent.data.split_files import FILES, SPLITS, split_files
 from agent.errors import DataError
-from agent.tasks import BaseTask
+from agent.tasks import KINDS, BaseTask
 from agent.tasks.base import Join
 
 DEMO = "demo"
@@ -95,7 +95,7 @@ def load_splits(config: DataConfig, task: BaseTask[Any], *, seed: int = 0) -> Sp
         DataError: Names file, line, what is wrong and how to mend it.
     """
     read, notes = dict[str, list[Any]](), list[str]()
-    for name, source in open_sources(config).items():
+    for name, source in open_sources(config, task.kind).items():
         read[name], met = read_examples(config, task, source)
         notes += [f"{name}: {note}" for note in met]
     complete = task.with_labels(read["train"]) if read.get("train") else task  # before any is held out
@@ -148,14 +148,18 @@ def open_split(config: DataConfig, files: Iterable[Path]) -> Source:
     return open_files(files, config.spans, config.hints, config.max_examples)
 
 
-def open_sources(config: DataConfig) -> dict[str, Source]:
+def open_sources(config: DataConfig, kind: str = "token_classification") -> dict[str, Source]:
     """The splits of a data set as sources of records.
+
+    Args:
+        config: Which data.
+        kind: Of the task that the embedded corpus is asked for; other data has the labels that it has.
 
     Raises:
         DataError: There is no such data set, or a file is of no known format.
     """
     if config.path == DEMO:
-        return {name: _rows(config, name, rows) for name, rows in _demo().items()}
+        return {name: _rows(config, name, rows) for name, rows in _demo(kind).items()}
     if files := find_files(config):
         return {name: open_split(config, paths) for name, paths in files.items()}
     if (path := Path(config.path).expanduser()).exists() or config.path.startswith((".", "/", "~")):
@@ -190,10 +194,10 @@ def check_kind(task: BaseTask[Any], source: Source, first: Sequence[Record]) -> 
         DataError: Names the place, what it holds and the task that it is for.
     """
     held = kinds_of(first)
-    if held and task.kind in _KEYS and task.kind not in held:
+    if held and task.kind not in held:
         raise DataError(
             f"{first[0][1]}: {source.name}, which is data for {held[0]}, and the task is {task.kind}",
-            allowed=_WANTED[task.kind],
+            allowed=task.record_shape,
             remedy=f"choose task.kind={held[0]}, or give other data",
         )
 
@@ -201,30 +205,21 @@ def check_kind(task: BaseTask[Any], source: Source, first: Sequence[Record]) -> 
 def kinds_of(records: Sequence[Record]) -> list[str]:
     """The kinds of task that records are data for, by the first of them."""
     keys = set(records[0][0]) if records else set()
-    return [kind for kind, wanted in _KEYS.items() if any(one <= keys for one in wanted)]
-
-
-_KEYS: Mapping[str, tuple[frozenset[str], ...]] = {
-    "token_classification": (frozenset({"tokens", "tags"}), frozenset({"text", "spans"})),
-    "text_classification": (frozenset({"text", "label"}),),
-}
-_WANTED = {
-    "token_classification": 'words with tags, or {"text": "...", "spans": [{"start", "end", "label"}]}',
-    "text_classification": '{"text": "...", "label": "..."}',
-}
+    found = {kind: wanted for kind, task in KINDS.items() for wanted in task.record_keys if wanted <= keys}
+    return [kind for kind, wanted in found.items() if not any(wanted < more for more in found.values())]
 
 
 def _rows(config: DataConfig, name: str, rows: Callable[[], Iterator[Record]]) -> Source:
     return open_rows(name, rows, config.spans, config.hints, config.max_examples)
 
 
-def _demo() -> dict[str, Callable[[], Iterator[Record]]]:
+def _demo(kind: str) -> dict[str, Callable[[], Iterator[Record]]]:
     from agent.corpus import generate
+    from agent.corpus.records import RECORDS
 
-    def records(name: str, sentences: Iterable[Any]) -> Iterator[Record]:
-        for number, sentence in enumerate(sentences):
-            spans = [{"start": start, "end": end, "label": label} for start, end, label in sentence.spans]
-            yield {"text": sentence.text, "spans": spans, "label": sentence.genre}, f"demo/{name}[{number}]"
+    def records(name: str, sentences: Sequence[Any]) -> Iterator[Record]:
+        for number, record in enumerate(RECORDS[kind](sentences)):
+            yield record, f"demo/{name}[{number}]"
 
     return {name: partial(records, name, sentences) for name, sentences in generate().items()}
 
@@ -233,16 +228,11 @@ def _doubts(task: BaseTask[Any], read: Mapping[str, Sequence[Any]]) -> list[str]
     """What is odd about splits that are complete."""
     found = {name: set().union(*map(task.labels_of, read[name])) for name in SPLITS}
     notes = [
-        f"the {name} split has no {_ITEM.get(task.kind, 'label')} at all: its scores say nothing"
-        for name in SPLITS
-        if not found[name]
+        f"the {name} split has no {task.item_name} at all: its scores say nothing" for name in SPLITS if not found[name]
     ]
     if len(task.labels) == 1:
         notes.append(f"there is one label only, {task.labels[0]}")
     return notes
-
-
-_ITEM = {"token_classification": "entity"}
 
 
 def _hold_out(train: list[Any], fraction: float, seed: int) -> dict[str, list[Any]]:

@@ -1,17 +1,27 @@
 """The tasks an agent can have. Adding one is one file here and one line in the union below."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
 from agent.tasks.base import BaseTask, Example, Parameters, Report
+from agent.tasks.multi_label_classification import MultiLabelClassification
 from agent.tasks.text_classification import TextClassification
 from agent.tasks.token_classification import TokenClassification
 
 Task = Annotated[
     TokenClassification
-    | TextClassification,
+    | TextClassification
+    | MultiLabelClassification,
     Field(discriminator="kind"),
 ]  # fmt: skip
 
-__all__ = ["BaseTask", "Example", "Parameters", "Report", "Task", "TextClassification", "TokenClassification"]
+KINDS: Mapping[str, type[BaseTask[Any]]] = {
+    task.model_fields["kind"].default: task for task in get_args(get_args(Task)[0])
+}
+
+__all__ = [
+    "KINDS", "BaseTask", "Example", "MultiLabelClassification", "Parameters", "Report", "Task", "TextClassification",
+    "TokenClassification",
+]  # fmt: skip

@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
 
-import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, field_validator
 from pydantic_core import to_json
 
 from agent.config.base import Config
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
+from agent.tasks.decision import Decision
 from agent.tasks.pairs import Pair
 
 ExampleT = TypeVar("ExampleT", bound="Example")
@@ -93,6 +93,16 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     """A task with its labels. Without labels it is a template, completed by `with_labels`."""
 
     architecture: ClassVar[str]  # the class of transformers that has the right head
+    head: ClassVar[Mapping[str, str]] = {}  # what its config.json says beside the names of outputs
+    decision: ClassVar[Decision]
+    record_keys: ClassVar[tuple[frozenset[str], ...]]  # of records that are data for it, in each of their shapes
+    record_shape: ClassVar[str]  # the same for people
+    purpose: ClassVar[str]  # one sentence for people, with {and} or {or} where its labels stand
+    picture: ClassVar[
+        Literal["marks", "ranking"]
+    ]  # how a page shows an answer: places in the text, or labels with scores
+    item_name: ClassVar[str] = "label"  # what a text may lack
+    tunes: ClassVar[bool] = False  # whether `tuned` chooses anything
     parameters: ClassVar[type[Parameters]]
     answer_item: ClassVar[type[BaseModel]]
     answer_field: ClassVar[str]  # what holds the answer in an annotated record
@@ -149,7 +159,7 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
 
     @abstractmethod
     def targets(self, example: ExampleT, document: Document) -> list[Int64]:
-        """Training targets for each window: int64 [tokens] or int64 [] (one for the window)."""
+        """Training targets for each window, as `decision` says."""
 
     def edges_of(self, example: ExampleT) -> Sequence[int]:
         """The places of the text at which labelled spans begin or end; none for a task without spans."""
@@ -162,6 +172,10 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     @abstractmethod
     def predict(self, document: Document, outputs: Sequence[Float32]) -> Any:
         """Turns the logits of a document's windows into the kind of prediction that `score` takes."""
+
+    def tuned(self, examples: Sequence[ExampleT], predictions: Sequence[Any]) -> Self:
+        """The task with what it chooses by predictions of labelled examples it was not trained on, such as thresholds; by default as it is."""
+        return self
 
     @abstractmethod
     def score(self, examples: Sequence[ExampleT], predictions: Sequence[Any]) -> Report:
@@ -212,12 +226,6 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
                     allowed=", ".join(self.labels),
                     remedy="mend the line, add it to the training split, or list every label in task.labels",
                 )
-
-
-def softmax(logits: Float32) -> Float32:
-    """Probabilities along the last axis."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
 def require_text(record: Mapping[str, Any], key: str, where: str, shape: str) -> str:

@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field, Strict
 
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
-from agent.tasks.base import WHOLE, BaseTask, Column, Example, Join, Parameters, Report, as_json, require_text, softmax
+from agent.tasks.base import WHOLE, BaseTask, Column, Example, Join, Parameters, Report, as_json, require_text
+from agent.tasks.decision import PER_WINDOW, Decision
 from agent.tasks.pairs import Outcome, Pair
 
 _SHAPE = '{"text": "...", "label": "..."}'
@@ -42,6 +43,11 @@ class TextClassification(BaseTask[LabelledText]):
     """One of `labels` for each text."""
 
     architecture: ClassVar[str] = "AutoModelForSequenceClassification"
+    record_keys: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"text", "label"}),)
+    record_shape: ClassVar[str] = _SHAPE
+    purpose: ClassVar[str] = "Judges a text: {or}."
+    picture: ClassVar[Literal["marks", "ranking"]] = "ranking"
+    decision: ClassVar[Decision] = PER_WINDOW
     parameters: ClassVar[type[Parameters]] = ClassificationParameters
     answer_item: ClassVar[type[BaseModel]] = LabelScore
     answer_field: ClassVar[str] = "labels"
@@ -60,6 +66,13 @@ class TextClassification(BaseTask[LabelledText]):
 
     def read_record(self, record: Mapping[str, Any], where: str, *, join: Join = " ".join) -> LabelledText:
         """Reads `{"text", "label"}`."""
+        classes = record.get("labels")
+        if "label" not in record and isinstance(classes, list) and len(classes) != 1:
+            raise DataError(
+                f"{where}: {len(classes)} classes ({', '.join(map(str, classes[:3])) or 'none'})",
+                allowed="one class for a text",
+                remedy="keep one of them, or choose task.kind=multi_label_classification",
+            )
         text, label = (require_text(record, key, where, _SHAPE) for key in ("text", "label"))
         if not label:
             raise DataError(f"{where}: field 'label' is empty", allowed=_SHAPE, remedy="mend the record")
@@ -87,7 +100,7 @@ class TextClassification(BaseTask[LabelledText]):
 
     def predict(self, document: Document, outputs: Sequence[Float32]) -> str:
         """The label with the highest mean probability over the windows."""
-        return self.labels[int(_mean(outputs).argmax())]
+        return self.labels[int(self.decision.document_probabilities(outputs).argmax())]
 
     def score(self, examples: Sequence[LabelledText], predictions: Sequence[str]) -> Report:
         """Accuracy and F1 by scikit-learn; the primary metric is macro F1, where every label counts the same."""
@@ -111,7 +124,7 @@ class TextClassification(BaseTask[LabelledText]):
         self, text: str, document: Document, outputs: Sequence[Float32], parameters: ClassificationParameters
     ) -> list[dict[str, Any]]:
         """Labels with probabilities, best first."""
-        scores = _mean(outputs)
+        scores = self.decision.document_probabilities(outputs)
         order = np.argsort(-scores, kind="stable")[: parameters.top_k]
         return [{"label": self.labels[index], "score": float(scores[index])} for index in order.tolist()]
 
@@ -122,7 +135,3 @@ class TextClassification(BaseTask[LabelledText]):
     def envelope(self, answers: list[list[dict[str, Any]]], *, single: bool) -> list[Any]:
         """A list of answers even for one text: that is what `InferenceClient.text_classification` reads."""
         return answers
-
-
-def _mean(outputs: Sequence[Float32]) -> Float32:
-    return np.asarray(softmax(np.stack(outputs)).mean(axis=0), dtype=np.float32)

@@ -14,7 +14,8 @@ from pydantic import BaseModel, Field, field_validator
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.segmentation import Pieces
 from agent.spans import OUTSIDE, Span, tag_set, to_iob2
-from agent.tasks.base import BaseTask, Column, Join, Parameters, Report, as_json, softmax
+from agent.tasks.base import BaseTask, Column, Join, Parameters, Report, as_json
+from agent.tasks.decision import PER_TOKEN, Decision, softmax
 from agent.tasks.entity_scores import score_entities
 from agent.tasks.pairs import Pair, pair_spans
 from agent.tasks.piece_labels import groups_of, tags_of
@@ -64,6 +65,12 @@ class TokenClassification(BaseTask[TaggedText]):
     """Entity labels such as PER, ORG, LOC; the model has an output for `O` and for `B-` and `I-` of each."""
 
     architecture: ClassVar[str] = "AutoModelForTokenClassification"
+    record_keys: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"tokens", "tags"}), frozenset({"text", "spans"}))
+    record_shape: ClassVar[str] = 'words with tags, or {"text": "...", "spans": [{"start", "end", "label"}]}'
+    purpose: ClassVar[str] = "Finds {and} in a text."
+    picture: ClassVar[Literal["marks", "ranking"]] = "marks"
+    item_name: ClassVar[str] = "entity"
+    decision: ClassVar[Decision] = PER_TOKEN
     parameters: ClassVar[type[Parameters]] = TaggingParameters
     answer_item: ClassVar[type[BaseModel]] = Entity
     answer_field: ClassVar[str] = "entities"

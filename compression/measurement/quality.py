@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.encoding import IGNORED, Document, Encoder, Float32, Int64
+from agent.encoding import Encoder, Float32, Int64
 from agent.evaluation import Forward, run_documents
 from agent.tasks import BaseTask, Report
-from agent.tasks.base import softmax
 from compression.reporting.compression_report import Agreement
 
 NUM_BINS = 15  # as in Guo et al., arXiv 1706.04599
@@ -25,7 +24,8 @@ class Answers:
     Attributes:
         report: Scores.
         predictions: One for each example, as the task's `predict` gives them.
-        choices: For each example int64 [words], the most probable output of each labelled word (of tags), or [1] (of texts).
+        choices: For each example int64 [items], the most probable choice of each labelled word (of tags), of the text [1], or of
+            each label.
         confidences: float32 [items], the probability of each choice, over all examples.
         correct: bool [items], whether the choice is the label.
     """
@@ -61,7 +61,10 @@ def answer_examples(
     documents = task.encode(encoder, examples)
     outputs = run_documents(documents, forward, pad_id=encoder.pad_id, progress=progress)
     predictions = [task.predict(document, logits) for document, logits in zip(documents, outputs, strict=True)]
-    items = [_items(task, *one) for one in zip(examples, documents, outputs, strict=True)]
+    items = [
+        task.decision.items(task.targets(example, document), logits)
+        for example, document, logits in zip(examples, documents, outputs, strict=True)
+    ]
     choices = [probabilities.argmax(axis=-1) for probabilities, _ in items]
     correct = [chosen == labels for chosen, (_, labels) in zip(choices, items, strict=True)]
     confidences = [np.nan_to_num(probabilities.max(axis=-1)) for probabilities, _ in items]  # NaN of a broken graph: 0
@@ -80,14 +83,3 @@ def calibration_error(confidences: Float32, correct: NDArray[np.bool_]) -> float
     bins = np.minimum((confidences * NUM_BINS).astype(np.int64), NUM_BINS - 1)
     gaps = np.bincount(bins, weights=correct.astype(np.float64) - confidences.astype(np.float64), minlength=NUM_BINS)
     return float(np.abs(gaps).sum() / max(len(confidences), 1))
-
-
-def _items(task: BaseTask[Any], example: Any, document: Document, outputs: Sequence[Float32]) -> tuple[Float32, Int64]:
-    """Probabilities of labelled items, float32 [items, outputs], and their labels. Items are words, or whole texts."""
-    targets = task.targets(example, document)
-    if not targets[0].ndim:
-        return np.asarray(softmax(np.stack(outputs)).mean(axis=0, keepdims=True), np.float32), targets[0][None]
-    labelled = [target != IGNORED for target in targets]
-    probabilities = [softmax(logits[: len(mask)])[mask] for logits, mask in zip(outputs, labelled, strict=True)]
-    labels = [target[mask] for target, mask in zip(targets, labelled, strict=True)]
-    return np.concatenate(probabilities), np.concatenate(labels)

@@ -106,29 +106,33 @@ def calibrate(
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """A padded batch with its targets: int64 [rows, tokens], or [rows] for one per window; -100 does not count."""
+    """A padded batch with its targets: int64 [rows, tokens], [rows] for one per window, or [rows, outputs]; -100 does not count.
+
+    Attributes:
+        binary: Whether each output is decided by itself.
+    """
 
     batch: Batch
     targets: Int64
+    binary: bool
 
 
 def labelled_batches(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> list[LabelledBatch]:
     """Examples in batches of similar length."""
     items = _windows(task, encoder, examples)
     cuts = cut_by_length([len(window.input_ids) for window, _ in items], max_tokens=_MAX_TOKENS)
-    return [_labelled([items[index] for index in cut], encoder.pad_id) for cut in cuts]
+    return [_labelled(task, [items[index] for index in cut], encoder.pad_id) for cut in cuts]
 
 
 def total_loss(model: PreTrainedModel, labelled: LabelledBatch) -> Tensor:
     """Summed cross-entropy of the targets: float32 []."""
     import torch
 
-    logits = model(**to_tensors(model, labelled.batch)).logits
+    logits, targets = model(**to_tensors(model, labelled.batch)).logits, torch.from_numpy(labelled.targets)
+    if labelled.binary:
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="sum")
     return torch.nn.functional.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]),
-        torch.from_numpy(labelled.targets).reshape(-1),
-        ignore_index=IGNORED,
-        reduction="sum",
+        logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=IGNORED, reduction="sum"
     )
 
 
@@ -140,9 +144,10 @@ def _windows(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> 
     ]
 
 
-def _labelled(items: Sequence[tuple[Window, Int64]], pad_id: int) -> LabelledBatch:
-    batch = pad([window for window, _ in items], pad_id)
-    return LabelledBatch(batch, _pad_targets([target for _, target in items], batch.input_ids.shape))
+def _labelled(task: BaseTask[Any], items: Sequence[tuple[Window, Int64]], pad_id: int) -> LabelledBatch:
+    batch, targets = pad([window for window, _ in items], pad_id), [target for _, target in items]
+    padded = _pad_targets(targets, batch.input_ids.shape) if task.decision.per_token else np.stack(targets)
+    return LabelledBatch(batch, padded, task.decision.binary)
 
 
 def _observe(model: PreTrainedModel, seen: Calibration, labelled: LabelledBatch) -> None:
@@ -157,9 +162,7 @@ def _observe(model: PreTrainedModel, seen: Calibration, labelled: LabelledBatch)
 
 
 def _pad_targets(targets: Sequence[Int64], shape: tuple[int, ...]) -> Int64:
-    """Stacks targets: int64 [rows, tokens] for one per token, [rows] for one per window."""
-    if not targets[0].ndim:
-        return np.stack(targets)
+    """Stacks targets, one per token: int64 [rows, tokens]."""
     padded = np.full(shape, IGNORED, dtype=np.int64)
     for row, target in enumerate(targets):
         padded[row, : len(target)] = target

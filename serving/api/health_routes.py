@@ -30,6 +30,9 @@ class Info(BaseModel):
     base_model: str
     task: str
     labels: list[str]
+    purpose: str
+    picture: str
+    parameters: list[str]
     precision: str
     provider: str
     plan: str
@@ -76,12 +79,16 @@ def routes(predictor: Predictor, name: str, scrape: Scrape | None = None) -> API
 
 def _info(predictor: Predictor, name: str) -> Info:
     engine, manifest = predictor.engine, predictor.engine.bundle.manifest
+    task = engine.bundle.task
     return Info(
         agent=name,
         bundle=engine.bundle.digest,
         base_model=manifest.lineage.base_model,
-        task=engine.bundle.task.kind,
-        labels=list(engine.bundle.task.labels),
+        task=task.kind,
+        labels=list(task.labels),
+        purpose=task.purpose,
+        picture=task.picture,
+        parameters=list(task.parameters.model_fields),
         precision=engine.variant.precision,
         provider=engine.provider,
         plan=str(engine.plan),

@@ -5,13 +5,12 @@ import { counted, descriptions, element, numbers } from "./elements.js";
 const MOST_LABELS = 8; // in the sentence; the card has all
 const plain = (name) => name.replaceAll("_", " ");
 
-/** One sentence: what the agent does. */
-export function purpose({ task, labels }) {
-  const finds = task === "token_classification";
+/** One sentence: what the agent does, its labels in the place of {and} or {or}. */
+export function purpose({ purpose, labels }) {
   const more = labels.length > MOST_LABELS ? [counted(labels.length - MOST_LABELS, "more label")] : [];
-  const list = new Intl.ListFormat("en-GB", { type: finds ? "conjunction" : "disjunction" });
-  const named = list.format([...labels.slice(0, MOST_LABELS), ...more]);
-  return finds ? `Finds ${named} in a text.` : `Judges a text: ${named}.`;
+  const shown = [...labels.slice(0, MOST_LABELS), ...more];
+  const listed = (type) => new Intl.ListFormat("en-GB", { type }).format(shown);
+  return purpose.replace("{and}", () => listed("conjunction")).replace("{or}", () => listed("disjunction"));
 }
 
 /** The card's elements. */

@@ -9,19 +9,18 @@ import { answered, refused } from "./result.js";
 const at = (id) => document.getElementById(id);
 const palette = new Palette();
 let key = ""; // in memory only
-let limits = null;
+let info = null; // the agent's card
 let running = null; // the AbortController of the request under way
 
 /** Loads the card; says whether it could. */
 async function loadCard() {
   try {
-    const info = await card(key);
+    info = await card(key);
     palette.learn(info.labels);
-    limits = info.limits;
     at("name").textContent = info.agent;
     document.title = `${info.agent} · bert-agent`;
     at("purpose").textContent = purpose(info);
-    at("strategies").hidden = info.task !== "token_classification";
+    at("strategies").hidden = !info.parameters.includes("aggregation_strategy");
     at("card").replaceChildren(...cardOf(info, palette));
     showCount();
     return true;
@@ -34,17 +33,22 @@ async function loadCard() {
 async function ask() {
   running?.abort(); // the latest one counts
   const text = at("text").value;
-  const parameters = at("strategies").hidden ? null : { aggregation_strategy: at("strategy").value };
   const mine = begin();
   try {
-    const { answer, milliseconds } = await predict(text, { parameters, key, signal: mine.signal });
-    const { summary, nodes } = answered(text, answer, palette);
+    const { answer, milliseconds } = await predict(text, { parameters: parameters(), key, signal: mine.signal });
+    const { summary, nodes } = answered(text, answer, { palette, picture: info?.picture });
     if (running === mine) end(`${summary} · ${counted([...text].length, "character")} · ${milliseconds.toFixed(0)} ms there and back`, nodes);
   } catch (error) {
     if (running !== mine) return;
     if (mine.signal.aborted) end("Cancelled.");
     else end("", [], refusedOrThrow(error));
   }
+}
+
+/** How the agent is to answer. */
+function parameters() {
+  if (!at("strategies").hidden) return { aggregation_strategy: at("strategy").value };
+  return info?.picture === "ranking" && info.labels.length ? { top_k: info.labels.length } : null;
 }
 
 function begin() {
@@ -79,7 +83,7 @@ function refusedOrThrow(error) {
 }
 
 function showCount() {
-  const most = limits ? ` (at most ${numbers.format(limits.max_characters)})` : "";
+  const most = info ? ` (at most ${numbers.format(info.limits.max_characters)})` : "";
   at("count").textContent = counted([...at("text").value].length, "character") + most;
 }
 

@@ -6,9 +6,9 @@ import { cut } from "./marks.js";
 const MOST_ROWS = 500; // of the table: beyond it a browser only gets slow
 
 /** What an answer holds, whatever the agent's task: {summary, nodes}. */
-export function answered(text, answer, palette) {
+export function answered(text, answer, { palette, picture }) {
   const items = Array.isArray(answer[0]) ? answer[0] : answer;
-  const shown = items.length && !("start" in items[0]) ? ranked(items, palette) : marked(text, items, palette);
+  const shown = picture === "ranking" ? ranked(items, palette) : marked(text, items, palette);
   return { summary: shown.summary, nodes: [...shown.nodes, json(answer)] };
 }
 
@@ -48,14 +48,24 @@ function table(items, palette) {
   return folded("As a table", element("table", {}, element("thead", {}, element("tr", {}, head)), element("tbody", {}, rows)), note);
 }
 
+const reached = (item) => item.score >= (item.threshold ?? 0);
+
+/** Labels with bars; where a label has a threshold, a line in its bar shows it, and labels below theirs are faint. */
 function ranked(items, palette) {
   const rows = items.map((item) => {
     const bar = element("span", { class: "bar", "aria-hidden": "true" }, element("span"));
     bar.firstChild.style.inlineSize = `${100 * item.score}%`;
-    return element("li", { class: palette.hue(item.label) },
-      element("span", { class: "label", dir: "auto" }, item.label), bar, element("span", { class: "number" }, item.score.toFixed(4)));
+    if (item.threshold !== undefined) {
+      bar.append(element("span", { class: "threshold" }));
+      bar.lastChild.style.insetInlineStart = `${100 * item.threshold}%`;
+    }
+    const than = item.threshold === undefined ? "" : ` ${reached(item) ? "≥" : "<"} ${item.threshold.toFixed(2)}`;
+    return element("li", { class: `${palette.hue(item.label)}${reached(item) ? "" : " below"}` },
+      element("span", { class: "label", dir: "auto" }, item.label), bar, element("span", { class: "number" }, item.score.toFixed(4) + than));
   });
-  return { summary: `${items[0].label} (${short(items[0].score)})`, nodes: [element("ol", { class: "ranked" }, rows)] };
+  const chosen = items[0]?.threshold === undefined ? items.slice(0, 1) : items.filter(reached);
+  const summary = chosen.map((item) => `${item.label} (${short(item.score)})`).join(", ") || "no label";
+  return { summary, nodes: [element("ol", { class: "ranked" }, rows)] };
 }
 
 function json(answer) {

@@ -237,7 +237,7 @@ def test_command_writes_spans(tmp_path: Path) -> None:
 
 
 def test_command_writes_classification(tmp_path: Path) -> None:
-    main([str(tmp_path), "--seed", "5", "--kind", "classification"])
+    main([str(tmp_path), "--seed", "5", "--task", "text_classification"])
     first = json.loads((tmp_path / "dev.jsonl").read_text(encoding="utf-8").splitlines()[0])
     sentence = generate(5)["dev"][0]
     assert first == {"text": sentence.text, "label": sentence.genre}

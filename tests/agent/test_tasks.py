@@ -28,6 +28,10 @@ RECORDS = {
     "text_classification": [
         {"text": "hello world", "label": "greeting"}, {"text": "the quick brown fox " * 12, "label": "story"}, {"text": "", "label": "story"},
     ],
+    "multi_label_classification": [
+        {"text": "hello world", "labels": ["greeting", "short"]}, {"text": "the quick brown fox " * 12, "labels": ["story"]},
+        {"text": "hello", "labels": []}, {"text": "", "labels": ["short"]},
+    ],
 }  # fmt: skip
 TASKS = [kind for kind in get_args(get_args(Task)[0]) or get_args(Task)[:1] if isinstance(kind, type)]
 every_task = pytest.mark.parametrize("kind", TASKS, ids=[kind.model_fields["kind"].default for kind in TASKS])
@@ -49,12 +53,25 @@ def small_encoder(family="wordpiece", max_tokens=16, stride=4):
 
 def logits_for(task, document, rng, *, padded=0):
     """Random logits in the shape that the targets demand: a row per token, or one row per window."""
-    per_token = task.architecture == "AutoModelForTokenClassification"
+    per_token = task.decision.per_token
     shapes = [
         (len(window.input_ids) + padded, len(task.outputs)) if per_token else (len(task.outputs),)
         for window in document.windows
     ]
     return [rng.normal(size=shape).astype(np.float32) * 3 for shape in shapes]
+
+
+def logits_saying(task, target):
+    """Logits of a model that is sure of the targets."""
+    if task.decision.binary:
+        return (target * 18 - 9).astype(np.float32)
+    return np.eye(len(task.outputs), dtype=np.float32)[np.where(target == IGNORED, 0, target)] * 9
+
+
+def shape_of_targets(task, window):
+    if task.decision.binary:
+        return (len(task.outputs),)
+    return (len(window.input_ids),) if task.decision.per_token else ()
 
 
 # --- the contract
@@ -129,8 +146,9 @@ def test_targets_fit_the_windows_and_the_outputs(kind, family):
         assert len(targets) == len(document.windows)
         for window, target in zip(document.windows, targets, strict=True):
             assert target.dtype == np.int64
-            assert target.shape in {(), (len(window.input_ids),)}
-            assert set(target.ravel().tolist()) <= {IGNORED, *range(len(task.outputs))}
+            assert target.shape == shape_of_targets(task, window)
+            choices = 2 if task.decision.binary else len(task.outputs)
+            assert set(target.ravel().tolist()) <= {IGNORED, *range(choices)}
 
 
 @every_task
@@ -161,9 +179,8 @@ def test_a_model_that_says_the_targets_scores_one(kind, family):
     documents = task.encode(small_encoder(family), examples)
     predictions = []
     for example, document in zip(examples, documents, strict=True):
-        targets = [np.where(target == IGNORED, 0, target) for target in task.targets(example, document)]
         predictions.append(
-            task.predict(document, [np.eye(len(task.outputs), dtype=np.float32)[target] * 9 for target in targets])
+            task.predict(document, [logits_saying(task, target) for target in task.targets(example, document)])
         )
     report = task.score(examples, predictions)
     assert report.value == 1.0
@@ -218,7 +235,7 @@ def test_unknown_parameters_are_refused(kind):
 def test_evaluation_runs_every_document_in_order_whatever_the_batches(kind, budget):
     """The model here says what stands in the ids, so that a mixed-up row would change a prediction."""
     task, examples = complete(kind)
-    used, per_token, seen = small_encoder(), kind.architecture == "AutoModelForTokenClassification", []
+    used, per_token, seen = small_encoder(), kind.decision.per_token, []
 
     def forward(batch):
         hashed = (batch.input_ids[:, :, None] * 31 + np.arange(len(task.outputs)) * 7) % 11

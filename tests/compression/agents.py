@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import AutoConfig
 
 from agent.batching import cut_by_length
 from agent.bundle import Manifest, lineage_now, write_bundle
 from agent.data import DataConfig, load_splits
 from agent.encoding import IGNORED, Encoder, pad
-from agent.tasks import BaseTask, TextClassification, TokenClassification
-from tests.tiny import make_tokenizer, write_classes, write_conll
+from agent.tasks import KINDS, BaseTask
+from compression.pruning.calibration import LabelledBatch, total_loss
+from tests.tiny import WRITERS, make_tokenizer
 
 MAX_TOKENS = 48
 SHAPES: dict[str, dict[str, Any]] = {
@@ -23,10 +25,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     "roberta": {"max_position_embeddings": MAX_TOKENS + 2, "type_vocab_size": 1, "pad_token_id": 0},
     "electra": {"embedding_size": 16},
     "distilbert": {"dim": 32, "n_heads": 4, "hidden_dim": 96, "n_layers": 2},
-}
-_HEADS = {
-    "token_classification": AutoModelForTokenClassification,
-    "text_classification": AutoModelForSequenceClassification,
 }
 
 
@@ -43,7 +41,7 @@ def tiny_model(family: str, task: BaseTask[Any], *, vocabulary: int = 300, heads
         family, **(options | SHAPES[family]), id2label=names, label2id={name: index for index, name in names.items()}
     )
     torch.manual_seed(0)
-    model = _HEADS[task.kind].from_config(config, attn_implementation="eager")
+    model = getattr(transformers, task.architecture).from_config(config, attn_implementation="eager")
     for parameter in model.parameters():  # the usual small initial weights would make every comparison easy
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -52,9 +50,8 @@ def tiny_model(family: str, task: BaseTask[Any], *, vocabulary: int = 300, heads
 
 def tiny_bundle(directory: Path, kind: str = "token_classification", *, family: str = "bert", steps: int = 60) -> Path:
     """Writes data and the bundle of an agent taught on it; returns the bundle."""
-    tagging = kind == "token_classification"
-    data = (write_conll if tagging else write_classes)(directory / "data")
-    splits = load_splits(DataConfig(path=str(data)), TokenClassification() if tagging else TextClassification())
+    data = WRITERS[kind](directory / "data")
+    splits = load_splits(DataConfig(path=str(data)), KINDS[kind]())
     tokenizer = make_tokenizer()
     model = tiny_model(family, splits.task, vocabulary=tokenizer.get_vocab_size())
     _teach(model, splits, Encoder(tokenizer, max_tokens=MAX_TOKENS, stride=8), steps)
@@ -77,21 +74,18 @@ def _teach(model: Any, splits: Any, encoder: Encoder, steps: int) -> None:
     batches = list(cut_by_length([len(window.input_ids) for window, _ in rows], max_tokens=256))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(steps):
-        _step(model, [rows[index] for index in batches[step % len(batches)]], encoder.pad_id)
+        _step(model, splits.task, [rows[index] for index in batches[step % len(batches)]], encoder.pad_id)
         optimizer.step()
         optimizer.zero_grad()
 
 
-def _step(model: Any, rows: list[Any], pad_id: int) -> None:
-    batch = pad([window for window, _ in rows], pad_id)
-    targets = np.full(batch.input_ids.shape, IGNORED) if rows[0][1].ndim else np.stack([target for _, target in rows])
-    for row, (_, target) in enumerate(rows if rows[0][1].ndim else []):
-        targets[row, : len(target)] = target
-    logits = model(
-        input_ids=torch.from_numpy(batch.input_ids), attention_mask=torch.from_numpy(batch.attention_mask)
-    ).logits
-    loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), torch.from_numpy(targets).flatten())
-    loss.backward()
+def _step(model: Any, task: BaseTask[Any], rows: list[Any], pad_id: int) -> None:
+    batch, targets = pad([window for window, _ in rows], pad_id), [target for _, target in rows]
+    stacked = np.stack([np.pad(one, (0, batch.input_ids.shape[1] - len(one)), constant_values=IGNORED) for one in targets]
+                       if task.decision.per_token else targets)  # fmt: skip
+    (
+        total_loss(model, LabelledBatch(batch, stacked, task.decision.binary)) / int((stacked != IGNORED).sum())
+    ).backward()
 
 
 def tokenizer_of(bundle: Path) -> Tokenizer:

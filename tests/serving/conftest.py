@@ -24,7 +24,7 @@ from serving.middleware.middleware_stack import FrontConfig, MiddlewareStack
 from serving.ray_serve.http_protocol import protocol_for
 from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.predictor import Predictor
-from tests.serving.tiny import CLASSIFIER, TAGGER, make_bundle
+from tests.serving.tiny import CLASSIFIER, LABELLER, TAGGER, make_bundle
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +35,11 @@ def tagger_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def classifier_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bundle(tmp_path_factory.mktemp("classifier") / "bundle", CLASSIFIER)
+
+
+@pytest.fixture(scope="session")
+def labeller_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("labeller") / "bundle", LABELLER)
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +88,12 @@ def tagger_url(tagger_path: Path, way: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def classifier_url(classifier_path: Path, way: str) -> Iterator[str]:
     with listening(Predictor(Engine(Bundle.load(classifier_path))), direct=way == "direct") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def labeller_url(labeller_path: Path, way: str) -> Iterator[str]:
+    with listening(Predictor(Engine(Bundle.load(labeller_path))), direct=way == "direct") as url:
         yield url
 
 

@@ -6,24 +6,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, BertConfig
+from transformers import BertConfig
 
 from agent.bundle import Lineage, Manifest, OnnxVariant, write_bundle
 from agent.encoding import Batch
-from agent.tasks import BaseTask, TextClassification, TokenClassification
+from agent.tasks import BaseTask, MultiLabelClassification, TextClassification, TokenClassification
 from tests.tiny import make_tokenizer
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 TAGGER = TokenClassification(labels=("LOC", "ORG", "PER"))
 CLASSIFIER = TextClassification(labels=("bad", "fair", "good"))
+LABELLER = MultiLabelClassification(labels=("calm", "long", "loud"), thresholds=(0.4, 0.5, 0.6))
 TEXTS = [
     "Anna flew from Oslo to Lima on Monday.",
     "Initech hired Bruno in Graz; nothing else happened that day.",
     "The minutes of the meeting were sent to Chidi, Dewi and the office in Pune.",
     "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789 .,;:!?'-\"()",
 ]
-_MODELS = {TAGGER.kind: AutoModelForTokenClassification, CLASSIFIER.kind: AutoModelForSequenceClassification}
 
 
 def make_bundle(path: Path, task: BaseTask = TAGGER, *, max_tokens: int = 32, stride: int = 8, seed: int = 0) -> Path:
@@ -65,7 +66,7 @@ def make_model(task: BaseTask, vocabulary: int, seed: int) -> torch.nn.Module:
         label2id={label: index for index, label in labels.items()},
         attn_implementation="eager",
     )
-    model = _MODELS[task.kind].from_config(config, attn_implementation="eager").eval()
+    model = getattr(transformers, task.architecture).from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         model.classifier.weight.mul_(40)
     return model
@@ -73,7 +74,7 @@ def make_model(task: BaseTask, vocabulary: int, seed: int) -> torch.nn.Module:
 
 def torch_forward(path: Path, task: BaseTask) -> object:
     """The bundle's torch weights as a forward pass over padded batches."""
-    model = _MODELS[task.kind].from_pretrained(path).eval()
+    model = getattr(transformers, task.architecture).from_pretrained(path).eval()
 
     def forward(batch: Batch) -> np.ndarray:
         with torch.no_grad():

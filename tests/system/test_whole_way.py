@@ -14,11 +14,10 @@ import pytest
 
 from agent.bundle import Bundle
 from tests.ports import free_port
-from tests.tiny import make_model, write_classes, write_conll
+from tests.tiny import WRITERS, make_model
 
 pytestmark = pytest.mark.system
 ROOT = Path(__file__).resolve().parents[2]
-WRITERS = {"token_classification": write_conll, "text_classification": write_classes}
 
 
 def station(*arguments):
@@ -54,7 +53,7 @@ def server(bundle):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("kind", ["token_classification", "text_classification"])
 def test_every_task_goes_from_data_to_predictions_by_the_documented_commands(kind, tmp_path):
     make_model(tmp_path / "model")
     WRITERS[kind](tmp_path / "data")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -39,6 +39,10 @@ class Windows(Protocol):
     def per_token(self) -> bool:
         """Whether every token has a target, or else every window."""
 
+    @property
+    def num_labelled(self) -> int:
+        """Targets with a label, over all windows."""
+
     def target_counts(self, num_outputs: int) -> Int64:
         """int64 [outputs], how often each is the target."""
 
@@ -52,7 +56,8 @@ class PackedWindows:
 
     Attributes:
         input_ids: int32 [tokens of all windows].
-        targets: int32, [tokens of all windows] for one target per token, [windows] for one per window.
+        targets: int32, [tokens of all windows] for one target per token, [windows] for one per window, [windows, outputs] for one
+            per output of a window.
         bounds: int64 [windows + 1], where each window begins.
         labelled: int32 [windows], targets other than -100.
         owners: int32 [windows], the number of the example that a window is of, ascending.
@@ -72,18 +77,23 @@ class PackedWindows:
     @property
     def per_token(self) -> bool:
         """Whether every token has a target, or else every window."""
-        return len(self.targets) == len(self.input_ids)
+        return self.targets.ndim == 1 and len(self.targets) == len(self.input_ids)
+
+    @property
+    def num_labelled(self) -> int:
+        """Targets with a label, over all windows."""
+        return sum(int((chunk >= 0).sum()) for chunk in _chunks(self.targets))
 
     def target_counts(self, num_outputs: int) -> Int64:
         """How often each output is the target: int64 [outputs]."""
         counts = np.zeros(num_outputs, np.int64)
-        for first in range(0, len(self.targets), _COUNTED):
-            chunk = self.targets[first : first + _COUNTED]
-            counts += np.bincount(chunk[chunk >= 0], minlength=num_outputs)
+        for chunk in _chunks(self.targets):
+            binary = chunk.ndim > 1
+            counts += (chunk == 1).sum(axis=0) if binary else np.bincount(chunk[chunk >= 0], minlength=num_outputs)
         return counts
 
     def collate(self, rows: Int64, pad_id: int) -> tuple[Batch, Int64]:
-        """Pads windows to the longest; targets become int64 [rows, tokens] or [rows].
+        """Pads windows to the longest; targets become int64 [rows, tokens], [rows] or [rows, outputs].
 
         No rows at all give one row of padding whose target is ignored: a forward pass that counts nothing.
         """
@@ -95,7 +105,8 @@ class PackedWindows:
             source = (starts[:, None] + np.arange(mask.shape[1]))[mask]
             input_ids[mask] = self.input_ids[source]
         if not self.per_token:
-            targets = self.targets[rows].astype(np.int64) if len(rows) else np.array([IGNORED])
+            shape = (1, *self.targets.shape[1:])
+            targets = self.targets[rows].astype(np.int64) if len(rows) else np.full(shape, IGNORED)
         elif len(rows):
             targets[mask] = self.targets[source]
         return Batch(input_ids, mask.astype(np.int64), np.zeros_like(input_ids)), targets
@@ -110,15 +121,20 @@ def pack(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> Pack
         chunk = examples[first : first + _CHUNK]
         for example, document in zip(chunk, task.encode(encoder, chunk), strict=True):
             ids.extend(window.input_ids.astype(np.int32) for window in document.windows)
-            targets.extend(np.atleast_1d(target).astype(np.int32) for target in task.targets(example, document))
+            targets.extend(target.astype(np.int32) for target in task.targets(example, document))
             counts.append(len(document.windows))
     return PackedWindows(
         input_ids=np.concatenate(ids),
-        targets=np.concatenate(targets),
+        targets=np.concatenate(targets) if task.decision.per_token else np.stack(targets),
         bounds=np.cumsum([0, *map(len, ids)], dtype=np.int64),
         labelled=np.array([int((target != IGNORED).sum()) for target in targets], np.int32),
         owners=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
     )
+
+
+def _chunks(targets: Int32) -> Iterator[Int32]:
+    for first in range(0, len(targets), _COUNTED):
+        yield targets[first : first + _COUNTED]
 
 
 def forget_labels(windows: PackedWindows) -> PackedWindows:
@@ -154,6 +170,11 @@ class JoinedWindows:
         """Whether every token has a target, or else every window."""
         return self.first.per_token
 
+    @property
+    def num_labelled(self) -> int:
+        """Targets with a label, over all windows."""
+        return self.first.num_labelled + self.last.num_labelled
+
     def target_counts(self, num_outputs: int) -> Int64:
         """How often each output is the target: int64 [outputs]."""
         return self.first.target_counts(num_outputs) + self.last.target_counts(num_outputs)
@@ -167,7 +188,7 @@ class JoinedWindows:
         if late.all():
             return self.last.collate(rows - split, pad_id)
         parts = self.first.collate(rows[~late], pad_id), self.last.collate(rows[late] - split, pad_id)
-        merged = _Merge(late, max(batch.input_ids.shape[1] for batch, _ in parts))
+        merged = _Merge(late)
         fields = [
             merged([getattr(batch, name) for batch, _ in parts], fill)
             for name, fill in (("input_ids", pad_id), ("attention_mask", 0), ("token_type_ids", 0))
@@ -178,11 +199,11 @@ class JoinedWindows:
 class _Merge:
     """Merges the rows of two arrays: true in `late` takes the next row of the second."""
 
-    def __init__(self, late: NDArray[np.bool_], width: int) -> None:
-        self._late, self._width = late, width
+    def __init__(self, late: NDArray[np.bool_]) -> None:
+        self._late = late
 
     def __call__(self, parts: Sequence[Int64], fill: int) -> Int64:
-        shape = (len(self._late), self._width)[: parts[0].ndim]
+        shape = (len(self._late), *(max(part.shape[1] for part in parts) for _ in parts[0].shape[1:]))
         whole = np.full(shape, fill, np.int64)
         for part, chosen in zip(parts, (~self._late, self._late), strict=True):
             whole[(chosen, slice(part.shape[1])) if part.ndim > 1 else chosen] = part

@@ -71,7 +71,10 @@ class ParallelEncoding:
             windows = PackedWindows(**{field.name: arrays[field.name] for field in fields(PackedWindows)})
             digests = arrays["digests"].tobytes()
         own = with_labels(self.task, part.labels).outputs
-        return replace(windows, targets=_renumber(windows.targets, own, outputs)), digests
+        targets = _renumber(windows.targets, own, outputs)
+        binary = targets.ndim > 1  # then a window has a target for every output, those among them that the part lacks
+        labelled = np.full(len(targets), len(outputs), np.int32) if binary else windows.labelled
+        return replace(windows, targets=targets, labelled=labelled), digests
 
     def remove(self, part: EncodedPart) -> None:
         """Deletes the file of a part."""
@@ -144,6 +147,10 @@ def _renumber(targets: Int32, outputs: Sequence[str], final: Sequence[str]) -> I
     """Targets by `outputs` as targets by `final` outputs."""
     final_number = {name: number for number, name in enumerate(final)}
     numbers = np.array([final_number[name] for name in outputs], np.int32)
+    if targets.ndim > 1:
+        widened = np.zeros((len(targets), len(final)), np.int32)
+        widened[:, numbers] = targets
+        return widened
     renumbered = targets.copy()
     renumbered[targets != IGNORED] = numbers[targets[targets != IGNORED]]
     return renumbered

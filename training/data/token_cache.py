@@ -22,7 +22,7 @@ from agent.errors import DataError
 from agent.files import sha256_of
 from training.data.packing import PackedWindows
 
-FORMAT = 2  # raised whenever the same text would be stored otherwise
+FORMAT = 3  # raised whenever the same text would be stored otherwise
 _MANIFEST = "store.json"
 _TYPES: Mapping[str, type[np.integer[Any]]] = {
     "input_ids": np.int32,
@@ -60,6 +60,7 @@ class StoreManifest(Config):
         key: Digest of everything it depends on; its directory's name.
         labels, split_digest: As in `StoreContent`.
         num_examples: Examples of the split.
+        targets_per_window: Targets of a window with one for each output; 0 where `targets` is flat.
         arrays: Name of the array to its file.
     """
 
@@ -68,6 +69,7 @@ class StoreManifest(Config):
     labels: tuple[str, ...]
     num_examples: int
     split_digest: str
+    targets_per_window: int
     arrays: Mapping[str, StoredArray]
 
 
@@ -107,6 +109,8 @@ def open_store(directory: Path, key: str) -> StoredWindows:
     """
     manifest = _read_manifest(directory, key)
     arrays = {name: _map(directory / name, kind, manifest.arrays[name]) for name, kind in _TYPES.items()}
+    if manifest.targets_per_window:
+        arrays["targets"] = arrays["targets"].reshape(-1, manifest.targets_per_window)
     return StoredWindows(**arrays, directory=directory, manifest=manifest)
 
 
@@ -139,7 +143,7 @@ class StoreDraft:
         self.path = path
         self.num_examples = 0
         self._cache, self._key = cache, key
-        self._num_tokens = 0
+        self._num_tokens = self._targets_per_window = 0
         self._files = {name: stack.enter_context((path / name).open("wb")) for name in _TYPES}
         self._hashes = {name: hashlib.sha256() for name in _TYPES}
         self._write("bounds", np.zeros(1, np.int64))
@@ -148,6 +152,7 @@ class StoreDraft:
         """Appends windows; numbers of their examples continue."""
         self._write("input_ids", windows.input_ids)
         self._write("targets", windows.targets)
+        self._targets_per_window = windows.targets.shape[1] if windows.targets.ndim > 1 else 0
         self._write("bounds", windows.bounds[1:] + self._num_tokens)
         self._write("labelled", windows.labelled)
         self._write("owners", windows.owners + np.int32(self.num_examples))
@@ -163,7 +168,12 @@ class StoreDraft:
             for name, digest in self._hashes.items()
         }
         manifest = StoreManifest(
-            format=FORMAT, key=self._key, num_examples=self.num_examples, arrays=arrays, **content._asdict()
+            format=FORMAT,
+            key=self._key,
+            num_examples=self.num_examples,
+            targets_per_window=self._targets_per_window,
+            arrays=arrays,
+            **content._asdict(),
         )
         (self.path / _MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
         directory = self._cache / self._key

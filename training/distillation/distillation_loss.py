@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.functional import kl_div, log_softmax
+from torch.nn.functional import kl_div, log_softmax, logsigmoid
 
 from agent.encoder_layers import find_layers
 from agent.encoding import IGNORED
@@ -37,7 +37,7 @@ def load_teacher(config: TeacherConfig, task: BaseTask[Any], device: torch.devic
         ModelError: transformers cannot load it.
     """
     model = build_model(ModelConfig(name=config.bundle), task).to(device)
-    return Teacher(model, config, label_weight)
+    return Teacher(model, config, label_weight, binary=task.decision.binary)
 
 
 class Teacher:
@@ -48,11 +48,14 @@ class Teacher:
         config: What is learned from it.
         label_weight: Weight of the loss of a labelled target: all targets over the labelled ones, so that the labels keep their
             part of the loss however much unlabelled text there is.
+        binary: Whether each output is decided by itself.
     """
 
-    def __init__(self, model: nn.Module, config: TeacherConfig, label_weight: float = 1.0) -> None:
+    def __init__(
+        self, model: nn.Module, config: TeacherConfig, label_weight: float = 1.0, *, binary: bool = False
+    ) -> None:
         self._model, self._config = model.eval().requires_grad_(requires_grad=False), config
-        self._label_weight = label_weight
+        self._label_weight, self._binary = label_weight, binary
         self._recorder, self._heads = NO_ACTIVATIONS, 1
 
     def attach(self, student: nn.Module) -> ActivationRecorder:
@@ -124,8 +127,12 @@ class Teacher:
 
     def _soft_target_loss(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         temperature = self._config.temperature
-        ours, theirs = (log_softmax(logits.float() / temperature, -1) for logits in (student, teacher))
+        ours, theirs = (self._log_probabilities(logits.float() / temperature) for logits in (student, teacher))
         return temperature**2 * kl_div(ours, theirs, reduction="sum", log_target=True)
+
+    def _log_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Of the outputs, [targets, outputs]; of yes and no where each output is decided by itself, [targets, 2]."""
+        return torch.stack([logsigmoid(logits), logsigmoid(-logits)], -1) if self._binary else log_softmax(logits, -1)
 
     def _forward(self, inputs: Mapping[str, torch.Tensor], *, like: torch.Tensor) -> ModelOutputs:
         """The teacher's outputs, in the student's precision."""

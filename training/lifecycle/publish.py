@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from agent.bundle import Bundle, Evaluation, Manifest, lineage_now, write_bundle
+from agent.tasks import BaseTask
 from training.config import output_of
 from training.lifecycle.preparation import PreparedRun, count_examples
 from training.loop.worker_io import TrainingOutcome
@@ -35,7 +37,7 @@ def _write_report(directory: Path, prepared: PreparedRun, outcome: TrainingOutco
     config = prepared.config
     write_report(
         directory,
-        task=prepared.data.task,
+        task=_task(outcome),
         outcome=outcome,
         test=prepared.data.test,
         model=config.model.name,
@@ -51,11 +53,16 @@ def _write_report(directory: Path, prepared: PreparedRun, outcome: TrainingOutco
     )
 
 
+def _task(outcome: TrainingOutcome) -> BaseTask[Any]:
+    assert outcome.task
+    return outcome.task
+
+
 def _manifest(prepared: PreparedRun, outcome: TrainingOutcome) -> Manifest:
     data, config = prepared.data, prepared.config
     reports = {"test": outcome.after, "dev": outcome.dev}
     return Manifest(
-        task=data.task,
+        task=_task(outcome),
         max_tokens=prepared.encoder.max_tokens,
         stride=prepared.encoder.stride,
         segmentation=prepared.encoder.segmentation,

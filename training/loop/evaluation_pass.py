@@ -13,34 +13,28 @@ from training.model.adapters import unwrap
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.tasks import Report
-    from training.loop.worker_io import EvaluationSet, WorkerInput
+    from agent.tasks import BaseTask
+    from training.loop.worker_io import EvaluationSet
     from training.loop.worker_setup import WorkerComponents
 
 _BATCH_TOKENS = 4096  # padded tokens of an evaluation batch
 
 
-def score(worker_input: WorkerInput, split: EvaluationSet, forward: Forward, *, rank: int) -> tuple[Report, list[Any]]:
-    """Predicts a split together with the other workers.
-
-    Returns:
-        The report and the prediction of every example in order, the same on each worker.
-    """
+def predict_split(task: BaseTask[Any], split: EvaluationSet, forward: Forward, *, pad_id: int, rank: int) -> list[Any]:
+    """Predicts a split together with the other workers: every example in order, the same on each worker."""
     import torch.distributed as dist
 
     num_workers = dist.get_world_size()
     mine = list(range(rank, len(split.documents), num_workers))
     documents = [split.documents[index] for index in mine]
-    outputs = run_documents(documents, forward, pad_id=worker_input.pad_id, max_tokens=_BATCH_TOKENS)
+    outputs = run_documents(documents, forward, pad_id=pad_id, max_tokens=_BATCH_TOKENS)
     predicted = [
-        (index, worker_input.task.predict(split.documents[index], logits))
-        for index, logits in zip(mine, outputs, strict=True)
+        (index, task.predict(split.documents[index], logits)) for index, logits in zip(mine, outputs, strict=True)
     ]
     parts: list[list[tuple[int, Any]]] = [[] for _ in range(num_workers)]
     dist.all_gather_object(parts, predicted)
     found = dict(item for part in parts for item in part)
-    predictions = [found[index] for index in range(len(split.examples))]
-    return worker_input.task.score(split.examples, predictions), predictions
+    return [found[index] for index in range(len(split.examples))]
 
 
 def engine_forward(components: WorkerComponents) -> Forward:

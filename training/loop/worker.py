@@ -18,7 +18,7 @@ from training.data.batch_plan import EpochPlan, plan_epoch
 from training.engine.out_of_memory import is_out_of_memory, out_of_memory
 from training.loop.checkpoint_manager import CheckpointManager, load_newest
 from training.loop.divergence import DivergenceMonitor
-from training.loop.evaluation_pass import directory_forward, engine_forward, score
+from training.loop.evaluation_pass import directory_forward, engine_forward, predict_split
 from training.loop.train_step import PreparedStep
 from training.loop.worker_io import EvaluationSet, TrainingOutcome, WorkerInput
 from training.loop.worker_setup import WorkerRank, build_components
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from agent.evaluation import Forward
-    from agent.tasks import Report
+    from agent.tasks import BaseTask, Report
 
 _SMALLEST_MICRO_BATCH = 32  # tokens; half of it is the least that the configuration takes
 
@@ -108,14 +108,18 @@ class Worker:
             stack.callback(self.checkpoints.close)
             observers = stack.enter_context(self._observers())
             if self.state.before is None:
-                self.state.before, _ = self._score(self.input.test, engine_forward(self.components))
+                before = self._predict(self.input.test, engine_forward(self.components))
+                self.state.before = self.input.task.score(self.input.test.examples, before)
             while self.state.epoch < self.config.num_epochs and not self._out_of_patience():
                 self._train_epoch(observers)
                 self._close_epoch(observers)
             with self.checkpoints.best_model() as directory:
-                after, predictions = self._score(self.input.test, directory_forward(self.components, directory))
+                forward = directory_forward(self.components, directory)
+                task = self._tune(forward) if self.input.task.tunes else self.input.task
+                predictions = self._predict(self.input.test, forward, task)
+            after = task.score(self.input.test.examples, predictions)
             observers.finish(self.state.before, after)
-            return self._outcome(after, predictions, observers.metrics_log.lines)
+            return self._outcome(task, after, predictions, observers.metrics_log.lines)
 
     def _train_epoch(self, observers: RunObservers) -> None:
         plan = self._plan(self.state.epoch)
@@ -167,7 +171,9 @@ class Worker:
         import ray.train
 
         start = time.perf_counter()
-        report, _ = self._score(self.input.dev, engine_forward(self.components))
+        dev = self.input.dev.examples
+        predictions = self._predict(self.input.dev, engine_forward(self.components))
+        report = self.input.task.tuned(dev, predictions).score(dev, predictions)
         row = {
             "epoch": self.state.epoch + 1,
             "step": self.state.step,
@@ -181,8 +187,17 @@ class Worker:
         self.checkpoints.save(self.state, observers)
         ray.train.report(row)
 
-    def _score(self, split: EvaluationSet, forward: Forward) -> tuple[Report, list[Any]]:
-        return score(self.input, split, forward, rank=self.worker.rank)
+    def _predict(self, split: EvaluationSet, forward: Forward, task: BaseTask[Any] | None = None) -> list[Any]:
+        task = task or self.input.task
+        return predict_split(task, split, forward, pad_id=self.input.pad_id, rank=self.worker.rank)
+
+    def _tune(self, forward: Forward) -> BaseTask[Any]:
+        """The task with what it chooses by the best model's predictions of dev, which are scored again with it."""
+        dev = self.input.dev.examples
+        predictions = self._predict(self.input.dev, forward)
+        task = self.input.task.tuned(dev, predictions)
+        self.state.dev = task.score(dev, predictions)
+        return task
 
     def _out_of_patience(self) -> bool:
         patience = self.config.early_stopping.patience
@@ -211,7 +226,9 @@ class Worker:
                 )
             yield observers
 
-    def _outcome(self, after: Report, predictions: list[Any], metrics_log: list[str]) -> TrainingOutcome:
+    def _outcome(
+        self, task: BaseTask[Any], after: Report, predictions: list[Any], metrics_log: list[str]
+    ) -> TrainingOutcome:
         assert self.state.before
         assert self.state.dev
         return TrainingOutcome(
@@ -222,6 +239,7 @@ class Worker:
             history=self.state.history,
             metrics_log=metrics_log,
             predictions=predictions,
+            task=task,
             description=f"{self.components.description}, {self.num_steps} steps",
         )
 

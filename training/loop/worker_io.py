@@ -55,6 +55,7 @@ class TrainingOutcome:
         metrics_log: Every row of the run, as JSON lines.
         predictions: Of the best model for each test example, in their order.
         description: Hardware, precision and attention, in one line.
+        task: With what it chose on the dev split; that of the bundle.
     """
 
     before: Report
@@ -65,6 +66,7 @@ class TrainingOutcome:
     metrics_log: list[str] = field(default_factory=list)
     predictions: list[Any] = field(default_factory=list)
     description: str = ""
+    task: BaseTask[Any] | None = None
 
 
 def evaluation_set(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> EvaluationSet:

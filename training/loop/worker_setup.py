@@ -64,7 +64,7 @@ def build_components(
     if config.teacher:
         from training.distillation.distillation_loss import load_teacher
 
-        label_weight = int(worker_input.train.labelled.sum()) / max(1, sum(counts))
+        label_weight = int(worker_input.train.labelled.sum()) / max(1, worker_input.train.num_labelled)
         teacher = load_teacher(config.teacher, worker_input.task, worker.device, label_weight=label_weight)
         recorder = teacher.attach(model)
     if checkpoint:
@@ -93,7 +93,7 @@ def build_components(
         num_parallel=engine.num_parallel,
         finds_touched_rows=engine.uses_touched_rows,
     )
-    loss = config.objective.bind(counts, worker.device)
+    loss = config.objective.bind(counts, worker.device, worker_input.task.decision)
     train_step = TrainStep(engine, prefetcher, loss, seed=config.seed, teacher=teacher)
     threads = f"{thread_groups} thread group(s)" if thread_groups else f"no thread groups ({reason})"
     description = _describe(worker_input, worker, model, (precision, attention, threads))

@@ -140,6 +140,7 @@ def build_model(config: ModelConfig, task: BaseTask[Any]) -> PreTrainedModel:
         "id2label": names,
         "label2id": {name: index for index, name in names.items()},
         "dtype": "float32",
+        **task.head,
     }
     if config.dropout is not None:
         options |= {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}

@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import Field
 
 from agent.config.base import Config
-from agent.encoding import Float32
+from agent.encoding import IGNORED, Float32
+from agent.tasks.decision import PER_WINDOW, Decision
 
 if TYPE_CHECKING:
     import torch
@@ -29,13 +30,31 @@ class BaseObjective(Config, ABC):
         "none", description="weight of a target by how rare its class is: one over its share, or the root of that"
     )
 
-    @abstractmethod
-    def bind(self, counts: Sequence[int], device: torch.device) -> Loss:
+    def bind(self, counts: Sequence[int], device: torch.device, decision: Decision = PER_WINDOW) -> Loss:
         """Makes the loss of a run.
 
         Args:
             counts: Training targets of each output.
             device: Where logits will be.
+            decision: Of the task; by default one output is chosen.
+        """
+        weights = self.weights(counts, device)
+        return self.binary_loss(weights) if decision.binary else self.choice_loss(weights)
+
+    @abstractmethod
+    def choice_loss(self, weights: torch.Tensor | None) -> Loss:
+        """The loss where one output is chosen.
+
+        Args:
+            weights: Of each class, fp32 [outputs].
+        """
+
+    @abstractmethod
+    def binary_loss(self, weights: torch.Tensor | None) -> Loss:
+        """The loss where each output is decided by itself; targets are 1 or 0, int64 [..., outputs].
+
+        Args:
+            weights: Of the targets that are 1, for each output, fp32 [outputs].
         """
 
     def weights(self, counts: Sequence[int], device: torch.device) -> torch.Tensor | None:
@@ -45,6 +64,17 @@ class BaseObjective(Config, ABC):
         if self.class_weights == "none":
             return None
         return torch.from_numpy(_weights(np.asarray(counts, np.float64), _POWER[self.class_weights])).to(device)
+
+
+def binary_terms(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Labelled targets of binary outputs: logits, targets and weights, fp32 [targets] each."""
+    import torch
+
+    known, wanted = targets != IGNORED, targets.clamp_min(0).float()
+    counted = torch.ones_like(wanted) if weights is None else torch.where(wanted > 0, weights, torch.ones_like(wanted))
+    return logits.float()[known], wanted[known], counted[known]
 
 
 def _weights(counts: np.ndarray[tuple[int, ...], np.dtype[np.float64]], power: float) -> Float32:

@@ -7,13 +7,14 @@ from typing import Any
 
 from agent.data.formats.base import Findings, Record
 from agent.data.lines import Part, open_file
+from agent.data.normalisation.class_keys import with_classes
 from agent.errors import DataError
 
 SUFFIX = ".spacy"
 
 
 def read_docbin(part: Part, findings: Findings) -> Iterator[Record]:
-    """Yields the documents with their `ents` as spans, and the class of those with `cats`.
+    """Yields the documents with their `ents` as spans, and the classes of those with `cats`.
 
     Raises:
         DataError: spaCy is not installed, or the file is no DocBin.
@@ -37,10 +38,10 @@ def read_docbin(part: Part, findings: Findings) -> Iterator[Record]:
             remedy="write the file again",
         ) from None
     for number, document in enumerate(documents):
-        yield _record(document, f"{part.file}[{number}]", findings), f"{part.file}[{number}]"
+        yield _record(document, findings), f"{part.file}[{number}]"
 
 
-def _record(document: Any, where: str, findings: Findings) -> dict[str, Any]:
+def _record(document: Any, findings: Findings) -> dict[str, Any]:
     if groups := {name for name, spans in document.spans.items() if spans}:
         findings.remarks[
             f"documents with groups of spans ({', '.join(sorted(groups))}), which are not read: only entities are"
@@ -51,15 +52,5 @@ def _record(document: Any, where: str, findings: Findings) -> dict[str, Any]:
         {"start": entity.start_char, "end": entity.end_char, "label": entity.label_, "text": entity.text}
         for entity in document.ents
     ]
-    return {"text": document.text, "spans": spans} | _class(document.cats, where)
-
-
-def _class(cats: dict[str, float], where: str) -> dict[str, Any]:
-    chosen = [name for name, value in cats.items() if value >= 0.5]
-    if cats and len(chosen) != 1:
-        raise DataError(
-            f"{where}: {len(chosen)} of its {len(cats)} classes hold",
-            allowed="one class for a text",
-            remedy="keep the documents of exclusive classes",
-        )
-    return {"label": chosen[0]} if chosen else {}
+    classes = [name for name, value in document.cats.items() if value >= 0.5]
+    return {"text": document.text, "spans": spans} | (with_classes(classes) if document.cats else {})

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.data.formats.base import Findings
+from agent.data.normalisation.class_keys import with_classes
 from agent.data.normalisation.span_keys import read_spans
 from agent.errors import DataError
 
@@ -22,17 +23,17 @@ def matches(record: Mapping[str, Any]) -> bool:
 
 
 def convert(record: dict[str, Any], where: str, findings: Findings) -> dict[str, Any]:
-    """A text with its spans or its class.
+    """A text with its spans or its classes.
 
     Raises:
-        DataError: Labels are numbers of doccano's database, or a text has several classes.
+        DataError: Labels are numbers of doccano's database.
     """
     if record.get("relations"):
         findings.remarks["relations are not read"] += len(record["relations"])
     text = {"text": record.get("text", record.get("data"))}
     labels = next((record[key] for key in _LABELS if isinstance(record.get(key), list)), None)
     if labels and all(isinstance(label, str) for label in labels):
-        return text | {"label": _only(labels, where)}
+        return text | with_classes(labels)
     items = labels if labels is not None else record.get("entities", record.get("annotations"))
     spans = read_spans(items)
     for span in spans if isinstance(spans, list) else ():
@@ -42,17 +43,7 @@ def convert(record: dict[str, Any], where: str, findings: Findings) -> dict[str,
                 allowed="names of labels",
                 remedy="export as 'JSONL' of a newer doccano, which writes names",
             )
-    return text | {"spans": spans}
-
-
-def _only(labels: list[str], where: str) -> str:
-    if len(labels) > 1:
-        raise DataError(
-            f"{where}: {len(labels)} classes ({', '.join(labels[:3])})",
-            allowed="one class for a text",
-            remedy="keep one of them",
-        )
-    return labels[0]
+    return text | {"spans": spans} | ({"labels": []} if labels == [] else {})  # of spans or of classes
 
 
 def write(text: str, spans: list[dict[str, Any]]) -> dict[str, Any]:

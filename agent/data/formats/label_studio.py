@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.data.formats.base import Findings
+from agent.data.normalisation.class_keys import with_classes
 from agent.errors import DataError
 
 _RESULTS = ("annotations", "completions")
@@ -45,7 +46,7 @@ def convert(record: dict[str, Any], where: str, findings: Findings) -> dict[str,
         _region(result["value"], where) for result in results if result.get("type") in ("labels", "hypertextlabels")
     ]
     choices = [choice for result in results if result.get("type") == "choices" for choice in result["value"]["choices"]]
-    return {"text": text, "spans": spans} | _class(choices, where)
+    return {"text": text, "spans": spans} | (with_classes(choices) if choices else {})
 
 
 def matches_flat(record: Mapping[str, Any]) -> bool:
@@ -116,16 +117,6 @@ def _region(value: Mapping[str, Any], where: str) -> dict[str, Any]:
     text = value.get("text")
     region = {"start": value["start"], "end": value.get("end"), "label": labels[0]}
     return region | ({"text": text} if isinstance(text, str) else {})
-
-
-def _class(choices: Sequence[str], where: str) -> dict[str, Any]:
-    if len(choices) > 1:
-        raise DataError(
-            f"{where}: {len(choices)} choices ({', '.join(choices[:3])})",
-            allowed="one class for a text",
-            remedy="keep one of them",
-        )
-    return {"label": choices[0]} if choices else {}
 
 
 def write(text: str, spans: list[dict[str, Any]]) -> dict[str, Any]:

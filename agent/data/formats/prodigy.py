@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.data.formats.base import Findings
+from agent.data.normalisation.class_keys import with_classes
 from agent.data.normalisation.span_keys import read_spans
 from agent.errors import DataError
 
@@ -32,19 +33,15 @@ def convert(record: dict[str, Any], where: str, findings: Findings) -> dict[str,
     if record.get("_view_id") == "ner":  # of a binary question; of all entities it would be ner_manual
         findings.remarks["answers are to single suggestions: entities that were not asked about count as none"] += 1
     spans = {"spans": read_spans(record.get("spans") or [])}
-    return {"text": record.get("text")} | spans | _class(record, where)
+    return {"text": record.get("text")} | spans | _classes(record)
 
 
-def _class(record: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The class of a text: the accepted one of several, or that of a binary question."""
+def _classes(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The classes of a text: the accepted ones of several, or that of a binary question."""
     chosen = record.get("accept")
-    if not isinstance(chosen, list):
-        return {"label": record["label"]} if isinstance(record.get("label"), str) else {}
-    if len(chosen) != 1:
-        raise DataError(
-            f"{where}: {len(chosen)} classes are chosen", allowed="one class for a text", remedy="choose one in Prodigy"
-        )
-    return {"label": chosen[0]}
+    if isinstance(chosen, list):
+        return with_classes(chosen)
+    return {"label": record["label"]} if isinstance(record.get("label"), str) else {}
 
 
 def write(text: str, spans: list[dict[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from agent.data.formats import doccano, label_studio, prodigy
 from agent.data.formats.base import Findings, Format, Record, Unit
 from agent.data.formats.json_records import ends_object, is_array, read_array, read_jsonl
 from agent.data.lines import Part
+from agent.data.normalisation.class_keys import names_classes, read_classes
 from agent.data.normalisation.span_keys import read_spans
 from agent.errors import DataError
 
@@ -18,6 +20,7 @@ Convert = Callable[[dict[str, Any], str, Findings], dict[str, Any] | None]
 """Makes a record of ours of an object, given its place; None leaves it out, and the findings say why."""
 
 _TOKENS = ("tokens", "words")
+_LOOKED_AT = 1_000  # objects without labels, before a file counts as one without
 _TAGS = ("tags", "ner_tags", "ner", "labels")
 
 
@@ -47,7 +50,7 @@ def json_format(file: Path, text: str) -> Format:
     """
     array = is_array(file, text)
     read = read_array if array else read_jsonl
-    first = next(read(Part(file)), None)
+    first = _telling(read(Part(file)))
     shape = shape_of(*first) if first else _PLAIN
     kind = "a JSON array" if array else "JSON lines"
     whole = array or not shape.own
@@ -57,6 +60,14 @@ def json_format(file: Path, text: str) -> Format:
         None if whole else ends_object,
         shape.unit,
     )
+
+
+def _telling(records: Iterator[Record]) -> Record | None:
+    """The object that tells the shape: the first, or where its list of labels is empty the first with some."""
+    first = next(records, None)
+    if first is None or first[0].get("labels") != []:
+        return first
+    return next((record for record in islice(records, _LOOKED_AT) if record[0].get("labels") != []), first)
 
 
 def shape_of(record: dict[str, Any], where: str) -> Shape:
@@ -90,12 +101,18 @@ def _own(record: dict[str, Any], where: str, findings: Findings) -> dict[str, An
         tokens = next((record[key] for key in _TOKENS if key in record), None)
         tags = next((record[key] for key in _TAGS if key in record), None)
         return {key: value for key, value in (("tokens", tokens), ("tags", tags)) if value is not None}
+    if _has_classes(record):
+        return record | {"labels": read_classes(record["labels"])}
     spans = record.get("spans", record.get("entities"))
     return record | {"spans": read_spans(spans)} if spans is not None else record
 
 
 def _has_words(record: Mapping[str, Any]) -> bool:
     return "tokens" in record or isinstance(record.get("words"), list)
+
+
+def _has_classes(record: Mapping[str, Any]) -> bool:
+    return "text" in record and names_classes(record.get("labels"))
 
 
 def _has_class(record: Mapping[str, Any]) -> bool:
@@ -108,11 +125,12 @@ SHAPES = (
     Shape("Label Studio (JSON-MIN)", label_studio.matches_flat, label_studio.convert_flat),
     Shape("Prodigy", prodigy.matches, prodigy.convert),
     Shape("words with tags", _has_words, _own, own=True),
+    Shape("texts with sets of classes", _has_classes, _own, own=True),
     Shape("doccano", doccano.matches, doccano.convert, unit="utf16"),
     Shape("texts with classes", _has_class, _own, own=True),
 )
 _ALLOWED = (
-    '{"tokens", "tags"}, {"text", "spans"} or {"text", "label"}, an export of Prodigy, doccano or Label Studio '
+    '{"tokens", "tags"}, {"text", "spans"}, {"text", "label"} or {"text", "labels"}, an export of Prodigy, doccano or Label Studio '
     "(docs/data.md shows each)"
 )
 _FOREIGN = (

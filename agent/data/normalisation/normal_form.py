@@ -151,9 +151,11 @@ def _unit(evidence: OffsetEvidence, config: SpansConfig, default: Unit) -> tuple
 
 def _named(record: Mapping[str, Any], where: str, names: Sequence[str]) -> dict[str, Any]:
     """A record whose tags or class are given by name."""
-    tags, label = record.get("tags"), record.get("label")
+    tags, label, labels = record.get("tags"), record.get("label"), record.get("labels")
     if isinstance(tags, list) and tags and all(_is_number(tag) for tag in tags):
         return {**record, "tags": [_name(tag, where, names) for tag in tags]}
+    if names and isinstance(labels, list) and all(_is_number(one) for one in labels):
+        return {**record, "labels": [_name(one, where, names) for one in labels]}
     if names and label is not None and _is_number(label):
         return {**record, "label": _name(label, where, names)}
     return dict(record)

@@ -116,8 +116,8 @@ def test_classes_are_shown_and_written(tmp_path, run):
     assert status == 0
     assert "doccano in JSON lines" in out
     assert records(tmp_path / "written" / "train.jsonl") == [
-        {"text": "back!", "label": "refund"},
-        {"text": "great", "label": "praise"},
+        {"text": "back!", "label": "refund", "labels": ["refund"]},
+        {"text": "great", "label": "praise", "labels": ["praise"]},
     ]
 
 

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from agent.data.formats import brat, doccano, label_studio, prodigy
+from agent.errors import DataError
+from agent.tasks import TextClassification
 from tests.agent.data.reading import notes, put, read, refusal, source_of, spanned
 
 TEXT = "Anna Lund left Oslo."
@@ -49,9 +51,8 @@ def test_classes_of_prodigy_are_read(tmp_path):
         "answer": "accept",
     }
     assert read(put(tmp_path, "x.jsonl", [choice]))[0]["label"] == "refund"
-    assert "y.jsonl:1: 2 classes are chosen" in refusal(
-        put(tmp_path, "y.jsonl", [choice | {"accept": ["refund", "praise"]}])
-    )
+    both = read(put(tmp_path, "y.jsonl", [choice | {"accept": ["refund", "praise"]}]))[0]
+    assert (both["labels"], "label" in both) == (["refund", "praise"], False)
 
 
 def test_an_answer_that_is_none_of_prodigys_is_refused(tmp_path):
@@ -87,11 +88,12 @@ def test_every_shape_of_doccano_is_read(tmp_path, found):
 
 def test_classes_and_relations_of_doccano(tmp_path):
     assert read(put(tmp_path, "x.jsonl", [{"id": 1, "text": "a", "label": ["refund"]}])) == [
-        {"text": "a", "label": "refund"}
+        {"text": "a", "label": "refund", "labels": ["refund"]}
     ]
-    assert "x.jsonl:1: 2 classes (refund, praise)" in refusal(
-        put(tmp_path, "x.jsonl", [{"id": 1, "text": "a", "label": ["refund", "praise"]}])
-    )
+    (both,) = read(put(tmp_path, "x.jsonl", [{"id": 1, "text": "a", "label": ["refund", "praise"]}]))
+    assert both == {"text": "a", "labels": ["refund", "praise"]}
+    with pytest.raises(DataError, match=r"x:1: 2 classes \(refund, praise\).*task.kind=multi_label_classification"):
+        TextClassification().read_record(both, "x:1")
     related = {"text": TEXT, "entities": OFFSETS, "relations": [{"id": 1, "from_id": 5, "to_id": 6, "type": "in"}]}
     assert notes(put(tmp_path, "y.jsonl", [related])) == ["1 relations are not read"]
 

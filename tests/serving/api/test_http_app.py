@@ -21,6 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.bundle import Bundle
 from agent.encoding import Batch, Float32
 from serving.inference.engine import Engine
+from serving.scheduling.predictor import Predictor
+from tests.serving.conftest import listening
 from tests.serving.gated import gated
 from tests.serving.tiny import TEXTS
 
@@ -67,6 +69,45 @@ def test_the_client_of_hugging_face_works_unchanged(
     assert TEXTS[0][entities[0].start : entities[0].end] == entities[0].word
     labels = InferenceClient(model=classifier_url).text_classification(TEXTS[0], top_k=2)
     assert [item.label in {"good", "fair", "bad"} for item in labels] == [True, True]
+
+
+def test_the_client_of_hugging_face_gets_scores_of_labels_that_are_decided_each_by_itself(
+    labeller_url: str, labeller_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    engine = Engine(Bundle.load(labeller_path))
+    expected = [engine.predict([text])[0] for text in TEXTS]
+    client = InferenceClient(model=labeller_url)
+    for text, items in zip(TEXTS, expected, strict=True):
+        found = client.text_classification(text, function_to_apply="sigmoid")
+        assert [(item.label, item.score) for item in found] == [(item["label"], item["score"]) for item in items]
+        assert len(client.text_classification(text, function_to_apply="sigmoid", top_k=3)) == 3
+    assert 0 < sum(map(len, expected)) < 3 * len(TEXTS)
+
+
+def test_what_does_not_fit_labels_decided_each_by_itself_is_refused_by_its_field(labeller_url: str) -> None:
+    for given in ({"function_to_apply": "softmax"}, {"top_k": 0}, {"threshold": 0.5}):
+        answer = post(labeller_url, {"inputs": "a", "parameters": given})
+        (name,) = given
+        assert (answer.status_code, answer.json()["field"]) == (422, f"parameters.{name}")
+        assert answer.json()["allowed"]
+        assert answer.json()["remedy"]
+
+
+def test_metrics_count_the_labels_that_reach_their_thresholds(labeller_path: Path) -> None:
+    engine = Engine(Bundle.load(labeller_path))
+    with listening(Predictor(engine)) as url:
+        answers = post(url, {"inputs": TEXTS, "parameters": {"top_k": 3}}).json()
+        text = httpx.get(url + "/metrics").text
+    reached = [item["label"] for answer in answers for item in answer if item["score"] >= item["threshold"]]
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    counted = {
+        one.labels["label"]: one.value
+        for one in families["bert_agent_answer_items"].samples
+        if one.name.endswith("_total")
+    }
+    assert counted == {label: reached.count(label) for label in set(reached)}
+    assert sum(counted.values()) < 3 * len(TEXTS)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from agent.data import DataConfig
 from agent.data.splits import open_split
 from agent.encoding import Encoder
 from agent.errors import DataError
-from agent.tasks import TextClassification, TokenClassification
-from tests.tiny import make_tokenizer, sentences, write_classes, write_conll
+from agent.tasks import MultiLabelClassification, TextClassification, TokenClassification
+from tests.tiny import make_tokenizer, sentences, write_classes, write_conll, write_label_sets
 from training.data import ingest
 from training.data.ingest import IngestConfig, open_data, streams
 from training.data.parallel_encoding import ParallelEncoding
@@ -70,6 +70,8 @@ def equal(one, other):
         (write_conll, TokenClassification(labels=("PER", "ORG", "LOC", "NEVER"))),
         (write_classes, TextClassification()),
         (write_classes, TextClassification(labels=("unknown", "known"))),
+        (write_label_sets, MultiLabelClassification()),
+        (write_label_sets, MultiLabelClassification(labels=("PER", "NEVER", "ORG", "LOC"))),
         (write_uneven, TokenClassification(labels=("ZZZ", "PER", "ORG", "LOC", "AAA"))),
         (write_uneven, TokenClassification()),
     ],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from agent.encoding import IGNORED, Encoder, pad
-from agent.tasks import TextClassification, TokenClassification
+from agent.tasks import MultiLabelClassification, TextClassification, TokenClassification
 from tests.tiny import make_tokenizer, sentences
 from training.data import packing
 from training.data.packing import pack
@@ -19,11 +19,19 @@ def examples(task, count=30):
     pairs = sentences(count)
     if task.kind == "token_classification":
         return [task.read_record({"tokens": words * 3, "tags": tags * 3}, "here") for words, tags in pairs]
-    return [task.read_record({"text": " ".join(words * 3), "label": tags[0]}, "here") for words, tags in pairs]
+    labels = [{"label": tags[0], "labels": sorted({*tags[:3]})} for _, tags in pairs]
+    return [
+        task.read_record({"text": " ".join(words * 3)} | label, "here")
+        for (words, _), label in zip(pairs, labels, strict=True)
+    ]
+
+
+LABELLER = MultiLabelClassification(labels=("B-LOC", "B-ORG", "B-PER", "O"))
 
 
 @pytest.mark.parametrize(
-    "task", [TokenClassification(labels=("LOC", "ORG", "PER")), TextClassification(labels=("B-ORG", "B-PER", "O"))]
+    "task",
+    [TokenClassification(labels=("LOC", "ORG", "PER")), TextClassification(labels=("B-ORG", "B-PER", "O")), LABELLER],
 )
 def test_collating_packed_windows_equals_padding_the_windows_themselves(task, encoder):
     items = examples(task)
@@ -55,10 +63,12 @@ def test_every_piece_is_trained_once_however_long_the_document(encoder):
     )
 
 
-def test_no_rows_make_a_batch_that_counts_nothing(encoder):
-    task = TokenClassification(labels=("LOC", "ORG", "PER"))
+@pytest.mark.parametrize(
+    ("task", "shape"), [(TokenClassification(labels=("LOC", "ORG", "PER")), (1, 1)), (LABELLER, (1, 4))]
+)
+def test_no_rows_make_a_batch_that_counts_nothing(encoder, task, shape):
     batch, targets = pack(task, encoder, examples(task)).collate(np.empty(0, np.int64), encoder.pad_id)
-    assert batch.input_ids.shape == (1, 1)
+    assert (batch.input_ids.shape, targets.shape) == ((1, 1), shape)
     assert (targets == IGNORED).all()
 
 
@@ -81,3 +91,17 @@ def test_targets_are_counted_without_those_that_are_ignored(task, encoder, monke
     kept = packed.targets[packed.targets != IGNORED].tolist()
     assert packed.target_counts(len(task.outputs)).tolist() == [kept.count(n) for n in range(len(task.outputs))]
     assert packed.target_counts(len(task.outputs)).sum() == packed.labelled.sum()
+    assert packed.num_labelled == packed.labelled.sum()
+
+
+def test_of_binary_outputs_those_that_hold_are_counted_and_all_are_labelled(encoder, monkeypatch):
+    monkeypatch.setattr(packing, "_COUNTED", 7)
+    items = examples(LABELLER)
+    packed = pack(LABELLER, encoder, items)
+    windows = np.bincount(packed.owners)
+    wanted = [
+        sum(n for item, n in zip(items, windows, strict=True) if label in item.labels) for label in LABELLER.labels
+    ]
+    assert packed.target_counts(4).tolist() == wanted
+    assert packed.num_labelled == packed.labelled.sum() == 4 * windows.sum()
+    assert not packed.per_token

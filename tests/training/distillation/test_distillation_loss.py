@@ -202,6 +202,21 @@ def test_unlabelled_targets_have_the_teachers_part_only_and_labels_keep_theirs()
     torch.testing.assert_close(loss, 0.2 * hard + 0.8 * soft)
 
 
+def test_soft_targets_of_binary_outputs_are_the_divergences_of_each_by_itself():
+    teacher = tiny("bert")
+    temperature = 2.0
+    with torch.no_grad():
+        shown = teacher(**INPUTS).logits
+    student = torch.randn_like(shown)
+    targets = torch.ones_like(shown, dtype=torch.long)
+    targets[:, ::3] = -100
+    bound = Teacher(teacher, config(weight=1.0, temperature=temperature), binary=True)
+    ours, theirs = (torch.sigmoid(one / temperature) for one in (student, shown))
+    terms = theirs * (theirs / ours).log() + (1 - theirs) * ((1 - theirs) / (1 - ours)).log()
+    loss = bound.loss(lambda logits, targets: torch.zeros(()), (student,), targets, INPUTS)
+    torch.testing.assert_close(loss, temperature**2 * terms[targets != -100].sum())
+
+
 @given(own=st.integers(1, 12), others=st.integers(1, 24))
 def test_layers_are_spread_evenly_and_the_last_learns_from_the_last(own, others):
     found = HiddenConfig().match(own, others)

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from agent.tasks.decision import EACH_OUTPUT
 from training.objectives import CrossEntropy, Focal, Objective
 
 KINDS = get_args(get_args(Objective)[0])
@@ -135,3 +136,53 @@ def test_focal_loss_has_a_finite_gradient_however_sure_the_model_is(gamma, logit
     Focal(gamma=gamma).bind((1, 1), CPU)(logits, torch.tensor([1, -100])).backward()
     assert torch.isfinite(logits.grad).all()
     assert (logits.grad[1] == 0).all()
+
+
+# --- outputs that are decided each by itself
+
+
+def binary_sample():
+    logits, drawn = sample()
+    targets = (torch.rand(logits.shape, generator=torch.Generator().manual_seed(1)) < 0.4).long()
+    return logits, targets.masked_fill((drawn == -100)[..., None], -100)
+
+
+def test_binary_cross_entropy_is_that_of_torch():
+    logits, targets = binary_sample()
+    known = targets != -100
+    for smoothing in (0.0, 0.2):
+        wanted = targets[known].float() * (1 - smoothing) + smoothing / 2
+        expected = binary_cross_entropy_with_logits(logits[known], wanted, reduction="sum")
+        loss = CrossEntropy(label_smoothing=smoothing).bind(COUNTS, CPU, EACH_OUTPUT)
+        torch.testing.assert_close(loss(logits.bfloat16().float(), targets), loss(logits.bfloat16(), targets))
+        torch.testing.assert_close(loss(logits, targets), expected)
+
+
+@every_objective
+def test_weights_scale_the_terms_of_labels_that_hold(kind):
+    logits, targets = torch.randn(1, 3), torch.tensor([[1, 0, 1]])
+    weights = kind(class_weights="balanced").weights(COUNTS, CPU)
+    plain, weighted = (kind(class_weights=name).bind(COUNTS, CPU, EACH_OUTPUT) for name in ("none", "balanced"))
+    alone = [plain(logits[:, [n]], targets[:, [n]]) for n in range(3)]
+    factors = (weights[0], 1, weights[2])
+    expected = sum(term * factor for term, factor in zip(alone, factors, strict=True))
+    assert weighted(logits, targets).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@every_objective
+def test_without_a_labelled_binary_target_loss_and_gradient_are_zero(kind):
+    logits = torch.randn(2, 3, requires_grad=True)
+    value = kind().bind(COUNTS, CPU, EACH_OUTPUT)(logits, torch.full((2, 3), -100))
+    value.backward()
+    assert value.item() == 0.0
+    assert torch.equal(logits.grad, torch.zeros(2, 3))
+
+
+def test_binary_focal_loss_with_gamma_zero_is_cross_entropy_and_falls_with_what_is_certain():
+    logits, targets = binary_sample()
+    plain, focal, sharper = (
+        objective.bind(COUNTS, CPU, EACH_OUTPUT)(logits, targets).item()
+        for objective in (CrossEntropy(), Focal(gamma=0.0), Focal(gamma=2.0))
+    )
+    assert focal == pytest.approx(plain, rel=1e-6)
+    assert sharper < plain

@@ -1,0 +1,70 @@
+"""What the logits of a window decide: one output, one for each token, or yes or no for every output; and what its targets look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agent.encoding import IGNORED, Float32, Int64
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How logits become probabilities.
+
+    Attributes:
+        per_token: Whether logits have a row for each token, float [tokens, outputs], or one for the window, float [outputs].
+        binary: Whether every output is decided by itself (sigmoid), or one of them is chosen (softmax). Targets are int64: of a
+            choice its number, [tokens] or []; of binary outputs 1 or 0 for each, [outputs].
+    """
+
+    per_token: bool = False
+    binary: bool = False
+
+    def targets_per_window(self, num_outputs: int) -> int:
+        """Targets of a window, where it has a fixed number of them."""
+        return num_outputs if self.binary else 1
+
+    def probabilities(self, logits: Float32) -> Float32:
+        """Of each output, along the last axis."""
+        return sigmoid(logits) if self.binary else softmax(logits)
+
+    def document_probabilities(self, outputs: Sequence[Float32]) -> Float32:
+        """Means over the windows of a document, of a task with one row of logits for each: float32 [outputs]."""
+        return np.asarray(self.probabilities(np.stack(outputs)).mean(axis=0), dtype=np.float32)
+
+    def items(self, targets: Sequence[Int64], outputs: Sequence[Float32]) -> tuple[Float32, Int64]:
+        """What was decided beside what is right, over the windows of a document.
+
+        Returns:
+            Probabilities, float32 [items, choices], and the right choices, int64 [items]. Items are labelled tokens, or the document
+            itself, or each of its outputs with the choices no and yes.
+        """
+        if self.per_token:
+            labelled = [target != IGNORED for target in targets]
+            rows = [
+                self.probabilities(logits[: len(mask)])[mask] for logits, mask in zip(outputs, labelled, strict=True)
+            ]
+            return np.concatenate(rows), np.concatenate([t[mask] for t, mask in zip(targets, labelled, strict=True)])
+        found = self.document_probabilities(outputs)
+        if self.binary:
+            return np.stack([1 - found, found], axis=-1), targets[0]
+        return found[None], targets[0][None]
+
+
+PER_TOKEN = Decision(per_token=True)
+PER_WINDOW = Decision()
+EACH_OUTPUT = Decision(binary=True)
+
+
+def softmax(logits: Float32) -> Float32:
+    """Probabilities along the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)
+
+
+def sigmoid(logits: Float32) -> Float32:
+    """The probability of each logit by itself."""
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * np.asarray(logits, np.float32))), dtype=np.float32)

@@ -1,0 +1,126 @@
+"""Tasks from data files to answers over HTTP, in this process: trained, resumed, taught, compressed, served and annotated."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import numpy as np
+import pytest
+
+from agent.bundle import Bundle
+from agent.evaluation import predict
+from compression.encoder.torch_model import load_model, torch_forward
+from serving.annotation.formats import FORMATS
+from serving.annotation.records import Fields
+from serving.annotation.storage import StorageLocation
+from serving.inference.engine import Engine
+from serving.scheduling.predictor import Predictor
+from tests.compression.pipeline.test_pipeline import run
+from tests.serving.conftest import listening
+from tests.tiny import WRITERS, make_model
+from tests.training.runs import settings, train_here
+from training.lifecycle.job import train
+
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("local_ray")]
+KINDS = ["multi_label_classification"]  # of the two first: test_whole_way.py, by the commands
+TEXTS = ["anna went to oslo .", "in lima , acme hired bruno .", "nothing happened today ."]
+
+
+def config(place, kind, name, **changes):
+    given = {
+        "task": {"kind": kind}, "data": {"path": str(place / "data")}, "output": str(place / name), "epochs": 6,
+        "optimizer": {"kind": "adamw", "learning_rate": 0.005},
+    }  # fmt: skip
+    return settings(place, name, **given | changes)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def place(kind, tmp_path_factory):
+    place = tmp_path_factory.mktemp(kind)
+    make_model(place / "model")
+    WRITERS[kind](place / "data", train=480)
+    return place
+
+
+@pytest.fixture(scope="module")
+def trained(kind, place):
+    return train_here(config(place, kind, "agent"))
+
+
+@pytest.fixture(scope="module")
+def small(trained, place):
+    steps = ["prune", {"kind": "export", "exporter": "torchscript"}, {"kind": "quantize"}]
+    report = run(trained.bundle.path, place / "small", steps)
+    return Bundle.load(place / "small"), report
+
+
+def test_it_learns_and_its_bundle_gives_what_its_reports_say(trained):
+    bundle, outcome = Bundle.load(trained.bundle.path), trained.outcome
+    assert outcome.before.value < 0.7
+    assert outcome.after.value > 0.9
+    assert "gold items" in (bundle.path / "report.md").read_text()
+    from agent.data import load_splits
+
+    splits = load_splits(*_data(bundle))
+    reports = {evaluation.split: evaluation.report for evaluation in bundle.manifest.evaluations}
+    for name, report in reports.items():
+        found = predict(bundle.task, bundle.encoder, getattr(splits, name), torch_forward(load_model(bundle)))
+        assert bundle.task.score(getattr(splits, name), found).metrics == pytest.approx(report.metrics, abs=1e-3)
+
+
+def _data(bundle):
+    from agent.data import DataConfig
+
+    return DataConfig.model_validate(bundle.manifest.lineage.config["data"]), bundle.task
+
+
+@pytest.mark.faults  # a group of two processes takes a minute to start; test_training_run.py has one in make test
+def test_two_workers_learn_what_one_learns(kind, place, trained):
+    changes = {"num_workers": 2, "engine": {"zero_stage": 2}, "batch": {"micro_tokens": 32}}
+    outcome = train(config(place, kind, "two", **changes)).outcome
+    ours, theirs = ([row["loss"] for row in result.history] for result in (outcome, trained.outcome))
+    np.testing.assert_allclose(ours, theirs, rtol=2e-3)
+
+
+def test_a_student_learns_from_its_teacher_alone(kind, place, trained):
+    teacher = {"bundle": str(trained.bundle.path), "weight": 1.0}
+    result = train_here(config(place, kind, "student", teacher=teacher))
+    assert result.outcome.after.value > 0.9
+
+
+def test_the_gate_measures_pruned_and_int8_graphs(small):
+    bundle, report = small
+    assert [variant.precision for variant in bundle.manifest.onnx] == ["fp32", "int8"]
+    assert report.verdict.kept > 0.9
+    assert all(0 <= row.calibration_error < 0.5 for row in report.model_rows)
+
+
+def test_served_answers_are_those_of_the_engine_and_streams_too(small):
+    bundle, _ = small
+    engine = Engine(bundle)
+    with listening(Predictor(engine)) as url:
+        served = httpx.post(url, json={"inputs": TEXTS}, timeout=20).json()
+        streamed = httpx.post(url, json={"inputs": TEXTS}, headers={"accept": "application/x-ndjson"}, timeout=20).text
+    assert served == Engine(bundle).predict(TEXTS)
+    assert [json.loads(line) for line in streamed.splitlines()] == served
+
+
+def test_a_corpus_is_annotated_and_read_again(small, tmp_path):
+    bundle, _ = small
+    task, file = bundle.task, tmp_path / "x.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    fields = Fields("text", task.answer_field, task.answer_item, 100)
+    content = FORMATS["jsonl"].read(StorageLocation(str(tmp_path)), str(file), (0, file.stat().st_size, 1, 3), fields)
+    answers = Engine(bundle).predict(content.texts)
+    (tmp_path / "y.jsonl").write_bytes(content.render(answers))
+    from tests.agent.data.reading import read
+
+    assert [record["labels"] for record in read(tmp_path / "y.jsonl")] == [
+        [label for label, _ in task.counted(answer)] for answer in answers
+    ]
