@@ -90,7 +90,7 @@ def run_part(measure: str, directory: Path) -> dict[str, Any]:
 def write_corpus(directory: Path, size: int) -> int:
     """Writes train.jsonl of that many sentences, and small dev and test files; returns the bytes of train."""
     from agent.corpus import generate
-    from agent.corpus.records import spans_record
+    from agent.corpus.task_records import spans_record
 
     drawn = generate(sizes={"train": min(size, BASE), "dev": 300, "test": 300})
     for name in ("dev", "test"):

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from agent.corpus import generate
-from agent.corpus.records import RECORDS
+from agent.corpus.task_records import RECORDS
 
 
 def write(output_dir: Path, *, seed: int = 0, task: str = "token_classification") -> None:

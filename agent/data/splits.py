@@ -215,7 +215,7 @@ def _rows(config: DataConfig, name: str, rows: Callable[[], Iterator[Record]]) -
 
 def _demo(kind: str) -> dict[str, Callable[[], Iterator[Record]]]:
     from agent.corpus import generate
-    from agent.corpus.records import RECORDS
+    from agent.corpus.task_records import RECORDS
 
     def records(name: str, sentences: Sequence[Any]) -> Iterator[Record]:
         for number, record in enumerate(RECORDS[kind](sentences)):

@@ -18,7 +18,7 @@ from tests.tiny import make_tokenizer
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 TAGGER = TokenClassification(labels=("LOC", "ORG", "PER"))
 CLASSIFIER = TextClassification(labels=("bad", "fair", "good"))
-LABELLER = MultiLabelClassification(labels=("calm", "long", "loud"), thresholds=(0.4, 0.5, 0.6))
+LABELLER = MultiLabelClassification(labels=("calm", "long", "loud"), thresholds=(0.4, 0.5, 0.95))
 TEXTS = [
     "Anna flew from Oslo to Lima on Monday.",
     "Initech hired Bruno in Graz; nothing else happened that day.",
