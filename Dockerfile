@@ -31,7 +31,7 @@ RUN python -m venv /opt/venv \
     && pip install ${PIP_ARGS} -c constraints.txt "pip>=25.3" "setuptools>=77" wheel
 
 FROM packages AS serving-packages
-RUN pip install ${PIP_ARGS} -c constraints.txt ".[serving]"
+RUN pip install ${PIP_ARGS} -c constraints.txt ".[serving,feedback]"
 
 # CUDA's libraries for ONNX Runtime, two gigabytes; the machine brings the driver.
 FROM serving-packages AS serving-gpu-packages

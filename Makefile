@@ -79,12 +79,12 @@ $(CHECKOV_STAMP):
 	@touch $@
 
 # tests/manifests runs in `make check`, which says whether the files are right; here it would only run again.
-# For example TEST_ARGS='--durations-json durations.json' or TEST_ARGS='-k resume'.
+# For example TEST_ARGS='--durations-json=durations.json' or TEST_ARGS='-k resume'.
 TEST_ARGS ?=
 PYTEST = MOTO_SERVER=$(CURDIR)/$(S3_VENV)/bin/moto_server $(BIN)/python -m pytest --ignore tests/manifests $(TEST_ARGS)
 
 test: setup $(S3_STAMP)  ## what daily work breaks: unit tests, real Ray, training, compression and servers, on all cores
-	OMP_NUM_THREADS=1 $(PYTEST) -m "not (faults or browser or optimum)" --numprocesses logical
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not (faults or browser or optimum)" --numprocesses auto
 
 test-browser: setup  ## the pages in a real Chromium
 	$(PYTEST) -m "browser and not optimum"
@@ -100,7 +100,7 @@ $(S3_STAMP):
 	@touch $@
 
 test-optimum: $(OPTIMUM_STAMP)  ## the optimum exporter and transformers 4.57, in their own environment (.venv-optimum)
-	$(OPTIMUM_VENV)/bin/python -m pytest $(TEST_ARGS) -m "not faults" --numprocesses logical tests/compression tests/training/model/test_models.py tests/agent/test_tasks.py
+	$(OPTIMUM_VENV)/bin/python -m pytest $(TEST_ARGS) -m "not faults" --numprocesses auto tests/compression tests/training/model/test_models.py tests/agent/test_tasks.py
 
 $(OPTIMUM_STAMP): pyproject.toml
 	@echo "set-up: optimum in $(OPTIMUM_VENV), since it pins transformers below 4.58"

@@ -76,6 +76,10 @@ class GateError(AgentError, RuntimeError):
     """A compressed agent lost more quality than its configuration permits."""
 
 
+class StoreError(AgentError, OSError):
+    """The store of decisions cannot be used."""
+
+
 class RequestError(AgentError, ValueError):
     """A prediction request cannot be answered as it stands.
 

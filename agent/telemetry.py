@@ -67,12 +67,21 @@ BUSY_RATIO = _gauge(
 )
 ROLLOUTS = _counter("rollouts", "New versions of the bundle tried, by outcome.", "outcome")
 WARMUP_SECONDS = _gauge("warmup_seconds", "Seconds the last warm-up took.")
+DECISIONS = _counter(
+    "decisions",
+    "Decisions for the store: written, repeated (their id was there), lost; delayed counts the writes that the store did not take.",
+    "outcome",
+)
+DECISIONS_PENDING_BYTES = _gauge("decisions_pending_bytes", "Memory held by decisions that wait to be written.")
+FEEDBACK = _counter(
+    "feedback", "Feedback on decisions, by outcome: recorded, repeated, or why it was refused.", "outcome"
+)
 INFO = _gauge("info", "Always 1; its labels say which agent is served.", "bundle", "task", "precision")
 
 SERVING = (
     REQUESTS, REJECTED, TEXTS, TOKENS, PADDED_TOKENS, ENTITIES, SCORES, REQUEST_SECONDS, STAGE_SECONDS,
     BATCH_WINDOWS, BATCH_TOKENS, QUEUED_WINDOWS, QUEUED_TOKENS, LOOP_LAG_SECONDS, BUSY_RATIO, ROLLOUTS, WARMUP_SECONDS,
-    INFO,
+    DECISIONS, DECISIONS_PENDING_BYTES, FEEDBACK, INFO,
 )  # fmt: skip
 
 # Metrics of a training run; the label `run` is the name of its output.

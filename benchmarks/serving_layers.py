@@ -50,6 +50,9 @@ class LayersBenchmark(Config):
     checkouts: Mapping[str, str] = Field(
         {"now": str(ROOT)}, description="versions of our server: {name: directory of a checkout}"
     )
+    bundles: Mapping[str, str] = Field(
+        {}, description="the same agent for versions that cannot read `bundle`: {name: directory}"
+    )
     rounds: int = Field(3, ge=1, description="turns that every server takes")
     seconds: float = Field(8, gt=0, description="length of a measurement")
     environments: str = Field(".venv-rivals", description="where the environments of rivals lie")
@@ -66,7 +69,8 @@ def main(config: LayersBenchmark) -> None:
             python = python_of(entrant, Path(config.environments).absolute(), limit_s=900)
             for version, root in config.checkouts.items() if entrant.ours else [("", str(ROOT))]:
                 name = f"{entrant.name} {version}".strip()
-                with running(entrant, python, bundle.path, root=Path(root).absolute()) as server:
+                served = Path(config.bundles.get(version, bundle.path)).absolute()
+                with running(entrant, python, served, root=Path(root).absolute()) as server:
                     figures = _run(_measured(server, texts, config.seconds))
                 found.setdefault(name, []).append(figures)
                 print(f"round {turn + 1} {name}: {figures['per_s']:.0f} requests/s", flush=True)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from agent.config.base import load
 from cluster import bundles
 from cluster.file_system import is_remote
+from serving.feedback.decision_log import FeedbackConfig, open_store
+from serving.feedback.explorer import check_explorable
 from serving.ray_serve.app_config import AppConfig, ReplicaConfig
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ def application(config: AppConfig, *, neighbours: int = 0, fill: bool = False) -
 
     bundle = bundles.fetch(config.bundle)
     bundle.onnx_variant(config.precision)
+    check_explorable(bundle.task, config.explore)
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
         _log.warning(
             "HAProxy is off, which costs most of the throughput: set RAY_SERVE_ENABLE_HA_PROXY=1 and "
@@ -62,13 +65,28 @@ def application(config: AppConfig, *, neighbours: int = 0, fill: bool = False) -
     place = config.bundle if is_remote(config.bundle) else str(bundle.path)
     auth = config.auth.model_copy(update={"keys_file": _absolute(config.auth.keys_file)})
     log = config.log.model_copy(update={"access": _absolute(config.log.access)})
-    resolved = config.model_copy(update={"bundle": place, "replicas": replicas, "auth": auth, "log": log})
+    update = {"bundle": place, "replicas": replicas, "auth": auth, "log": log, "feedback": _placed(config.feedback)}
+    resolved = config.model_copy(update=update)
     return serve.deployment(Agent, **_options(resolved)).bind(resolved)
 
 
 def _absolute(path: str) -> str:
     """A path as the builder means it, since replicas may have another working directory; nothing stays nothing."""
     return path and str(Path(path).absolute())
+
+
+def _placed(feedback: FeedbackConfig) -> FeedbackConfig:
+    """The same with an absolute path for SQLite's file.
+
+    Raises:
+        ConfigError: The store cannot be used: its address is wrong, or what it needs is not installed.
+    """
+    if not feedback.store:
+        return feedback
+    open_store(feedback.store).close()
+    from agent.decisions.store import absolute_url
+
+    return feedback.model_copy(update={"store": absolute_url(feedback.store)})
 
 
 def _options(config: AppConfig) -> dict[str, Any]:

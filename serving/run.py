@@ -132,6 +132,9 @@ def _check_place(config: ServingConfig) -> None:
 
 
 def _check_front(config: ServingConfig) -> None:
+    from cluster import bundles
+    from serving.feedback.decision_log import open_store
+    from serving.feedback.explorer import check_explorable
     from serving.middleware.api_keys import ApiKeys
     from serving.middleware.tracing import require
 
@@ -141,6 +144,10 @@ def _check_front(config: ServingConfig) -> None:
         _log.warning("auth.keys_file is not set: whoever reaches %s:%d can ask this agent", config.host, config.port)
     if config.tracing.endpoint:
         require()
+    if config.feedback.store:
+        open_store(config.feedback.store).close()
+    for app in config.apps.values():
+        check_explorable(bundles.fetch(app.bundle).task, app.explore)
 
 
 def _start(config: ServingConfig) -> str:

@@ -1,4 +1,4 @@
-"""Pytest option --durations-json FILE: adds how long each module and each slow test of this run took to a JSON file."""
+"""Pytest option --durations-json=FILE: adds how long each module and each slow test of this run took to a JSON file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _slowest_first(seconds: dict[str, float]) -> dict[str, float]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--durations-json", metavar="FILE", type=Path, help="add how long modules and tests took to FILE")
+    parser.addoption("--durations-json", metavar="FILE", type=Path, help="add how long modules and tests took to FILE (with =: pytest takes a file that stands alone for a test)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,11 +1,12 @@
-"""Which tests may run side by side when xdist runs several processes: modules of unit tests, and two rows of modules that start processes.
+"""Which tests may run side by side when xdist runs several processes: modules of unit tests, and rows of modules that start processes.
 
-Modules with a `system` test of the serving side run one after another in one process, those of the training side, which share a local Ray, in
-another. Both rows are handed out first, since they take longest.
+Modules of one directory with a `system` test run one after another in one process, so that they share its Ray and what they train. These
+rows are handed out first, since they take longest. They wait more than they compute, so there are more processes than cores.
 """
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-_SERVING_SIDE = ("tests/benchmarks/", "tests/cluster/", "tests/serving/", "tests/system/")
+_FEWEST_PROCESSES = 4  # each takes up to 3 GB with its Ray
 
 
 @cache
@@ -21,7 +22,7 @@ def row(module: str) -> str:
     """What runs in one process, in order: a row of modules, or the module alone."""
     if "pytest.mark.system" not in (ROOT / module).read_text(encoding="utf-8"):
         return module
-    return "serving side" if module.startswith(_SERVING_SIDE) else "training side"
+    return "/".join(module.split("/")[:2])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -33,8 +34,11 @@ def _module(nodeid: str) -> str:
     return nodeid.partition("::")[0]
 
 
-class _OptionalHook:
+class _OptionalHooks:
     """Registered where xdist is installed."""
+
+    def pytest_xdist_auto_num_workers(self) -> int:
+        return max(_FEWEST_PROCESSES, os.cpu_count() or 1)
 
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
         from xdist.scheduler import LoadScopeScheduling
@@ -49,4 +53,4 @@ class _OptionalHook:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.pluginmanager.hasplugin("xdist"):
-        config.pluginmanager.register(_OptionalHook())
+        config.pluginmanager.register(_OptionalHooks())

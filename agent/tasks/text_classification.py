@@ -30,6 +30,9 @@ class ClassificationParameters(Parameters):
     top_k: Annotated[int, Strict(), Field(ge=1), WHOLE] | None = Field(
         None, description="How many labels to return, best first; all by default."
     )
+    explore: Annotated[bool, Strict()] | None = Field(
+        None, description="false: the best label, even where the server draws labels to learn from them."
+    )
 
 
 class LabelScore(BaseModel):

@@ -15,7 +15,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent.bundle import installed_versions
-from serving.api import health_routes, hugging_face, web_page
+from serving.api import feedback_routes, health_routes, hugging_face, web_page
 from serving.api.endpoint import Endpoint
 from serving.api.open_inference import http_routes
 from serving.api.open_inference.protocol import OpenInference
@@ -49,13 +49,14 @@ def create_app(
     name = name or predictor.engine.bundle.path.name
     task = predictor.engine.bundle.task
     reader = PayloadReader(task, max_texts=predictor.limits.max_texts)
+    logging = [predictor.decisions.keep] if predictor.decisions else []
     tensor_reader = http_routes.InferenceReader(task)
     app = FastAPI(
         title="bert-agent",
         version=installed_versions(health_routes.VERSIONS).get("bert-agent", "unknown"),
         description=f"Serves an agent for {task.kind.replace('_', ' ')}.",
         redoc_url=None,
-        lifespan=lambda _: _on_duty([*duties, *front.duties]),
+        lifespan=lambda _: _on_duty([*duties, *front.duties, *logging]),
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
     )
     model = OpenInference(predictor, name)
@@ -67,13 +68,15 @@ def create_app(
     app.include_router(hugging_face.routes(predictor, reader, name))
     app.include_router(http_routes.routes(model, tensor_reader))
     app.include_router(health_routes.routes(predictor, name, scrape))
+    app.include_router(feedback_routes.routes(predictor))
     app.include_router(web_page.routes())
     app.add_exception_handler(HTTPException, _on_http_exception)
     # BelowPrefix is the outermost: all others see the path that the routes see.
     layers = [Middleware(BelowPrefix, service=service), *front.layers(predictor.metrics, adds_id=not front.behind_ray)]
     for layer in reversed(layers):
         app.add_middleware(layer.cls, *layer.args, **layer.kwargs)
-    _complete_schema(app, [reader.model, tensor_reader.model], front)
+    feedback = [feedback_routes.FeedbackRequest] if predictor.decisions else []
+    _complete_schema(app, [reader.model, tensor_reader.model, *feedback], front)
     return app
 
 

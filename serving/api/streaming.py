@@ -41,8 +41,9 @@ _PATIENCE_S = 30  # for how long a stream that has begun waits its turn on a bus
 
 
 class _Group(NamedTuple):
-    """Texts that are answered together."""
+    """Texts that are answered together; `first` is the index of the first one in the stream."""
 
+    first: int
     texts: list[str]
     parameters: Parameters
 
@@ -150,11 +151,11 @@ class Streams:
     ) -> Answers:
         if isinstance(group, RequestError):
             raise group
-        give_up = time.monotonic() + _PATIENCE_S
+        give_up, context = time.monotonic() + _PATIENCE_S, current().part(group.first)
         while True:
             left = None if timeout_s is None else started + timeout_s - time.monotonic()
             try:
-                return await self._predictor.predict(group.texts, group.parameters, timeout_s=left)
+                return await self._predictor.predict(group.texts, group.parameters, context=context, timeout_s=left)
             except DeadlineError:
                 assert timeout_s is not None
                 raise DeadlineError(timeout_s) from None
@@ -218,7 +219,7 @@ def _grouped(items: Iterator[tuple[str, Parameters]], limits: LimitsConfig) -> I
     max_characters = min(_GROUP_CHARACTERS, limits.max_characters)
     group: _Group | None = None
     try:
-        for text, parameters in items:
+        for number, (text, parameters) in enumerate(items):
             if group is not None and (
                 len(group.texts) == max_texts
                 or sum(map(len, group.texts)) + len(text) > max_characters
@@ -226,7 +227,7 @@ def _grouped(items: Iterator[tuple[str, Parameters]], limits: LimitsConfig) -> I
             ):
                 yield group
                 group = None
-            group = group or _Group([], parameters)
+            group = group or _Group(number, [], parameters)
             group.texts.append(text)
     except RequestError as error:
         yield from [group] if group else []

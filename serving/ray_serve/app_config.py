@@ -9,6 +9,8 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from agent.config.base import Config
+from agent.decisions.exploration import ExploreConfig
+from serving.feedback.decision_log import FeedbackConfig
 from serving.inference.engine import EngineConfig
 from serving.inference.session_plan import Auto
 from serving.middleware.middleware_stack import FrontConfig
@@ -74,6 +76,8 @@ class AppConfig(FrontConfig):
     engine: EngineConfig = Field(default_factory=EngineConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
+    feedback: FeedbackConfig = Field(default_factory=FeedbackConfig)
+    explore: ExploreConfig = Field(default_factory=ExploreConfig)
 
     @field_validator("name")
     @classmethod
@@ -81,6 +85,12 @@ class AppConfig(FrontConfig):
         if name:
             check_name(name)
         return name
+
+    @model_validator(mode="after")
+    def _learns_from_exploring(self) -> Self:
+        if self.explore.kind != "greedy" and not self.feedback.store:
+            raise ValueError(f"explore.{self.explore.kind} serves to learn from decisions; set feedback.store as well")
+        return self
 
     @property
     def agent_name(self) -> str:

@@ -16,6 +16,7 @@ from cluster import bundles
 from serving.api.http_app import create_app
 from serving.api.open_inference.grpc_service import InferenceService
 from serving.api.open_inference.protocol import OpenInference
+from serving.feedback.decision_log import DecisionLog
 from serving.inference.engine import Engine
 from serving.metrics import Metrics
 from serving.middleware.middleware_stack import MiddlewareStack
@@ -51,7 +52,10 @@ class Agent(InferenceService):
         metrics = Metrics(replica)
         self._front = MiddlewareStack(config, replica=replica, behind_ray=True)
         samples = config.rollout.samples if config.rollout.watch else 0
-        self._predictor = Predictor(engine, config.limits, metrics, num_samples=samples)
+        decisions = None
+        if config.feedback.store:
+            decisions = DecisionLog(config.feedback, metrics, self._name, explore=config.explore)
+        self._predictor = Predictor(engine, config.limits, metrics, decisions=decisions, num_samples=samples)
         self._predictor.warm_up()
         super().__init__(OpenInference(self._predictor, self._name), self._front)
         self._duties = [self._predictor.watch_loop, MetricsCopy(metrics).keep]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from agent import telemetry
 from agent.encoding import Document, Float32
 from agent.tasks import Parameters
+from serving.feedback.explorer import Explorer
 from serving.metrics import Metrics
 from serving.scheduling.batcher import Submission
 from serving.scheduling.model_version import ModelVersion
@@ -21,6 +22,7 @@ Answers = list[list[dict[str, Any]]]
 Outcome = Answers | Exception
 """The answers of a request's texts, or why there are none."""
 
+_BEST: tuple[float, str] = (1.0, "greedy")
 # Encoding or decoding longer texts (some 20 microseconds per 100 characters) is left to a thread.
 INLINE_CHARACTERS = 16_000
 
@@ -54,18 +56,26 @@ class Shared(NamedTuple):
         tokenize, decode: Seconds of these stages.
         threads: For long texts.
         ended: Told of every prediction that was not cancelled.
+        explorer: Draws answers; None where the best ones are given.
     """
 
     tokenize: Any
     decode: Any
     threads: Executor
     ended: Callable[[Prediction, Outcome], None]
+    explorer: Explorer | None
 
     @classmethod
-    def of(cls, metrics: Metrics, threads: Executor, ended: Callable[[Prediction, Outcome], None]) -> Shared:
+    def of(
+        cls,
+        metrics: Metrics,
+        threads: Executor,
+        ended: Callable[[Prediction, Outcome], None],
+        explorer: Explorer | None = None,
+    ) -> Shared:
         """Observes stages in these metrics."""
         tokenize, decode = (metrics.histogram(telemetry.STAGE_SECONDS, stage=stage) for stage in ("tokenize", "decode"))
-        return cls(tokenize, decode, threads, ended)
+        return cls(tokenize, decode, threads, ended, explorer)
 
 
 class Prediction:
@@ -79,13 +89,14 @@ class Prediction:
 
     __slots__ = (
         "_answers", "_decode_s", "_documents", "_encoded_at", "_missing", "_outputs", "_places", "_shared",
-        "_submission", "_timer", "over", "successor", "version", "wanted",
+        "_submission", "_timer", "over", "propensities", "successor", "version", "wanted",
     )  # fmt: skip
 
     def __init__(self, wanted: Wanted, version: ModelVersion, shared: Shared) -> None:
         self.wanted, self.version, self._shared = wanted, version, shared
         self.successor: Prediction | None = None  # another version's, where this one failed
         self.over = False
+        self.propensities = [_BEST] * len(wanted.texts) if shared.explorer else None
         self._timer: asyncio.TimerHandle | None = None
         self._submission: Submission | None = None
         self._answers: Answers = [[]] * len(wanted.texts)
@@ -184,13 +195,21 @@ class Prediction:
             future.add_done_callback(lambda done: self._decoded(index, *done.result()))
 
     def _answer(self, index: int, outputs: Sequence[Float32]) -> tuple[list[dict[str, Any]] | Exception, float]:
-        started, wanted = time.monotonic(), self.wanted
+        started = time.monotonic()
         answer: list[dict[str, Any]] | Exception
         try:
-            answer = self.version.engine.decode(wanted.texts[index], self._documents[index], outputs, wanted.parameters)
+            answer = self._decode_text(index, outputs)
         except Exception as error:  # noqa: BLE001 - told to the caller
             answer = error
         return answer, time.monotonic() - started
+
+    def _decode_text(self, index: int, outputs: Sequence[Float32]) -> list[dict[str, Any]]:
+        text, document, parameters = self.wanted.texts[index], self._documents[index], self.wanted.parameters
+        if self._shared.explorer is None or self.propensities is None:
+            return self.version.engine.decode(text, document, outputs, parameters)
+        sampled = self._shared.explorer.answer(self.version.engine, text, document, outputs, parameters)
+        self.propensities[index] = sampled.propensity, sampled.chosen
+        return sampled.answer
 
     def _decoded(self, index: int, answer: list[dict[str, Any]] | Exception, seconds: float) -> None:
         if self.over:

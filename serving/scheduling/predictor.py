@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from agent import telemetry
 from agent.errors import RequestError
 from agent.tasks import Parameters
+from serving.feedback.decision_log import Answered, DecisionLog
 from serving.inference.engine import Engine
 from serving.metrics import Metrics
 from serving.scheduling.batcher import TokenBatcher
@@ -40,6 +41,7 @@ class Predictor:
         engine: What computes.
         limits: What is admitted.
         metrics: Where everything is observed.
+        decisions: Where answers are logged, and how they are drawn; default: nowhere, and the best ones are given.
         num_samples: How many of the latest texts are kept in memory, for a new version to be compared on.
     """
 
@@ -49,6 +51,7 @@ class Predictor:
         limits: LimitsConfig | None = None,
         metrics: Metrics | None = None,
         *,
+        decisions: DecisionLog | None = None,
         num_samples: int = 0,
     ) -> None:
         self.limits, self.metrics = limits or LimitsConfig(), metrics or Metrics()
@@ -59,7 +62,8 @@ class Predictor:
         self.samples: deque[str] = deque(maxlen=num_samples)
         self.ready = False
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="text")
-        self._shared = Shared.of(self.metrics, self._threads, self._ended)
+        self.decisions = decisions
+        self._shared = Shared.of(self.metrics, self._threads, self._ended, decisions.explorer if decisions else None)
         self._texts = self.metrics.counter(telemetry.TEXTS)
         self._request_seconds = self.metrics.histogram(telemetry.REQUEST_SECONDS)
         self._announce(engine, 1)
@@ -215,6 +219,8 @@ class Predictor:
         if not isinstance(outcome, Exception):
             self._count(wanted, outcome)
             wanted.done(outcome)
+            if self.decisions is not None:
+                self._log_decisions(self.decisions, prediction, outcome)
         elif prediction.version is self._live or isinstance(outcome, RequestError):
             self._failed(wanted, outcome)
         else:
@@ -222,6 +228,12 @@ class Predictor:
             _log.error("the new version of the bundle failed; the request goes to the one before", exc_info=outcome)
             prediction.successor = successor = Prediction(wanted, self._live, self._shared)
             successor.start()
+
+    def _log_decisions(self, log: DecisionLog, prediction: Prediction, answers: Answers) -> None:
+        wanted, digest = prediction.wanted, prediction.version.engine.bundle.digest
+        context, propensities = wanted.context, prediction.propensities
+        key = time.time(), context.request_id, context.key_id, context.first_text, digest
+        log.add(Answered(*key, wanted.texts, answers, propensities))
 
     def _failed(self, wanted: Wanted, error: Exception) -> None:
         if isinstance(error, OverloadError):

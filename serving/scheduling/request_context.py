@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import re
 import time
@@ -32,11 +33,12 @@ class RequestContext:
         rate_limit: What the key may still use; None without a limit.
         status: Of the answer over HTTP, for gRPC the one that it would have had; 0 while there is none.
         traceparent: The caller's, by W3C Trace Context.
+        first_text: Index in the request of the first text that is charged to it.
         stages: Name, start and end of what was done, on the monotonic clock; the latest ones, since a stream has any number.
     """
 
     __slots__ = (
-        "client", "keeps_texts", "key_id", "method", "num_characters", "num_texts", "rate_limit", "request_id", "route",
+        "_counts", "client", "first_text", "keeps_texts", "key_id", "method", "rate_limit", "request_id", "route",
         "seconds", "stages", "started", "status", "texts", "traceparent",
     )  # fmt: skip
 
@@ -44,11 +46,28 @@ class RequestContext:
         self.request_id, self.method, self.route = request_id, method, route
         self.client = self.key_id = self.traceparent = ""
         self.rate_limit: RateLimit | None = None
-        self.status = self.num_texts = self.num_characters = 0
+        self.status = self.first_text = 0
+        self._counts = [0, 0]
         self.started, self.seconds = time.monotonic(), 0.0
         self.keeps_texts = keeps_texts
         self.texts: list[str] = []
         self.stages: deque[tuple[str, float, float]] = deque(maxlen=_MOST_STAGES)
+
+    @property
+    def num_texts(self) -> int:
+        """Texts that were to be predicted."""
+        return self._counts[0]
+
+    @property
+    def num_characters(self) -> int:
+        """Characters of these texts."""
+        return self._counts[1]
+
+    def part(self, first_text: int) -> RequestContext:
+        """The same request for texts of it that are predicted by themselves: what is charged to a part is charged to all."""
+        part = copy.copy(self)
+        part.first_text = first_text
+        return part
 
     def charge(self, texts: Sequence[str], num_characters: int) -> None:
         """Counts texts that are to be predicted.
@@ -58,8 +77,8 @@ class RequestContext:
         """
         if self.rate_limit is not None:
             self.rate_limit.take(len(texts))
-        self.num_texts += len(texts)
-        self.num_characters += num_characters
+        self._counts[0] += len(texts)
+        self._counts[1] += num_characters
         if self.keeps_texts:
             self.texts.extend(texts)
 

@@ -380,7 +380,7 @@ MISTAKES: list[tuple[str, str, Edit]] = [
     ("locked", "no version of pyarrow", lambda w: w.constraints.remove(next(pin for pin in w.constraints if pin.startswith("pyarrow==")))),
     ("locked", "is not ray[serve]==2.60.0", lambda w: w.constraints.__setitem__(w.constraints.index("ray==2.60.0"), "ray==2.59.0")),
     ("locked", "which another package brings", lambda w: w.constraints.remove(next(pin for pin in w.constraints if pin.startswith("aiohttp==")))),
-    ("locked", "does not read constraints.txt", _docker('-c constraints.txt ".[serving]"', '".[serving]"')),
+    ("locked", "does not read constraints.txt", _docker('-c constraints.txt ".[serving,feedback]"', '".[serving,feedback]"')),
     ("runtime", "HOME=/tmp", _docker("HOME=/tmp", "HOME=/home/agent")),
     ("serving_is_light", "torch", _docker('"onnxruntime-gpu[cuda,cudnn]>=1.23"', '"onnxruntime-gpu[cuda,cudnn]>=1.23" torch')),
     ("runtime", "login shell", _docker("/etc/profile.d/", "/opt/")),

@@ -161,13 +161,29 @@ _ANSWERS = Row("Answers", (
         (f"count by (agent, bundle, precision) ({_VERSION})", "{{agent}} {{bundle}} {{precision}}"), stacked=True,
     ),
 ))
+_FEEDBACK = Row("Decisions and feedback", (
+    panel(
+        "Decisions by outcome", " decisions/s",
+        "Answered texts for the store of decisions: written, repeated (their id was there), lost. delayed counts writes that the store did not take.",
+        (f"sum by (agent, outcome) {rate(t.DECISIONS)}", "{{agent}} {{outcome}}"), stacked=True,
+    ),
+    panel(
+        "Decisions waiting", "bytes", "Memory of decisions that wait to be written; feedback.max_pending_mib is the most in a replica.",
+        _by_agent(now(t.DECISIONS_PENDING_BYTES)),
+    ),
+    panel(
+        "Feedback by outcome", " requests/s",
+        "Rewards and corrections: recorded, repeated, or why they were refused (unknown, foreign, late, contradictory, invalid ...).",
+        (f"sum by (agent, outcome) {rate(t.FEEDBACK)}", "{{agent}} {{outcome}}"), stacked=True,
+    ),
+))
 # fmt: on
 
 SERVING = Dashboard(
     "bert-agent-serving",
     "bert-agent / Serving",
     "What agents are asked, how fast they answer, what they refuse, and what runs for it.",
-    (_THROUGHPUT, _LATENCY, _BATCHES, _REPLICAS, _ANSWERS),
+    (_THROUGHPUT, _LATENCY, _BATCHES, _REPLICAS, _ANSWERS, _FEEDBACK),
     (
         Variable("namespace", _INFO, "namespace", "Namespace"),
         Variable("agent", f'{_INFO}{{namespace=~"$namespace"}}', "agent", "Agent"),

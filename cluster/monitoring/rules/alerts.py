@@ -37,7 +37,10 @@ def groups(clock: Clock | None = None) -> list[Group]:
     clock = clock or Clock()
     return [
         recordings(clock),
-        Group("bert-agent-serving", [*_burns(clock), *_refusals(clock), *_replicas(clock), *_answers(clock)]),
+        Group(
+            "bert-agent-serving",
+            [*_burns(clock), *_refusals(clock), *_replicas(clock), *_answers(clock), *_decisions(clock)],
+        ),
         Group("bert-agent-training", list(_training(clock))),
         Group("bert-agent-fleet", list(_fleet(clock))),
     ]
@@ -128,6 +131,20 @@ def _answers(clock: Clock) -> Iterator[Alert]:
             f"{series} > {bound:g} and {enough}",
             f"{_AGENT} {what}: distance {{{{ $value | printf `%.2f` }}}} between the last hour and the day before",
         )  # fmt: skip
+
+
+def _decisions(clock: Clock) -> Iterator[Alert]:
+    decisions, window = exported(t.DECISIONS), clock.window("15m")
+    yield Alert(
+        "BertAgentDecisionsLost", "0s", "ticket", _SERVING,
+        f"count by (namespace, agent) ({risen(decisions + '{outcome=`lost`}', window)})",
+        f"{_AGENT} lost decisions: {{{{ $value }}}} replicas could not write them to the store",
+    )  # fmt: skip
+    yield Alert(
+        "BertAgentDecisionStoreFails", clock.hold("5m"), "ticket", _SERVING,
+        f"count by (namespace, agent) ({risen(decisions + '{outcome=`delayed`}', clock.window('5m'))})",
+        f"{_AGENT} cannot write decisions: the store fails for {{{{ $value }}}} replicas",
+    )  # fmt: skip
 
 
 def _training(clock: Clock) -> Iterator[Alert]:

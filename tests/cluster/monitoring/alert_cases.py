@@ -153,6 +153,11 @@ SERVING = [
     Case("BertAgentScoreDrift", "too few to tell", _scores(1, 5, each=5), "26h", step="10m"),
     Case("BertAgentLabelShift", "places instead of people", _types((50, 50), (90, 10)), "26h", _ticket(_SERVED, "a in n finds another mix of types than before: distance 0.39 between the last hour and the day before"), step="10m"),
     Case("BertAgentLabelShift", "a type that was never there", {served("ray_bert_agent_answer_items_total", label="LOC"): "0+100x144 14400x12", served("ray_bert_agent_answer_items_total", label="ORG"): "_x140 0x4 0+100x12"}, "26h", _ticket(_SERVED, "a in n finds another mix of types than before: distance 0.97 between the last hour and the day before"), step="10m"),
+    Case("BertAgentDecisionsLost", "the first ones", {served("ray_bert_agent_decisions_total", outcome="lost", replica="r"): "0x10 7x30"}, "12m", _ticket(_SERVED, "a in n lost decisions: 1 replicas could not write them to the store")),
+    Case("BertAgentDecisionsLost", "half an hour ago", {served("ray_bert_agent_decisions_total", outcome="lost", replica="r"): "0x10 7x60"}, "45m"),
+    Case("BertAgentDecisionsLost", "all are written", {served("ray_bert_agent_decisions_total", outcome="written", replica="r"): "0+10x30"}, "12m"),
+    Case("BertAgentDecisionStoreFails", "again and again", {served("ray_bert_agent_decisions_total", outcome="delayed", replica="r"): "0x10 1+2x30"}, "20m", _ticket(_SERVED, "a in n cannot write decisions: the store fails for 1 replicas")),
+    Case("BertAgentDecisionStoreFails", "for a moment", {served("ray_bert_agent_decisions_total", outcome="delayed", replica="r"): "0x10 2x30"}, "20m"),
     Case("BertAgentLabelShift", "more of all", _types((50, 50), (500, 500)), "26h", step="10m"),
 ]  # fmt: skip
 

@@ -76,6 +76,7 @@ def server(tagger_path: Path, classifier_path: Path, tmp_path_factory: pytest.Te
             [
                 sys.executable, "serving/run.py", f"bundle={bundle}", f"agents={{classes: {classifier_path}}}", f"port={port}", f"grpc_port={grpc_port}",
                 "replicas.num_cpus=1", "cluster.num_cpus=3", "rollout.poll_s=0.2", "rollout.canary_s=1", "rollout.min_agreement=0",
+                f"feedback.store=sqlite:///{log.parent / 'decisions.db'}",
             ],
             cwd=ROOT, env=environment | {"BERT_AGENT_TEST": mark}, stdout=stream, stderr=stream, start_new_session=True,
         )  # fmt: skip
@@ -235,6 +236,22 @@ def test_lines_stream_through_haproxy_as_they_are_computed(server: Server) -> No
     assert first_s < (time.monotonic() - started) / 4
     assert len(rest) == 3_999
     assert all(isinstance(json.loads(line), list) for line in (first, *rest))
+
+
+def test_feedback_finds_the_decisions_of_every_agent_whatever_replica_answered(server: Server) -> None:
+    stream = {"content-type": "application/x-ndjson"}
+    answers = [
+        (place, httpx.post(place, timeout=20, **asked))
+        for place in (server.url, f"{server.url}/models/classes")
+        for asked in ({"json": {"inputs": TEXTS[0]}}, {"content": json.dumps(TEXTS[0]), "headers": stream})
+        for _ in range(2)
+    ]
+    for place, answer in answers:
+        given = {"id": answer.headers["x-request-id"], "reward": 0.5}
+        assert httpx.post(f"{place}/feedback", json=given, timeout=20).json()["outcome"] == "recorded"
+        assert httpx.post(f"{place}/feedback", json=given, timeout=20).json()["outcome"] == "repeated"
+    foreign = {"id": answers[0][1].headers["x-request-id"], "reward": 1}
+    assert httpx.post(f"{server.url}/models/classes/feedback", json=foreign, timeout=20).status_code == 404
 
 
 def test_a_shell_with_curl_is_all_that_is_needed(server: Server, tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""A decision of a served agent, and what came back on it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json
+
+
+class Decision(NamedTuple):
+    """One answered text.
+
+    Attributes:
+        agent: Name of the agent that answered.
+        id: Of the request (`x-request-id`).
+        position: Of the text in its request, from 0.
+        time: When it was answered, in seconds since the epoch.
+        bundle: Digest of the bundle that answered.
+        key_id: Name of the caller's key; empty where none is asked for.
+        text: The text.
+        answer: What the caller got, as JSON.
+        propensity: The probability with which the answer was chosen among all that were possible, 0 to 1.
+        chosen: How: `greedy`, `epsilon` or `temperature`.
+    """
+
+    agent: str
+    id: str
+    position: int
+    time: float
+    bundle: str
+    key_id: str
+    text: str
+    answer: str
+    propensity: float
+    chosen: str
+
+
+class Feedback(NamedTuple):
+    """What came back on a decision: either a reward or a correction.
+
+    Attributes:
+        time: When, in seconds since the epoch.
+        key_id: Name of the key of who gave it.
+        reward: 0 to 1.
+        correction: What a labelled record holds beside its text (`label`, `spans` ...), as JSON.
+    """
+
+    time: float
+    key_id: str
+    reward: float | None
+    correction: str | None
+
+    def says_the_same(self, other: Feedback) -> bool:
+        """Whether two differ at most in when and by whom they were given."""
+        return (self.reward, self.correction) == (other.reward, other.correction)
+
+
+class LoggedDecision(NamedTuple):
+    """A decision with the feedback on it, where there is some."""
+
+    decision: Decision
+    feedback: Feedback | None
+
+    def as_object(self) -> dict[str, Any]:
+        """What an export holds of it."""
+        found = self.decision._asdict() | {"answer": from_json(self.decision.answer)}
+        if self.feedback is not None:
+            given = self.feedback
+            correction = from_json(given.correction) if given.correction is not None else None
+            found |= {"feedback_time": given.time, "feedback_key_id": given.key_id}
+            found |= {"reward": given.reward, "correction": correction}
+        return found
+
+    def as_record(self) -> dict[str, Any] | None:
+        """The labelled record that a correction makes of its text; None without a correction."""
+        if self.feedback is None or self.feedback.correction is None:
+            return None
+        return {"text": self.decision.text, **from_json(self.feedback.correction)}
