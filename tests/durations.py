@@ -47,7 +47,12 @@ def _slowest_first(seconds: dict[str, float]) -> dict[str, float]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--durations-json", metavar="FILE", type=Path, help="add how long modules and tests took to FILE (with =: pytest takes a file that stands alone for a test)")
+    parser.addoption(
+        "--durations-json",
+        metavar="FILE",
+        type=Path,
+        help="add how long modules and tests took to FILE (with =: pytest takes a file that stands alone for a test)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

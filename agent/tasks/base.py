@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from agent.config.base import Config
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
-from agent.tasks.decision import Decision
+from agent.tasks.output_decision import Decision
 from agent.tasks.pairs import Pair
 
 ExampleT = TypeVar("ExampleT", bound="Example")

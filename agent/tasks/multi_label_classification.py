@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field, Strict, model_validator
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
 from agent.tasks.base import WHOLE, BaseTask, Column, Example, Join, Parameters, Report, as_json, require_text
-from agent.tasks.decision import EACH_OUTPUT, Decision
 from agent.tasks.multi_label_scores import choose_thresholds, score_labels
+from agent.tasks.output_decision import EACH_OUTPUT, Decision
 from agent.tasks.pairs import Pair
 
 _SHAPE = '{"text": "...", "labels": ["...", ...]}, the list possibly empty'

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, Strict
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
 from agent.tasks.base import WHOLE, BaseTask, Column, Example, Join, Parameters, Report, as_json, require_text
-from agent.tasks.decision import PER_WINDOW, Decision
+from agent.tasks.output_decision import PER_WINDOW, Decision
 from agent.tasks.pairs import Outcome, Pair
 
 _SHAPE = '{"text": "...", "label": "..."}'

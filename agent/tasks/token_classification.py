@@ -15,8 +15,8 @@ from agent.encoding import Document, Encoder, Float32, Int64
 from agent.segmentation import Pieces
 from agent.spans import OUTSIDE, Span, tag_set, to_iob2
 from agent.tasks.base import BaseTask, Column, Join, Parameters, Report, as_json
-from agent.tasks.decision import PER_TOKEN, Decision, softmax
 from agent.tasks.entity_scores import score_entities
+from agent.tasks.output_decision import PER_TOKEN, Decision, softmax
 from agent.tasks.pairs import Pair, pair_spans
 from agent.tasks.piece_labels import groups_of, tags_of
 from agent.tasks.tagged_text import TaggedText, read_tagged_text, trim

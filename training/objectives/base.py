@@ -11,7 +11,7 @@ from pydantic import Field
 
 from agent.config.base import Config
 from agent.encoding import IGNORED, Float32
-from agent.tasks.decision import PER_WINDOW, Decision
+from agent.tasks.output_decision import PER_WINDOW, Decision
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from agent.tasks.decision import EACH_OUTPUT
+from agent.tasks.output_decision import EACH_OUTPUT
 from training.objectives import CrossEntropy, Focal, Objective
 
 KINDS = get_args(get_args(Objective)[0])
