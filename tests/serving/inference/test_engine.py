@@ -180,6 +180,12 @@ def test_a_graph_with_other_inputs_than_the_manifest_says_is_refused(tagger_path
         Engine(Bundle.load(path))
 
 
+def test_int8_answers_do_not_hang_on_the_cpu(engine: Engine) -> None:
+    """What the entry does to products is shown in tests/compression/graphs/test_onnx_graph.py."""
+    options = engine._sessions._free.queue[0].get_session_options()
+    assert options.get_session_config_entry("session.x64quantprecision") == "1"
+
+
 def test_serving_imports_no_torch_transformers_deepspeed_or_optimum() -> None:
     modules = "serving.app, serving.inference.engine, serving.api.http_app, serving.run, serving.scheduling.predictor"
     heavy = {"torch", "transformers", "deepspeed", "optimum"}
