@@ -80,6 +80,10 @@ class StoreError(AgentError, OSError):
     """The store of decisions cannot be used."""
 
 
+class EvidenceError(AgentError, RuntimeError):
+    """The log of decisions cannot tell what was asked."""
+
+
 class RequestError(AgentError, ValueError):
     """A prediction request cannot be answered as it stands.
 

@@ -1,0 +1,1 @@
+"""What collecting decisions costs, and how well a log of them judges."""

@@ -1,0 +1,70 @@
+"""Judges a bundle on a log of decisions: `python serving/judge.py bundle=DIR log=sqlite:///decisions.db`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from pydantic import Field
+
+if __name__ == "__main__":  # Python puts serving/ there, where our file names would shadow libraries
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from agent.config import cli
+from agent.config.base import Config
+from agent.decisions.exploration import ExploreConfig
+from agent.decisions.judgement import EvidenceConfig
+
+_USAGE = """
+Tells what a bundle would have earned on logged decisions, by importance weighting and by a doubly robust estimator; refuses where the log cannot tell.
+The bundle answers as serving/run.py would let it.
+
+  python serving/judge.py bundle=DIR log=sqlite:///decisions.db [agent=NAME] [config.yaml] [key.path=value ...]
+  python serving/judge.py bundle=DIR log=postgresql+psycopg://USER@HOST/DATABASE since_days=7 output=judgement.json
+"""
+_DAY_S = 86_400.0
+
+
+class JudgeConfig(Config):
+    """Which bundle is judged on which log."""
+
+    bundle: str = Field(description="the bundle to judge: a directory, or s3://bucket/prefix")
+    log: str = Field(description="database of the log, as serving's feedback.store")
+    agent: str = Field("", description="name of the agent whose decisions count; needed where the log has several")
+    since_days: float | None = Field(None, gt=0, description="age of the oldest decision that counts")
+    missing_reward: float | None = Field(
+        None, ge=0, le=1, description="reward of decisions without feedback; empty leaves them out"
+    )
+    explore: ExploreConfig = Field(
+        default_factory=ExploreConfig, description="how the bundle would answer; by default the best label"
+    )
+    evidence: EvidenceConfig = Field(default_factory=EvidenceConfig)
+    precision: str = Field("auto", description="precision of the ONNX graph, as in serving")
+    output: str = Field("", description="file for the judgement as JSON; its directory is made where it is absent")
+
+
+def main(config: JudgeConfig) -> None:
+    """Judges, and prints what was found.
+
+    Raises:
+        EvidenceError: The log cannot tell.
+        BundleError: The bundle cannot be served.
+        ConfigError: The log is of several agents, or not of a classifier.
+        StoreError: The log cannot be read.
+    """
+    from serving.judging.bundle_judgement import as_json, judge_bundle, table
+    from serving.judging.classified_log import read_log
+
+    since = 0.0 if config.since_days is None else time.time() - config.since_days * _DAY_S
+    log = read_log(config.log, config.agent, since=since, missing_reward=config.missing_reward)
+    found = judge_bundle(config.bundle, log, config.explore, config.evidence, precision=config.precision)
+    print(table(found, log))
+    if config.output:
+        from agent.files import write_file
+
+        write_file(Path(config.output).expanduser(), as_json(found, log))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(JudgeConfig, main, usage=_USAGE))

@@ -1,0 +1,1 @@
+"""Off-policy evaluation of bundles on logged decisions of classifiers."""

@@ -1,0 +1,130 @@
+"""`python serving/judge.py`: a bundle is judged on what another one answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.bundle import Bundle
+from agent.config import cli
+from agent.decisions.decision import Feedback
+from agent.decisions.exploration import ExploreConfig
+from agent.decisions.store import DecisionStore
+from serving.feedback.decision_log import DecisionLog, FeedbackConfig
+from serving.inference.engine import Engine
+from serving.judge import JudgeConfig, main
+from serving.metrics import Metrics
+from serving.scheduling.predictor import Predictor
+from serving.scheduling.request_context import RequestContext
+from tests.serving.tiny import CLASSIFIER, TEXTS, make_bundle
+
+NUMBER = 900
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("judged") / "bundle", CLASSIFIER, seed=7)
+
+
+def texts() -> list[str]:
+    words = " ".join(TEXTS[:3]).split()
+    rng = random.Random(0)
+    return [" ".join(rng.choices(words, k=rng.randint(3, 12))) for _ in range(NUMBER)]
+
+
+def logged(url: str, bundle: Path, explore: ExploreConfig, right: list[str], agent: str = "a") -> None:
+    """Asks a bundle, logs its answers, and rewards those that are right; every third reward is a correction."""
+    log = DecisionLog(FeedbackConfig(store=url), Metrics(), agent, explore=explore)
+    predictor = Predictor(Engine(Bundle.load(bundle)), decisions=log)
+
+    async def ask() -> None:
+        context = RequestContext("request")
+        await predictor.predict(texts(), predictor.engine.bundle.task.parameters(), context=context)
+        assert await log.flush()
+
+    asyncio.run(ask())
+    predictor.close()
+    for one in list(log.store.read(agent)):
+        decision, gold = one.decision, right[one.decision.position]
+        if decision.position % 3:
+            reward = float(json.loads(decision.answer)[0]["label"] == gold)
+            log.store.give(decision, Feedback(time.time(), "", reward, None))
+        elif decision.position < NUMBER - 90:  # the others get no feedback
+            log.store.give(decision, Feedback(time.time(), "", None, json.dumps({"label": gold})))
+    log.store.close()
+
+
+def command(*arguments: str) -> int:
+    return cli.run(JudgeConfig, main, usage="", arguments=list(arguments))
+
+
+@pytest.fixture(scope="module")
+def right(judged: Path) -> list[str]:
+    """What the judged bundle answers is right three times out of four."""
+    labels = Engine(Bundle.load(judged)).labels(texts())
+    rng = random.Random(1)
+    return [label if rng.random() < 0.75 else rng.choice(CLASSIFIER.labels) for label in labels]
+
+
+def test_a_better_bundle_is_seen_to_be_better(
+    classifier_path: Path, judged: Path, right: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, output = f"sqlite:///{tmp_path / 'd.db'}", tmp_path / "out" / "judgement.json"
+    logged(url, classifier_path, ExploreConfig(epsilon=0.6), right)
+    assert command(f"bundle={judged}", f"log={url}", f"output={output}") == 0
+    found: dict[str, Any] = json.loads(output.read_text())
+    assert (found["agent"], found["decisions"], found["rewards"], found["corrections"]) == ("a", 900, 870, 270)
+    truth = sum(a == b for a, b in zip(Engine(Bundle.load(judged)).labels(texts()), right, strict=True)) / NUMBER
+    for name in ("ips", "snips", "doubly_robust"):
+        assert found["estimates"][name]["low"] < truth < found["estimates"][name]["high"]
+    assert found["estimates"]["gain"]["low"] > 0
+    shown = capsys.readouterr().out
+    assert "a: 900 decisions, 870 of them (96.7%) with a reward" in shown
+    assert "judged bundle, doubly robust" in shown
+
+
+def test_decisions_without_feedback_may_count_as_a_reward(
+    classifier_path: Path, judged: Path, right: list[str], tmp_path: Path
+) -> None:
+    url, output = f"sqlite:///{tmp_path / 'd.db'}", tmp_path / "judgement.json"
+    logged(url, classifier_path, ExploreConfig(epsilon=0.9), right)
+    assert command(f"bundle={judged}", f"log={url}", f"output={output}", "missing_reward=0") == 0
+    assert json.loads(output.read_text())["rewards"] == 900
+
+
+def test_a_log_without_exploration_is_refused(
+    classifier_path: Path, judged: Path, right: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'd.db'}"
+    logged(url, classifier_path, ExploreConfig(), right)
+    assert command(f"bundle={judged}", f"log={url}") == 1
+    error = capsys.readouterr().err
+    assert "cannot tell" in error
+    assert "explore.epsilon" in error
+    assert command(f"bundle={classifier_path}", f"log={url}") == 0  # its own answers are known
+
+
+def test_what_cannot_be_judged_is_named(
+    classifier_path: Path, tagger_path: Path, right: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'd.db'}"
+    for agent in ("a", "b"):
+        logged(url, classifier_path, ExploreConfig(temperature=1), right, agent)
+    assert command(f"bundle={classifier_path}", f"log={url}") == 2
+    assert "2 agents. Allowed: a, b" in capsys.readouterr().err
+    assert command(f"bundle={tagger_path}", f"log={url}", "agent=a") == 2
+    assert "is an agent for token classification" in capsys.readouterr().err
+    assert command(f"bundle={classifier_path}", f"log={url}", "agent=nobody") == 1
+    assert "0 decisions with a reward" in capsys.readouterr().err
+    store = DecisionStore(url)
+    tagged = next(iter(store.read("a"))).decision._replace(agent="t", answer='[{"entity_group":"PER"}]')
+    store.write([tagged])
+    store.close()
+    assert command(f"bundle={classifier_path}", f"log={url}", "agent=t") == 2
+    assert "are no classes" in capsys.readouterr().err
