@@ -7,7 +7,6 @@ document is then read from the window in which it stands furthest from a cut, wh
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer, pre_tokenizers
+from tokenizers import Encoding, Tokenizer
 
 from agent.errors import BundleError, ConfigError, RequestError
 from agent.segmentation import GivenWords, Offsets, Pieces, Segmentation, WordEdges, cut, of_words
+from agent.windows.text_pairs import Cut, PairFrame, TextPair, cut_pair
+from agent.windows.tokenizer_setup import agree_on_blank, ascending, check_unicode, pad_id
 
 IGNORED = -100  # the target that torch.nn.CrossEntropyLoss leaves out by default
 
@@ -35,7 +36,8 @@ class Window:
     Attributes:
         input_ids: int64 [tokens], special tokens included.
         type_ids: int64 [tokens], the token types (segments).
-        first, last: The window's content covers sub-words `first` to `last` (exclusive) of its document.
+        first, last: The window's content covers sub-words `first` to `last` (exclusive) of its document; of a pair those of its
+            second text.
         offset: Position of sub-word `first` within `input_ids` (1 after a [CLS]).
     """
 
@@ -53,10 +55,11 @@ class Document:
     Attributes:
         text: What was encoded.
         windows: At least one.
-        token_ids: int64 [sub-words], vocabulary ids without special tokens.
+        token_ids: int64 [sub-words], vocabulary ids without special tokens; of a pair those of the first text, then of the second.
         offsets: Where each sub-word begins and ends as the tokenizer says; `starts` and `ends` are what it means.
         segmentation: How the text is cut into pieces.
         words: Where words that were given with the text begin and end.
+        groups: Of a text encoded beside several others, how many windows each of them has.
     """
 
     text: str
@@ -65,6 +68,7 @@ class Document:
     offsets: Offsets
     segmentation: Segmentation
     words: WordEdges | None = None
+    groups: tuple[int, ...] = ()
 
     @cached_property
     def pieces(self) -> Pieces:
@@ -90,7 +94,7 @@ class Document:
 
     @cached_property
     def _characters(self) -> tuple[Int64, Int64]:
-        return _ascending(np.array(self.offsets, np.int64).reshape(-1, 2))
+        return ascending(np.array(self.offsets, np.int64).reshape(-1, 2))
 
     @property
     def num_tokens(self) -> int:
@@ -169,7 +173,7 @@ class Encoder:
     ) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        _agree_on_blank(tokenizer)
+        agree_on_blank(tokenizer)
         self.tokenizer, self.max_tokens, self.stride, self.segmentation = tokenizer, max_tokens, stride, segmentation
         frame = tokenizer.encode("", add_special_tokens=True)
         self._room = max_tokens - len(frame.ids)
@@ -186,7 +190,7 @@ class Encoder:
         self._before, self._after = frame.ids[:before], frame.ids[before:]
         self._content_type = next(iter(probe.type_ids[before:]), 0)
         self._frame_types = frame.type_ids[:before], frame.type_ids[before:]
-        self.pad_id = _pad_id(tokenizer)
+        self.pad_id = pad_id(tokenizer)
 
     @classmethod
     def load(cls, directory: Path, *, max_tokens: int, stride: int, segmentation: Segmentation = _WORDS) -> Encoder:
@@ -222,7 +226,7 @@ class Encoder:
         """Encodes raw texts.
 
         Args:
-            texts: The texts.
+            texts: The texts; a `TextPair` becomes windows that hold both.
             stride: Sub-words by which neighbouring windows overlap, for these texts; by default the encoder's own.
             words: Where words that belong to each text begin and end, if any do.
 
@@ -231,12 +235,38 @@ class Encoder:
         """
         self._check_stride(stride)
         for index, text in enumerate(texts):
-            _check_unicode(text, index)
-        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+            check_unicode(text, index)
+        contents = [text.second if isinstance(text, TextPair) else text for text in texts]
+        pairs = [index for index, text in enumerate(texts) if isinstance(text, TextPair)]
+        encodings = self.tokenizer.encode_batch(contents, add_special_tokens=False)
+        firsts = self.tokenizer.encode_batch([texts[index].first for index in pairs], add_special_tokens=False)  # type: ignore[attr-defined]
+        first_of = dict(zip(pairs, firsts, strict=True))
         return [
-            self._document(text, encoding, stride, words[index] if words else None)
+            self._pair_document(text, first_of[index], encoding, stride)
+            if index in first_of
+            else self._document(text, encoding, stride, words[index] if words else None)
             for index, (text, encoding) in enumerate(zip(texts, encodings, strict=True))
         ]
+
+    def encode_beside(self, text: str, others: Sequence[str], *, stride: int | None = None) -> Document:
+        """Encodes a text as the first of several pairs: one document with the windows of all, the text cut into sub-words once.
+
+        Args:
+            text: The first text of every pair.
+            others: The second texts, at least one.
+            stride: As in `encode_texts`.
+
+        Raises:
+            RequestError: A text holds lone surrogates, or the stride does not fit.
+        """
+        self._check_stride(stride)
+        for index, one in enumerate([text, *others]):
+            check_unicode(one, index)
+        first, *seconds = self.tokenizer.encode_batch([text, *others], add_special_tokens=False)
+        pairs = [self._pair_document(text, first, second, stride) for second in seconds]
+        windows = tuple(window for pair in pairs for window in pair.windows)
+        groups = tuple(len(pair.windows) for pair in pairs)
+        return Document(text, windows, np.array(first.ids, np.int64), first.offsets, self.segmentation, groups=groups)
 
     def _check_stride(self, stride: int | None) -> None:
         """A wider overlap would let a short request cost any number of windows."""
@@ -253,6 +283,24 @@ class Encoder:
         ids = encoding.ids
         windows = self._windows(ids, self.stride if stride is None else stride)
         return Document(text, windows, np.array(ids, np.int64), encoding.offsets, self.segmentation, words)
+
+    def _pair_document(self, text: str, first: Encoding, second: Encoding, stride: int | None) -> Document:
+        overlap, lead = self.stride if stride is None else stride, len(first.ids)
+        room = self.max_tokens - self._pair_frame.num_special
+        cuts = cut_pair(lead, len(second.ids), room, overlap)
+        windows = tuple(self._pair_window(first.ids, second.ids, one) for one in cuts)
+        token_ids = np.array([*first.ids, *second.ids], np.int64)
+        return Document(text, windows, token_ids, [*first.offsets, *second.offsets], self.segmentation)
+
+    def _pair_window(self, first: list[int], second: list[int], held: Cut) -> Window:
+        ids, types = self._pair_frame.fill(first[slice(*held.first)], second[slice(*held.second)])
+        begin, end = (len(first) + place for place in held.second)
+        offset = len(ids) - len(self._pair_frame.after) - (end - begin)
+        return Window(np.array(ids, np.int64), np.array(types, np.int64), begin, end, offset)
+
+    @cached_property
+    def _pair_frame(self) -> PairFrame:
+        return PairFrame.of(self.tokenizer)
 
     def _windows(self, ids: list[int], stride: int) -> tuple[Window, ...]:
         step = self._room - stride
@@ -290,50 +338,3 @@ def pad(windows: Sequence[Window], pad_id: int) -> Batch:
         batch.attention_mask[row, :length] = 1
         batch.token_type_ids[row, :length] = window.type_ids
     return batch
-
-
-def _pad_id(tokenizer: Tokenizer) -> int:
-    for token in ("[PAD]", "<pad>", "<|padding|>"):
-        if (found := tokenizer.token_to_id(token)) is not None:
-            return int(found)
-    return 0
-
-
-def _ascending(offsets: Int64) -> tuple[Int64, Int64]:
-    """Starts and ends of sub-words, ascending: one that is only the blank put before a text may be said to lie behind its first character."""
-    starts, ends = offsets[:, 0], offsets[:, 1]
-    if (starts[1:] >= starts[:-1]).all():
-        return starts, ends
-    ordered = np.minimum.accumulate(starts[::-1])[::-1]
-    return ordered, np.where(starts == ends, ordered, ends)
-
-
-def _agree_on_blank(tokenizer: Tokenizer) -> None:
-    """A byte-level post-processor that knows nothing of the blank put before a text takes the text's first character for it."""
-    if not _puts_blank(tokenizer.pre_tokenizer) or tokenizer.post_processor is None:
-        return
-    state = json.loads(tokenizer.post_processor.__getstate__())
-    for part in state.get("processors", [state]):
-        if "add_prefix_space" in part:
-            part["add_prefix_space"] = True
-    agreed = copy.copy(tokenizer.post_processor)
-    agreed.__setstate__(json.dumps(state).encode())
-    tokenizer.post_processor = agreed
-
-
-def _puts_blank(pre_tokenizer: pre_tokenizers.PreTokenizer | None) -> bool:
-    if isinstance(pre_tokenizer, pre_tokenizers.Sequence):
-        return any(map(_puts_blank, pre_tokenizer))  # type: ignore[call-overload]  # iterates by __getitem__
-    return isinstance(pre_tokenizer, pre_tokenizers.ByteLevel) and bool(pre_tokenizer.add_prefix_space)
-
-
-def _check_unicode(text: str, index: int) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise RequestError(
-            f"inputs[{index}] holds a lone surrogate at character {error.start}",
-            allowed="Unicode text",
-            remedy="replace the broken character",
-            field=f"inputs[{index}]",
-        ) from None

@@ -6,7 +6,7 @@ import json
 import sys
 import urllib.request
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +48,33 @@ class DemoConfig(ServingConfig):
         ),
         description="what to predict",
     )
+    second: str = Field(
+        "This example is news.", description="the second text of every input, of an agent that takes two"
+    )
+
+    def inputs(self, fields: Sequence[str]) -> list[Any]:
+        """The inputs of a request to an agent whose inputs have these texts."""
+        return [dict(zip(fields, (text, self.second), strict=True)) if len(fields) > 1 else text for text in self.texts]
 
 
 def main(config: DemoConfig) -> None:
     """Serves, asks, shows, stops."""
     with running(config) as url:
-        answers = _ask(url, config.texts)
+        answers = _ask(url, config.inputs(_fields(url)))
         for text, answer in zip(config.texts, answers, strict=True):
             print("", text, *(_describe(item) for item in answer), sep="\n", flush=True)
         print("", "metrics (GET /metrics):", *_metrics(url), "", sep="\n", flush=True)
 
 
-def _ask(url: str, texts: Iterable[str]) -> list[list[dict[str, Any]]]:
-    body = json.dumps({"inputs": list(texts)}).encode()
+def _fields(url: str) -> list[str]:
+    """The texts of one input, as the agent's card names them."""
+    with urllib.request.urlopen(f"{url}/info", timeout=_TIMEOUT_S) as answer:
+        found: list[str] = json.load(answer)["inputs"]
+    return found
+
+
+def _ask(url: str, inputs: list[Any]) -> list[list[dict[str, Any]]]:
+    body = json.dumps({"inputs": inputs}).encode()
     request = urllib.request.Request(url, data=body, headers={"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
         found: list[list[dict[str, Any]]] = json.load(answer)

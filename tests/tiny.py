@@ -79,10 +79,25 @@ def write_label_sets(directory: Path, *, train: int = 120, dev: int = 24, test: 
     return directory
 
 
+def write_pairs(directory: Path, *, train: int = 480, dev: int = 48, test: int = 48) -> Path:
+    """Writes train, dev and test of pairs: does the first text name a person (if the second is "went") or a firm ("hired")?"""
+    directory.mkdir(parents=True, exist_ok=True)
+    asked = {"went": "PER", "hired": "ORG"}
+    for seed, (name, count) in enumerate({"train": train, "dev": dev, "test": test}.items()):
+        rng, rows = random.Random(seed), []
+        for words, tags in sentences(count, seed):
+            second = rng.choice(sorted(asked))
+            label = "entailment" if f"B-{asked[second]}" in tags else "contradiction"
+            rows.append({"text": " ".join(words), "text_pair": second, "label": label})
+        (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return directory
+
+
 WRITERS = {
     "token_classification": write_conll,
     "text_classification": write_classes,
     "multi_label_classification": write_label_sets,
+    "text_pair_classification": write_pairs,
 }
 
 
@@ -97,7 +112,9 @@ def make_tokenizer(texts: list[str] | None = None) -> Tokenizer:
         texts.append("abcdefghijklmnopqrstuvwxyz 0123456789 .,;:!?'-\"()")
     tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
     )
     return tokenizer
 

@@ -1,8 +1,9 @@
-"""The demonstration corpus as records for each task: entities, genres, sets of what a sentence mentions."""
+"""The demonstration corpus as records for each task: entities, genres, sets of what a sentence mentions, sentences with hypotheses."""
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from agent.corpus import Sentence
+from agent.corpus import GENRES, Sentence
 
 Record = dict[str, object]
 
@@ -26,6 +27,27 @@ def mentions_record(sentence: Sentence) -> Record:
     return {"text": sentence.text, "labels": sorted(labels)}
 
 
+def inference_records(sentences: Sequence[Sentence]) -> Iterator[Record]:
+    """Two pairs of a sentence and a hypothesis each: what it is from and what it mentions; half of them follow from it."""
+    rng = random.Random(f"agent.corpus:{len(sentences)}")
+    names = sorted({sentence.text[start:end] for sentence in sentences for start, end, _ in sentence.spans})
+    for sentence in sentences:
+        own = [sentence.text[start:end] for start, end, _ in sentence.spans]
+        others = [name for name in rng.sample(names, 3) if name.casefold() not in sentence.text.casefold()]
+        genres = [sentence.genre, rng.choice([genre for genre in GENRES if genre != sentence.genre])]
+        follows = [True, False] if rng.random() < 0.5 else [False, True]
+        yield _pair(sentence, f"This example is {genres[not follows[0]]}.", follows=follows[0])
+        mentioned = (own if follows[1] else others) or others
+        if mentioned:
+            follows[1] = mentioned is own
+            yield _pair(sentence, f"It mentions {rng.choice(mentioned)}.", follows=follows[1])
+
+
+def _pair(sentence: Sentence, hypothesis: str, *, follows: bool) -> Record:
+    label = "entailment" if follows else "contradiction"
+    return {"text": sentence.text, "text_pair": hypothesis, "label": label}
+
+
 def _each(record: Callable[[Sentence], Record]) -> Callable[[Sequence[Sentence]], Iterator[Record]]:
     return lambda sentences: map(record, sentences)
 
@@ -34,5 +56,6 @@ RECORDS: Mapping[str, Callable[[Sequence[Sentence]], Iterator[Record]]] = {
     "token_classification": _each(spans_record),
     "text_classification": _each(genre_record),
     "multi_label_classification": _each(mentions_record),
+    "text_pair_classification": inference_records,
 }
 """Records of the sentences of a split, for each kind of task."""

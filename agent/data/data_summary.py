@@ -62,8 +62,10 @@ def labels_of(record: Mapping[str, Any]) -> list[str]:
 
 
 def text_of(record: Mapping[str, Any]) -> str:
-    """The text of a record, or its words with blanks between them."""
-    return " ".join(record["tokens"]) if "tokens" in record else str(record["text"])
+    """The text of a record, both of a pair, or its words with blanks between them."""
+    if "tokens" in record:
+        return " ".join(record["tokens"])
+    return "\n".join(str(record[key]) for key in ("text", "text_pair") if key in record)
 
 
 def _labels(splits: Mapping[str, ReadSplit]) -> list[str]:

@@ -72,7 +72,8 @@ def _normal_record(record: Mapping[str, Any]) -> dict[str, Any]:
     classes = {"labels": labels} if isinstance(labels, list) else {}
     classes |= {"label": record["label"]} if isinstance(record.get("label"), str) else {}
     entities = {"spans": spans} if spans is not None and (spans or not any(classes.values())) else {}
-    return {"text": record["text"]} | entities | classes
+    pair = {"text_pair": record["text_pair"]} if isinstance(record.get("text_pair"), str) else {}
+    return {"text": record["text"]} | pair | entities | classes
 
 
 def _lines(objects: Sequence[Mapping[str, Any]]) -> str:

@@ -8,12 +8,14 @@ from pydantic import Field
 from agent.tasks.base import BaseTask, Example, Parameters, Report
 from agent.tasks.multi_label_classification import MultiLabelClassification
 from agent.tasks.text_classification import TextClassification
+from agent.tasks.text_pair_classification import TextPairClassification
 from agent.tasks.token_classification import TokenClassification
 
 Task = Annotated[
     TokenClassification
     | TextClassification
-    | MultiLabelClassification,
+    | MultiLabelClassification
+    | TextPairClassification,
     Field(discriminator="kind"),
 ]  # fmt: skip
 
@@ -23,5 +25,5 @@ KINDS: Mapping[str, type[BaseTask[Any]]] = {
 
 __all__ = [
     "KINDS", "BaseTask", "Example", "MultiLabelClassification", "Parameters", "Report", "Task", "TextClassification",
-    "TokenClassification",
+    "TextPairClassification", "TokenClassification",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
 from agent.tasks.output_decision import Decision
 from agent.tasks.pairs import Pair
+from agent.windows.text_pairs import SEPARATOR, TextPair
 
 ExampleT = TypeVar("ExampleT", bound="Example")
 Join = Callable[[Sequence[str]], str]
@@ -107,6 +108,8 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     answer_item: ClassVar[type[BaseModel]]
     answer_field: ClassVar[str]  # what holds the answer in an annotated record
     columns: ClassVar[tuple[Column, ...]]
+    input_fields: ClassVar[tuple[str, ...]] = ("text",)  # the texts of one input, as data and requests name them
+    takes_single: ClassVar[bool] = False  # whether one text may be asked about where an input is several
     takes_words: ClassVar[bool] = False  # whether a request may bring the words of a text
 
     kind: str
@@ -138,12 +141,16 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
         """
 
     @abstractmethod
-    def read_text(self, text: str, where: str) -> ExampleT:
-        """A text whose labels nobody knows, as an example of a task with labels. Those that it carries say nothing.
+    def read_unlabelled(self, record: Mapping[str, Any], where: str) -> ExampleT:
+        """A record with `input_fields` whose labels nobody knows, as an example of a task with labels. Those that it carries say nothing.
 
         Raises:
             DataError: Names `where`, what is wrong and how to mend it.
         """
+
+    def as_input(self, texts: Sequence[str]) -> str:
+        """The texts of one input, in the order of `input_fields`, as one string that stands for all of them."""
+        return texts[0] if len(texts) == 1 else TextPair(*texts)
 
     @abstractmethod
     def labels_of(self, example: ExampleT) -> set[str]:
@@ -156,6 +163,22 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     @abstractmethod
     def encode(self, encoder: Encoder, examples: Sequence[ExampleT]) -> list[Document]:
         """Encodes examples for the model."""
+
+    def fields_of(self, text: str) -> dict[str, str]:
+        """The texts that `as_input` joined, by name, also where only the characters were kept."""
+        return dict(zip(self.input_fields, text.split(SEPARATOR, len(self.input_fields) - 1), strict=False))
+
+    def asks_single(self, parameters: Any) -> bool:
+        """Whether a request with these parameters is about one text where an input is several."""
+        return False
+
+    def encode_request(self, encoder: Encoder, texts: Sequence[str], parameters: Any) -> list[Document]:
+        """Encodes the inputs of a request; `parameters` are of the task's own kind.
+
+        Raises:
+            RequestError: An input does not fit the parameters, or one of them the agent.
+        """
+        return encoder.encode_texts(texts, stride=parameters.stride)
 
     @abstractmethod
     def targets(self, example: ExampleT, document: Document) -> list[Int64]:
@@ -195,7 +218,7 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
         """The labels that an answer speaks for, each with its score (0 to 1), as metrics count them."""
 
-    def envelope(self, answers: list[list[dict[str, Any]]], *, single: bool) -> list[Any]:
+    def envelope(self, answers: list[list[dict[str, Any]]], *, single: bool, parameters: Any) -> list[Any]:
         """Shapes the answers of one request as Hugging Face's inference API does for this task."""
         return answers[0] if single else answers
 

@@ -112,9 +112,9 @@ class MultiLabelClassification(BaseTask[TextWithLabels]):
             )
         return TextWithLabels(where=where, text=text, labels=tuple(sorted(labels)))
 
-    def read_text(self, text: str, where: str) -> TextWithLabels:
+    def read_unlabelled(self, record: Mapping[str, Any], where: str) -> TextWithLabels:
         """The text without a label."""
-        return self.read_record({"text": text, "labels": []}, where)
+        return self.read_record({**record, "labels": []}, where)
 
     def labels_of(self, example: TextWithLabels) -> set[str]:
         """The labels."""
@@ -173,7 +173,7 @@ class MultiLabelClassification(BaseTask[TextWithLabels]):
         """The labels that reach their thresholds."""
         return [(item["label"], item["score"]) for item in answer if _reaches(item)]
 
-    def envelope(self, answers: list[list[dict[str, Any]]], *, single: bool) -> list[Any]:
+    def envelope(self, answers: list[list[dict[str, Any]]], *, single: bool, parameters: Any) -> list[Any]:
         """A list of answers even for one text: that is what `InferenceClient.text_classification` reads."""
         return answers
 

@@ -81,9 +81,9 @@ class TextClassification(BaseTask[LabelledText]):
             raise DataError(f"{where}: field 'label' is empty", allowed=_SHAPE, remedy="mend the record")
         return LabelledText(where=where, text=text, label=label)
 
-    def read_text(self, text: str, where: str) -> LabelledText:
+    def read_unlabelled(self, record: Mapping[str, Any], where: str) -> LabelledText:
         """The text as it is."""
-        return self.read_record({"text": text, "label": self.labels[0]}, where)
+        return self.read_record({**record, "label": self.labels[0]}, where)
 
     def labels_of(self, example: LabelledText) -> set[str]:
         """The one label."""
@@ -135,6 +135,6 @@ class TextClassification(BaseTask[LabelledText]):
         """The best label."""
         return [(item["label"], item["score"]) for item in answer[:1]]
 
-    def envelope(self, answers: list[list[dict[str, Any]]], *, single: bool) -> list[Any]:
+    def envelope(self, answers: list[list[dict[str, Any]]], *, single: bool, parameters: Any) -> list[Any]:
         """A list of answers even for one text: that is what `InferenceClient.text_classification` reads."""
         return answers

@@ -99,9 +99,9 @@ class TokenClassification(BaseTask[TaggedText]):
         """Reads `{"tokens", "tags"}` or `{"text", "spans"}`; tags may be of any scheme of the IOB family."""
         return read_tagged_text(record, where, join)
 
-    def read_text(self, text: str, where: str) -> TaggedText:
+    def read_unlabelled(self, record: Mapping[str, Any], where: str) -> TaggedText:
         """The text without a span."""
-        return read_tagged_text({"text": text, "spans": []}, where, " ".join)
+        return read_tagged_text({"text": record["text"], "spans": []}, where, " ".join)
 
     def labels_of(self, example: TaggedText) -> set[str]:
         """Entity labels in an example, without prefixes."""

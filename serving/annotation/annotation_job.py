@@ -124,7 +124,14 @@ def prepare(config: AnnotateConfig) -> PreparedJob:
     )  # fmt: skip
     if spec.field == spec.text_field:
         raise ConfigError(f"text_field={spec.text_field!r} is where the answer goes", remedy="choose another field=...")
-    fields = Fields(spec.text_field, spec.field, bundle.task.answer_item, spec.max_characters)
+    others = () if bundle.task.asks_single(parameters) else bundle.task.input_fields[1:]
+    if others and spec.format == "text":
+        raise ConfigError(
+            f"format=text has one text a line, and an input of this agent is {' with '.join(bundle.task.input_fields)}",
+            allowed="jsonl, parquet",
+            remedy=f"give records with {' and '.join(bundle.task.input_fields)}",
+        )
+    fields = Fields(spec.text_field, spec.field, bundle.task.answer_item, spec.max_characters, others)
     return PreparedJob(bundle, spec, fields, parameters, JobLedger(output))
 
 

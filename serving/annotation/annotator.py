@@ -100,7 +100,7 @@ class Annotator:
         with ThreadPoolExecutor(engine.plan.sessions) as sessions:
             for first in range(0, len(texts), _WINDOW):
                 window = texts[first : first + _WINDOW]
-                documents = engine.encode(window)
+                documents = engine.encode(window, self._task.parameters)
                 running.append(_Running(window, documents, sessions.submit(engine.run, documents)))
                 if len(running) > engine.plan.sessions:
                     yield self._decode(engine, running.popleft())

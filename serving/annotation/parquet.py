@@ -48,10 +48,12 @@ class Rows(ShardContent):
     def __init__(self, table: pa.Table, first_row: int, fields: Fields) -> None:
         super().__init__(fields)
         self._table, self._answered = table, list[int]()
-        for index, raw in enumerate(_as_bytes(table.column(fields.text))):
-            text, reason = self._read(raw)
+        columns = [_as_bytes(table.column(name)) for name in fields.texts]
+        for index, raws in enumerate(zip(*columns, strict=True)):
+            text, values, reason = self._read(raws)
             if reason:
-                row = _row_as_json(table.slice(index, 1).drop_columns([fields.text]), {fields.text: text})
+                shown = dict(zip(fields.texts, values, strict=True))
+                row = _row_as_json(table.slice(index, 1).drop_columns(list(fields.texts)), shown)
                 self.rejected.append(RejectedRecord(first_row + index, row, reason))
             else:
                 self.texts.append(text)
@@ -65,17 +67,16 @@ class Rows(ShardContent):
         pq.write_table(kept.append_column(self.fields.answer, column), buffer)
         return bytes(buffer.getvalue())
 
-    def _read(self, raw: bytes | None) -> tuple[Any, str]:
-        """The text, and the reason of its rejection, if any."""
-        if raw is None:
-            return None, self.fields.rejection_reason(None)
-        try:
-            text = raw.decode()
-        except UnicodeDecodeError as error:
-            return raw.decode(
-                errors="replace"
-            ), f"no UTF-8: byte {error.start + 1} of the text (0x{raw[error.start]:02x})"
-        return text, self.fields.rejection_reason(text)
+    def _read(self, raws: Sequence[bytes | None]) -> tuple[str, list[str | None], str]:
+        """The input, its texts as they can be shown, and the reason of its rejection, if any."""
+        shown = [raw if raw is None else raw.decode(errors="replace") for raw in raws]
+        for raw in filter(None, raws):
+            try:
+                raw.decode()
+            except UnicodeDecodeError as error:
+                return "", shown, f"no UTF-8: byte {error.start + 1} of the text (0x{raw[error.start]:02x})"
+        text, reason = self.fields.read(shown)
+        return text, shown, reason
 
 
 @contextmanager
@@ -107,20 +108,23 @@ def _rows(file: pq.ParquetFile, start: int, stop: int) -> Iterator[pa.RecordBatc
 
 
 def _check_schema(path: str, schema: pa.Schema, fields: Fields) -> None:
-    if schema.names.count(fields.text) != 1:
-        raise DataError(
-            f"{path} has {schema.names.count(fields.text) or 'no'} column {fields.text!r}",
-            allowed=f"text_field={' | '.join(schema.names)}",
-            remedy="say which column holds the text with text_field=...",
-        )
-    kind = schema.field(fields.text).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not any(test(kind) for test in _TEXTUAL):
-        raise DataError(
-            f"column {fields.text!r} of {path} is {kind}",
-            allowed="strings",
-            remedy="choose another with text_field=...",
-        )
+    for name in fields.texts:
+        if schema.names.count(name) != 1:
+            raise DataError(
+                f"{path} has {schema.names.count(name) or 'no'} column {name!r}",
+                allowed=f"text_field={' | '.join(schema.names)}" if name == fields.text else f"a column {name!r}",
+                remedy="say which column holds the text with text_field=..."
+                if name == fields.text
+                else "rename the column",
+            )
+        kind = schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not any(test(kind) for test in _TEXTUAL):
+            raise DataError(
+                f"column {name!r} of {path} is {kind}",
+                allowed="strings",
+                remedy="choose another with text_field=...",
+            )
     if fields.answer in schema.names:
         raise DataError(
             f"{path} has a column {fields.answer!r} already, which takes the answer",

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from agent.errors import DataError
+from agent.windows.text_pairs import TextPair
 from serving.annotation.storage import StorageLocation
 
 Span = tuple[int, int, int, int]
@@ -30,19 +31,33 @@ class Fields:
         text, answer: Names of the fields.
         answer_item: Type of the items of an answer.
         max_characters: Maximum length of a text.
+        others: Names of the further texts of an input that has several.
     """
 
     text: str
     answer: str
     answer_item: type[BaseModel]
     max_characters: int
+    others: tuple[str, ...] = ()
 
-    def rejection_reason(self, value: Any) -> str:
-        """Why a text is rejected; empty if it is not."""
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Names of all fields that are read."""
+        return self.text, *self.others
+
+    def read(self, values: Sequence[Any]) -> tuple[str, str]:
+        """The input that the values of `texts` are, and why it is rejected; empty if it is not."""
+        for name, value in zip(self.texts, values, strict=True):
+            if reason := self.rejection_reason(value, name):
+                return "", reason
+        return TextPair(*values) if self.others else values[0], ""
+
+    def rejection_reason(self, value: Any, name: str) -> str:
+        """Why the text of a field is rejected; empty if it is not."""
         if not isinstance(value, str):
-            return f"field {self.text!r} is {_kind(value)}, no string"
+            return f"field {name!r} is {_kind(value)}, no string"
         if not value.strip():
-            return "the text is empty"
+            return "the text is empty" if not self.others else f"the text of field {name!r} is empty"
         if len(value) > self.max_characters:
             return f"a text of {len(value)} characters, beyond max_characters={self.max_characters}"
         try:
@@ -189,12 +204,12 @@ class JsonLines(LineFormat):
             return f"no JSON ({error})"
         if not isinstance(record, dict):
             return f"JSON, but {_kind(record)} and no object"
-        if fields.text not in record:
-            return f"field {fields.text!r} is missing"
+        if missing := [name for name in fields.texts if name not in record]:
+            return f"field {missing[0]!r} is missing"
         if fields.answer in record:
             return f"field {fields.answer!r}, which takes the answer, is there already; choose another with field=..."
-        text = record[fields.text]
-        return fields.rejection_reason(text) or (text, line[:-1].rstrip())
+        text, reason = fields.read([record[name] for name in fields.texts])
+        return reason or (text, line[:-1].rstrip())
 
 
 class Text(LineFormat):
@@ -204,7 +219,10 @@ class Text(LineFormat):
 
     def parse_line(self, line: str, fields: Fields) -> tuple[str, str] | str | None:
         """Parses a text; the prefix is the beginning of an object with it."""
-        return fields.rejection_reason(line) or (line, json.dumps({fields.text: line}, ensure_ascii=False)[:-1])
+        return fields.rejection_reason(line, fields.text) or (
+            line,
+            json.dumps({fields.text: line}, ensure_ascii=False)[:-1],
+        )
 
 
 def _lines(stream: Any, size: int, path: str) -> Iterator[tuple[bytes, int]]:

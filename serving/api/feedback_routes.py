@@ -181,15 +181,15 @@ class FeedbackDesk:
     def _check_correction(self, text: str, correction: dict[str, Any]) -> None:
         """Reads the correction as the labels of a record with this text."""
         task = self._predictor.engine.bundle.task
-        if "text" in correction:
+        if texts := sorted(set(task.input_fields) & set(correction)):
             raise RequestError(
-                "unknown key correction.text",
+                f"unknown key correction.{texts[0]}",
                 allowed="what a labelled record holds beside its text",
                 remedy="leave it out",
-                field="correction.text",
+                field=f"correction.{texts[0]}",
             )
         try:
-            task.read_record({"text": text, **correction}, "correction")
+            task.read_record(task.fields_of(text) | correction, "correction")
         except DataError as error:
             raise RequestError(
                 error.what, allowed=error.allowed, remedy="send what a labelled record holds", field="correction"

@@ -30,6 +30,7 @@ class Info(BaseModel):
     base_model: str
     task: str
     labels: list[str]
+    inputs: list[str]
     purpose: str
     picture: str
     parameters: list[str]
@@ -86,6 +87,7 @@ def _info(predictor: Predictor, name: str) -> Info:
         base_model=manifest.lineage.base_model,
         task=task.kind,
         labels=list(task.labels),
+        inputs=list(task.input_fields),
         purpose=task.purpose,
         picture=task.picture,
         parameters=list(task.parameters.model_fields),

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic_core import to_json
 
+from agent.tasks import Parameters
 from serving.api import streaming
 from serving.api.endpoint import Asked, Endpoint, Written, allowed_time, answer_request, check_name
 from serving.api.request_body import BYTES, JSON, PayloadReader, body_schema, refusals_counted
@@ -39,10 +40,10 @@ class HuggingFaceEndpoint:
 
     def read(self, body: bytes, headers: Mapping[str, str]) -> Asked:  # noqa: D102 - Endpoint
         texts, single, parameters = self._reader.read(body)
-        return Asked(texts, parameters, partial(self._write, single))
+        return Asked(texts, parameters, partial(self._write, single, parameters))
 
-    def _write(self, single: bool, answers: Answers) -> Written:
-        return Written(to_json(self._envelope(answers, single=single)))
+    def _write(self, single: bool, parameters: Parameters, answers: Answers) -> Written:
+        return Written(to_json(self._envelope(answers, single=single, parameters=parameters)))
 
 
 def endpoints(predictor: Predictor, reader: PayloadReader, name: str) -> tuple[HuggingFaceEndpoint, ...]:

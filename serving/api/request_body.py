@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from starlette.requests import ClientDisconnect
 
 from agent import telemetry
@@ -15,6 +15,7 @@ from agent.errors import RequestError
 from agent.segmentation import GivenWords
 from agent.tasks import BaseTask, Parameters
 from serving.api.duplicate_keys import quoted_keys, refuse_duplicates
+from serving.api.input_shapes import INPUTS, TAGS, Words, input_object_of, inputs_type, told_inputs
 from serving.metrics import Metrics
 from serving.scheduling.refusals import CALLER_LEFT, reason_of
 
@@ -43,10 +44,11 @@ class PayloadReader:
     """
 
     def __init__(self, task: BaseTask[Any], *, max_texts: int | None = None) -> None:
-        self._parameters = task.parameters
-        self.model = _request_model(task.parameters, max_texts, words=task.takes_words)
-        self._inputs = f"{_INPUTS}{_OR_WORDS if task.takes_words else ''}"
-        self._quoted = quoted_keys(self.model, task.parameters, *([Words] if task.takes_words else []))
+        self._task, self._parameters = task, task.parameters
+        self._object = input_object_of(task)
+        self.model = _request_model(task, self._object, max_texts)
+        self._inputs = told_inputs(task)
+        self._quoted = quoted_keys(self.model, task.parameters, *([self._object] if self._object else []))
         self.answer_model: Any = list[task.answer_item] | list[list[task.answer_item]]  # type: ignore[name-defined]
 
     def read(self, body: bytes) -> PredictionBody:
@@ -62,58 +64,33 @@ class PayloadReader:
         refuse_duplicates(body, self._quoted)
         inputs = request.inputs
         single = not isinstance(inputs, list)
-        texts = [inputs] if single else inputs
-        if texts and not isinstance(texts[0], str):
-            places = ["inputs.words[{}]"] if single else [f"inputs[{index}].words[{{}}]" for index in range(len(texts))]
-            texts = [_joined(item.words, place) for item, place in zip(texts, places, strict=True)]
-        if not texts:
+        items = [inputs] if single else inputs
+        if not items:
             raise RequestError(
                 "inputs is an empty list", allowed="at least one text", remedy=_JSON_REMEDY, field="inputs"
             )
-        refuse_empty(texts, "inputs" if single else "inputs[{}]")
+        if isinstance(items[0], str):
+            refuse_empty(items, "inputs" if single else "inputs[{}]")
+            return PredictionBody(items, single, request.parameters or self._parameters())
+        texts = [self._of_object(item, "inputs" if single else f"inputs[{index}]") for index, item in enumerate(items)]
         return PredictionBody(texts, single, request.parameters or self._parameters())
 
+    def _of_object(self, item: Any, place: str) -> str:
+        """The text of an input that came as an object."""
+        if isinstance(item, Words):
+            refuse_empty(item.words, f"{place}.words[{{}}]")
+            return GivenWords(item.words)
+        texts = [getattr(item, field) for field in self._task.input_fields]
+        for field, text in zip(self._task.input_fields, texts, strict=True):
+            refuse_empty([text], f"{place}.{field}")
+        return self._task.as_input(texts)
+
     def _explain(self, error: ValidationError) -> RequestError:
-        told = explain(error, self.model, {"parameters": self._parameters})
+        inner = {"inputs": self._object} if self._object else {}
+        told = explain(error, self.model, {"parameters": self._parameters, **inner})
         if told.field.startswith("inputs") and not told.what.startswith("unknown"):
             return RequestError(told.what, allowed=self._inputs, remedy=_JSON_REMEDY, field=told.field)
         return told
-
-
-# Tags of the union; no key of a request can be mistaken for them.
-_ONE, _SEVERAL, _WORDS, _SEVERAL_WORDS = "<one>", "<several>", "<words>", "<several words>"
-_TAGS = frozenset((_ONE, _SEVERAL, _WORDS, _SEVERAL_WORDS))
-_INPUTS = "a string, or a list of strings"
-_OR_WORDS = ', or {"words": [...]} with the words of a text, or a list of such objects'
-
-
-def _shape(value: Any) -> str | None:
-    if isinstance(value, str):
-        return _ONE
-    return _SEVERAL if isinstance(value, list) else None
-
-
-def _shape_with_words(value: Any) -> str | None:
-    if isinstance(value, dict | Words):
-        return _WORDS
-    if isinstance(value, list) and value and isinstance(value[0], dict | Words):
-        return _SEVERAL_WORDS
-    return _shape(value)
-
-
-_Text = Annotated[str, Strict(), Field(json_schema_extra={"minLength": 1})]  # said here, seen to by refuse_empty
-_OneText = Annotated[_Text, Tag(_ONE)]
-
-
-class Words(BaseModel):
-    """A text that the caller has cut into words. Answers count its characters with single blanks between them."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    words: Annotated[list[_Text], Field(min_length=1)] = Field(description="The words, in order.")
-
-
-OneOrSeveral = Annotated[_OneText | Annotated[list[_Text], Tag(_SEVERAL)], Discriminator(_shape)]
 
 
 def explain(error: ValidationError, model: type[BaseModel], inner: Mapping[str, type[BaseModel]]) -> RequestError:
@@ -125,7 +102,7 @@ def explain(error: ValidationError, model: type[BaseModel], inner: Mapping[str, 
         inner: The models below its keys, to name the keys that they know.
     """
     item = error.errors(include_url=False, include_context=False)[0]
-    kind, place = item["type"], [part for part in item["loc"] if part not in _TAGS]
+    kind, place = item["type"], [part for part in item["loc"] if part not in TAGS]
     field = _path(place)
     if kind == "json_invalid":
         why = item["msg"].removeprefix("Invalid JSON: ")
@@ -138,7 +115,9 @@ def explain(error: ValidationError, model: type[BaseModel], inner: Mapping[str, 
         return RequestError(f"unknown key {field}", allowed=keys, remedy="leave it out", field=field)
     return RequestError(
         f"{field or 'the body'} is {_kind(item['input'])}",
-        allowed=_INPUTS if kind == "union_tag_not_found" else item["msg"].removeprefix("Input should be "),
+        allowed=INPUTS
+        if kind == "union_tag_not_found"
+        else item["msg"].removeprefix("Input should be ").removeprefix("Value error, "),
         remedy="see the schema at /docs",
         field=field,
     )
@@ -280,27 +259,13 @@ def too_large(max_bytes: int) -> RequestError:
     )
 
 
-def _joined(words: list[str], place: str) -> GivenWords:
-    refuse_empty(words, place)
-    return GivenWords(words)
-
-
-def _request_model(parameters: type[Parameters], max_texts: int | None, *, words: bool) -> type[BaseModel]:
-    # The document says what PayloadReader.read refuses, in words of its own.
-    bounds: dict[str, Any] = {"minItems": 1} | ({"maxItems": max_texts} if max_texts else {})
-    several = Annotated[list[_Text], Field(json_schema_extra=bounds), Tag(_SEVERAL)]
-    inputs: Any = Annotated[_OneText | several, Discriminator(_shape)]
-    described = "A text, or a list of texts."
-    if words:
-        many = Annotated[list[Words], Field(json_schema_extra=bounds), Tag(_SEVERAL_WORDS)]
-        inputs = Annotated[_OneText | several | Annotated[Words, Tag(_WORDS)] | many, Discriminator(_shape_with_words)]
-        described = "A text or its words, or a list of either."
-    optional: Any = parameters | None
+def _request_model(task: BaseTask[Any], input_object: type[BaseModel] | None, max_texts: int | None) -> type[BaseModel]:
+    optional: Any = task.parameters | None
     return create_model(
         "PredictionRequest",
         __config__=ConfigDict(extra="forbid"),
         __doc__="One text or several, and how to answer them.",
-        inputs=(inputs, Field(description=described)),
+        inputs=(inputs_type(task, input_object, max_texts), Field(description=told_inputs(task))),
         parameters=(optional, Field(None, description="How to answer.")),
     )
 

@@ -99,17 +99,18 @@ class Engine:
         if plan != self.plan:
             self._sessions = self._open(plan)
 
-    def encode(self, texts: Sequence[str], stride: int | None = None) -> list[Document]:
+    def encode(self, texts: Sequence[str], parameters: Parameters | None = None) -> list[Document]:
         """Tokenises texts.
 
         Args:
             texts: The texts.
-            stride: Sub-words by which windows of a long text overlap; by default the agent's own.
+            parameters: How they are to be answered; by default as the task does.
 
         Raises:
-            RequestError: A text is no Unicode text, or the stride does not fit.
+            RequestError: A text is no Unicode text, or a parameter does not fit.
         """
-        return self.bundle.encoder.encode_texts(texts, stride=stride)
+        task = self.bundle.task
+        return task.encode_request(self.bundle.encoder, texts, parameters or task.parameters())
 
     def forward(self, batch: Batch) -> Float32:
         """Computes one batch on a free session; safe to call from several threads.
@@ -135,7 +136,7 @@ class Engine:
         Raises:
             RequestError: A text is no Unicode text, or a parameter does not fit.
         """
-        documents = self.encode(texts, parameters.stride if parameters else None)
+        documents = self.encode(texts, parameters)
         return self.answer(texts, documents, self.run(documents), parameters)
 
     def run(self, documents: Sequence[Document]) -> list[list[Float32]]:
@@ -145,7 +146,7 @@ class Engine:
 
     def labels(self, texts: Sequence[str]) -> list[Any]:
         """What the agent sees in each text, in the form that its task scores: without scores or positions."""
-        documents = self.encode(texts)
+        documents = self.bundle.encoder.encode_texts(texts)
         outputs = self.run(documents)
         return [self.bundle.task.predict(document, logits) for document, logits in zip(documents, outputs, strict=True)]
 
@@ -167,7 +168,8 @@ class Engine:
         """Makes the first request as fast as all others: reads the tokenizer, and warms up if so configured."""
         if self.config.warmup:
             self.warm_up()
-        self.predict(["warm"])
+        task = self.bundle.task
+        self.predict([task.as_input(["warm"] * len(task.input_fields))])
 
     def warm_up(self) -> None:
         """Runs every session over batches of short to longest windows, so that the first caller does not pay for it."""

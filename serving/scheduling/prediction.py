@@ -160,7 +160,7 @@ class Prediction:
         started = time.monotonic()
         documents: list[Document] | Exception
         try:
-            documents = self.version.engine.encode(self.wanted.texts, self.wanted.parameters.stride)
+            documents = self.version.engine.encode(self.wanted.texts, self.wanted.parameters)
         except Exception as error:  # noqa: BLE001 - told to the caller
             documents = error
         return documents, started, time.monotonic()

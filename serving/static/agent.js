@@ -23,10 +23,10 @@ export async function card(key) {
   return send("info", key, { cache: "no-store" });
 }
 
-/** The answer to one text, as the server gave it, and how long it took from here and back. */
-export async function predict(text, { parameters, key, signal }) {
+/** The answer to one input (a string, or an object of its texts), as the server gave it, and how long it took from here and back. */
+export async function predict(inputs, { parameters, key, signal }) {
   const headers = { "content-type": "application/json" };
-  const body = JSON.stringify(parameters ? { inputs: text, parameters } : { inputs: text });
+  const body = JSON.stringify(parameters ? { inputs, parameters } : { inputs });
   const began = performance.now();
   const answer = await send("./", key, { method: "POST", headers, body, signal });
   return { answer, milliseconds: performance.now() - began };

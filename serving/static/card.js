@@ -3,7 +3,7 @@
 import { counted, descriptions, element, numbers } from "./elements.js";
 
 const MOST_LABELS = 8; // in the sentence; the card has all
-const plain = (name) => name.replaceAll("_", " ");
+export const plain = (name) => name.replaceAll("_", " ");
 
 /** One sentence: what the agent does, its labels in the place of {and} or {or}. */
 export function purpose({ purpose, labels }) {

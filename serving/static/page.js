@@ -1,7 +1,7 @@
 // Wires the page: what is typed, clicked and pressed goes to the agent; what comes back is shown.
 
 import { card, predict, Refusal } from "./agent.js";
-import { cardOf, purpose } from "./card.js";
+import { cardOf, plain, purpose } from "./card.js";
 import { counted, element, numbers } from "./elements.js";
 import { Palette } from "./palette.js";
 import { answered, refused } from "./result.js";
@@ -20,6 +20,9 @@ async function loadCard() {
     at("name").textContent = info.agent;
     document.title = `${info.agent} · bert-agent`;
     at("purpose").textContent = purpose(info);
+    at("second").hidden = info.inputs.length < 2;
+    at("second-name").textContent = plain(info.inputs[1] ?? "");
+    at("candidates").hidden = !info.parameters.includes("candidate_labels");
     at("strategies").hidden = !info.parameters.includes("aggregation_strategy");
     at("card").replaceChildren(...cardOf(info, palette));
     showCount();
@@ -35,7 +38,7 @@ async function ask() {
   const text = at("text").value;
   const mine = begin();
   try {
-    const { answer, milliseconds } = await predict(text, { parameters: parameters(), key, signal: mine.signal });
+    const { answer, milliseconds } = await predict(inputs(text), { parameters: parameters(), key, signal: mine.signal });
     const { summary, nodes } = answered(text, answer, { palette, picture: info?.picture });
     if (running === mine) end(`${summary} · ${counted([...text].length, "character")} · ${milliseconds.toFixed(0)} ms there and back`, nodes);
   } catch (error) {
@@ -45,8 +48,21 @@ async function ask() {
   }
 }
 
+/** The names that somebody typed, one a line. */
+function candidates() {
+  if (at("candidates").hidden) return [];
+  return [...new Set(at("candidate-labels").value.split("\n").map((line) => line.trim()).filter(Boolean))];
+}
+
+/** What is asked about: the text, or an object of the texts of one input. */
+function inputs(text) {
+  if (at("second").hidden || candidates().length) return text;
+  return { [info.inputs[0]]: text, [info.inputs[1]]: at("text-pair").value };
+}
+
 /** How the agent is to answer. */
 function parameters() {
+  if (candidates().length) return { candidate_labels: candidates() };
   if (!at("strategies").hidden) return { aggregation_strategy: at("strategy").value };
   return info?.picture === "ranking" && info.labels.length ? { top_k: info.labels.length } : null;
 }

@@ -32,6 +32,11 @@ RECORDS = {
         {"text": "hello world", "labels": ["greeting", "short"]}, {"text": "the quick brown fox " * 12, "labels": ["story"]},
         {"text": "hello", "labels": []}, {"text": "", "labels": ["short"]},
     ],
+    "text_pair_classification": [
+        {"text": "hello world", "text_pair": "hello", "label": "entailment"},
+        {"text": "the quick brown fox " * 12, "text_pair": "the fox", "label": "contradiction"},
+        {"text": "hello " * 30, "text_pair": "world " * 30, "label": "neutral"}, {"text": "", "text_pair": "a", "label": "neutral"},
+    ],
 }  # fmt: skip
 TASKS = [kind for kind in get_args(get_args(Task)[0]) or get_args(Task)[:1] if isinstance(kind, type)]
 every_task = pytest.mark.parametrize("kind", TASKS, ids=[kind.model_fields["kind"].default for kind in TASKS])
@@ -206,7 +211,8 @@ def test_any_prediction_can_be_scored(kind):
 def test_answers_have_the_promised_shape(kind):
     task, _ = complete(kind)
     used, rng, parameters = small_encoder(), np.random.default_rng(0), kind.parameters()
-    inputs = [" ".join(CORPUS[:4]), "Anna", "", "\x00\u200b"]
+    texts = [" ".join(CORPUS[:4]), "Anna", "", "\x00\u200b"]
+    inputs = [task.as_input([text, *texts[: len(task.input_fields) - 1]]) for text in texts]
     answers = [
         task.answer(text, document, logits_for(task, document, rng), parameters)
         for text, document in zip(inputs, used.encode_texts(inputs), strict=True)
@@ -219,7 +225,9 @@ def test_answers_have_the_promised_shape(kind):
         values = [column.value(items) for items in answers]
         assert {type(value) for value in values} == {{"BYTES": str, "FP32": float}[column.datatype]}
     assert [json.loads(kind.columns[-1].value(items)) for items in answers] == answers
-    single, many = task.envelope(answers[:1], single=True), task.envelope(answers, single=False)
+    single, many = (
+        task.envelope(some, single=len(some) == 1, parameters=parameters) for some in (answers[:1], answers)
+    )
     assert many == answers
     assert single in (answers[0], answers[:1])
 

@@ -24,7 +24,7 @@ from serving.middleware.middleware_stack import FrontConfig, MiddlewareStack
 from serving.ray_serve.http_protocol import protocol_for
 from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.predictor import Predictor
-from tests.serving.tiny import CLASSIFIER, LABELLER, TAGGER, make_bundle
+from tests.serving.tiny import CLASSIFIER, JUDGE, LABELLER, TAGGER, make_bundle
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +40,11 @@ def classifier_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def labeller_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bundle(tmp_path_factory.mktemp("labeller") / "bundle", LABELLER)
+
+
+@pytest.fixture(scope="session")
+def judge_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("judge") / "bundle", JUDGE)
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +99,12 @@ def classifier_url(classifier_path: Path, way: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def labeller_url(labeller_path: Path, way: str) -> Iterator[str]:
     with listening(Predictor(Engine(Bundle.load(labeller_path))), direct=way == "direct") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def judge_url(judge_path: Path, way: str) -> Iterator[str]:
+    with listening(Predictor(Engine(Bundle.load(judge_path))), direct=way == "direct") as url:
         yield url
 
 

@@ -12,13 +12,20 @@ from transformers import BertConfig
 
 from agent.bundle import Lineage, Manifest, OnnxVariant, write_bundle
 from agent.encoding import Batch
-from agent.tasks import BaseTask, MultiLabelClassification, TextClassification, TokenClassification
+from agent.tasks import (
+    BaseTask,
+    MultiLabelClassification,
+    TextClassification,
+    TextPairClassification,
+    TokenClassification,
+)
 from tests.tiny import make_tokenizer
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 TAGGER = TokenClassification(labels=("LOC", "ORG", "PER"))
 CLASSIFIER = TextClassification(labels=("bad", "fair", "good"))
 LABELLER = MultiLabelClassification(labels=("calm", "long", "loud"), thresholds=(0.4, 0.5, 0.95))
+JUDGE = TextPairClassification(labels=("contradiction", "entailment", "neutral"))
 TEXTS = [
     "Anna flew from Oslo to Lima on Monday.",
     "Initech hired Bruno in Graz; nothing else happened that day.",

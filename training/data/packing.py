@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.encoding import IGNORED, Batch, Encoder, Int64
+from agent.encoding import IGNORED, Batch, Encoder, Int64, Window
 from agent.tasks import BaseTask
 
 Int32 = NDArray[np.int32]
@@ -61,6 +61,7 @@ class PackedWindows:
         bounds: int64 [windows + 1], where each window begins.
         labelled: int32 [windows], targets other than -100.
         owners: int32 [windows], the number of the example that a window is of, ascending.
+        seconds: int32 [windows], the place from which a window's token types are 1 (its second text), its length where they never are.
     """
 
     input_ids: Int32
@@ -68,6 +69,7 @@ class PackedWindows:
     bounds: Int64
     labelled: Int32
     owners: Int32
+    seconds: Int32
 
     @property
     def lengths(self) -> Int64:
@@ -109,7 +111,8 @@ class PackedWindows:
             targets = self.targets[rows].astype(np.int64) if len(rows) else np.full(shape, IGNORED)
         elif len(rows):
             targets[mask] = self.targets[source]
-        return Batch(input_ids, mask.astype(np.int64), np.zeros_like(input_ids)), targets
+        types = mask & (np.arange(mask.shape[1]) >= self.seconds[rows][:, None]) if len(rows) else np.zeros_like(mask)
+        return Batch(input_ids, mask.astype(np.int64), types.astype(np.int64)), targets
 
 
 def pack(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> PackedWindows:
@@ -117,11 +120,13 @@ def pack(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> Pack
     ids: list[Int64] = []
     targets: list[Int64] = []
     counts: list[int] = []  # windows of each example
+    seconds: list[int] = []
     for first in range(0, len(examples), _CHUNK):
         chunk = examples[first : first + _CHUNK]
         for example, document in zip(chunk, task.encode(encoder, chunk), strict=True):
             ids.extend(window.input_ids.astype(np.int32) for window in document.windows)
             targets.extend(target.astype(np.int32) for target in task.targets(example, document))
+            seconds.extend(map(_second, document.windows))
             counts.append(len(document.windows))
     return PackedWindows(
         input_ids=np.concatenate(ids),
@@ -129,7 +134,15 @@ def pack(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> Pack
         bounds=np.cumsum([0, *map(len, ids)], dtype=np.int64),
         labelled=np.array([int((target != IGNORED).sum()) for target in targets], np.int32),
         owners=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
+        seconds=np.array(seconds, np.int32),
     )
+
+
+def _second(window: Window) -> int:
+    """Where the token types of a window become 1. A single text may have types of its own (XLNet); they say nothing and are left out."""
+    ones = np.flatnonzero(window.type_ids == 1)
+    paired = len(ones) and window.type_ids[0] == 0 and ones[-1] - ones[0] + 1 == len(ones)
+    return int(ones[0]) if paired else len(window.type_ids)
 
 
 def _chunks(targets: Int32) -> Iterator[Int32]:

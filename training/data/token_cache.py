@@ -22,7 +22,7 @@ from agent.errors import DataError
 from agent.files import sha256_of
 from training.data.packing import PackedWindows
 
-FORMAT = 3  # raised whenever the same text would be stored otherwise
+FORMAT = 4  # raised whenever the same text would be stored otherwise
 _MANIFEST = "store.json"
 _TYPES: Mapping[str, type[np.integer[Any]]] = {
     "input_ids": np.int32,
@@ -30,6 +30,7 @@ _TYPES: Mapping[str, type[np.integer[Any]]] = {
     "bounds": np.int64,
     "labelled": np.int32,
     "owners": np.int32,
+    "seconds": np.int32,
 }
 
 
@@ -156,6 +157,7 @@ class StoreDraft:
         self._write("bounds", windows.bounds[1:] + self._num_tokens)
         self._write("labelled", windows.labelled)
         self._write("owners", windows.owners + np.int32(self.num_examples))
+        self._write("seconds", windows.seconds)
         self._num_tokens += len(windows.input_ids)
         self.num_examples += int(windows.owners[-1]) + 1
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,18 +83,29 @@ def _files(path: str) -> list[Path]:
 def _read(part: Part, task: BaseTask[Any]) -> Iterator[Example]:
     """Texts of a part; blank ones are left out."""
     if part.file.suffix == ".txt":
-        found = ((line, f"{part.file}:{number}") for number, line in numbered_lines(part))
+        found = (({"text": line}, f"{part.file}:{number}") for number, line in numbered_lines(part))
     else:
-        found = ((_text(record, where), where) for record, where in read_jsonl(part))
-    return (task.read_text(text, where) for text, where in found if text.strip())
+        found = ((_with_text(record), where) for record, where in read_jsonl(part))
+    for record, where in found:
+        texts = _texts(record, task.input_fields, where)
+        if any(text.strip() for text in texts.values()):
+            yield task.read_unlabelled(texts, where)
 
 
-def _text(record: dict[str, Any], where: str) -> str:
+def _with_text(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with its words as a text, where it has no other."""
     tokens = record.get("tokens")
-    text = " ".join(tokens) if isinstance(tokens, list) and all(isinstance(one, str) for one in tokens) else None
-    found = record.get("text", text)
-    if isinstance(found, str):
-        return found
-    raise DataError(
-        f"{where}: no field 'text'", allowed='{"text": "..."} or {"tokens": [...]}', remedy="mend the record"
-    )
+    words = isinstance(tokens, list) and all(isinstance(one, str) for one in tokens)
+    return {"text": " ".join(tokens), **record} if words and tokens else record
+
+
+def _texts(record: Mapping[str, Any], fields: Sequence[str], where: str) -> dict[str, str]:
+    for field in fields:
+        if not isinstance(record.get(field), str):
+            shape = ", ".join(f'"{name}": "..."' for name in fields)
+            raise DataError(
+                f"{where}: no field {field!r}",
+                allowed=f"{{{shape}}}" + (' or {"tokens": [...]}' if len(fields) == 1 else ""),
+                remedy="mend the record",
+            )
+    return {field: record[field] for field in fields}

@@ -101,6 +101,7 @@ def _first(windows: Windows) -> Windows:
         bounds=bounds,
         labelled=windows.labelled[:num_windows],
         owners=windows.owners[:num_windows],
+        seconds=windows.seconds[:num_windows],
     )
 
 

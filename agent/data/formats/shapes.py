@@ -20,6 +20,9 @@ Convert = Callable[[dict[str, Any], str, Findings], dict[str, Any] | None]
 """Makes a record of ours of an object, given its place; None leaves it out, and the findings say why."""
 
 _TOKENS = ("tokens", "words")
+_PAIRS = (
+    ("text", "text_pair"), ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"),
+)  # fmt: skip
 _LOOKED_AT = 1_000  # objects without labels, before a file counts as one without
 _TAGS = ("tags", "ner_tags", "ner", "labels")
 
@@ -115,6 +118,20 @@ def _has_classes(record: Mapping[str, Any]) -> bool:
     return "text" in record and names_classes(record.get("labels"))
 
 
+def _is_pair(record: Mapping[str, Any]) -> bool:
+    return any(names <= set(record) for names in map(set, _PAIRS))
+
+
+def _pair(record: dict[str, Any], where: str, findings: Findings) -> dict[str, Any]:
+    """Two texts by our names, whatever collections of pairs call them."""
+    names = next((names for names in _PAIRS if set(names) <= set(record)), None)
+    if names is None:
+        return record  # the task says what is missing
+    kept = {key: value for key, value in record.items() if key not in (*names, "gold_label")}
+    label = {"label": record["gold_label"]} if "gold_label" in record else {}
+    return kept | label | dict(zip(_PAIRS[0], (record[name] for name in names), strict=True))
+
+
 def _has_class(record: Mapping[str, Any]) -> bool:
     return "label" in record and "spans" not in record and not isinstance(record["label"], list)
 
@@ -127,10 +144,11 @@ SHAPES = (
     Shape("words with tags", _has_words, _own, own=True),
     Shape("texts with sets of classes", _has_classes, _own, own=True),
     Shape("doccano", doccano.matches, doccano.convert, unit="utf16"),
+    Shape("pairs of texts with classes", _is_pair, _pair, own=True),
     Shape("texts with classes", _has_class, _own, own=True),
 )
 _ALLOWED = (
-    '{"tokens", "tags"}, {"text", "spans"}, {"text", "label"} or {"text", "labels"}, an export of Prodigy, doccano or Label Studio '
+    '{"tokens", "tags"}, {"text", "spans"}, {"text", "label"}, {"text", "labels"} or {"text", "text_pair", "label"}, an export of Prodigy, doccano or Label Studio '
     "(docs/data.md shows each)"
 )
 _FOREIGN = (
@@ -138,8 +156,6 @@ _FOREIGN = (
     ({"question", "context"}, "questions and answers (SQuAD)", "give texts with spans or classes"),
     ({"messages"}, "a conversation", "give texts with spans or classes"),
     ({"prompt", "completion"}, "prompts with completions", "give texts with spans or classes"),
-    ({"premise", "hypothesis"}, "pairs of sentences", "give single texts with spans or classes"),
-    ({"sentence1", "sentence2"}, "pairs of sentences", "give single texts with spans or classes"),
     (
         {"tokenized_text", "ner"},
         "words with spans over words (GLiNER)",

@@ -21,8 +21,8 @@ from serving.api.open_inference import inference_pb2 as pb
 from serving.api.open_inference.protocol import (
     PLATFORM,
     SERVER,
-    TEXT,
     OpenInference,
+    Shaped,
     Tensor,
     Wanted,
     check_tensor,
@@ -92,7 +92,8 @@ class InferenceService:
         async def work() -> pb.ModelMetadataResponse:
             self._agent.check(request.name, request.version)
             told = pb.ModelMetadataResponse(name=self._agent.name, versions=[self._agent.version], platform=PLATFORM)
-            told.inputs.add(name=TEXT, datatype="BYTES", shape=[-1])
+            for name in self._agent.inputs:
+                told.inputs.add(name=name, datatype="BYTES", shape=[-1])
             for column in self._agent.columns:
                 told.outputs.add(name=column.name, datatype=column.datatype, shape=[-1])
             return told
@@ -151,29 +152,34 @@ class InferenceService:
         _check_size(request, self._agent.predictor.limits.max_body_bytes)
         given = {name: _value(parameter) for name, parameter in request.parameters.items()}
         parameters = self._agent.parameters(given)
-        return Wanted(_texts(request), parameters, self._agent.outputs([output.name for output in request.outputs]))
+        texts = _texts(request, self._agent)
+        return Wanted(texts, parameters, self._agent.outputs([output.name for output in request.outputs]))
 
 
-def _texts(request: pb.ModelInferRequest) -> list[str]:
-    if len(request.inputs) != 1:
+def _texts(request: pb.ModelInferRequest, agent: OpenInference) -> list[str]:
+    most, raw = len(agent.inputs), request.raw_input_contents
+    if not 1 <= len(request.inputs) <= most:
         raise RequestError(
             f"inputs holds {len(request.inputs)} tensors",
-            allowed="one tensor, 'text'",
+            allowed=f"one tensor {', one tensor '.join(map(repr, agent.inputs))}",
             remedy="send all texts in one tensor",
             field="inputs",
         )
-    tensor, raw = request.inputs[0], request.raw_input_contents
-    if len(raw) > 1 or (raw and tensor.contents.bytes_contents):
+    if raw and (len(raw) != len(request.inputs) or any(tensor.contents.bytes_contents for tensor in request.inputs)):
         raise RequestError(
             "raw_input_contents does not fit the inputs",
-            allowed="the bytes of one tensor, which then has no contents of its own",
+            allowed="the bytes of each tensor, which then has no contents of its own",
             remedy="send the texts in one of the two ways",
             field="raw_input_contents",
         )
-    place = "raw_input_contents[0]" if raw else "inputs[0].contents.bytes_contents"
-    values = unpack(raw[0], place) if raw else tensor.contents.bytes_contents
-    check_tensor(tensor.name, tensor.datatype, tensor.shape, len(values))
-    return decode(values, place)
+    found = []
+    for index, tensor in enumerate(request.inputs):
+        place = f"raw_input_contents[{index}]" if raw else f"inputs[{index}].contents.bytes_contents"
+        values = unpack(raw[index], place) if raw else tensor.contents.bytes_contents
+        shaped = Shaped(tensor.name, tensor.datatype, tensor.shape)
+        check_tensor(f"inputs[{index}]", shaped, len(values), agent.inputs)
+        found.append((tensor.name, decode(values, place)))
+    return agent.joined(found)
 
 
 def _reply(agent: OpenInference, request: pb.ModelInferRequest, tensors: list[Tensor]) -> pb.ModelInferResponse:

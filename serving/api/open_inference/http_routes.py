@@ -13,12 +13,13 @@ from agent.errors import RequestError
 from agent.tasks import BaseTask
 from serving.api.duplicate_keys import quoted_keys, refuse_duplicates
 from serving.api.endpoint import Asked, Endpoint, Written, answer_request
+from serving.api.input_shapes import OneOrSeveral
 from serving.api.open_inference.protocol import (
     EXTENSIONS,
     PLATFORM,
     SERVER,
-    TEXT,
     OpenInference,
+    Shaped,
     Tensor,
     Wanted,
     check_tensor,
@@ -30,7 +31,6 @@ from serving.api.open_inference.protocol import (
 from serving.api.request_body import (
     BYTES,
     JSON,
-    OneOrSeveral,
     body_schema,
     explain,
     header,
@@ -41,7 +41,6 @@ from serving.scheduling.prediction import Answers
 
 _HEADER_LENGTH = "inference-header-content-length"
 _BINARY = "application/octet-stream"
-_DATA = "inputs[0].data"
 
 
 class ServerLive(BaseModel):
@@ -120,9 +119,8 @@ class InputParameters(_Strict):
 
 
 class InputTensor(_Strict):
-    """The texts."""
+    """Texts; its name is one of the agent's inputs."""
 
-    name: Literal["text"]
     datatype: Literal["BYTES"]
     shape: list[Annotated[int, Strict(), Field(ge=0, le=2**31)]] = Field(
         min_length=1, max_length=2, description="The number of texts, possibly with a second dimension of 1."
@@ -154,14 +152,18 @@ class InferenceReader:
         )
         how: Any = parameters | None
         several: Any = list[output] | None
-        self._inner: dict[str, Any] = {"parameters": parameters, "inputs": InputTensor, "outputs": output}
+        fields: Any = Literal[task.input_fields]
+        tensor: Any = create_model(
+            "NamedInputTensor", __base__=InputTensor, __doc__=InputTensor.__doc__, name=(fields, ...)
+        )
+        self._inner: dict[str, Any] = {"parameters": parameters, "inputs": tensor, "outputs": output}
         self.model: Any = create_model(
             "InferenceRequest",
             __base__=_Strict,
             __doc__="Texts as a tensor, and how to answer them.",
             id=(str | None, Field(None, description="Comes back in the answer.")),
             parameters=(how, Field(None, description="How to answer.")),
-            inputs=(list[InputTensor], Field(min_length=1, max_length=1)),
+            inputs=(list[tensor], Field(min_length=1, max_length=len(task.input_fields))),
             outputs=(several, Field(None, description="All by default.")),
         )
         self._quoted = quoted_keys(self.model, *self._inner.values(), InputParameters, OutputParameters)
@@ -181,7 +183,7 @@ class InferenceReader:
         except ValidationError as error:
             raise explain(error, self.model, self._inner) from None
         refuse_duplicates(body[:length], self._quoted)
-        texts = _texts(request.inputs[0], body[length:])
+        texts = agent.joined(_texts(request.inputs, body[length:], agent.inputs))
         outputs = agent.outputs([output.name for output in request.outputs or ()])
         return Wanted(texts, request.parameters or self._inner["parameters"](), outputs), request
 
@@ -281,7 +283,7 @@ def _metadata(agent: OpenInference) -> ModelMetadata:
         name=agent.name,
         versions=[agent.version],
         platform=PLATFORM,
-        inputs=[TensorMetadata(name=TEXT, datatype="BYTES", shape=[-1])],
+        inputs=[TensorMetadata(name=name, datatype="BYTES", shape=[-1]) for name in agent.inputs],
         outputs=[TensorMetadata(name=column.name, datatype=column.datatype, shape=[-1]) for column in agent.columns],
     )
 
@@ -300,23 +302,30 @@ def _header_length(headers: Mapping[str, str], length: int) -> int:
     return int(given)
 
 
-def _texts(tensor: InputTensor, binary: bytes) -> list[str]:
-    size = tensor.parameters.binary_data_size if tensor.parameters else None
-    if (size is None) == (tensor.data is None) or (size or 0) != len(binary):
-        raise RequestError(
-            f"inputs[0] has {'no ' if tensor.data is None else ''}data, binary_data_size {size}, and {len(binary)} bytes behind the JSON",
-            allowed=f"either data, or binary_data_size and as many bytes behind the JSON, whose length the header {_HEADER_LENGTH} gives",
-            remedy="send the texts in one of the two ways",
-            field="inputs[0]",
-        )
-    if tensor.data is None:
-        values = unpack(binary, _DATA)
-        check_tensor(tensor.name, tensor.datatype, tensor.shape, len(values))
-        return decode(values, _DATA)
-    texts = [text for row in tensor.data for text in (row if isinstance(row, list) else [row])]
-    check_tensor(tensor.name, tensor.datatype, tensor.shape, len(texts))
-    refuse_empty(texts, _DATA + "[{}]")
-    return texts
+def _texts(tensors: Sequence[Any], binary: bytes, names: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """The texts of each tensor; those in binary stand behind the JSON in the same order."""
+    sizes = [tensor.parameters.binary_data_size if tensor.parameters else None for tensor in tensors]
+    left, found = len(binary) - sum(size or 0 for size in sizes), list[tuple[str, list[str]]]()
+    for index, (tensor, size) in enumerate(zip(tensors, sizes, strict=True)):
+        place = f"inputs[{index}]"
+        if (size is None) == (tensor.data is None) or left:
+            raise RequestError(
+                f"{place} has {'no ' if tensor.data is None else ''}data, binary_data_size {size}, and {len(binary)} bytes behind the JSON",
+                allowed=f"either data, or binary_data_size and as many bytes behind the JSON, whose length the header {_HEADER_LENGTH} gives",
+                remedy="send the texts in one of the two ways",
+                field=place,
+            )
+        shaped = Shaped(tensor.name, tensor.datatype, tensor.shape)
+        if size is None:
+            texts = [text for row in tensor.data for text in (row if isinstance(row, list) else [row])]
+            check_tensor(place, shaped, len(texts), names)
+            refuse_empty(texts, f"{place}.data[{{}}]")
+        else:
+            values, binary = unpack(binary[:size], f"{place}.data"), binary[size:]
+            check_tensor(place, shaped, len(values), names)
+            texts = decode(values, f"{place}.data")
+        found.append((tensor.name, texts))
+    return found
 
 
 def _answer(agent: OpenInference, asked: Any, tensors: Sequence[Tensor]) -> Written:

@@ -1,6 +1,6 @@
 """The Open Inference Protocol v2, over HTTP and gRPC alike: which tensors an agent takes and gives.
 
-One tensor goes in: `text`, BYTES, one text in each row. What comes out are the columns of the agent's task, one row for each
+One tensor of BYTES goes in for each text of an input (most tasks have one, `text`), one input in each row. What comes out are the columns of the agent's task, one row for each
 text. A model's version is the beginning of its bundle's digest.
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol
 """
@@ -11,7 +11,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
@@ -26,7 +26,6 @@ from serving.api.request_body import explain, refuse_empty
 from serving.scheduling.prediction import Answers
 from serving.scheduling.predictor import Predictor
 
-TEXT = "text"
 SERVER = "bert-agent"
 PLATFORM = "bert-agent_onnx"
 EXTENSIONS = ("binary_tensor_data",)
@@ -72,6 +71,35 @@ class OpenInference:
     def columns(self) -> tuple[Column, ...]:
         """The tensors that come out."""
         return self.predictor.engine.bundle.task.columns
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tensors that go in."""
+        return self.predictor.engine.bundle.task.input_fields
+
+    def joined(self, tensors: Sequence[tuple[str, list[str]]]) -> list[str]:
+        """The inputs whose texts came as tensors.
+
+        Raises:
+            RequestError: A tensor is missing or there twice, or they have different numbers of texts.
+        """
+        task = self.predictor.engine.bundle.task
+        given, names = dict(tensors), [name for name, _ in tensors]
+        possible = [self.inputs] + ([self.inputs[:1]] if task.takes_single else [])
+        if (
+            sorted(names) not in [sorted(each) for each in possible]
+            or len({len(texts) for texts in given.values()}) > 1
+        ):
+            sizes = ", ".join(f"{name} of {len(texts)}" for name, texts in tensors)
+            raise RequestError(
+                f"inputs holds the tensors {sizes}",
+                allowed=" or ".join(" with ".join(each) for each in possible) + ", of the same number of texts",
+                remedy="send each once",
+                field="inputs",
+            )
+        if len(given) < len(self.inputs) or len(given) == 1:
+            return given[self.inputs[0]]
+        return [task.as_input(texts) for texts in zip(*(given[name] for name in self.inputs), strict=True)]
 
     def check(self, name: str, version: str = "") -> None:
         """Refuses models that are not this one.
@@ -144,31 +172,38 @@ def server_version() -> str:
     return installed_versions([SERVER]).get(SERVER, "unknown")
 
 
-def check_tensor(name: str, datatype: str, shape: Sequence[int], num_texts: int) -> None:
-    """Refuses every input tensor but `text` of BYTES with as many texts as its shape says.
+class Shaped(NamedTuple):
+    """An input tensor without its data."""
+
+    name: str
+    datatype: str
+    shape: Sequence[int]
+
+
+def check_tensor(place: str, tensor: Shaped, num_texts: int, names: Sequence[str]) -> None:
+    """Refuses every input tensor but those of these names, of BYTES, with as many texts as its shape says.
 
     Raises:
         RequestError: Names what is wrong.
     """
-    for field, given, allowed in (("name", name, TEXT), ("datatype", datatype, "BYTES")):
-        if given != allowed:
+    shape = tensor.shape
+    for field, given, allowed in (("name", tensor.name, names), ("datatype", tensor.datatype, ("BYTES",))):
+        if given not in allowed:
             raise RequestError(
-                f"inputs[0].{field} is {given[:80]!r}",
-                allowed=allowed,
-                remedy="send one tensor 'text' of datatype BYTES",
-                field=f"inputs[0].{field}",
+                f"{place}.{field} is {given[:80]!r}",
+                allowed=" or ".join(allowed),
+                remedy=f"send tensors {' and '.join(map(repr, names))} of datatype BYTES",
+                field=f"{place}.{field}",
             )
     if len(shape) not in (1, 2) or math.prod(shape) != num_texts or (len(shape) == 2 and shape[1] != 1):
         raise RequestError(
-            f"inputs[0].shape is {str(list(shape[:4]))[:80]} for {num_texts} texts",
+            f"{place}.shape is {str(list(shape[:4]))[:80]} for {num_texts} texts",
             allowed=f"[{num_texts}] or [{num_texts}, 1]",
             remedy="give the number of texts",
-            field="inputs[0].shape",
+            field=f"{place}.shape",
         )
     if not num_texts:
-        raise RequestError(
-            "inputs[0] holds no text", allowed="at least one text", remedy="send a text", field="inputs[0]"
-        )
+        raise RequestError(f"{place} holds no text", allowed="at least one text", remedy="send a text", field=place)
 
 
 def decode(values: Sequence[bytes], place: str) -> list[str]:

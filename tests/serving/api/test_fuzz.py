@@ -49,7 +49,7 @@ def test_for_any_text_the_slice_at_the_offsets_is_the_entity(client: httpx.Clien
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("fixture", ["tagger_url", "classifier_url", "labeller_url"])
+@pytest.mark.parametrize("fixture", ["tagger_url", "classifier_url", "labeller_url", "judge_url"])
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_every_answer_matches_the_openapi_document(
     fixture: str, mode: GenerationMode, request: pytest.FixtureRequest

@@ -13,8 +13,8 @@ from agent.data import DataConfig
 from agent.data.splits import open_split
 from agent.encoding import Encoder
 from agent.errors import DataError
-from agent.tasks import MultiLabelClassification, TextClassification, TokenClassification
-from tests.tiny import make_tokenizer, sentences, write_classes, write_conll, write_label_sets
+from agent.tasks import MultiLabelClassification, TextClassification, TextPairClassification, TokenClassification
+from tests.tiny import make_tokenizer, sentences, write_classes, write_conll, write_label_sets, write_pairs
 from training.data import ingest
 from training.data.ingest import IngestConfig, open_data, streams
 from training.data.parallel_encoding import ParallelEncoding
@@ -57,7 +57,7 @@ def write_uneven(directory):
 
 
 def equal(one, other):
-    for name in ("input_ids", "targets", "bounds", "labelled", "owners"):
+    for name in ("input_ids", "targets", "bounds", "labelled", "owners", "seconds"):
         ours, theirs = getattr(one, name), getattr(other, name)
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours, theirs)
@@ -71,6 +71,7 @@ def equal(one, other):
         (write_classes, TextClassification()),
         (write_classes, TextClassification(labels=("unknown", "known"))),
         (write_label_sets, MultiLabelClassification()),
+        (write_pairs, TextPairClassification()),
         (write_label_sets, MultiLabelClassification(labels=("PER", "NEVER", "ORG", "LOC"))),
         (write_uneven, TokenClassification(labels=("ZZZ", "PER", "ORG", "LOC", "AAA"))),
         (write_uneven, TokenClassification()),

@@ -31,6 +31,7 @@ def windows(examples=5, seed=0, per_token=True):
         bounds=np.concatenate([[0], lengths.cumsum()]),
         labelled=lengths.astype(np.int32),
         owners=np.repeat(np.arange(examples, dtype=np.int32), 2),
+        seconds=rng.integers(0, lengths + 1).astype(np.int32),
     )
 
 
@@ -52,7 +53,8 @@ def test_stored_parts_are_the_windows_in_a_row(tmp_path, per_token):
         for ours, theirs in zip(
             found.collate(np.array([before + row]), 0), parts[number].collate(np.array([row]), 0), strict=True
         ):
-            np.testing.assert_array_equal(getattr(ours, "input_ids", ours), getattr(theirs, "input_ids", theirs))
+            for name in ("input_ids", "token_type_ids"):
+                np.testing.assert_array_equal(getattr(ours, name, ours), getattr(theirs, name, theirs))
     np.testing.assert_array_equal(found.target_counts(3), sum(part.target_counts(3) for part in parts))
     assert found.manifest.num_examples == 14
     assert found.manifest.labels == ("LOC",)

@@ -26,7 +26,7 @@ MEMORY = IngestConfig()
 
 
 def windows_of(task, texts):
-    return pack(task, ENCODER, [task.read_text(text, "here") for text in texts])
+    return pack(task, ENCODER, [task.read_unlabelled({"text": text}, "here") for text in texts])
 
 
 def same(one, other):

@@ -144,7 +144,9 @@ class FailingWindows(PackedWindows):
 
 def test_what_fails_while_collating_ahead_is_raised_in_the_loop_and_ends_the_thread():
     source = windows()
-    failing = FailingWindows(source.input_ids, source.targets, source.bounds, source.labelled, source.owners, left=[])
+    failing = FailingWindows(
+        source.input_ids, source.targets, source.bounds, source.labelled, source.owners, source.seconds, left=[]
+    )
     with pytest.raises(OSError, match="the disk is gone"):
         list(prefetcher(source=failing).steps(plan(), 0))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("collate")]

@@ -47,7 +47,7 @@ def windows() -> PackedWindows:
     ids = rng.integers(1, VOCABULARY, lengths.sum()).astype(np.int32)
     return PackedWindows(
         ids, ids % LABELS, np.cumsum([0, *lengths]).astype(np.int64), lengths.astype(np.int32),
-        np.arange(200, dtype=np.int32),
+        np.arange(200, dtype=np.int32), lengths.astype(np.int32),
     )  # fmt: skip
 
 
