@@ -165,16 +165,16 @@ _FEEDBACK = Row("Decisions and feedback", (
     panel(
         "Decisions by outcome", " decisions/s",
         "Answered texts for the store of decisions: written, repeated (their id was there), lost. delayed counts writes that the store did not take.",
-        (f"sum by (agent, outcome) {rate(t.DECISIONS)}", "{{agent}} {{outcome}}"), stacked=True,
+        (f"sum by (agent, outcome) {rate(t.DECISIONS)}", "{{agent}} {{outcome}}"), stacked=True, needs="feedback",
     ),
     panel(
         "Decisions waiting", "bytes", "Memory of decisions that wait to be written; feedback.max_pending_mib is the most in a replica.",
-        _by_agent(now(t.DECISIONS_PENDING_BYTES)),
+        _by_agent(now(t.DECISIONS_PENDING_BYTES)), needs="feedback",
     ),
     panel(
         "Feedback by outcome", " requests/s",
         "Rewards and corrections: recorded, repeated, or why they were refused (unknown, foreign, late, contradictory, invalid ...).",
-        (f"sum by (agent, outcome) {rate(t.FEEDBACK)}", "{{agent}} {{outcome}}"), stacked=True,
+        (f"sum by (agent, outcome) {rate(t.FEEDBACK)}", "{{agent}} {{outcome}}"), stacked=True, needs="feedback",
     ),
 ))
 # fmt: on
