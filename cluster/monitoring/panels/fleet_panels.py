@@ -76,8 +76,8 @@ _CONTROL = Row("Control plane", (
         (_by_namespace("max", "ray_serve_controller_control_loop_duration_s"), "{{namespace}}"),
     ),
     panel(
-        "HAProxy processes", "short", "One a node that serves; above that for a moment while a reload drains connections.",
-        (_sum("ray_serve_haproxy_process_count"), "{{namespace}}"),
+        "HAProxy connections", "short", "Connections that HAProxy holds on all nodes, idle ones too; of its newest process during a reload.",
+        (_sum("haproxy_process_current_connections"), "{{namespace}}"),
     ),
 ))
 

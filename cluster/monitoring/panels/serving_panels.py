@@ -169,7 +169,7 @@ _FEEDBACK = Row("Decisions and feedback", (
     ),
     panel(
         "Decisions waiting", "bytes", "Memory of decisions that wait to be written; feedback.max_pending_mib is the most in a replica.",
-        _by_agent(now(t.DECISIONS_PENDING_BYTES)), needs="feedback",
+        _by_agent(now(t.DECISIONS_PENDING_BYTES)),
     ),
     panel(
         "Feedback by outcome", " requests/s",
