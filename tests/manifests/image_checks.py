@@ -35,6 +35,11 @@ def workdir(dockerfile: str) -> str:
     return str(re.findall(r"^WORKDIR (\S+)", dockerfile, flags=re.MULTILINE)[-1])
 
 
+def installed_extras(text: str) -> list[str]:
+    """Extras of this project that `pip install ".[one,another]"` names."""
+    return [name for names in re.findall(r'"\.\[(.+?)\]"', text) for name in names.split(",")]
+
+
 def targets(world: World) -> Iterator[str]:
     """Each target installs its extra and copies the packages that its program imports."""
     found = stages(world.dockerfile)
@@ -42,14 +47,14 @@ def targets(world: World) -> Iterator[str]:
         extra = target.removesuffix("-gpu")
         if extra not in world.extras:
             yield f"{target}: pyproject.toml has no extra {extra}"
-        if f'".[{extra}]"' not in found.get(f"{target}-packages", ""):
+        if extra not in installed_extras(found.get(f"{target}-packages", "")):
             yield f"{target}: does not install the extra {extra}"
         if f"COPY --from={target}-packages" not in found.get(target, ""):
             yield f"{target}: does not take its packages from {target}-packages"
         for package in ("agent", "cluster", *packages):
             if f"COPY {package} {package}\n" not in found.get(target, ""):
                 yield f"{target}: does not hold {package}/"
-    for name in re.findall(r'"\.\[(.+?)\]"', world.dockerfile):
+    for name in installed_extras(world.dockerfile):
         if name not in world.extras:
             yield f"the Dockerfile installs the extra {name}, which pyproject.toml does not have"
 
@@ -61,7 +66,8 @@ def serving_is_light(world: World) -> Iterator[str]:
     for name in (*_HEAVY, "COPY training", "COPY compression"):
         if name in text:
             yield f"serving: {name}"
-    for item in world.extras["serving"]:
+    extras = installed_extras(stages(world.dockerfile).get("serving-packages", ""))
+    for item in (item for extra in extras for item in world.extras.get(extra, [])):
         if Requirement(item).name in _HEAVY:
             yield f"serving: the extra brings {item}"
 

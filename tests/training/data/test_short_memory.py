@@ -15,7 +15,7 @@ from training.config import TrainingConfig
 from training.lifecycle.job import train
 from training.tracking.metrics_log import step_rows
 
-pytestmark = [pytest.mark.system, pytest.mark.faults]
+pytestmark = [pytest.mark.system, pytest.mark.faults, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[3]
 LIMIT = 5 * 1024**3
 
