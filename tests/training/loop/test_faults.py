@@ -33,7 +33,12 @@ EPOCHS = 30
 
 
 def tree(places, name, **changes):
-    base = {"epochs": EPOCHS, "optimizer": {"kind": "adamw", "learning_rate": 0.003}, "checkpoint": {"every_steps": 5}}
+    base = {
+        "epochs": EPOCHS,
+        "early_stopping": {"patience": None},
+        "optimizer": {"kind": "adamw", "learning_rate": 0.003},
+        "checkpoint": {"every_steps": 5},
+    }
     return runs.tree(places, name, model={"dropout": 0.1}, **base | changes)
 
 
