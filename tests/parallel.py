@@ -34,23 +34,18 @@ def _module(nodeid: str) -> str:
     return nodeid.partition("::")[0]
 
 
-class _OptionalHooks:
-    """Registered where xdist is installed."""
-
-    def pytest_xdist_auto_num_workers(self) -> int:
-        return max(_FEWEST_PROCESSES, os.cpu_count() or 1)
-
-    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
-        from xdist.scheduler import LoadScopeScheduling
-
-        class Rows(LoadScopeScheduling):
-            def _split_scope(self, nodeid: str) -> str:
-                return row(_module(nodeid))
-
-        config.option.loadscopereorder = False  # the order of collection
-        return Rows(config, log)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    return max(_FEWEST_PROCESSES, os.cpu_count() or 1)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    if config.pluginmanager.hasplugin("xdist"):
-        config.pluginmanager.register(_OptionalHooks())
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Rows(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return row(_module(nodeid))
+
+    config.option.loadscopereorder = False  # the order of collection
+    return Rows(config, log)
