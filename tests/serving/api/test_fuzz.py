@@ -56,6 +56,10 @@ def test_every_answer_matches_the_openapi_document(
 ) -> None:
     document = schemathesis.openapi.from_url(request.getfixturevalue(fixture) + "/openapi.json")
     document.config.checks.positive_data_acceptance.expected_statuses += ["408"]  # whoever allows no time gets none
+    if (
+        fixture == "judge_url"
+    ):  # single texts need candidate labels and pairs bear none, which the document says in words only
+        document.config.checks.positive_data_acceptance.expected_statuses += ["422"]
     document.config.checks.negative_data_rejection.expected_statuses += ["413"]
     operations = {found.ok().label: found.ok() for found in document.get_all_operations()}
     assert set(operations) >= {"POST /", "GET /info", "GET /health", "GET /ready"}
