@@ -90,7 +90,7 @@ test-browser: setup  ## the pages in a real Chromium
 	$(PYTEST) -m "browser and not optimum"
 
 test-faults: setup $(S3_STAMP)  ## what kills, waits, floods or starts clusters of several nodes
-	$(PYTEST) -m "faults and not (browser or optimum)"
+	$(PYTEST) -m "faults and not (browser or optimum)" --numprocesses 2
 
 # 5.2.1 answers CompleteMultipartUpload in a way that pyarrow 26 takes for an error. Its extra [server] takes twice the room.
 $(S3_STAMP):
