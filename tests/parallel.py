@@ -1,7 +1,7 @@
 """Which tests may run side by side when xdist runs several processes: modules of unit tests, and rows of modules that start processes.
 
 Modules of one directory with a `system` test run one after another in one process, so that they share its Ray and what they train. These
-rows are handed out first, since they take longest. They wait more than they compute, so there are more processes than cores.
+rows are handed out first, since they take longest. With four processes on two cores servers started too late for their tests.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-_FEWEST_PROCESSES = 4  # each takes up to 3 GB with its Ray
+_FEWEST_PROCESSES = 2  # each takes up to 3 GB with its Ray
 
 
 @cache

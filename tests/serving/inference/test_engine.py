@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.bundle import Bundle, write_bundle
+from agent.bundle import ONNX_SESSION_ENTRIES, Bundle, write_bundle
 from agent.encoding import pad
 from agent.errors import BundleError, ConfigError, RequestError
 from agent.tasks.token_classification import TaggingParameters
@@ -127,7 +127,11 @@ def test_a_session_with_bound_buffers_computes_the_same(engine: Engine) -> None:
     """What CUDA and TensorRT use; here on the CPU provider."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(engine.bundle.path / engine.variant.file, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    for name, value in ONNX_SESSION_ENTRIES.items():
+        options.add_session_config_entry(name, value)
+    file = engine.bundle.path / engine.variant.file
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     windows = [window for document in engine.encode(TEXTS) for window in document.windows]
     batch = pad(windows, engine.bundle.encoder.pad_id)
     feeds = {name: getattr(batch, name) for name in engine.variant.inputs}
@@ -135,7 +139,9 @@ def test_a_session_with_bound_buffers_computes_the_same(engine: Engine) -> None:
 
 
 def test_windows_overlap_by_the_stride_that_is_asked_for(engine: Engine) -> None:
-    none, own, most = (len(engine.encode([LONG], stride)[0].windows) for stride in (0, None, 15))
+    none, own, most = (
+        len(engine.encode([LONG], TaggingParameters(stride=stride))[0].windows) for stride in (0, None, 15)
+    )
     assert none < own < most
     narrow = engine.predict([LONG], TaggingParameters(stride=0, aggregation_strategy="none"))
     assert narrow != engine.predict([LONG], TaggingParameters(aggregation_strategy="none"))
