@@ -41,7 +41,7 @@ HARDWARE: dict[Precision, tuple[Hardware, ...]] = {
 ONNX_SESSION_ENTRIES = {"session.x64quantprecision": "1"}
 """What every ONNX Runtime session is configured with, so that an int8 graph answers alike on every CPU.
 
-Without VNNI, AVX2 adds pairs of 8-bit products in 16 bits, which overflow; with this entry ONNX Runtime avoids that there, for an eighth of
+Without VNNI, AVX2 adds pairs of 8-bit products in 16 bits, which overflow; with this entry ONNX Runtime avoids that there, for some of
 the time. Source: onnxruntime_session_options_config_keys.h, kOrtSessionOptionsAvx2PrecisionMode.
 """
 

@@ -147,7 +147,8 @@ def _check_front(config: ServingConfig) -> None:
     if config.feedback.store:
         open_store(config.feedback.store).close()
     for app in config.apps.values():
-        check_explorable(bundles.fetch(app.bundle).task, app.explore)
+        if app.explore.kind != "greedy":
+            check_explorable(bundles.fetch(app.bundle).task, app.explore)
 
 
 def _start(config: ServingConfig) -> str:

@@ -42,7 +42,7 @@ class Feedback(NamedTuple):
         time: When, in seconds since the epoch.
         key_id: Name of the key of who gave it.
         reward: 0 to 1.
-        correction: What a labelled record holds beside its text (`label`, `spans` ...), as JSON.
+        correction: What a labelled record holds beside its text (`label`, `spans` ...), as JSON; with its texts where they are several.
     """
 
     time: float

@@ -99,9 +99,8 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     record_keys: ClassVar[tuple[frozenset[str], ...]]  # of records that are data for it, in each of their shapes
     record_shape: ClassVar[str]  # the same for people
     purpose: ClassVar[str]  # one sentence for people, with {and} or {or} where its labels stand
-    picture: ClassVar[
-        Literal["marks", "ranking"]
-    ]  # how a page shows an answer: places in the text, or labels with scores
+    # How a page shows an answer: places in the text, or labels with scores.
+    picture: ClassVar[Literal["marks", "ranking"]]
     item_name: ClassVar[str] = "label"  # what a text may lack
     tunes: ClassVar[bool] = False  # whether `tuned` chooses anything
     parameters: ClassVar[type[Parameters]]
@@ -110,6 +109,7 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     columns: ClassVar[tuple[Column, ...]]
     input_fields: ClassVar[tuple[str, ...]] = ("text",)  # the texts of one input, as data and requests name them
     takes_single: ClassVar[bool] = False  # whether one text may be asked about where an input is several
+    explores: ClassVar[bool] = False  # whether an answer is one of `labels`, which a server may draw to learn from
     takes_words: ClassVar[bool] = False  # whether a request may bring the words of a text
 
     kind: str

@@ -51,6 +51,7 @@ class TextClassification(BaseTask[LabelledText]):
     purpose: ClassVar[str] = "Judges a text: {or}."
     picture: ClassVar[Literal["marks", "ranking"]] = "ranking"
     decision: ClassVar[Decision] = PER_WINDOW
+    explores: ClassVar[bool] = True
     parameters: ClassVar[type[Parameters]] = ClassificationParameters
     answer_item: ClassVar[type[BaseModel]] = LabelScore
     answer_field: ClassVar[str] = "labels"

@@ -62,6 +62,7 @@ class TextPairClassification(TextClassification):
     purpose: ClassVar[str] = "Judges two texts: {or}."
     input_fields: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     takes_single: ClassVar[bool] = True
+    explores: ClassVar[bool] = False  # callers may bring classes of their own
     parameters: ClassVar[type[Parameters]] = PairParameters
 
     kind: Literal["text_pair_classification"] = "text_pair_classification"  # type: ignore[assignment]

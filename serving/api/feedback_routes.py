@@ -124,7 +124,7 @@ class FeedbackDesk:
     async def _record(self, given: FeedbackRequest, context: RequestContext) -> FeedbackAnswer:
         logged = await self._find(given)
         self._check(logged.decision, given, context)
-        correction = None if given.correction is None else to_json(given.correction).decode()
+        correction = None if given.correction is None else self._kept(logged.decision.text, given.correction)
         feedback = Feedback(time.time(), context.key_id, given.reward, correction)
         before = logged.feedback or await asyncio.to_thread(self._log.store.give, logged.decision, feedback)
         if before is None:
@@ -177,6 +177,12 @@ class FeedbackDesk:
             )
         if given.correction is not None:
             self._check_correction(decision.text, given.correction)
+
+    def _kept(self, text: str, correction: dict[str, Any]) -> str:
+        """The correction as it is stored; with the texts of the input where these are several, since the log holds them as one."""
+        task = self._predictor.engine.bundle.task
+        fields = task.fields_of(text) if len(task.input_fields) > 1 else {}
+        return to_json(fields | correction).decode()
 
     def _check_correction(self, text: str, correction: dict[str, Any]) -> None:
         """Reads the correction as the labels of a record with this text."""

@@ -9,7 +9,7 @@ from typing import Any
 from agent.decisions.exploration import ExploreConfig, SampledAnswer, sample
 from agent.encoding import Document, Float32
 from agent.errors import ConfigError
-from agent.tasks import BaseTask, Parameters, TextClassification
+from agent.tasks import BaseTask, Parameters
 from agent.tasks.text_classification import ClassificationParameters
 from serving.inference.engine import Engine
 
@@ -42,7 +42,7 @@ def check_explorable(task: BaseTask[Any], config: ExploreConfig) -> None:
     Raises:
         ConfigError: The agent's task is another one.
     """
-    if config.kind != "greedy" and not isinstance(task, TextClassification):
+    if config.kind != "greedy" and not task.explores:
         raise ConfigError(
             f"explore.{config.kind} is set for an agent for {task.kind.replace('_', ' ')}",
             allowed="agents for text classification",

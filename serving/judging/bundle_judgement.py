@@ -13,7 +13,6 @@ from agent.decisions.judgement import EvidenceConfig, Judgement, judge
 from agent.decisions.off_policy import LoggedRewards
 from agent.decisions.reward_model import fit_rewards
 from agent.errors import ConfigError
-from agent.tasks import TextClassification
 from cluster import bundles
 from serving.inference.engine import Engine
 from serving.judging.classified_log import ClassifiedLog
@@ -48,7 +47,7 @@ def judge_bundle(
     """
     engine = Engine(bundles.fetch(bundle), precision=precision)
     task = engine.bundle.task
-    if not isinstance(task, TextClassification):
+    if not task.explores:
         raise ConfigError(
             f"bundle {bundle} is an agent for {task.kind.replace('_', ' ')}",
             allowed="an agent for text classification",

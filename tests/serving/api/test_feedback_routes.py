@@ -24,7 +24,7 @@ from agent.decisions.decision import LoggedDecision
 from agent.decisions.exploration import ExploreConfig
 from agent.decisions.store import DecisionStore
 from agent.errors import ConfigError
-from agent.tasks import TextClassification, TokenClassification
+from agent.tasks import TextClassification, TextPairClassification, TokenClassification
 from serving.api.open_inference import inference_pb2 as pb
 from serving.api.open_inference.inference_pb2_grpc import GRPCInferenceServiceStub
 from serving.feedback.decision_log import DecisionLog, FeedbackConfig
@@ -276,6 +276,18 @@ def test_spans_are_corrected_within_the_text(stack: ExitStack, tagger_path: Path
     assert record == {"text": TEXTS[0], **right}
 
 
+def test_a_corrected_pair_is_data_with_both_texts(stack: ExitStack, judge_path: Path, tmp_path: Path) -> None:
+    served = Served(stack, judge_path, tmp_path)
+    pair = {"text": TEXTS[0], "text_pair": TEXTS[1]}
+    request_id = served.ask(pair).headers["x-request-id"]
+    body = {"id": request_id, "correction": {"label": "neutral"}}
+    assert [served.give(body).json()["outcome"] for _ in range(2)] == ["recorded", "repeated"]
+    record = served.logged(1)[0].as_record()
+    assert record == {**pair, "label": "neutral"}
+    read = served.predictor.engine.bundle.task.read_record(record, "log")
+    assert (read.text, read.text_pair, read.label) == (*pair.values(), "neutral")
+
+
 def test_a_store_that_is_gone_costs_no_prediction(served: Served, tmp_path: Path) -> None:
     request_id = served.ask().headers["x-request-id"]
     served.logged(1)
@@ -335,6 +347,8 @@ def test_only_classifiers_explore() -> None:
     check_explorable(TokenClassification(), ExploreConfig())
     with pytest.raises(ConfigError, match="token classification"):
         check_explorable(TokenClassification(), ExploreConfig(temperature=1))
+    with pytest.raises(ConfigError, match="text pair classification"):  # whose callers may bring their own classes
+        check_explorable(TextPairClassification(), ExploreConfig(temperature=1))
 
 
 def test_every_answer_matches_the_openapi_document(served: Served) -> None:
