@@ -19,6 +19,13 @@ _SHAPE = '{"text": "...", "text_pair": "...", "label": "..."}'
 _PLACE = "{}"
 MOST_PAIRS, MOST_CHARACTERS = 1_000, 1_000_000  # of texts with each candidate label, in one request
 
+# Distinct and not empty: described here, seen to by a validator that says so.
+_LABELS: Any = Field(
+    min_length=1,
+    max_length=MOST_PAIRS,
+    json_schema_extra={"items": {"type": "string", "minLength": 1}, "uniqueItems": True},
+)
+
 
 class LabelledPair(LabelledText):
     """Two texts with their label."""
@@ -29,12 +36,16 @@ class LabelledPair(LabelledText):
 class PairParameters(ClassificationParameters):
     """Parameters of a text-classification or a zero-shot-classification request, named as in Hugging Face's API."""
 
-    candidate_labels: Annotated[list[str], Field(min_length=1, max_length=MOST_PAIRS)] | None = Field(
+    candidate_labels: Annotated[list[str], _LABELS] | None = Field(
         None,
         description="Classes for a single text, of which the agent says whether it entails `hypothesis_template` with their name; "
         "for agents with a label that begins with 'entail'.",
     )
-    hypothesis_template: str = Field("This example is {}.", description="A sentence in which {} stands for a class.")
+    hypothesis_template: str = Field(
+        "This example is {}.",
+        description="A sentence in which {} stands for a class.",
+        json_schema_extra={"pattern": r"\{\}"},
+    )
     multi_label: StrictBool = Field(
         False, description="Whether several classes may hold; their scores then do not sum to 1."
     )

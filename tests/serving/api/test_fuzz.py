@@ -48,6 +48,16 @@ def test_for_any_text_the_slice_at_the_offsets_is_the_entity(client: httpx.Clien
         end = item["end"]
 
 
+def _fit_candidates(body: dict[str, Any]) -> None:
+    """Single texts are asked about with candidate labels, pairs without: what a schema says of each key does not say it."""
+    inputs, parameters = body["inputs"], dict(body.get("parameters") or {})
+    if not isinstance(inputs[0] if isinstance(inputs, list) else inputs, str):
+        parameters.pop("candidate_labels", None)
+    elif not parameters.get("candidate_labels"):
+        parameters["candidate_labels"] = ["weather", "trade"]
+    body["parameters"] = parameters
+
+
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("fixture", ["tagger_url", "classifier_url", "labeller_url", "judge_url"])
 @pytest.mark.parametrize("mode", list(GenerationMode))
@@ -56,10 +66,6 @@ def test_every_answer_matches_the_openapi_document(
 ) -> None:
     document = schemathesis.openapi.from_url(request.getfixturevalue(fixture) + "/openapi.json")
     document.config.checks.positive_data_acceptance.expected_statuses += ["408"]  # whoever allows no time gets none
-    if (
-        fixture == "judge_url"
-    ):  # single texts need candidate labels and pairs bear none, which the document says in words only
-        document.config.checks.positive_data_acceptance.expected_statuses += ["422"]
     document.config.checks.negative_data_rejection.expected_statuses += ["413"]
     operations = {found.ok().label: found.ok() for found in document.get_all_operations()}
     assert set(operations) >= {"POST /", "GET /info", "GET /health", "GET /ready"}
@@ -74,6 +80,8 @@ def test_every_answer_matches_the_openapi_document(
                 parameters = case.body.get("parameters") or {}
                 if parameters.get("stride"):
                     parameters["stride"] = min(parameters["stride"], 8)  # which fit, the bundle decides
+                if fixture == "judge_url" and "inputs" in case.body:
+                    _fit_candidates(case.body)
             case.call_and_validate(timeout=SECONDS)
 
         ask()
