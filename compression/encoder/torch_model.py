@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,8 +42,13 @@ def load_directory(path: Path, architecture: str) -> PreTrainedModel:
     Raises:
         ModelError: transformers cannot load it.
     """
+    import torch
     import transformers
 
+    if (
+        not torch.cuda.is_available()
+    ):  # transformers imports DeepSpeed to save a network, and that prints what it looked for
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     try:

@@ -47,7 +47,7 @@ class CompressionConfig(Config):
     seed: int = Field(0, description="for the choice of calibration sentences")
     threads: int = Field(default_factory=usable_cores, ge=1, description="threads of PyTorch and ONNX Runtime")
     steps: tuple[Step, ...] = Field(
-        default_factory=lambda: (PruneStep(), ExportStep(), QuantizeStep(), VerifyStep()),
+        default_factory=lambda: (PruneStep(dev_f1_kept=0.995), ExportStep(), QuantizeStep(), VerifyStep()),
         description="what to do, in order; each a kind, or {kind: ..., option: ...}",
     )
     gate: Gate = Field(default_factory=Gate)

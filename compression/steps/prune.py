@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
 
     from compression.pruning.calibration import Calibration, LabelledBatch, ProjectionStatistics
 
+_LEAST_FACTOR = 1 / 8
+_NUM_SCORED = 1_000  # dev examples that judge how much may go
 LEAST_UNITS = 8  # feed-forward units that every layer keeps: one step of the widest vector instructions
 
 
 class PruneStep(BaseStep):
     """Removes the heads and units that matter least to the loss. The PyTorch weights keep their shape, with zeros.
 
-    The default ratios kept more than 99% of the F1 of two CoNLL-2003 agents without further training (docs/benchmarks.md).
+    The default ratios kept more than 99% of the F1 of two CoNLL-2003 agents without further training (docs/benchmarks.md). Agents that learned from
+    less text may have less to spare: `dev_f1_kept` halves the ratios until the dev split shows that it is kept.
     Step shrink removes whole layers.
     """
 
@@ -35,6 +39,12 @@ class PruneStep(BaseStep):
     ffn_ratio: float = Field(0.3, ge=0, lt=1, description="part of all feed-forward units to remove")
     target: PruningTarget | None = Field(
         None, description="what to reach instead: the ratios keep their proportion and are as small as does"
+    )
+    dev_f1_kept: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="part of the dev score to keep: the ratios are halved, three times at most, until it is",
     )
     importance: Importance = Field(
         "first_order", description="how heads and units are judged: first_order, or fisher (second order)"
@@ -51,6 +61,8 @@ class PruneStep(BaseStep):
     def _target_has_a_direction(self) -> Self:
         if self.target and not self.head_ratio and not self.ffn_ratio:
             raise ValueError("target needs head_ratio or ffn_ratio above 0: what to remove, in which proportion")
+        if self.dev_f1_kept and (self.target or self.recovery_epochs):
+            raise ValueError("dev_f1_kept is for ratios alone, without target and recovery_epochs")
         return self
 
     def extra_cache_inputs(self, following: Sequence[Any]) -> Any:
@@ -68,7 +80,31 @@ class PruneStep(BaseStep):
         from compression.pruning.calibration import labelled_batches
 
         batches = labelled_batches(state.bundle.task, state.encoder, state.sample_train(self.num_calibration))
-        factor: float | None = None
+        if self.dev_f1_kept:
+            kept, factor = self._keep_score(state, batches, self.dev_f1_kept)
+        else:
+            kept, factor = self._remove_in_rounds(state, batches, None)
+        state.weights_changed = True
+        state.note(f"prune: {self._summary(kept, factor)}")
+
+    def _keep_score(
+        self, state: PipelineState, batches: Sequence[LabelledBatch], share: float
+    ) -> tuple[KeptStructure, float]:
+        """Removes as much of the ratios as keeps this share of the dev score, or an eighth of them."""
+        whole, needed, factor = state.model, share * _dev_score(state), 1.0
+        while True:
+            state.model = copy.deepcopy(whole)
+            kept, _ = self._remove_in_rounds(state, batches, factor)
+            reached = _dev_score(state)
+            if reached >= needed or factor <= _LEAST_FACTOR:
+                return kept, factor
+            print(f"prune: dev score {reached:.4f}, {needed:.4f} is needed; again with half of the ratios", flush=True)
+            factor /= 2
+
+    def _remove_in_rounds(
+        self, state: PipelineState, batches: Sequence[LabelledBatch], factor: float | None
+    ) -> tuple[KeptStructure, float]:
+        """Removes the ratios times a factor; None finds the one that reaches the target."""
         for number in range(1, self.rounds + 1):
             seen = self._statistics(state, batches)
             if factor is None or (self._is_counted and number == self.rounds):
@@ -77,9 +113,8 @@ class PruneStep(BaseStep):
             self._remove(state, seen, kept)
             if self.recovery_epochs:
                 self._recover(state, number)
-        state.weights_changed = True
         assert factor is not None
-        state.note(f"prune: {self._summary(kept, factor)}")
+        return kept, factor
 
     @property
     def _is_counted(self) -> bool:
@@ -131,15 +166,25 @@ class PruneStep(BaseStep):
         heads = _counts("heads", kept.heads, min(1.0, factor * self.head_ratio))
         units = _counts("units", kept.units, min(1.0, factor * self.ffn_ratio))
         parts = [f"{heads}; {units}"]
+        head_ratio, ffn_ratio = (min(1.0, factor * ratio) for ratio in (self.head_ratio, self.ffn_ratio))
+        ratios = f"{head_ratio:.3g} of heads, {ffn_ratio:.3g} of units"
         if self.target:
-            head_ratio, ffn_ratio = (min(1.0, factor * ratio) for ratio in (self.head_ratio, self.ffn_ratio))
-            ratios = f"{head_ratio:.3g} of heads, {ffn_ratio:.3g} of units"
             parts.append(f"for {self.target.name} {self.target.value:g}: {ratios}")
+        elif factor < 1:
+            parts.append(f"to keep {self.dev_f1_kept:.1%} of the dev score: {ratios}")
         if self.rounds > 1:
             parts.append(f"{self.rounds} rounds")
         if self.recovery_epochs:
             parts.append(f"after each {self.recovery_epochs} epochs at {self.recovery.summary}")
         return "; ".join(parts)
+
+
+def _dev_score(state: PipelineState) -> float:
+    """The primary score of the network on examples of the dev split."""
+    from agent.evaluation import evaluate
+    from compression.encoder.torch_model import torch_forward
+
+    return evaluate(state.bundle.task, state.encoder, state.splits.dev[:_NUM_SCORED], torch_forward(state.model)).value
 
 
 def _removed_share(number: int, rounds: int) -> float:

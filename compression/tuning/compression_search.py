@@ -16,6 +16,7 @@ from cluster import ClusterConfig
 from cluster.tuning import check_settings
 from compression.pipeline.pipeline_inputs import CompressionConfig
 from compression.pipeline.step_measurements import Thoroughness
+from compression.steps import ExportStep, PruneStep, QuantizeStep, Step, VerifyStep
 from compression.tuning.trial_record import CompressionTrial
 
 _TAKEN = "taken"  # beside a step's options: whether it is taken at all
@@ -32,6 +33,10 @@ _DEFAULT_SPACE = {
 class CompressionSearchConfig(CompressionConfig):
     """A search: a compression, and ranges that some options of its steps are drawn from."""
 
+    steps: tuple[Step, ...] = Field(
+        default_factory=lambda: (PruneStep(), ExportStep(), QuantizeStep(), VerifyStep()),
+        description="as in compression/run.py; prune keeps to the ratios that a trial drew",
+    )
     measure: Thoroughness = Field("full", description="as in compression/run.py; trials are compared by the last row")
     num_trials: int = Field(12, ge=1, description="lists of steps to try; all, where space has only so many")
     max_f1_loss: float = Field(0.01, ge=0, lt=1, description="part of the original's dev F1 that may be lost")

@@ -10,10 +10,11 @@ import ray
 import ray._private.worker
 
 from cluster import ray_output
+from tests.cluster.monitoring.tools import until
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
-import io, logging, sys, time
+import io, logging, sys
 sys.path.insert(0, {root!r})
 import ray
 from cluster import ClusterConfig, connect, ray_output
@@ -36,22 +37,29 @@ connect(ClusterConfig(address="local", num_cpus=1, num_gpus=0, dashboard=False))
 logging.getLogger("ray").warning("a warning of Ray")
 assert "a warning of Ray" in reader.stream.getvalue()
 ray.get(work.remote())
-time.sleep(2)  # Ray copies the lines of workers twice a second
+sys.stdin.readline()  # the test has read the lines
 ray.shutdown()
 """
 
 
 def test_the_terminal_shows_our_lines_and_the_file_the_others(tmp_path):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     program = [sys.executable, "-c", PROGRAM.format(root=str(ROOT))]
-    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
-    first, *others = done.stdout.splitlines()
-    found = re.fullmatch(r"cluster: local Ray, 1 node\(s\), 1 CPUs, 0 GPUs; what Ray says: (\S+)", first)
-    assert sorted(others) == ["WARNING: memory is short", "epoch 1/3  loss 0.5"], done.stdout
-    assert "pid=" not in done.stderr
-    assert "a warning of Ray" not in done.stderr
-    kept = Path(found[1]).read_text()
-    assert "a library grumbles" in kept
-    assert "a warning of Ray" in kept
+    with subprocess.Popen(program, cwd=tmp_path, text=True, **pipes) as started:
+        try:
+            first, *shown = [started.stdout.readline().rstrip() for _ in range(3)]
+            found = re.fullmatch(r"cluster: local Ray, 1 node\(s\), 1 CPUs, 0 GPUs; what Ray says: (\S+)", first)
+            log = Path(found[1])
+            until(lambda: "a library grumbles" in log.read_text(), seconds=60)
+            others, errors = started.communicate("\n", timeout=60)
+        finally:
+            started.kill()
+    assert started.returncode == 0, errors
+    assert sorted(shown) == ["WARNING: memory is short", "epoch 1/3  loss 0.5"], others + errors
+    assert not others
+    assert "pid=" not in errors
+    assert "a warning of Ray" not in errors
+    assert "a warning of Ray" in log.read_text()
 
 
 def test_ray_still_prints_through_the_function_that_is_replaced():

@@ -25,7 +25,7 @@ from compression.graphs.onnx_graph import largest_difference, probes
 from compression.pipeline.pipeline_inputs import CompressionConfig
 from compression.pruning.calibration import calibrate, labelled_batches, total_loss
 from compression.pruning.pruning_target import flops_of, weights_of, zero
-from compression.steps import PruneStep, QuantizeStep
+from compression.steps import PruneStep, QuantizeStep, prune
 from compression.steps.prune import LEAST_UNITS
 from tests.compression.agents import MAX_TOKENS, SHAPES, tiny_model
 from tests.compression.encoder.test_structural_pruning import CLASSIFIER, TAGGER
@@ -189,6 +189,38 @@ def test_a_target_that_is_reached_already_removes_nothing(tagger: Path) -> None:
     assert "8 of 8 heads stay" in own.notes[-1]
 
 
+def test_ratios_are_halved_until_the_dev_score_is_kept(tagger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = state(tagger)
+    needed, harsh = (
+        0.9 * prune._dev_score(own),
+        {"head_ratio": 0.7, "ffn_ratio": 0.9, "repair": False, "num_calibration": 32},
+    )
+    scores, gone = [], []
+    for factor in (1.0, 0.5, 0.25, 0.125):
+        one = state(tagger)
+        ratios = {name: factor * harsh[name] for name in ("head_ratio", "ffn_ratio")}
+        PruneStep(**harsh | ratios).run(one)
+        scores.append(prune._dev_score(one))
+        gone.append([live_units(block).tolist() for block in find_blocks(one.model)])
+    kept = next((number for number, score in enumerate(scores) if score >= needed), 3)
+    assert kept > 0, scores
+    PruneStep(**harsh, dev_f1_kept=0.9).run(own)
+    assert [live_units(block).tolist() for block in find_blocks(own.model)] == gone[kept]
+    assert prune._dev_score(own) == scores[kept]
+    assert capsys.readouterr().out.count("again with half of the ratios") == kept
+    assert "to keep 90.0% of the dev score: " in own.notes[-1]
+
+
+def test_ratios_that_keep_the_dev_score_are_not_halved(tagger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own, other = state(tagger), state(tagger)
+    PruneStep(head_ratio=0.2, num_calibration=16).run(own)
+    PruneStep(head_ratio=0.2, num_calibration=16, dev_f1_kept=1e-9).run(other)
+    assert "again with half" not in capsys.readouterr().out
+    assert other.notes == own.notes
+    gap, _ = largest_difference(torch_forward(own.model), torch_forward(other.model), probes(100, MAX_TOKENS, seed=1))
+    assert gap == 0
+
+
 @pytest.mark.parametrize(
     ("step", "told"),
     [
@@ -198,6 +230,9 @@ def test_a_target_that_is_reached_already_removes_nothing(tagger: Path) -> None:
         ({"target": {"size": 3}}, "size"),
         ({"target": {"parameters": 5}, "head_ratio": 0, "ffn_ratio": 0}, "needs head_ratio or ffn_ratio above 0"),
         ({"importance": "magnitude"}, "first_order"),
+        ({"target": {"parameters": 5}, "dev_f1_kept": 0.9}, "dev_f1_kept is for ratios alone, without target"),
+        ({"recovery_epochs": 1, "dev_f1_kept": 0.9}, "dev_f1_kept is for ratios alone, without target"),
+        ({"dev_f1_kept": 1.5}, "less than or equal to 1"),
         ({"rounds": 0}, "greater than or equal to 1"),
         ({"recovery": {"hidden": 1}}, "hidden"),
     ],

@@ -139,6 +139,7 @@ def test_a_trial_is_the_given_compression_with_its_settings() -> None:
     made = asked.compressed_with({"prune.ffn_ratio": 0.5, "quantize.taken": False})
     assert [step.kind for step in made.steps] == ["prune", "export", "verify"]
     assert (made.steps[0].head_ratio, made.steps[0].ffn_ratio, made.threads) == (0.2, 0.5, 1)
+    assert given().compressed_with({"prune.ffn_ratio": 0.5}).steps[0].dev_f1_kept is None
 
 
 @pytest.mark.parametrize(
