@@ -102,7 +102,7 @@ class Loop:
     def run(self, *more: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.run(
-            self.arguments(*more), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
+            self.arguments(*more), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False
         )
 
     def ledger(self) -> list[dict[str, Any]]:
@@ -117,7 +117,7 @@ def loop(first: Path, tmp_path: Path) -> Iterator[Loop]:
     return Loop(tmp_path, first)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_what_was_corrected_is_learned_once_and_lies_are_refused(loop: Loop, first: Path) -> None:
     before, given = loop.digest(), texts(250, 10)
     give(loop.url, given, truth, "anna")
@@ -184,7 +184,7 @@ def check_published(loop: Loop, first: Path, entry: dict[str, Any], before: str,
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_a_killed_round_goes_on_by_the_same_command(loop: Loop) -> None:
     give(loop.url, texts(250, 10), truth, "anna")
     log = loop.directory / "rounds" / "0001" / "training.log"
