@@ -123,7 +123,7 @@ class LoopRound:
             origin if self.config.data is None else origin.model_copy(update={"data": self.config.data})
         )
         self.workspace.write_origin(pinned(original.origin, original))
-        fresh = correction_rows(read_rows(self.directory / "slice.jsonl"), self.state.number)
+        fresh = correction_rows(original.task, read_rows(self.directory / "slice.jsonl"), self.state.number)
         rules = CorrectionRules(self.config.gates.log_share, self.config.max_caller_share)
         data = build(self.directory / "data", original, self.workspace.read_learned(), fresh, rules)
         write_rows(self.directory / "corrections.jsonl", data.rows)

@@ -110,11 +110,21 @@ def pinned(origin: Origin, original: OriginalData) -> Origin:
     return origin.model_copy(update=original.digests)
 
 
-def correction_rows(feedback: Sequence[Mapping[str, Any]], number: int) -> list[Row]:
-    """The corrections of a collected slice as labelled records with their provenance."""
+def correction_rows(task: BaseTask[Any], feedback: Sequence[Mapping[str, Any]], number: int) -> list[Row]:
+    """The corrections of a collected slice as labelled records with their provenance.
+
+    Of what callers sent only the keys of the task's records stay, and of spans edges and label: words with tags, or spans of several parts,
+    would change how the whole split is read.
+    """
+    shapes = [keys for keys in task.record_keys if "tokens" not in keys]
+    wanted = frozenset(task.input_fields).union(*shapes)
     return [
         {
-            "record": {"text": one["text"], **one["correction"]},
+            "record": {
+                key: _plain(value) if key == "spans" else value
+                for key, value in {"text": one["text"], **one["correction"]}.items()
+                if key in wanted
+            },
             "decision": {name: one[name] for name in ("agent", "id", "position", "bundle", "time")},
             "text": one["text"],
             "caller": one["feedback_key_id"],
@@ -123,6 +133,15 @@ def correction_rows(feedback: Sequence[Mapping[str, Any]], number: int) -> list[
         }
         for one in feedback
         if one.get("correction") is not None
+    ]
+
+
+def _plain(spans: Any) -> Any:
+    if not isinstance(spans, list):
+        return spans
+    return [
+        {key: span[key] for key in ("start", "end", "label") if key in span} if isinstance(span, Mapping) else span
+        for span in spans
     ]
 
 

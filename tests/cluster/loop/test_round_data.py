@@ -57,7 +57,7 @@ def original(tmp_path: Path) -> OriginalData:
     )
 
 
-def corrections(*given: tuple[str, dict[str, Any], str]) -> list[Row]:
+def corrections(*given: tuple[str, dict[str, Any], str], kind: str = "text_classification") -> list[Row]:
     """Text, correction and caller of decisions, in the order in which their corrections came."""
     feedback = [
         {
@@ -66,7 +66,7 @@ def corrections(*given: tuple[str, dict[str, Any], str]) -> list[Row]:
         }
         for number, (text, correction, caller) in enumerate(given)
     ]  # fmt: skip
-    return correction_rows(feedback, 1)
+    return correction_rows(KINDS[kind].model_validate({"kind": kind}), feedback, 1)
 
 
 def taught(data: RoundData) -> dict[str, str]:
@@ -84,7 +84,7 @@ def test_dev_and_test_stay_and_train_grows_for_every_task(kind: str, has_dev: bo
     source = origin(kind, tmp_path / "data")
     before = load_splits(source.data, source.template, seed=3)
     first, second = NEW[kind]
-    rows = corrections(("anna left oslo late", first, ""), ("dewi and acme again", second, ""))
+    rows = corrections(("anna left oslo late", first, ""), ("dewi and acme again", second, ""), kind=kind)
     built = build(tmp_path / "round", OriginalData(source), [], rows, CorrectionRules())
     after = load_splits(built.config, source.template, seed=99)
     assert [split_digest(split) for split in (after.dev, after.test)] == [
@@ -114,6 +114,21 @@ def test_what_is_not_taught_is_counted_by_its_reason(original: OriginalData, tmp
         "unreadable or with a label that task.labels lacks": 1,
     }
     assert [row["decision"]["id"] for row in built.rows] == ["r4", "r6"]
+
+
+def test_a_correction_cannot_change_how_other_records_are_read(tmp_path: Path) -> None:
+    WRITERS["token_classification"](tmp_path / "data", train=30)
+    original = OriginalData(origin("token_classification", tmp_path / "data"))
+    parts = {"start": 0, "end": 4, "label": "PER", "fragments": [[0, 1], [3, 4]], "text": "not what stands there"}
+    rows = corrections(
+        ("anna left oslo late", {"spans": [parts], "note": "x"}, ""), ("dewi", {"tokens": ["dewi"], "tags": ["PER-B"]}, ""),
+        kind="token_classification",
+    )  # fmt: skip
+    built = build(tmp_path / "round", original, [], rows, CorrectionRules())
+    assert [row["record"] for row in built.rows] == [
+        {"text": "anna left oslo late", "spans": [{"start": 0, "end": 4, "label": "PER"}]}
+    ]
+    assert built.left_out == {"unreadable or with a label that task.labels lacks": 1}
 
 
 def test_labels_that_the_task_lists_are_all_that_may_come(original: OriginalData, tmp_path: Path) -> None:
