@@ -236,7 +236,8 @@ def judged_round(loop: Loop, first: Path) -> tuple[LoopConfig, Workspace, str]:
     found = collect(loop.url, "", set(), 0)
     write_rows(place / "slice.jsonl", [one.as_object() for one in found.feedback])
     write_rows(place / "corrections.jsonl", [{"text": "one"}])
-    candidate = variant(first / "small", place / "agent-small-0001", git_dirty=True)
+    candidate = variant(first / "small", place / "agent-small-0001", git_commit="candidate")
+    assert candidate != loop.digest()
     gates = [{"gate": "test", "passed": True, "why": "", "numbers": {}}]
     results: dict[str, dict[str, Any]] = {
         "collect": found.counts() | {"agent": "agent"},
