@@ -13,6 +13,12 @@ from agent.data import DataConfig
 from agent.decisions.judgement import EvidenceConfig
 
 
+_OWN = {
+    "training": frozenset({"data", "output", "overwrite", "resume"}),
+    "compression": frozenset({"bundle", "data", "output", "overwrite"}),
+}
+
+
 class GatesConfig(Config):
     """What a candidate must show to be published, beside the gate of its compression."""
 
@@ -73,6 +79,15 @@ class LoopConfig(Config):
     def _places_given(self) -> Self:
         if not self.show and not (self.store and self.live):
             raise ValueError("store and live are needed, unless show=true")
+        return self
+
+    @model_validator(mode="after")
+    def _stations_keep_their_places(self) -> Self:
+        for name, own in _OWN.items():
+            if taken := sorted(own & set(getattr(self, name))):
+                raise ValueError(
+                    f"{name}.{taken[0]} is set by the loop itself, as are {', '.join(sorted(own))}: leave it out"
+                )
         return self
 
     def recorded(self) -> dict[str, Any]:
