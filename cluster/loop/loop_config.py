@@ -12,7 +12,6 @@ from agent.config.base import Config
 from agent.data import DataConfig
 from agent.decisions.judgement import EvidenceConfig
 
-
 _OWN = {
     "training": frozenset({"data", "output", "overwrite", "resume"}),
     "compression": frozenset({"bundle", "data", "output", "overwrite"}),
