@@ -154,12 +154,10 @@ class Study:
         flips = [
             (hidden.bit_count(), said[claim].probability if before.holds else -said[claim].probability, hidden)
             for hidden, said in self.verdicts.items()
-            if said[claim].holds != before.holds and self._sendable(hidden)
+            if said[claim].holds != before.holds
         ]
-        if not flips:
-            return None
-        hidden = min(flips)[-1]
-        return Flip(hidden, self.verdicts[hidden][claim].probability)
+        hidden = next((hidden for *_, hidden in sorted(flips) if self._sendable(hidden)), None)
+        return None if hidden is None else Flip(hidden, self.verdicts[hidden][claim].probability)
 
     def _explained(self, claim: int, found: Effects, ranking: Sequence[int]) -> Explained:
         stands, everything = self.verdicts[0][claim], 2**self._num_words - 1

@@ -153,9 +153,9 @@ def test_a_server_without_interventions_has_no_such_path(stack: ExitStack, topic
 
 
 def test_an_explanation_uses_up_texts_of_its_key(stack: ExitStack, topic_path: Path, tmp_path: Path) -> None:
-    keys = tmp_path / "keys.yaml"
-    keys.write_text(f"anna: {{key: {KEY}, texts_per_s: 0.01, burst_texts: 40}}\n")
-    front = FrontConfig(auth=AuthConfig(keys_file=str(keys)))
+    keys = tmp_path / "keys"
+    keys.write_text(f"anna: {KEY}\n")
+    front = FrontConfig(auth=AuthConfig(keys_file=str(keys), texts_per_s=0.01, burst_texts=40))
     served = Served(stack, engine_of(topic_path), front=front)
     headers = {"authorization": f"Bearer {KEY}"}
     assert served.explain().status_code == 401
