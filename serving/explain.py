@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -74,5 +75,15 @@ def main(config: ExplainCommandConfig) -> None:
         write_file(Path(config.output).expanduser(), found.model_dump_json() + "\n")
 
 
+def verbatim(arguments: Sequence[str]) -> list[str]:
+    """Arguments in which texts stand as they were typed: as YAML, `text=Minutes: all # well` would be something else."""
+    given = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        is_text = key in ("text", "text_pair") and value
+        given.append(f"{key}={json.dumps(value, ensure_ascii=False)}" if is_text else argument)
+    return given
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(ExplainCommandConfig, main, usage=_USAGE))
+    sys.exit(cli.run(ExplainCommandConfig, main, usage=_USAGE, arguments=verbatim(sys.argv[1:])))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import cli
-from serving.explain import ExplainCommandConfig, main
+from serving.explain import ExplainCommandConfig, main, verbatim
 from serving.explanation.explanation_models import Explanation
 from tests.serving.explanation.planted import topic_bundle
 
@@ -19,7 +19,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*arguments: str) -> int:
-    return cli.run(ExplainCommandConfig, main, usage="", arguments=arguments)
+    return cli.run(ExplainCommandConfig, main, usage="", arguments=verbatim(arguments))
 
 
 def test_one_text_is_printed_and_written(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,6 +31,17 @@ def test_one_text_is_printed_and_written(bundle: Path, tmp_path: Path, capsys: p
     assert "decided otherwise without 'storm' (the smallest set found" in printed
     found = Explanation.model_validate_json(output.read_text())
     assert found.decisions[0].causes[0].word == "storm"
+
+
+@pytest.mark.parametrize(
+    "text", ["Minutes: the storm # waited", "[storm]", "12", '"a" storm', "{storm", "null", "😀 storm"]
+)
+def test_a_text_is_what_was_typed(bundle: Path, tmp_path: Path, text: str) -> None:
+    output = tmp_path / "one.json"
+    assert run(f"bundle={bundle}", f"text={text}", f"output={output}", "parameters.interventions=50") == 0
+    found = Explanation.model_validate_json(output.read_text())
+    for cause in found.decisions[0].causes:
+        assert text[cause.start : cause.end] == cause.word
 
 
 def test_a_file_gets_an_explanation_for_each_record(
