@@ -58,10 +58,11 @@ class ExplanationDesk:
             )
         self._busy += 1
         try:
+            most, most_s = limits.max_body_bytes, limits.max_body_s
+            body = await read_body(request.stream(), headers, max_bytes=most, max_s=most_s)
+            text, parameters = self._read(body)
             async with asyncio.timeout(timeout_s):
-                most, most_s = limits.max_body_bytes, limits.max_body_s
-                body = await read_body(request.stream(), headers, max_bytes=most, max_s=most_s)
-                return await self._explain(request, *self._read(body))
+                return await self._explain(request, text, parameters)
         except TimeoutError:
             if timeout_s is None:
                 raise

@@ -220,10 +220,11 @@ def test_the_time_that_a_caller_allows_ends_it(stack: ExitStack, topic_path: Pat
     engine.free = 0
     late = served.explain(headers={"x-request-timeout-seconds": "0.3"})
     assert late.status_code == 408
+    assert served.explain(5, {"x-request-timeout-seconds": "1e-9"}).status_code == 422  # what is wrong is said first
     engine.gate.set()
     wait_for(lambda: served.predictor.batcher.queued_windows == 0)
     assert served.explain().status_code == 200
-    assert served.counted("bert_agent_explanations_total{") == {"timeout": 1, "answered": 1}
+    assert served.counted("bert_agent_explanations_total{") == {"timeout": 1, "invalid": 1, "answered": 1}
 
 
 def test_a_caller_who_hangs_up_costs_no_more(stack: ExitStack, topic_path: Path) -> None:

@@ -27,6 +27,7 @@ from serving.middleware.api_keys import AuthConfig
 from serving.middleware.middleware_stack import FrontConfig
 from serving.scheduling.predictor import Predictor
 from tests.serving.chromium import chromium, visiting
+from tests.serving.explanation.planted import engine_of, topic_bundle
 from tests.serving.gated import gated
 from tests.serving.tiny import TEXTS
 
@@ -217,14 +218,22 @@ def test_a_click_on_an_entity_marks_its_causes_in_the_text(page: Page, tagger_ur
     assert page.locator("#why").is_hidden()  # nothing of the answer before stays beside the new one
 
 
-def test_a_label_is_explained_by_the_keyboard_too(browser: Browser, classifier_url: str) -> None:
-    with visiting(browser, classifier_url) as page:
-        ask(page, TEXTS[0])
-        label = page.locator(".ranked button.label").nth(1)
-        label.focus()
-        page.keyboard.press("Enter")
-        assert causes(page) == expected_causes(classifier_url, TEXTS[0], labels=[label.text_content()])
-        assert page.locator("#why-title").text_content() == f"Why {label.text_content()}?"
+def test_a_label_is_explained_by_the_keyboard_too(
+    browser: Browser, serve_with: Callable[..., str], tmp_path: Path
+) -> None:
+    url, text = (
+        serve_with(engine=engine_of(topic_bundle(tmp_path / "bundle"))),
+        "new boats waited while a storm happened",
+    )
+    with visiting(browser, url) as page:
+        ask(page, text)
+        for label, word in (("weather", "storm"), ("other", "storm")):
+            page.get_by_role("button", name=label, exact=True).focus()
+            page.keyboard.press("Enter")
+            page.locator("#why-title", has_text=f"Why {label}?").wait_for()
+            assert causes(page) == expected_causes(url, text, labels=[label])
+            assert [found for found, _ in causes(page)] == [word]
+            assert "“storm” the agent" in page.locator(".flip").text_content()
 
 
 def test_a_classifier_shows_its_labels_ranked(browser: Browser, classifier_url: str) -> None:
