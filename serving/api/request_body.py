@@ -49,7 +49,8 @@ class PayloadReader:
         self.model = _request_model(task, self._object, max_texts)
         self._inputs = told_inputs(task)
         self._quoted = quoted_keys(self.model, task.parameters, *([self._object] if self._object else []))
-        self.answer_model: Any = list[task.answer_item] | list[list[task.answer_item]]  # type: ignore[name-defined]
+        item: Any = task.answer_item
+        self.answer_model: Any = list[item] | list[list[item]] | (item if task.bare_answers else list[item])
 
     def read(self, body: bytes) -> PredictionBody:
         """Reads a body.

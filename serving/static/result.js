@@ -8,7 +8,7 @@ const MOST_ROWS = 500; // of the table: beyond it a browser only gets slow
 /** What an answer holds, whatever the agent's task: {summary, nodes}. */
 export function answered(text, answer, { palette, picture }) {
   const items = Array.isArray(answer[0]) ? answer[0] : answer;
-  const shown = picture === "ranking" ? ranked(items, palette) : marked(text, items, palette);
+  const shown = (PICTURES[picture] ?? marked)(items, palette, text);
   return { summary: shown.summary, nodes: [...shown.nodes, json(answer)] };
 }
 
@@ -22,7 +22,7 @@ export function refused({ told, status, retryAfter }) {
 const label = (item) => item.entity_group ?? item.entity;
 const short = (score) => (Math.floor(score * 100) / 100).toFixed(2); // cut, so that only certainty is 1.00
 
-function marked(text, items, palette) {
+function marked(items, palette, text) {
   const { pieces, unmarked } = cut(text, items);
   const nodes = pieces.map((piece) => (piece.item ? mark(piece, palette) : piece.text));
   const shown = [element("div", { class: "marked", dir: "auto" }, nodes)];
@@ -67,6 +67,18 @@ function ranked(items, palette) {
   const summary = chosen.map((item) => `${item.label} (${short(item.score)})`).join(", ") || "no label";
   return { summary, nodes: [element("ol", { class: "ranked" }, rows)] };
 }
+
+/** The best answer in its place, and all of them with bars; an empty one is that there is none. */
+function inContext(items, palette, text) {
+  const best = { ...items[0], entity_group: "answer" };
+  const { pieces } = cut(text, best.answer ? [best] : []);
+  const nodes = pieces.map((piece) => (piece.item ? mark(piece, palette) : piece.text));
+  const named = items.map((item) => ({ label: item.answer || "no answer", score: item.score }));
+  const summary = `${best.answer || "no answer"} (${short(best.score)})`;
+  return { summary, nodes: [element("div", { class: "marked", dir: "auto" }, nodes), ...ranked(named, palette).nodes] };
+}
+
+const PICTURES = { ranking: ranked, marks: marked, answers: inContext };
 
 function json(answer) {
   return folded("As JSON", element("pre", {}, JSON.stringify(answer, null, 2)));
