@@ -138,7 +138,7 @@ class Teacher:
         """The teacher's outputs, in the student's precision."""
         half = like.dtype == torch.bfloat16
         with torch.no_grad(), torch.autocast(like.device.type, torch.bfloat16, enabled=half):
-            return self._recorder.record(lambda: logits_of(self._model(**inputs), inputs["attention_mask"]))
+            return self._recorder.record(lambda: logits_of(self._model(**inputs), inputs.get("attention_mask")))
 
     @property
     def _width(self) -> int:

@@ -64,6 +64,6 @@ def directory_forward(components: WorkerComponents, directory: Path) -> Forward:
     def forward(batch: Batch) -> Float32:
         with torch.inference_mode():
             tensors = {name: tensor.to(inputs.device) for name, tensor in inputs.to_host(batch).items()}
-            return np.asarray(logits_of(model(**tensors), tensors["attention_mask"]).cpu().numpy())
+            return np.asarray(logits_of(model(**tensors), tensors.get("attention_mask")).cpu().numpy())
 
     return forward

@@ -213,7 +213,7 @@ class QuestionAnswering(BaseTask[AnsweredQuestion]):
     ) -> list[dict[str, Any]]:
         """Answers with exact characters of the context, best first; an empty one stands for none."""
         context, reading = context_of(document), self._read(document, outputs, parameters)
-        found = [
+        found: list[dict[str, Any]] = [
             {"score": span.score, "start": span.start, "end": span.end, "answer": context[span.start : span.end]}
             for span in reading.spans
         ]
