@@ -36,12 +36,15 @@ class ClusterConfig(Config):
     dashboard: bool = Field(True, description="start Ray's dashboard with a local Ray")
 
 
-def connect(config: ClusterConfig, *, env_vars: Mapping[str, str] | None = None) -> Mapping[str, float]:
+def connect(
+    config: ClusterConfig, *, env_vars: Mapping[str, str] | None = None, worker_lines: bool = True
+) -> Mapping[str, float]:
     """Connects this process to Ray, unless it is connected already, and says so in one line.
 
     Args:
         config: Which Ray.
         env_vars: Environment variables for all workers of this program.
+        worker_lines: Whether what workers print reaches the terminal; lines of several runs at a time would be mixed.
 
     Returns:
         The cluster's resources, `{"CPU": 2.0, ...}`.
@@ -57,7 +60,7 @@ def connect(config: ClusterConfig, *, env_vars: Mapping[str, str] | None = None)
         try:
             _check_reachable(address)
             with _own_sigterm():
-                ray.init(**_arguments(config, address, dict(env_vars or {})))
+                ray.init(**_arguments(config, address, dict(env_vars or {})), log_to_driver=worker_lines)
         except (OSError, RuntimeError, ValueError) as error:
             raise ClusterError(
                 f"cannot use Ray at {address or 'this machine'} ({' '.join(str(error).split())[:300]})",

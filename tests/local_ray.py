@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -30,6 +31,23 @@ def share_ray() -> None:
 def local_ray() -> None:
     """The shared Ray, which outlives the module."""
     share_ray()
+
+
+@contextmanager
+def commands_join() -> Iterator[None]:
+    """Commands started here join the shared Ray: the processes of one of their own take longer than a tiny training."""
+    share_ray()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", _shared[0])
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture
+def ray_for_commands() -> Iterator[None]:
+    pytest.importorskip("deepspeed")
+    with commands_join():
+        yield
 
 
 @pytest.fixture(scope="module")

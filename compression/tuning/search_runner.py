@@ -65,8 +65,7 @@ def search(config: CompressionSearchConfig) -> tuple[CompressionSearchRecord, Co
     )
     del jobs
     if numbers := [trial.number for trial in listener.record.trials if not trial.is_over]:
-        os.environ["RAY_LOG_TO_DRIVER"] = "0"
-        connect(config.cluster)
+        connect(config.cluster, worker_lines=False)
         assignment = CompressionAssignment(configs, frozenset(listener.needed_keys()), str(Path.cwd()))
         runner = TrialRunner(run_trial, assignment, work_directory_of(config.output), config.max_concurrent)
         runner.run(numbers, listener)

@@ -84,6 +84,10 @@ def _fit(prepared: PreparedRun, store: DirectoryStore) -> TrainingOutcome:
 
     config, plan = prepared.config, prepared.plan
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # or every line of a worker is printed twice
+    if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
+        os.environ.setdefault(
+            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"
+        )  # a process more; nobody takes this machine away
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={

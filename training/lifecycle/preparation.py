@@ -26,11 +26,13 @@ class RunOverrides:
         splits: Examples, instead of what `data` names.
         plan: Workers, instead of all that the cluster has.
         callbacks: Of Ray Train.
+        worker_lines: Whether the terminal shows what workers print, if this process is not connected to Ray yet.
     """
 
     splits: Splits | None = None
     plan: WorkerPlan | None = None
     callbacks: Sequence[Any] = ()
+    worker_lines: bool = True
 
 
 NO_OVERRIDES = RunOverrides()
@@ -75,11 +77,11 @@ def prepare_run(config: TrainingConfig, overrides: RunOverrides = NO_OVERRIDES) 
     check_trackers(config.tracking)
     connected = overrides.splits is None and streams(config.data, config.ingest)
     if connected:
-        connect_to_ray(config)
+        connect_to_ray(config, worker_lines=overrides.worker_lines)
     data, tokenizer, encoder = _read_data(config, overrides.splits)
     data, digests = _add_teacher_data(config, data, encoder)
     if not connected:
-        connect_to_ray(config)
+        connect_to_ray(config, worker_lines=overrides.worker_lines)
     plan = overrides.plan or plan_workers(config.num_workers, node_resources())
     config, chosen = fill_in_auto(config, data.train.lengths)
     if chosen:
@@ -87,7 +89,7 @@ def prepare_run(config: TrainingConfig, overrides: RunOverrides = NO_OVERRIDES) 
     return PreparedRun(config, data, tokenizer, encoder, plan, overrides.callbacks, digests)
 
 
-def connect_to_ray(config: TrainingConfig) -> None:
+def connect_to_ray(config: TrainingConfig, *, worker_lines: bool = True) -> None:
     """Connects this process to the run's cluster.
 
     CPU threads of workers sleep soon while they wait, unless the user chose otherwise. By default they spin for milliseconds, and a
@@ -97,7 +99,8 @@ def connect_to_ray(config: TrainingConfig) -> None:
     Raises:
         ClusterError: It cannot be reached.
     """
-    connect(config.cluster, env_vars={"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000")})
+    env_vars = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000")}
+    connect(config.cluster, env_vars=env_vars, worker_lines=worker_lines)
 
 
 def _read_data(config: TrainingConfig, splits: Splits | None) -> tuple[TrainingData, Any, Encoder]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from cluster import WorkerPlan, node_resources, plan_workers
 from cluster.tuning import TrialRunner
 from training.config import TrainingConfig, output_of
 from training.lifecycle.output_lock import lock_output
-from training.lifecycle.preparation import prepare_run
+from training.lifecycle.preparation import RunOverrides, prepare_run
 from training.lifecycle.resume import CHANGEABLE, checkpoint_store
 from training.search.search_config import TuneConfig
 from training.search.search_record import SearchRecord, render_table
@@ -57,8 +56,7 @@ def search(config: TuneConfig) -> SearchResult:
 
 def _search(config: TuneConfig, output: Path) -> SearchResult:
     trials = config.trials()
-    os.environ.setdefault("RAY_LOG_TO_DRIVER", "0")  # lines of several runs would be mixed
-    prepared = prepare_run(config.trained_with({}))
+    prepared = prepare_run(config.trained_with({}), RunOverrides(worker_lines=False))
     plan, max_concurrent = plan_trials(config, node_resources())
     new = SearchRecord(config=config.model_dump(mode="json"), data_digest=prepared.data.digest, trials=trials)
     epochs = prepared.config.num_epochs  # of every trial, so that they can be compared

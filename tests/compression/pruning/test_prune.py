@@ -267,11 +267,8 @@ def test_rounds_never_give_back_what_went_before(
 
 
 @pytest.mark.system
-def test_recovery_between_rounds_keeps_zeros_and_wins_back_what_was_lost(
-    tagger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("deepspeed")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+@pytest.mark.usefixtures("ray_for_commands")
+def test_recovery_between_rounds_keeps_zeros_and_wins_back_what_was_lost(tagger: Path, tmp_path: Path) -> None:
     harsh = {"kind": "prune", "head_ratio": 0.5, "ffn_ratio": 0.8, "repair": False, "importance": "fisher"}
     recovery = {"learning_rate": 0.005, "batch_tokens": 128, "num_workers": 2, "hidden_weight": 0.1}
     lost = run(tagger, tmp_path / "lost", [harsh, EXPORT])

@@ -137,11 +137,10 @@ def test_shrinking_alone_gives_a_smaller_bundle(tagger: Path, tmp_path: Path) ->
 
 
 @pytest.mark.system
+@pytest.mark.usefixtures("ray_for_commands")
 def test_a_student_is_taught_and_an_interrupted_run_does_not_teach_it_again(
-    tagger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tagger: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("deepspeed")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     steps = [
         {"kind": "shrink", "layers": 1, "ffn_units": 48},
         {"kind": "distill", "epochs": 6, "learning_rate": 0.005, "batch_tokens": 128},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,7 @@ def test_the_fastest_within_the_loss_is_published_and_an_unfinished_search_goes_
     found, report = search(asked)
     out = capfd.readouterr().out
     assert "goes on with an unfinished search, 1 of 4 trials are over" in out
+    assert "RAY_LOG_TO_DRIVER" not in os.environ
     assert "trial 1/4 starts" not in out
     assert [trial.state for trial in found.trials] == ["failed", "finished", "finished", "finished"]
     best = found.best(0.2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -46,6 +47,7 @@ def test_the_best_is_kept_the_hopeless_stopped_and_the_failing_told(finished, pl
     assert (exploding.state, exploding.epochs) == ("failed", {})
     assert "loss" in exploding.failure
     assert finished.record.best.settings["optimizer.learning_rate"] == GOOD
+    assert "RAY_LOG_TO_DRIVER" not in os.environ  # a training in the same program shows its lines
     assert below(places / "whole") == ["agent"]
 
 
