@@ -76,12 +76,16 @@ DECISIONS_PENDING_BYTES = _gauge("decisions_pending_bytes", "Memory held by deci
 FEEDBACK = _counter(
     "feedback", "Feedback on decisions, by outcome: recorded, repeated, or why it was refused.", "outcome"
 )
+EXPLANATIONS = _counter(
+    "explanations", "Requests to explain decisions, by outcome: answered, or why they were refused.", "outcome"
+)
+INTERVENTIONS = _counter("interventions", "Texts with hidden words that were computed to explain decisions.")
 INFO = _gauge("info", "Always 1; its labels say which agent is served.", "bundle", "task", "precision")
 
 SERVING = (
     REQUESTS, REJECTED, TEXTS, TOKENS, PADDED_TOKENS, ENTITIES, SCORES, REQUEST_SECONDS, STAGE_SECONDS,
     BATCH_WINDOWS, BATCH_TOKENS, QUEUED_WINDOWS, QUEUED_TOKENS, LOOP_LAG_SECONDS, BUSY_RATIO, ROLLOUTS, WARMUP_SECONDS,
-    DECISIONS, DECISIONS_PENDING_BYTES, FEEDBACK, INFO,
+    DECISIONS, DECISIONS_PENDING_BYTES, FEEDBACK, EXPLANATIONS, INTERVENTIONS, INFO,
 )  # fmt: skip
 
 # Metrics of a training run; the label `run` is the name of its output.

@@ -85,6 +85,30 @@ class Column(NamedTuple):
     value: Callable[[Sequence[Mapping[str, Any]]], str | float]
 
 
+class Claim(NamedTuple):
+    """One decision about a text, which can be explained.
+
+    Attributes:
+        label: What it says.
+        span: Characters of the text that it is about; None for the whole.
+    """
+
+    label: str
+    span: tuple[int, int] | None = None
+
+
+class Verdict(NamedTuple):
+    """What an agent says of a claim.
+
+    Attributes:
+        probability: 0 to 1.
+        holds: Whether the agent's answer makes the claim.
+    """
+
+    probability: float
+    holds: bool
+
+
 def as_json(answer: Sequence[Mapping[str, Any]]) -> str:
     """The whole answer as JSON."""
     return to_json(answer).decode()
@@ -112,6 +136,9 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     takes_single: ClassVar[bool] = False  # whether one text may be asked about where an input is several
     explores: ClassVar[bool] = False  # whether an answer is one of `labels`, which a server may draw to learn from
     takes_words: ClassVar[bool] = False  # whether a request may bring the words of a text
+    explains: ClassVar[bool] = (
+        False  # whether its answers are claims with probabilities, which interventions can explain
+    )
 
     kind: str
     labels: tuple[str, ...] = Field((), description="labels of the agent; empty takes them from the training data")
@@ -218,6 +245,21 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     @abstractmethod
     def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
         """The labels that an answer speaks for, each with its score (0 to 1), as metrics count them."""
+
+    def claims(self, answer: Sequence[Mapping[str, Any]], labels: Sequence[str] = ()) -> list[Claim]:
+        """The decisions of an answer, or those about some labels, where the task explains.
+
+        Args:
+            answer: Of one text.
+            labels: What is asked about; by default what the answer says.
+        """
+        raise NotImplementedError(self.kind)
+
+    def verdicts(
+        self, claims: Sequence[Claim], text: str, document: Document, outputs: Sequence[Float32], parameters: Any
+    ) -> list[Verdict]:
+        """What the logits of a text's windows say of each claim, where the task explains; arguments as those of `answer`."""
+        raise NotImplementedError(self.kind)
 
     def envelope(self, answers: list[list[dict[str, Any]]], *, single: bool, parameters: Any) -> list[Any]:
         """Shapes the answers of one request as Hugging Face's inference API does for this task."""

@@ -11,7 +11,19 @@ from pydantic import BaseModel, Field, Strict, model_validator
 
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
-from agent.tasks.base import WHOLE, BaseTask, Column, Example, Join, Parameters, Report, as_json, require_text
+from agent.tasks.base import (
+    WHOLE,
+    BaseTask,
+    Claim,
+    Column,
+    Example,
+    Join,
+    Parameters,
+    Report,
+    Verdict,
+    as_json,
+    require_text,
+)
 from agent.tasks.multi_label_scores import choose_thresholds, score_labels
 from agent.tasks.output_decision import EACH_OUTPUT, Decision
 from agent.tasks.pairs import Pair
@@ -71,6 +83,7 @@ class MultiLabelClassification(BaseTask[TextWithLabels]):
     purpose: ClassVar[str] = "Finds those of {and} that a text has, or none."
     picture: ClassVar[Literal["marks", "ranking"]] = "ranking"
     tunes: ClassVar[bool] = True
+    explains: ClassVar[bool] = True
     parameters: ClassVar[type[Parameters]] = MultiLabelParameters
     answer_item: ClassVar[type[BaseModel]] = ThresholdedScore
     answer_field: ClassVar[str] = "labels"
@@ -172,6 +185,18 @@ class MultiLabelClassification(BaseTask[TextWithLabels]):
     def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
         """The labels that reach their thresholds."""
         return [(item["label"], item["score"]) for item in answer if _reaches(item)]
+
+    def claims(self, answer: Sequence[Mapping[str, Any]], labels: Sequence[str] = ()) -> list[Claim]:
+        """The labels of the answer; all labels for a text that reaches none of them."""
+        return [Claim(label) for label in labels or [item["label"] for item in answer] or self.labels]
+
+    def verdicts(
+        self, claims: Sequence[Claim], text: str, document: Document, outputs: Sequence[Float32], parameters: Any
+    ) -> list[Verdict]:
+        """The probability of each label, and whether it reaches its threshold."""
+        scores = dict(zip(self.labels, self.decision.document_probabilities(outputs).tolist(), strict=True))
+        cuts = dict(zip(self.labels, self.cuts, strict=True))
+        return [Verdict(scores[claim.label], scores[claim.label] >= cuts[claim.label]) for claim in claims]
 
     def envelope(self, answers: list[list[dict[str, Any]]], *, single: bool, parameters: Any) -> list[Any]:
         """A list of answers even for one text: that is what `InferenceClient.text_classification` reads."""

@@ -10,7 +10,19 @@ from pydantic import BaseModel, Field, Strict
 
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
-from agent.tasks.base import WHOLE, BaseTask, Column, Example, Join, Parameters, Report, as_json, require_text
+from agent.tasks.base import (
+    WHOLE,
+    BaseTask,
+    Claim,
+    Column,
+    Example,
+    Join,
+    Parameters,
+    Report,
+    Verdict,
+    as_json,
+    require_text,
+)
 from agent.tasks.output_decision import PER_WINDOW, Decision
 from agent.tasks.pairs import Outcome, Pair
 
@@ -52,6 +64,7 @@ class TextClassification(BaseTask[LabelledText]):
     picture: ClassVar[Literal["marks", "ranking"]] = "ranking"
     decision: ClassVar[Decision] = PER_WINDOW
     explores: ClassVar[bool] = True
+    explains: ClassVar[bool] = True
     parameters: ClassVar[type[Parameters]] = ClassificationParameters
     answer_item: ClassVar[type[BaseModel]] = LabelScore
     answer_field: ClassVar[str] = "labels"
@@ -135,6 +148,18 @@ class TextClassification(BaseTask[LabelledText]):
     def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
         """The best label."""
         return [(item["label"], item["score"]) for item in answer[:1]]
+
+    def claims(self, answer: Sequence[Mapping[str, Any]], labels: Sequence[str] = ()) -> list[Claim]:
+        """The best label."""
+        return [Claim(label) for label in labels or (answer[0]["label"],)]
+
+    def verdicts(
+        self, claims: Sequence[Claim], text: str, document: Document, outputs: Sequence[Float32], parameters: Any
+    ) -> list[Verdict]:
+        """The probability of each label, and whether it is the best."""
+        ranked = self.answer(text, document, outputs, parameters.model_copy(update={"top_k": None}))
+        scores = {item["label"]: item["score"] for item in ranked}
+        return [Verdict(scores[claim.label], claim.label == ranked[0]["label"]) for claim in claims]
 
     def envelope(self, answers: list[list[dict[str, Any]]], *, single: bool, parameters: Any) -> list[Any]:
         """A list of answers even for one text: that is what `InferenceClient.text_classification` reads."""

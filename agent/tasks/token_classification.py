@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, field_validator
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.segmentation import Pieces
 from agent.spans import OUTSIDE, Span, tag_set, to_iob2
-from agent.tasks.base import BaseTask, Column, Join, Parameters, Report, as_json
+from agent.tasks.base import BaseTask, Claim, Column, Join, Parameters, Report, Verdict, as_json
 from agent.tasks.entity_scores import score_entities
 from agent.tasks.output_decision import PER_TOKEN, Decision, softmax
 from agent.tasks.pairs import Pair, pair_spans
@@ -76,6 +76,7 @@ class TokenClassification(BaseTask[TaggedText]):
     answer_field: ClassVar[str] = "entities"
     columns: ClassVar[tuple[Column, ...]] = (Column("entities", "BYTES", as_json),)
     takes_words: ClassVar[bool] = True
+    explains: ClassVar[bool] = True
 
     kind: Literal["token_classification"] = "token_classification"
     decoding: Literal["greedy", "viterbi"] = Field(
@@ -167,18 +168,39 @@ class TokenClassification(BaseTask[TaggedText]):
         strategy, ignored = parameters.aggregation_strategy, parameters.ignore_labels
         if strategy == "none":
             return self._subwords(text, document, softmax(logits), ignored)
-        if strategy == "simple":
-            pieces = Pieces(list(range(len(logits))), document.starts.tolist(), document.ends.tolist())
-            rows, best = logits, logits.argmax(axis=-1).tolist()
-        else:
-            pieces = document.pieces
-            rows = _rows(pieces, logits, strategy)
-            best = self._best(rows)
+        pieces, rows = _judged(document, logits, strategy)
+        best = logits.argmax(axis=-1).tolist() if strategy == "simple" else self._best(rows)
         return self._entities(document, pieces, rows, best, ignored=ignored)
 
     def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
         """The label of every entity; with strategy `none` the tag of every sub-word."""
         return [(item.get("entity_group") or item["entity"], item["score"]) for item in answer]
+
+    def claims(self, answer: Sequence[Mapping[str, Any]], labels: Sequence[str] = ()) -> list[Claim]:
+        """The entities; with strategy `none` the tags of sub-words."""
+        found = [Claim(item.get("entity_group") or item["entity"], (item["start"], item["end"])) for item in answer]
+        return [claim for claim in found if not labels or claim.label in labels]
+
+    def verdicts(
+        self,
+        claims: Sequence[Claim],
+        text: str,
+        document: Document,
+        outputs: Sequence[Float32],
+        parameters: TaggingParameters,
+    ) -> list[Verdict]:
+        """The mean probability of each label over the pieces of its span, and whether exactly this entity is found."""
+        answered = set(self.claims(self.answer(text, document, outputs, parameters)))
+        pieces, rows = _judged(document, document.merge(outputs), parameters.aggregation_strategy)
+        scores, names = softmax(rows) if len(rows) else rows, self.outputs
+        found = []
+        for claim in claims:
+            begin, end = claim.span or (0, len(text))
+            inside = [place for place, start in enumerate(pieces.starts) if start < end and pieces.ends[place] > begin]
+            own = [place for place, name in enumerate(names) if claim.label in (name, name[2:])]
+            sure = float(scores[np.ix_(inside, own)].sum(axis=-1).mean()) if inside else 0.0
+            found.append(Verdict(sure, claim in answered))
+        return found
 
     def _subwords(
         self, text: str, document: Document, scores: Float32, ignored: tuple[str, ...]
@@ -246,6 +268,13 @@ class TokenClassification(BaseTask[TaggedText]):
 @lru_cache(maxsize=64)
 def _places_of(outputs: tuple[str, ...]) -> dict[str, int]:
     return {name: place for place, name in enumerate(outputs)}
+
+
+def _judged(document: Document, logits: Float32, strategy: Strategy) -> tuple[Pieces, Float32]:
+    """What gets a label of its own under a strategy, and the logits of each: float32 [pieces, outputs]."""
+    if strategy in ("none", "simple"):
+        return Pieces(list(range(len(logits))), document.starts.tolist(), document.ends.tolist()), logits
+    return document.pieces, _rows(document.pieces, logits, strategy)
 
 
 def _rows(pieces: Pieces, logits: Float32, strategy: Strategy) -> Float32:

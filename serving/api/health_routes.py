@@ -34,6 +34,7 @@ class Info(BaseModel):
     purpose: str
     picture: str
     parameters: list[str]
+    explains: bool
     precision: str
     provider: str
     plan: str
@@ -91,6 +92,7 @@ def _info(predictor: Predictor, name: str) -> Info:
         purpose=task.purpose,
         picture=task.picture,
         parameters=list(task.parameters.model_fields),
+        explains=task.explains and predictor.limits.explain.max_interventions > 0,
         precision=engine.variant.precision,
         provider=engine.provider,
         plan=str(engine.plan),

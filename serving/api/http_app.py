@@ -15,7 +15,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent.bundle import installed_versions
-from serving.api import feedback_routes, health_routes, hugging_face, web_page
+from serving.api import explain_routes, feedback_routes, health_routes, hugging_face, web_page
 from serving.api.endpoint import Endpoint
 from serving.api.open_inference import http_routes
 from serving.api.open_inference.protocol import OpenInference
@@ -69,6 +69,7 @@ def create_app(
     app.include_router(http_routes.routes(model, tensor_reader))
     app.include_router(health_routes.routes(predictor, name, scrape))
     app.include_router(feedback_routes.routes(predictor))
+    app.include_router(explain_routes.routes(predictor))
     app.include_router(web_page.routes())
     app.add_exception_handler(HTTPException, _on_http_exception)
     # BelowPrefix is the outermost: all others see the path that the routes see.
@@ -76,7 +77,8 @@ def create_app(
     for layer in reversed(layers):
         app.add_middleware(layer.cls, *layer.args, **layer.kwargs)
     feedback = [feedback_routes.FeedbackRequest] if predictor.decisions else []
-    _complete_schema(app, [reader.model, tensor_reader.model, *feedback], front)
+    explained = [explain_routes.reader_of(predictor).model] if explain_routes.explains(predictor) else []
+    _complete_schema(app, [reader.model, tensor_reader.model, *feedback, *explained], front)
     return app
 
 

@@ -12,6 +12,7 @@ from agent.tasks import BaseTask
 _ONE, _SEVERAL, _OBJECT, _SEVERAL_OBJECTS = "<one>", "<several>", "<object>", "<several objects>"
 TAGS = frozenset((_ONE, _SEVERAL, _OBJECT, _SEVERAL_OBJECTS))
 INPUTS = "a string, or a list of strings"
+_OR_ONE_OF_WORDS = ', or {"words": [...]} with the words of a text'
 _OR_WORDS = ', or {"words": [...]} with the words of a text, or a list of such objects'
 
 
@@ -27,6 +28,10 @@ def _shape_with_objects(value: Any) -> str | None:
     if isinstance(value, list) and value and isinstance(value[0], dict | BaseModel):
         return _SEVERAL_OBJECTS
     return _shape(value)
+
+
+def _shape_of_one(value: Any) -> str | None:
+    return _OBJECT if isinstance(value, dict | BaseModel) else _ONE if isinstance(value, str) else None
 
 
 _Text = Annotated[str, Strict(), Field(json_schema_extra={"minLength": 1})]  # said here, seen to by refuse_empty
@@ -54,13 +59,34 @@ def input_object_of(task: BaseTask[Any]) -> type[BaseModel] | None:
     )
 
 
-def told_inputs(task: BaseTask[Any]) -> str:
-    """What `inputs` may be, for errors."""
+def told_inputs(task: BaseTask[Any], *, several: bool = True) -> str:
+    """What `inputs` may be, for errors.
+
+    Args:
+        task: Whose.
+        several: Whether a request may hold several inputs.
+    """
     if len(task.input_fields) == 1:
+        if not several:
+            return "a string" + (_OR_ONE_OF_WORDS if task.takes_words else "")
         return INPUTS + (_OR_WORDS if task.takes_words else "")
     shape = "{" + ", ".join(f'"{field}": "..."' for field in task.input_fields) + "}"
+    if not several:
+        return f"an object {shape}" + (", or a string, as parameters say" if task.takes_single else "")
     single = ", or a string or a list of strings, as parameters say" if task.takes_single else ""
     return f"an object {shape}, or a list of them{single}"
+
+
+def input_type(task: BaseTask[Any], input_object: type[BaseModel] | None) -> Any:
+    """The type of `inputs` of a request about one input."""
+    shapes: list[Any] = []
+    if len(task.input_fields) == 1 or task.takes_single:
+        shapes.append(_OneText)
+    if input_object:
+        shapes.append(Annotated[input_object, Tag(_OBJECT)])
+    if len(shapes) == 1:
+        return shapes[0]
+    return Annotated[Union[tuple(shapes)], Discriminator(_shape_of_one)]  # noqa: UP007  # of a list
 
 
 def inputs_type(task: BaseTask[Any], input_object: type[BaseModel] | None, max_texts: int | None) -> Any:

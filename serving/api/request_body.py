@@ -15,7 +15,7 @@ from agent.errors import RequestError
 from agent.segmentation import GivenWords
 from agent.tasks import BaseTask, Parameters
 from serving.api.duplicate_keys import quoted_keys, refuse_duplicates
-from serving.api.input_shapes import INPUTS, TAGS, Words, input_object_of, inputs_type, told_inputs
+from serving.api.input_shapes import INPUTS, TAGS, Words, input_object_of, input_type, inputs_type, told_inputs
 from serving.metrics import Metrics
 from serving.scheduling.refusals import CALLER_LEFT, reason_of
 
@@ -41,14 +41,21 @@ class PayloadReader:
     Args:
         task: What is predicted.
         max_texts: What the schema says of the most texts; whoever predicts sees to it that it is kept.
+        explained: Parameters of requests that explain instead, each about one input.
     """
 
-    def __init__(self, task: BaseTask[Any], *, max_texts: int | None = None) -> None:
-        self._task, self._parameters = task, task.parameters
+    def __init__(
+        self, task: BaseTask[Any], *, max_texts: int | None = None, explained: type[Parameters] | None = None
+    ) -> None:
+        self._task, self._parameters = task, explained or task.parameters
         self._object = input_object_of(task)
-        self.model = _request_model(task, self._object, max_texts)
-        self._inputs = told_inputs(task)
-        self._quoted = quoted_keys(self.model, task.parameters, *([self._object] if self._object else []))
+        self._inputs = told_inputs(task, several=explained is None)
+        if explained:
+            self.model = _request_model("ExplainRequest", input_type(task, self._object), self._inputs, explained)
+        else:
+            inputs = inputs_type(task, self._object, max_texts)
+            self.model = _request_model("PredictionRequest", inputs, self._inputs, task.parameters)
+        self._quoted = quoted_keys(self.model, self._parameters, *([self._object] if self._object else []))
         item: Any = task.answer_item
         self.answer_model: Any = list[item] | list[list[item]] | (item if task.bare_answers else list[item])
 
@@ -260,13 +267,13 @@ def too_large(max_bytes: int) -> RequestError:
     )
 
 
-def _request_model(task: BaseTask[Any], input_object: type[BaseModel] | None, max_texts: int | None) -> type[BaseModel]:
-    optional: Any = task.parameters | None
+def _request_model(name: str, inputs: Any, told: str, parameters: type[Parameters]) -> type[BaseModel]:
+    optional: Any = parameters | None
     return create_model(
-        "PredictionRequest",
+        name,
         __config__=ConfigDict(extra="forbid"),
-        __doc__="One text or several, and how to answer them.",
-        inputs=(inputs_type(task, input_object, max_texts), Field(description=told_inputs(task))),
+        __doc__="What is asked about, and how to answer.",
+        inputs=(inputs, Field(description=told)),
         parameters=(optional, Field(None, description="How to answer.")),
     )
 

@@ -4,10 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from agent.config.base import Config
 from agent.errors import RequestError
+
+LEAST_INTERVENTIONS = 16  # fewer say nothing
+
+
+class ExplainLimits(Config):
+    """What explanations may cost."""
+
+    max_interventions: int = Field(
+        500,
+        ge=0,
+        description="texts with hidden words that are computed for one explanation, each counted as a text of the key's limit; "
+        f"at least {LEAST_INTERVENTIONS}, or 0, which closes POST /explain",
+    )
+    max_tokens: int = Field(
+        250_000, ge=1, description="tokens of all these texts together; a long text gets fewer of them"
+    )
+    max_concurrent: int = Field(
+        2, ge=1, description="explanations that a replica computes at once; beyond it they get 429"
+    )
+
+    @field_validator("max_interventions")
+    @classmethod
+    def _enough(cls, number: int) -> int:
+        if 0 < number < LEAST_INTERVENTIONS:
+            raise ValueError(
+                f"{number} interventions explain nothing; allowed is 0 or a number from {LEAST_INTERVENTIONS}"
+            )
+        return number
 
 
 class LimitsConfig(Config):
@@ -35,6 +63,7 @@ class LimitsConfig(Config):
         128, ge=1, description="requests in flight in a replica; beyond it they get 429 at once"
     )
     max_body_s: float = Field(10.0, gt=0, description="seconds in which a request's body has to arrive")
+    explain: ExplainLimits = Field(default_factory=ExplainLimits)
 
     def check(self, texts: Sequence[str], num_characters: int) -> None:
         """Refuses a request with too many texts or characters.

@@ -10,9 +10,9 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 from agent import telemetry
 from agent.errors import RequestError
@@ -167,6 +167,21 @@ class Predictor:
             OverloadError: As many requests are answered as may be.
         """
         self._live.check_room()
+
+    @contextmanager
+    def live_version(self) -> Iterator[ModelVersion]:
+        """The version that answers now, which stays until the block ends even where another one takes over.
+
+        Raises:
+            OverloadError: As many requests are answered as may be.
+        """
+        version = self._live
+        version.check_room()
+        version.enter()
+        try:
+            yield version
+        finally:
+            version.leave()
 
     @asynccontextmanager
     async def candidate(self, engine: Engine, share: float) -> AsyncIterator[Callable[[], None]]:

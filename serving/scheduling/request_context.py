@@ -69,21 +69,26 @@ class RequestContext:
         part.first_text = first_text
         return part
 
-    def charge(self, texts: Sequence[str], num_characters: int) -> None:
+    def charge(self, texts: Sequence[str], num_characters: int, *, times: int = 1) -> None:
         """Counts texts that are to be predicted.
+
+        Args:
+            texts: The texts.
+            num_characters: Of all of them.
+            times: How often each is computed, such as with other words hidden: that often it counts against the key's limit.
 
         Raises:
             RateLimitError: The caller's key has none left for now.
         """
         if self.rate_limit is not None:
-            self.rate_limit.take(len(texts))
+            self.rate_limit.take(len(texts) * times)
         self._counts[0] += len(texts)
         self._counts[1] += num_characters
         if self.keeps_texts:
             self.texts.extend(texts)
 
     def give_back(self, num_texts: int) -> None:
-        """Takes back a charge: there was no room for the texts."""
+        """Takes back a charge: there was no room for the texts, or no need to compute them."""
         if self.rate_limit is not None:
             self.rate_limit.give_back(num_texts)
 

@@ -24,12 +24,21 @@ export async function card(key) {
 }
 
 /** The answer to one input (a string, or an object of its texts), as the server gave it, and how long it took from here and back. */
-export async function predict(inputs, { parameters, key, signal }) {
+export async function predict(inputs, asked) {
+  const began = performance.now();
+  const answer = await post("./", inputs, asked);
+  return { answer, milliseconds: performance.now() - began };
+}
+
+/** Why the agent decides so about one input. */
+export async function explain(inputs, asked) {
+  return post("explain", inputs, asked);
+}
+
+async function post(path, inputs, { parameters, key, signal }) {
   const headers = { "content-type": "application/json" };
   const body = JSON.stringify(parameters ? { inputs, parameters } : { inputs });
-  const began = performance.now();
-  const answer = await send("./", key, { method: "POST", headers, body, signal });
-  return { answer, milliseconds: performance.now() - began };
+  return send(path, key, { method: "POST", headers, body, signal });
 }
 
 async function send(path, key, options) {

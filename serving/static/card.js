@@ -27,9 +27,15 @@ export function cardOf(info, palette) {
       ["Window", counted(info.max_tokens, "token")],
       ["Digest", element("code", {}, info.bundle)],
     ]),
-    folded("Limits of a request", Object.entries(info.limits).map(([name, value]) => [plain(name), numbers.format(value)])),
+    folded("Limits of a request", limits(info.limits)),
     folded("Versions", Object.entries(info.versions)),
   ];
+}
+
+/** Names and values; those of a group bear its name. */
+function limits(group, name = "") {
+  return Object.entries(group).flatMap(([key, value]) =>
+    typeof value === "number" ? [[plain(name + key), numbers.format(value)]] : limits(value, `${key} `));
 }
 
 function folded(title, pairs) {

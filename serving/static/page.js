@@ -1,8 +1,9 @@
 // Wires the page: what is typed, clicked and pressed goes to the agent; what comes back is shown.
 
-import { card, predict, Refusal } from "./agent.js";
+import { card, explain, predict, Refusal } from "./agent.js";
 import { cardOf, plain, purpose } from "./card.js";
 import { counted, element, numbers } from "./elements.js";
+import { explained } from "./explanation.js";
 import { Palette } from "./palette.js";
 import { answered, refused } from "./result.js";
 
@@ -11,6 +12,7 @@ const palette = new Palette();
 let key = ""; // in memory only
 let info = null; // the agent's card
 let running = null; // the AbortController of the request under way
+let explaining = null; // that of the explanation under way
 
 /** Loads the card; says whether it could. */
 async function loadCard() {
@@ -39,15 +41,41 @@ async function ask() {
   running?.abort(); // the latest one counts
   const text = at("text").value;
   const mine = begin();
+  const asked = { inputs: inputs(text), parameters: parameters() };
   try {
-    const { answer, milliseconds } = await predict(inputs(text), { parameters: parameters(), key, signal: mine.signal });
-    const { summary, nodes } = answered(text, answer, { palette, picture: info?.picture });
+    const { answer, milliseconds } = await predict(asked.inputs, { parameters: asked.parameters, key, signal: mine.signal });
+    const why = info?.explains ? (item) => tellWhy(asked, item) : null;
+    const { summary, nodes } = answered(text, answer, { palette, picture: info?.picture, why });
     if (running === mine) end(`${summary} · ${counted([...text].length, "character")} · ${milliseconds.toFixed(0)} ms there and back`, nodes);
   } catch (error) {
     if (running !== mine) return;
     if (mine.signal.aborted) end("Cancelled.");
     else end("", [], refusedOrThrow(error));
   }
+}
+
+/** Asks why an item stands in an answer, and shows it below the answer. */
+async function tellWhy(asked, item) {
+  explaining?.abort();
+  const mine = (explaining = new AbortController());
+  const label = item.entity_group ?? item.entity ?? item.label;
+  showWhy(label, item.word, [element("p", { class: "quiet" }, "Working ...")]);
+  at("why").scrollIntoView({ block: "nearest" });
+  const { top_k: _, ...rest } = asked.parameters ?? {};
+  const chosen = { ...rest, labels: [label], ...(item.start === undefined ? {} : { start: item.start }) };
+  try {
+    const found = await explain(asked.inputs, { parameters: chosen, key, signal: mine.signal });
+    const texts = typeof asked.inputs === "string" ? { "": asked.inputs } : asked.inputs;
+    if (explaining === mine) showWhy(label, item.word, explained(texts, found));
+  } catch (error) {
+    if (explaining === mine && !mine.signal.aborted) showWhy(label, item.word, [element("div", { class: "refusal" }, refusedOrThrow(error))]);
+  }
+}
+
+function showWhy(label, word, nodes) {
+  at("why-title").textContent = word === undefined ? `Why ${label}?` : `Why ${label}: “${word}”?`;
+  at("why-nodes").replaceChildren(...nodes);
+  at("why").hidden = false;
 }
 
 /** The names that somebody typed, one a line. */
@@ -75,6 +103,9 @@ function parameters() {
 }
 
 function begin() {
+  explaining?.abort();
+  explaining = null;
+  at("why").hidden = true;
   running = new AbortController();
   at("submit").textContent = "Working ...";
   at("submit").setAttribute("aria-disabled", "true"); // not `disabled`, which would take the focus away
@@ -117,7 +148,7 @@ at("ask").addEventListener("submit", (event) => {
 at("cancel").addEventListener("click", () => running?.abort());
 at("text").addEventListener("input", showCount);
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") running?.abort();
+  if (event.key === "Escape") (running ?? explaining)?.abort();
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target === at("text")) at("ask").requestSubmit();
 });
 for (const example of document.querySelectorAll(".examples button")) {

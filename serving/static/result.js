@@ -5,10 +5,10 @@ import { cut } from "./marks.js";
 
 const MOST_ROWS = 500; // of the table: beyond it a browser only gets slow
 
-/** What an answer holds, whatever the agent's task: {summary, nodes}. */
-export function answered(text, answer, { palette, picture }) {
+/** What an answer holds, whatever the agent's task: {summary, nodes}. `why`, where it is given, is called with the item that was clicked. */
+export function answered(text, answer, { palette, picture, why }) {
   const items = Array.isArray(answer[0]) ? answer[0] : answer;
-  const shown = (PICTURES[picture] ?? marked)(items, palette, text);
+  const shown = (PICTURES[picture] ?? marked)(items, palette, { text, why });
   return { summary: shown.summary, nodes: [...shown.nodes, json(answer)] };
 }
 
@@ -22,17 +22,25 @@ export function refused({ told, status, retryAfter }) {
 const label = (item) => item.entity_group ?? item.entity;
 const short = (score) => (Math.floor(score * 100) / 100).toFixed(2); // cut, so that only certainty is 1.00
 
-function marked(items, palette, text) {
+/** What tells the name of a decision; a button where it can be explained. */
+function named(why, item, attributes, ...children) {
+  if (!why) return element("span", attributes, children);
+  const button = element("button", { ...attributes, class: `${attributes.class} why`, type: "button", title: "Why?" }, children);
+  button.addEventListener("click", () => why(item));
+  return button;
+}
+
+function marked(items, palette, { text, why }) {
   const { pieces, unmarked } = cut(text, items);
-  const nodes = pieces.map((piece) => (piece.item ? mark(piece, palette) : piece.text));
+  const nodes = pieces.map((piece) => (piece.item ? mark(piece, palette, why) : piece.text));
   const shown = [element("div", { class: "marked", dir: "auto" }, nodes)];
   if (unmarked.length) shown.push(element("p", { class: "notice" }, `Not marked, because of overlaps: ${unmarked.length}; see the table.`));
   if (items.length) shown.push(table(items, palette));
   return { summary: items.length === 1 ? "1 entity" : `${items.length || "no"} entities`, nodes: shown };
 }
 
-function mark({ text, item }, palette) {
-  const tag = element("span", { class: "tag", dir: "ltr" }, ` ${label(item)} `, element("span", { class: "score" }, `${short(item.score)} `));
+function mark({ text, item }, palette, why) {
+  const tag = named(why, item, { class: "tag", dir: "ltr" }, ` ${label(item)} `, element("span", { class: "score" }, `${short(item.score)} `));
   return element("mark", { class: palette.hue(label(item)) }, element("span", { class: "word" }, text), tag);
 }
 
@@ -51,7 +59,7 @@ function table(items, palette) {
 const reached = (item) => item.score >= (item.threshold ?? 0);
 
 /** Labels with bars; where a label has a threshold, a line in its bar shows it, and labels below theirs are faint. */
-function ranked(items, palette) {
+function ranked(items, palette, { why }) {
   const rows = items.map((item) => {
     const bar = element("span", { class: "bar", "aria-hidden": "true" }, element("span"));
     bar.firstChild.style.inlineSize = `${100 * item.score}%`;
@@ -61,7 +69,7 @@ function ranked(items, palette) {
     }
     const than = item.threshold === undefined ? "" : ` ${reached(item) ? "≥" : "<"} ${item.threshold.toFixed(2)}`;
     return element("li", { class: `${palette.hue(item.label)}${reached(item) ? "" : " below"}` },
-      element("span", { class: "label", dir: "auto" }, item.label), bar, element("span", { class: "number" }, item.score.toFixed(4) + than));
+      named(why, item, { class: "label", dir: "auto" }, item.label), bar, element("span", { class: "number" }, item.score.toFixed(4) + than));
   });
   const chosen = items[0]?.threshold === undefined ? items.slice(0, 1) : items.filter(reached);
   const summary = chosen.map((item) => `${item.label} (${short(item.score)})`).join(", ") || "no label";
@@ -69,13 +77,13 @@ function ranked(items, palette) {
 }
 
 /** The best answer in its place, and all of them with bars; an empty one is that there is none. */
-function inContext(items, palette, text) {
+function inContext(items, palette, { text }) {
   const best = { ...items[0], entity_group: "answer" };
   const { pieces } = cut(text, best.answer ? [best] : []);
   const nodes = pieces.map((piece) => (piece.item ? mark(piece, palette) : piece.text));
-  const named = items.map((item) => ({ label: item.answer || "no answer", score: item.score }));
+  const answers = items.map((item) => ({ label: item.answer || "no answer", score: item.score }));
   const summary = `${best.answer || "no answer"} (${short(best.score)})`;
-  return { summary, nodes: [element("div", { class: "marked", dir: "auto" }, nodes), ...ranked(named, palette).nodes] };
+  return { summary, nodes: [element("div", { class: "marked", dir: "auto" }, nodes), ...ranked(answers, palette, {}).nodes] };
 }
 
 const PICTURES = { ranking: ranked, marks: marked, answers: inContext };

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Need = Literal["", "gpu", "operator", "feedback"]
+Need = Literal["", "gpu", "operator", "feedback", "explanations"]
 Unit = Literal["s", "percentunit", "percent", "bytes", "decmbytes", "short", "none"]
 
 
@@ -15,8 +15,8 @@ class Query:
 
     Attributes:
         legend: Name of its series, with `{{label}}` for their labels.
-        needs: What must exist for it to return series: GPUs, the KubeRay operator, or a store of decisions
-            (`feedback.store`).
+        needs: What must exist for it to return series: GPUs, the KubeRay operator, a store of decisions
+            (`feedback.store`), or somebody who asks for explanations.
     """
 
     expr: str

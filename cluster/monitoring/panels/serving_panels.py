@@ -161,7 +161,7 @@ _ANSWERS = Row("Answers", (
         (f"count by (agent, bundle, precision) ({_VERSION})", "{{agent}} {{bundle}} {{precision}}"), stacked=True,
     ),
 ))
-_FEEDBACK = Row("Decisions and feedback", (
+_FEEDBACK = Row("Decisions, feedback and explanations", (
     panel(
         "Decisions by outcome", " decisions/s",
         "Answered texts for the store of decisions: written, repeated (their id was there), lost. delayed counts writes that the store did not take.",
@@ -175,6 +175,15 @@ _FEEDBACK = Row("Decisions and feedback", (
         "Feedback by outcome", " requests/s",
         "Rewards and corrections: recorded, repeated, or why they were refused (unknown, foreign, late, contradictory, invalid ...).",
         (f"sum by (agent, outcome) {rate(t.FEEDBACK)}", "{{agent}} {{outcome}}"), stacked=True, needs="feedback",
+    ),
+    panel(
+        "Explanations by outcome", " requests/s",
+        "POST /explain: answered, or why it was refused (overload, rate_limited, timeout, cancelled, invalid ...).",
+        (f"sum by (agent, outcome) {rate(t.EXPLANATIONS)}", "{{agent}} {{outcome}}"), stacked=True, needs="explanations",
+    ),
+    panel(
+        "Interventions per second", " texts/s", "Texts with hidden words that explanations compute, beside the texts of predictions.",
+        _by_agent(rate(t.INTERVENTIONS)),
     ),
 ))
 # fmt: on

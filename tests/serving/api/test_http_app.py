@@ -435,7 +435,9 @@ def test_the_openapi_document_describes_requests_and_answers(fixture: str, reque
     with pytest.raises(jsonschema.ValidationError):
         check({"inputs": 5}, operation["requestBody"]["content"]["application/json"]["schema"])
     assert list(document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == ["text/plain"]
-    assert {"/", "/models/{name}", "/v2", "/info", "/health", "/ready", "/metrics"} <= set(document["paths"])
+    assert {"/", "/models/{name}", "/explain", "/v2", "/info", "/health", "/ready", "/metrics"} <= set(
+        document["paths"]
+    )
     assert httpx.get(url + "/docs").status_code == 200
 
 

@@ -27,6 +27,7 @@ from serving.middleware.api_keys import AuthConfig
 from serving.middleware.middleware_stack import FrontConfig
 from serving.scheduling.predictor import Predictor
 from tests.serving.chromium import chromium, visiting
+from tests.serving.explanation.planted import engine_of, topic_bundle
 from tests.serving.gated import gated
 from tests.serving.tiny import TEXTS
 
@@ -180,6 +181,61 @@ def test_the_card_tells_what_is_served(page: Page, tagger_url: str) -> None:
         assert httpx.get(f"{tagger_url}/{link.get_attribute('href')}").status_code == 200
 
 
+def causes(page: Page) -> list[tuple[str, float]]:
+    """Words that are marked as causes, with the effects that stand beside them."""
+    page.locator("#why .causes mark").first.wait_for()
+    marks = page.locator("#why .causes mark").all()
+    told = [(one.locator(".word").text_content(), one.locator(".tag").text_content().strip()) for one in marks]
+    return [(word, float(effect.replace("−", "-"))) for word, effect in told]
+
+
+def expected_causes(url: str, text: str, **parameters: Any) -> list[tuple[str, float]]:
+    """The same from the server, in the order of the text."""
+    answer = httpx.post(url + "/explain", json={"inputs": text, "parameters": parameters}, timeout=20).json()
+    (decision,) = answer["decisions"]
+    listed = sorted(decision["causes"], key=lambda cause: cause["start"])
+    return [
+        (cause["word"], pytest.approx(cause["effect"], abs=0.006)) for cause in listed if abs(cause["effect"]) >= 0.005
+    ]
+
+
+def test_a_click_on_an_entity_marks_its_causes_in_the_text(page: Page, tagger_url: str) -> None:
+    text = "😀 " + TEXTS[0]
+    ask(page, text)
+    entity = predicted(tagger_url, text)[1]
+    page.locator("#answer mark .why").nth(1).click()
+    found = causes(page)
+    assert found == expected_causes(tagger_url, text, labels=[entity["entity_group"]], start=entity["start"])
+    assert entity["word"] in page.locator("#why-title").text_content()
+    shown = page.evaluate(READ.replace('".marked"', '"#why .marked"'))
+    assert shown == [text, [word for word, _ in found]]
+    assert (
+        "smallest set found" in page.locator(".flip").text_content() or "No set" in page.locator(".flip").text_content()
+    )
+    page.get_by_text("Causes as a table").click()
+    assert page.locator("#why tbody tr").count() >= len(found)
+    ask(page, TEXTS[1])
+    assert page.locator("#why").is_hidden()  # nothing of the answer before stays beside the new one
+
+
+def test_a_label_is_explained_by_the_keyboard_too(
+    browser: Browser, serve_with: Callable[..., str], tmp_path: Path
+) -> None:
+    url, text = (
+        serve_with(engine=engine_of(topic_bundle(tmp_path / "bundle"))),
+        "new boats waited while a storm happened",
+    )
+    with visiting(browser, url) as page:
+        ask(page, text)
+        for label, word in (("weather", "storm"), ("other", "storm")):
+            page.get_by_role("button", name=label, exact=True).focus()
+            page.keyboard.press("Enter")
+            page.locator("#why-title", has_text=f"Why {label}?").wait_for()
+            assert causes(page) == expected_causes(url, text, labels=[label])
+            assert [found for found, _ in causes(page)] == [word]
+            assert "“storm” the agent" in page.locator(".flip").text_content()
+
+
 def test_a_classifier_shows_its_labels_ranked(browser: Browser, classifier_url: str) -> None:
     with visiting(browser, classifier_url) as page:
         assert page.get_by_label("Aggregation").is_hidden()
@@ -212,7 +268,7 @@ def test_the_keyboard_alone_is_enough(page: Page, tagger_url: str) -> None:
     page.locator("mark").first.wait_for()
     assert page.evaluate(READ)[1] == [item["word"] for item in predicted(tagger_url, TEXTS[0])]
     stops = []
-    for _ in range(16):
+    for _ in range(16 + len(predicted(tagger_url, TEXTS[0]))):
         page.keyboard.press("Tab")
         name, outline = page.evaluate(
             "() => [document.activeElement.textContent.trim().slice(0, 20), getComputedStyle(document.activeElement).outlineStyle]"
