@@ -127,8 +127,9 @@ def test_labels_of_an_agent_are_text(browser: Browser, classifier_url: str) -> N
               const { Palette } = await import(new URL("static/palette.js", document.baseURI));
               const info = { labels: [evil], agent: evil, task: evil, limits: { [evil]: 1 }, versions: { [evil]: evil } };
               const item = { entity_group: evil, word: evil, score: 0.5, start: 0, end: evil.length };
+              const palette = new Palette();
               document.querySelector("#answer").replaceChildren(
-                ...answered(evil, [item], new Palette()).nodes, ...answered(evil, [[{ label: evil, score: 1 }]], new Palette()).nodes,
+                ...answered(evil, [item], { palette }).nodes, ...answered(evil, [[{ label: evil, score: 1 }]], { palette, picture: "ranking" }).nodes,
                 ...cardOf(info, new Palette()), ...refused({ told: { error: evil, allowed: evil, remedy: evil }, retryAfter: evil }));
             }""",
             evil,
