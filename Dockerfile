@@ -17,7 +17,7 @@ RUN apt-get update \
     && install -d -o 10001 -g 10001 /bundles \
     && echo "PATH=/opt/venv/bin:\$PATH" > /etc/profile.d/venv.sh
 # PYTHONPATH: Ray's workers import our packages wherever they are started from. HOME: caches go where one may write.
-ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 ORT_DISABLE_TELEMETRY=1 \
     PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
 

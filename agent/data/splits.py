@@ -230,7 +230,7 @@ def _doubts(task: BaseTask[Any], read: Mapping[str, Sequence[Any]]) -> list[str]
     notes = [
         f"the {name} split has no {task.item_name} at all: its scores say nothing" for name in SPLITS if not found[name]
     ]
-    if len(task.labels) == 1:
+    if len(task.labels) == 1 and task.labels[0] != task.item_name:  # where every item has it by nature
         notes.append(f"there is one label only, {task.labels[0]}")
     return notes
 

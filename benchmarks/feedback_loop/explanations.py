@@ -2,8 +2,10 @@
 
     python benchmarks/feedback_loop/explanations.py [texts=500] [output=FILE]
 
-Writes texts of four topics, each told by one word among others that say nothing; trains a small random encoder on them and
-compresses it, by the documented commands; explains texts that it has not seen. Writes benchmarks/results/explanations.json.
+Writes texts of four topics, each told by one word among others that say nothing, and texts of no topic; trains a small random
+encoder on them and compresses it, by the documented commands; explains texts with a topic that it has not seen. Texts of no topic
+have to be there: an agent that knows none answers one of the topics to a text whose word is hidden, so for that topic no word
+decides. Writes benchmarks/results/explanations.json.
 """
 
 from __future__ import annotations
@@ -64,14 +66,15 @@ def main(config: ExplanationsConfig) -> None:
         sys.exit(f"the deciding word is named first in {result['named_first']:.1%} of the texts, aim {config.aim:.0%}")
 
 
-def _texts(number: int, draw: random.Random) -> list[dict[str, str]]:
-    """Records with the word that decides."""
+def _texts(number: int, draw: random.Random, *, other: float = 0.0) -> list[dict[str, str]]:
+    """Records with the word that decides; a part of them has none."""
     found = []
     for _ in range(number):
-        words = draw.choices(_FILLER, k=draw.randint(4, 24))
-        label = draw.choice(sorted(_TOPICS))
-        decisive = draw.choice(_TOPICS[label])
-        words.insert(draw.randint(0, len(words)), decisive)
+        words, label, decisive = draw.choices(_FILLER, k=draw.randint(4, 24)), "other", ""
+        if draw.random() >= other:
+            label = draw.choice(sorted(_TOPICS))
+            decisive = draw.choice(_TOPICS[label])
+            words.insert(draw.randint(0, len(words)), decisive)
         found.append({"text": " ".join(words) + " .", "label": label, "decisive": decisive})
     return found
 
@@ -81,7 +84,7 @@ def trained(place: Path, config: ExplanationsConfig) -> Path:
     draw, data = random.Random(config.seed), place / "data"
     data.mkdir()
     for name, number in {"train": config.train, "dev": 300, "test": 300}.items():
-        rows = [{key: row[key] for key in ("text", "label")} for row in _texts(number, draw)]
+        rows = [{key: row[key] for key in ("text", "label")} for row in _texts(number, draw, other=0.25)]
         (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     _write_model(place / "model")
     _run(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.bundle import Bundle, Evaluation, Manifest, lineage_now, write_bundle
 from agent.tasks import BaseTask
@@ -13,6 +14,9 @@ from training.lifecycle.preparation import PreparedRun, count_examples
 from training.loop.worker_io import TrainingOutcome
 from training.state.checkpoint import BEST
 from training.state.directory_store import DirectoryStore
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 def publish(prepared: PreparedRun, outcome: TrainingOutcome, store: DirectoryStore) -> Bundle:
@@ -25,10 +29,20 @@ def publish(prepared: PreparedRun, outcome: TrainingOutcome, store: DirectorySto
     with write_bundle(output, overwrite=prepared.config.overwrite) as draft:
         with store.fetch(store.names(BEST)[-1]) as weights:
             shutil.copytree(weights, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("complete.json"))
-        prepared.tokenizer.save_pretrained(draft.path)
+        _save_tokenizer(prepared.tokenizer, draft.path)
         _write_report(draft.path, prepared, outcome)
         draft.publish(_manifest(prepared, outcome))
     return Bundle.load(output)
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+    """Writes its files, under a class name that transformers 4 knows as well."""
+    tokenizer.save_pretrained(directory)
+    file = directory / "tokenizer_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":  # what transformers 5 calls PreTrainedTokenizerFast
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _write_report(directory: Path, prepared: PreparedRun, outcome: TrainingOutcome) -> None:

