@@ -31,6 +31,10 @@ NEW: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"text": "anna left", "text_pair": "went", "label": "entailment"},
         {"text": "anna left", "text_pair": "went", "label": "contradiction"},
     ),
+    "question_answering": (
+        {"question": "who left", "context": "anna left", "answers": {"text": ["anna"], "answer_start": [0]}},
+        {"question": "who left", "context": "anna left", "answers": {"text": [], "answer_start": []}},
+    ),
 }
 
 
@@ -90,7 +94,7 @@ def test_dev_and_test_stay_and_train_grows_for_every_task(kind: str, has_dev: bo
     assert [split_digest(split) for split in (after.dev, after.test)] == [
         split_digest(s) for s in (before.dev, before.test)
     ]
-    num_new = 1 if kind == "text_pair_classification" else 2  # there both are on one pair of texts
+    num_new = 1 if len(source.template.input_fields) > 1 else 2  # there both are on one pair of texts
     assert (built.num_new, len(after.train)) == (num_new, len(before.train) + num_new)
     assert after.train[: len(before.train)] == [
         example.model_copy(update={"where": new.where}) for example, new in zip(before.train, after.train, strict=False)
