@@ -18,7 +18,7 @@ from tokenizers import Encoding, Tokenizer
 
 from agent.errors import BundleError, ConfigError, RequestError
 from agent.segmentation import GivenWords, Offsets, Pieces, Segmentation, WordEdges, cut, of_words
-from agent.windows.text_pairs import Cut, PairFrame, TextPair, cut_pair
+from agent.windows.text_pairs import Cut, PairFrame, TextPair, check_first, cut_pair
 from agent.windows.tokenizer_setup import agree_on_blank, ascending, check_unicode, pad_id
 
 IGNORED = -100  # the target that torch.nn.CrossEntropyLoss leaves out by default
@@ -222,6 +222,7 @@ class Encoder:
         *,
         stride: int | None = None,
         words: Sequence[WordEdges | None] | None = None,
+        whole_first: str = "",
     ) -> list[Document]:
         """Encodes raw texts.
 
@@ -229,9 +230,10 @@ class Encoder:
             texts: The texts; a `TextPair` becomes windows that hold both.
             stride: Sub-words by which neighbouring windows overlap, for these texts; by default the encoder's own.
             words: Where words that belong to each text begin and end, if any do.
+            whole_first: What the first text of a pair is called that has to stand whole in every window; empty where it may be cut.
 
         Raises:
-            RequestError: A text holds lone surrogates, which are no Unicode text, or the stride does not fit.
+            RequestError: A text holds lone surrogates, which are no Unicode text, the stride does not fit, or a first text.
         """
         self._check_stride(stride)
         for index, text in enumerate(texts):
@@ -241,6 +243,9 @@ class Encoder:
         encodings = self.tokenizer.encode_batch(contents, add_special_tokens=False)
         firsts = self.tokenizer.encode_batch([texts[index].first for index in pairs], add_special_tokens=False)  # type: ignore[attr-defined]
         first_of = dict(zip(pairs, firsts, strict=True))
+        for index in pairs if whole_first else ():
+            room, sizes = self.max_tokens - self._pair_frame.num_special, (len(first_of[index]), len(encodings[index]))
+            check_first(*sizes, room, f"inputs[{index}].{whole_first}")
         return [
             self._pair_document(text, first_of[index], encoding, stride)
             if index in first_of

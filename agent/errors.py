@@ -84,6 +84,10 @@ class EvidenceError(AgentError, RuntimeError):
     """The log of decisions cannot tell what was asked."""
 
 
+class LoopError(AgentError, RuntimeError):
+    """A round of the loop from feedback to a new version cannot go on."""
+
+
 class RequestError(AgentError, ValueError):
     """A prediction request cannot be answered as it stands.
 

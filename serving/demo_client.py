@@ -51,9 +51,14 @@ class DemoConfig(ServingConfig):
     second: str = Field(
         "This example is news.", description="the second text of every input, of an agent that takes two"
     )
+    question: str = Field(
+        "Which person is mentioned?", description="what is asked about every text, of an agent that answers questions"
+    )
 
     def inputs(self, fields: Sequence[str]) -> list[Any]:
         """The inputs of a request to an agent whose inputs have these texts."""
+        if "question" in fields:
+            return [{"question": self.question, "context": text} for text in self.texts]
         return [dict(zip(fields, (text, self.second), strict=True)) if len(fields) > 1 else text for text in self.texts]
 
 
@@ -62,7 +67,7 @@ def main(config: DemoConfig) -> None:
     with running(config) as url:
         answers = _ask(url, config.inputs(_fields(url)))
         for text, answer in zip(config.texts, answers, strict=True):
-            print("", text, *(_describe(item) for item in answer), sep="\n", flush=True)
+            print("", text, *map(_describe, answer if isinstance(answer, list) else [answer]), sep="\n", flush=True)
         print("", "metrics (GET /metrics):", *_metrics(url), "", sep="\n", flush=True)
 
 
@@ -73,18 +78,19 @@ def _fields(url: str) -> list[str]:
     return found
 
 
-def _ask(url: str, inputs: list[Any]) -> list[list[dict[str, Any]]]:
+def _ask(url: str, inputs: list[Any]) -> list[Any]:
     body = json.dumps({"inputs": inputs}).encode()
     request = urllib.request.Request(url, data=body, headers={"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-        found: list[list[dict[str, Any]]] = json.load(answer)
+        found: list[Any] = json.load(answer)
     return found
 
 
 def _describe(item: dict[str, Any]) -> str:
     if "start" not in item:
         return f"    {item['label']:<24} {item['score']:.3f}"
-    return f"    {item.get('entity_group') or item.get('entity'):<6} {item['word']!r:<32} {item['start']:>3}-{item['end']:<3} score {item['score']:.3f}"
+    kind, words = item.get("entity_group") or item.get("entity") or "answer", item.get("word", item.get("answer"))
+    return f"    {kind:<6} {words!r:<32} {item['start']:>3}-{item['end']:<3} score {item['score']:.3f}"
 
 
 def _metrics(url: str) -> Iterator[str]:

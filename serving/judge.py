@@ -33,6 +33,12 @@ class JudgeConfig(Config):
     log: str = Field(description="database of the log, as serving's feedback.store")
     agent: str = Field("", description="name of the agent whose decisions count; needed where the log has several")
     since_days: float | None = Field(None, gt=0, description="age of the oldest decision that counts")
+    text_share: float = Field(
+        1,
+        gt=0,
+        le=1,
+        description="part of the texts that count, by their hash: those that a loop keeps from training (gates.log_share)",
+    )
     missing_reward: float | None = Field(
         None, ge=0, le=1, description="reward of decisions without feedback; empty leaves them out"
     )
@@ -53,17 +59,25 @@ def main(config: JudgeConfig) -> None:
         ConfigError: The log is of several agents, or not of a classifier.
         StoreError: The log cannot be read.
     """
-    from serving.judging.bundle_judgement import as_json, judge_bundle, table
+    from agent.errors import EvidenceError
+    from agent.files import write_file
+    from serving.judging.bundle_judgement import as_json, judge_bundle, refusal_as_json, table
     from serving.judging.classified_log import read_log
 
+    output = Path(config.output).expanduser() if config.output else None
     since = 0.0 if config.since_days is None else time.time() - config.since_days * _DAY_S
-    log = read_log(config.log, config.agent, since=since, missing_reward=config.missing_reward)
-    found = judge_bundle(config.bundle, log, config.explore, config.evidence, precision=config.precision)
+    log = read_log(
+        config.log, config.agent, since=since, missing_reward=config.missing_reward, text_share=config.text_share
+    )
+    try:
+        found = judge_bundle(config.bundle, log, config.explore, config.evidence, precision=config.precision)
+    except EvidenceError as error:
+        if output:
+            write_file(output, refusal_as_json(error, log))
+        raise
     print(table(found, log))
-    if config.output:
-        from agent.files import write_file
-
-        write_file(Path(config.output).expanduser(), as_json(found, log))
+    if output:
+        write_file(output, as_json(found, log))
 
 
 if __name__ == "__main__":

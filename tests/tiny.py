@@ -93,11 +93,27 @@ def write_pairs(directory: Path, *, train: int = 480, dev: int = 48, test: int =
     return directory
 
 
+def write_questions(directory: Path, *, train: int = 480, dev: int = 48, test: int = 48) -> Path:
+    """Writes train, dev and test of questions: "went" asks for a person, "hired" for a firm; some contexts name none."""
+    directory.mkdir(parents=True, exist_ok=True)
+    asked = {"went": "PER", "hired": "ORG"}
+    for seed, (name, count) in enumerate({"train": train, "dev": dev, "test": test}.items()):
+        rng, rows = random.Random(seed), []
+        for words, tags in sentences(count, seed):
+            question, context = rng.choice(sorted(asked)), " ".join(words)
+            found = [word for word, tag in zip(words, tags, strict=True) if tag == f"B-{asked[question]}"]
+            starts = [context.index(word) for word in found]
+            rows.append({"question": question, "context": context, "answers": {"text": found, "answer_start": starts}})
+        (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return directory
+
+
 WRITERS = {
     "token_classification": write_conll,
     "text_classification": write_classes,
     "multi_label_classification": write_label_sets,
     "text_pair_classification": write_pairs,
+    "question_answering": write_questions,
 }
 
 

@@ -1,6 +1,7 @@
-"""The demonstration corpus as records for each task: entities, genres, sets of what a sentence mentions, sentences with hypotheses."""
+"""The demonstration corpus as records for each task: entities, genres, sets of what a sentence mentions, sentences with hypotheses, questions."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from agent.corpus import GENRES, Sentence
@@ -43,6 +44,43 @@ def inference_records(sentences: Sequence[Sentence]) -> Iterator[Record]:
             yield _pair(sentence, f"It mentions {rng.choice(mentioned)}.", follows=follows[1])
 
 
+def question_records(sentences: Sequence[Sentence]) -> Iterator[Record]:
+    """A question about each two sentences after another: who, which place or which organisation is mentioned, or beside whom.
+
+    Of a kind that is mentioned twice the question names another entity of the same sentence; where that cannot be, and of every
+    fourth pair at most, there is no answer.
+    """
+    rng = random.Random(f"agent.corpus.questions:{len(sentences)}")
+    for first, second in zip(sentences, [*sentences[1:], *sentences[:1]], strict=True):
+        context = f"{first.text} {second.text}"
+        moved = [(start + len(first.text) + 1, end + len(first.text) + 1, label) for start, end, label in second.spans]
+        counts = Counter(label for *_, label in (*first.spans, *moved))
+        questions = [
+            (f"Which {_MENTIONED[label]} is mentioned?", (start, end))
+            for start, end, label in (*first.spans, *moved) if counts[label] == 1
+        ]  # fmt: skip
+        for spans in (first.spans, moved):
+            here = Counter(label for *_, label in spans)
+            questions += [
+                (f"Which {_MENTIONED[label]} is mentioned together with {context[other[0] : other[1]]}?", (start, end))
+                for start, end, label in spans for other in spans
+                if here[label] == 1 and counts[label] > 1 and other[2] != label
+            ]  # fmt: skip
+        impossible = [f"Which {name} is mentioned?" for label, name in _MENTIONED.items() if not counts[label]]
+        if impossible and (not questions or rng.random() < 0.25):
+            yield _question(rng.choice(impossible), context, None)
+        elif questions:
+            question, place = rng.choice(questions)
+            yield _question(question, context, place)
+
+
+def _question(question: str, context: str, place: tuple[int, int] | None) -> Record:
+    answers = (
+        {"text": [context[slice(*place)]], "answer_start": [place[0]]} if place else {"text": [], "answer_start": []}
+    )
+    return {"question": question, "context": context, "answers": answers}
+
+
 def _pair(sentence: Sentence, hypothesis: str, *, follows: bool) -> Record:
     label = "entailment" if follows else "contradiction"
     return {"text": sentence.text, "text_pair": hypothesis, "label": label}
@@ -57,5 +95,6 @@ RECORDS: Mapping[str, Callable[[Sequence[Sentence]], Iterator[Record]]] = {
     "text_classification": _each(genre_record),
     "multi_label_classification": _each(mentions_record),
     "text_pair_classification": inference_records,
+    "question_answering": question_records,
 }
 """Records of the sentences of a split, for each kind of task."""

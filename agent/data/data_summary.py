@@ -11,6 +11,7 @@ import numpy as np
 
 from agent.data.exports import words_of
 from agent.data.formats.base import Record
+from agent.data.normalisation.answer_keys import is_question
 from agent.data.normalisation.normal_form import SplitReport
 from agent.data.sources import Source
 from agent.spans import decode_tags
@@ -51,7 +52,9 @@ def describe(splits: Mapping[str, ReadSplit]) -> str:
 
 
 def labels_of(record: Mapping[str, Any]) -> list[str]:
-    """The labels of a record: of each of its entities, or its classes."""
+    """The labels of a record: of each of its entities, its classes, or whether its question has an answer."""
+    if is_question(record):
+        return ["answer" if record["answers"]["text"] else "no answer"]
     if "tags" in record:
         return [span.label for span in decode_tags(record["tags"])]
     if "spans" in record and (record["spans"] or not (record.get("label") or record.get("labels"))):
@@ -62,10 +65,10 @@ def labels_of(record: Mapping[str, Any]) -> list[str]:
 
 
 def text_of(record: Mapping[str, Any]) -> str:
-    """The text of a record, both of a pair, or its words with blanks between them."""
+    """The text of a record, all of an input that has several, or its words with blanks between them."""
     if "tokens" in record:
         return " ".join(record["tokens"])
-    return "\n".join(str(record[key]) for key in ("text", "text_pair") if key in record)
+    return "\n".join(str(record[key]) for key in ("text", "text_pair", "question", "context") if key in record)
 
 
 def _labels(splits: Mapping[str, ReadSplit]) -> list[str]:
@@ -97,12 +100,17 @@ def _lengths(splits: Mapping[str, ReadSplit]) -> list[str]:
     for name, split in splits.items():
         for unit, lengths in (
             ("words", [len(record["tokens"]) for record, _ in split.records if "tokens" in record]),
-            ("characters", [len(record["text"]) for record, _ in split.records if "tokens" not in record]),
+            ("characters", [len(_longest(record)) for record, _ in split.records if "tokens" not in record]),
         ):
             if lengths:
                 middle, high = np.percentile(lengths, [50, 95])
                 lines.append(f"  {name:<10} {middle:>8,.0f} {high:>8,.0f} {max(lengths):>8,}  {unit}")
     return lines
+
+
+def _longest(record: Mapping[str, Any]) -> str:
+    """The text of a record that windows go over."""
+    return str(record.get("context", record.get("text", "")))
 
 
 def _untaught(splits: Mapping[str, ReadSplit]) -> list[str]:

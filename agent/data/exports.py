@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from agent.data.formats import brat, columns, doccano, label_studio, prodigy
 from agent.data.formats.base import Record
+from agent.data.normalisation.answer_keys import is_question
 from agent.errors import DataError
 from agent.segmentation import Pieces, Segmentation, cut
 from agent.spans import to_iob2
@@ -55,7 +56,7 @@ def _examples(records: Sequence[Record], form: Form, join: Join) -> list[TaggedT
         if not {"tokens", "tags"} <= set(record) and "spans" not in record:
             raise DataError(
                 f"{where}: format={form} is for entities, and this record has none",
-                allowed="format=jsonl for texts with classes",
+                allowed="format=jsonl for texts with classes and questions",
                 remedy="leave out format",
             )
     return [read_tagged_text(record, where, join) for record, where in records]
@@ -68,6 +69,8 @@ def _normal(name: str, records: Sequence[Record]) -> dict[str, str]:
 def _normal_record(record: Mapping[str, Any]) -> dict[str, Any]:
     if "tokens" in record:
         return {"tokens": record["tokens"], "tags": to_iob2(record["tags"])}
+    if is_question(record):
+        return {key: record[key] for key in ("id", "question", "context", "answers") if key in record}
     spans, labels = record.get("spans"), record.get("labels")
     classes = {"labels": labels} if isinstance(labels, list) else {}
     classes |= {"label": record["label"]} if isinstance(record.get("label"), str) else {}

@@ -16,8 +16,8 @@ _TAGS = ("tags", "ner_tags", "labels")
 def read_hub(name: str, subset: str | None) -> dict[str, Callable[[], Iterator[Record]]]:
     """Loads a hub data set; returns its splits under our names (`validation` becomes `dev`).
 
-    Columns `tokens` with `ner_tags` (or `tags`), `text` with `spans`, `label` or `labels` are read; class indices
-    become their names.
+    Columns `tokens` with `ner_tags` (or `tags`), `text` with `spans`, `label` or `labels`, and `question` with `context` and `answers`
+    are read; class indices become their names.
 
     Raises:
         DataError: `datasets` is absent, or the data set cannot be loaded.

@@ -100,7 +100,7 @@ def load_splits(config: DataConfig, task: BaseTask[Any], *, seed: int = 0) -> Sp
         notes += [f"{name}: {note}" for note in met]
     complete = task.with_labels(read["train"]) if read.get("train") else task  # before any is held out
     if "dev" not in read and "train" in read:
-        read |= _hold_out(read["train"], config.dev_fraction, seed)
+        read |= hold_out(read["train"], config.dev_fraction, seed)
         notes.append(
             f"no dev split in {config.path}: held out {len(read['dev'])} of its training examples (data.dev_fraction={config.dev_fraction})"
         )
@@ -230,12 +230,13 @@ def _doubts(task: BaseTask[Any], read: Mapping[str, Sequence[Any]]) -> list[str]
     notes = [
         f"the {name} split has no {task.item_name} at all: its scores say nothing" for name in SPLITS if not found[name]
     ]
-    if len(task.labels) == 1:
+    if len(task.labels) == 1 and task.labels[0] != task.item_name:  # where every item has it by nature
         notes.append(f"there is one label only, {task.labels[0]}")
     return notes
 
 
-def _hold_out(train: list[Any], fraction: float, seed: int) -> dict[str, list[Any]]:
+def hold_out(train: list[Any], fraction: float, seed: int) -> dict[str, list[Any]]:
+    """Cuts a training split into train and dev; the same for examples and for the records that they were read from."""
     order = random.Random(seed).sample(range(len(train)), len(train))
     held = frozenset(order[: max(1, int(len(train) * fraction))])
     return {

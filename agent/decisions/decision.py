@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
+from agent.windows.text_pairs import SEPARATOR
+
 
 class Decision(NamedTuple):
     """One answered text.
@@ -75,4 +77,8 @@ class LoggedDecision(NamedTuple):
         """The labelled record that a correction makes of its text; None without a correction."""
         if self.feedback is None or self.feedback.correction is None:
             return None
-        return {"text": self.decision.text, **from_json(self.feedback.correction)}
+        text, correction = self.decision.text, from_json(self.feedback.correction)
+        brought = [value for value in correction.values() if isinstance(value, str)]
+        if SEPARATOR in text and all(part in brought for part in text.split(SEPARATOR, 1)):
+            return dict(correction)  # with the texts of an input that has several, by their own names
+        return {"text": text, **correction}

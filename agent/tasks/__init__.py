@@ -7,6 +7,7 @@ from pydantic import Field
 
 from agent.tasks.base import BaseTask, Example, Parameters, Report
 from agent.tasks.multi_label_classification import MultiLabelClassification
+from agent.tasks.question_answering.extractive import QuestionAnswering
 from agent.tasks.text_classification import TextClassification
 from agent.tasks.text_pair_classification import TextPairClassification
 from agent.tasks.token_classification import TokenClassification
@@ -15,7 +16,8 @@ Task = Annotated[
     TokenClassification
     | TextClassification
     | MultiLabelClassification
-    | TextPairClassification,
+    | TextPairClassification
+    | QuestionAnswering,
     Field(discriminator="kind"),
 ]  # fmt: skip
 
@@ -24,6 +26,6 @@ KINDS: Mapping[str, type[BaseTask[Any]]] = {
 }
 
 __all__ = [
-    "KINDS", "BaseTask", "Example", "MultiLabelClassification", "Parameters", "Report", "Task", "TextClassification",
-    "TextPairClassification", "TokenClassification",
+    "KINDS", "BaseTask", "Example", "MultiLabelClassification", "Parameters", "QuestionAnswering", "Report", "Task",
+    "TextClassification", "TextPairClassification", "TokenClassification",
 ]  # fmt: skip

@@ -123,12 +123,13 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     record_keys: ClassVar[tuple[frozenset[str], ...]]  # of records that are data for it, in each of their shapes
     record_shape: ClassVar[str]  # the same for people
     purpose: ClassVar[str]  # one sentence for people, with {and} or {or} where its labels stand
-    # How a page shows an answer: places in the text, or labels with scores.
-    picture: ClassVar[Literal["marks", "ranking"]]
+    # How a page shows an answer: places in the text, labels with scores, or places in the last text of an input.
+    picture: ClassVar[Literal["marks", "ranking", "answers"]]
     item_name: ClassVar[str] = "label"  # what a text may lack
     tunes: ClassVar[bool] = False  # whether `tuned` chooses anything
     parameters: ClassVar[type[Parameters]]
     answer_item: ClassVar[type[BaseModel]]
+    bare_answers: ClassVar[bool] = False  # whether the answer to an input may be a single item instead of a list
     answer_field: ClassVar[str]  # what holds the answer in an annotated record
     columns: ClassVar[tuple[Column, ...]]
     input_fields: ClassVar[tuple[str, ...]] = ("text",)  # the texts of one input, as data and requests name them

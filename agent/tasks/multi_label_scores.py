@@ -44,8 +44,12 @@ def best_threshold(gold: Int64, scores: Float32) -> float:
     if not gold.any():
         return 0.5
     said, right = (len(part) - np.searchsorted(np.sort(part), CUTS) for part in (scores, scores[gold == 1]))
-    f1 = 2 * right / (said + gold.sum())
-    best = np.flatnonzero(f1 >= f1.max() - 1e-12)
+    return middle_of_best(2 * right / (said + gold.sum()))
+
+
+def middle_of_best(scores: Float64) -> float:
+    """The cut with the highest score, float64 [cuts]: the middle of the longest run of equals."""
+    best = np.flatnonzero(scores >= scores.max() - 1e-12)
     runs = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)
     longest = max(runs, key=len)
     return float(CUTS[longest[len(longest) // 2]])

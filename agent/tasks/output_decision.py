@@ -1,4 +1,4 @@
-"""What the logits of a window decide: one output, one for each token, or yes or no for every output; and what its targets look like."""
+"""What the logits of a window decide: one output, one for each token, yes or no for every output, or a token for every output."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ class Decision:
         per_token: Whether logits have a row for each token, float [tokens, outputs], or one for the window, float [outputs].
         binary: Whether every output is decided by itself (sigmoid), or one of them is chosen (softmax). Targets are int64: of a
             choice its number, [tokens] or []; of binary outputs 1 or 0 for each, [outputs].
+        of_tokens: Whether every output chooses one of the window's tokens: logits are float [outputs, tokens], with `OUT_OF_REACH`
+            at padding, and targets the places of the tokens, int64 [outputs].
     """
 
     per_token: bool = False
     binary: bool = False
+    of_tokens: bool = False
 
     def targets_per_window(self, num_outputs: int) -> int:
         """Targets of a window, where it has a fixed number of them."""
-        return num_outputs if self.binary else 1
+        return num_outputs if self.binary or self.of_tokens else 1
 
     def probabilities(self, logits: Float32) -> Float32:
         """Of each output, along the last axis."""
@@ -40,8 +43,13 @@ class Decision:
 
         Returns:
             Probabilities, float32 [items, choices], and the right choices, int64 [items]. Items are labelled tokens, or the document
-            itself, or each of its outputs with the choices no and yes.
+            itself, or each of its outputs with the choices no and yes, or each output of each window with its tokens.
         """
+        if self.of_tokens:
+            widest = max(logits.shape[-1] for logits in outputs)
+            padded = [np.pad(logits, ((0, 0), (0, widest - logits.shape[-1])), constant_values=OUT_OF_REACH)
+                      for logits in outputs]  # fmt: skip
+            return self.probabilities(np.concatenate(padded)), np.concatenate(targets)
         if self.per_token:
             labelled = [target != IGNORED for target in targets]
             rows = [
@@ -57,6 +65,8 @@ class Decision:
 PER_TOKEN = Decision(per_token=True)
 PER_WINDOW = Decision()
 EACH_OUTPUT = Decision(binary=True)
+TOKENS = Decision(of_tokens=True)
+OUT_OF_REACH = -1e4  # a logit that no softmax sees, within the range of float16
 
 
 def softmax(logits: Float32) -> Float32:

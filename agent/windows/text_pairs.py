@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
-from agent.errors import ConfigError
+from agent.errors import ConfigError, RequestError
 
 SEPARATOR = "\x1e"
 
@@ -104,6 +104,27 @@ def cut_pair(first: int, second: int, room: int, stride: int) -> Iterator[Cut]:
     for one in _pieces(first, share, stride):
         for other in _pieces(second, room - min(first, share), stride):
             yield Cut(one, other)
+
+
+def check_first(first: int, second: int, room: int, place: str) -> None:
+    """Refuses a first text that `cut_pair` would cut.
+
+    Args:
+        first, second: Sub-words of each.
+        room: Sub-words of a window.
+        place: Of the first text in the request.
+
+    Raises:
+        RequestError: Names it.
+    """
+    most = max(room // 2, room - second)
+    if first > most:
+        raise RequestError(
+            f"{place} has {first} sub-words, and stands whole in every window",
+            allowed=f"at most {most} of the {room} of a window",
+            remedy="shorten it",
+            field=place,
+        )
 
 
 def _pieces(length: int, part: int, stride: int) -> Iterator[tuple[int, int]]:

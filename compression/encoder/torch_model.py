@@ -8,7 +8,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from agent.bundle import Bundle
 from agent.encoding import Batch, Float32
 from agent.errors import ModelError, one_line
 from agent.evaluation import Forward
+from agent.tasks.output_decision import OUT_OF_REACH
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,13 +77,30 @@ def to_tensors(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
     return {name: torch.from_numpy(getattr(batch, name)) for name in input_names(model)}
 
 
+def logits(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The network's logits in the shape that `agent.tasks.output_decision.Decision` gives them.
+
+    Args:
+        model: Heads that answer questions have logits of starts and of ends.
+        inputs: int64 [rows, tokens] each, `attention_mask` among them.
+    """
+    import torch
+
+    output: Any = model(**inputs, return_dict=True)
+    if not hasattr(output, "start_logits"):
+        found: Tensor = output.logits
+        return found
+    stacked = torch.stack([output.start_logits, output.end_logits], dim=1)  # [rows, outputs, tokens]
+    return stacked.masked_fill(inputs["attention_mask"][:, None] == 0, OUT_OF_REACH)
+
+
 def torch_forward(model: PreTrainedModel) -> Forward:
     """The network as a function from batches to logits, in float32."""
     import torch
 
     def forward(batch: Batch) -> Float32:
         with torch.inference_mode():
-            return np.asarray(model(**to_tensors(model, batch)).logits.numpy(), dtype=np.float32)
+            return np.asarray(logits(model, to_tensors(model, batch)).numpy(), dtype=np.float32)
 
     return forward
 

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from compression.exporters.base import OPSET, Exporter, Quantization
-from compression.graphs.fusion import correct_heads, unfuse_slow_nodes
+from compression.graphs.fusion import correct_heads, join_heads, unfuse_slow_nodes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_TASKS = {"ForTokenClassification": "token-classification", "ForSequenceClassification": "text-classification"}
+_TASKS = {
+    "ForTokenClassification": "token-classification", "ForSequenceClassification": "text-classification",
+    "ForQuestionAnswering": "question-answering",
+}  # fmt: skip
 
 
 class OptimumExporter(Exporter):
@@ -40,6 +43,7 @@ class OptimumExporter(Exporter):
             if fuse:
                 written = _fuse(model, written)
             written.rename(path)
+        join_heads(path)
         if fuse:
             correct_heads(path, model)
             unfuse_slow_nodes(path)

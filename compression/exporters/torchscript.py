@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compression.encoder.torch_model import input_names, to_tensors
+from compression.encoder.torch_model import input_names, logits, to_tensors
 from compression.exporters.base import OPSET, Exporter
 from compression.graphs.fusion import fuse_graph, unfuse_slow_nodes
 from compression.graphs.onnx_graph import OUTPUT, probes
@@ -58,6 +58,6 @@ def _wrap(model: PreTrainedModel, names: tuple[str, ...]) -> nn.Module:
             self.model = model
 
         def forward(self, *inputs: Any) -> Any:
-            return self.model(**dict(zip(names, inputs, strict=True)), return_dict=True).logits
+            return logits(self.model, dict(zip(names, inputs, strict=True)))
 
     return Positional().eval()

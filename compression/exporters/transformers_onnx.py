@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from compression.encoder.torch_model import to_tensors
 from compression.exporters.base import OPSET, Exporter
-from compression.graphs.fusion import tidy_graph, unfuse_slow_nodes
+from compression.graphs.fusion import join_heads, tidy_graph, unfuse_slow_nodes
 from compression.graphs.onnx_graph import probes
 
 if TYPE_CHECKING:
@@ -45,5 +45,6 @@ class TransformersExporter(Exporter):
         finally:
             model.set_attn_implementation("eager")
         tidy_graph(path)
+        join_heads(path)
         if fuse:
             unfuse_slow_nodes(path)

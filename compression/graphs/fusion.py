@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from agent.tasks.output_decision import OUT_OF_REACH
 from compression.encoder.encoder_structure import find_blocks, is_prunable
+from compression.graphs.onnx_graph import OUTPUT
 from compression.graphs.onnxruntime_internals import fuse_bert
 
 if TYPE_CHECKING:
@@ -41,6 +45,33 @@ def unfuse_slow_nodes(path: Path) -> None:
     graph.node.extend(nodes)
     _keep_sums(graph)
     onnx.save(whole, str(path))
+
+
+def join_heads(path: Path) -> None:
+    """Gives a graph with logits of starts and of ends one output `logits`, [rows, 2, tokens], out of reach at padding; others stay."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(str(path))
+    graph = model.graph
+    heads = [output.name for output in graph.output]
+    if heads != ["start_logits", "end_logits"]:
+        return
+    constants = {"join_axis": np.array([1], np.int64), "join_zero": np.array(0, np.int64),
+                 "join_low": np.array(OUT_OF_REACH, np.float32)}  # fmt: skip
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    graph.node.extend(
+        [
+            *(helper.make_node("Unsqueeze", [head, "join_axis"], [f"{head}_row"]) for head in heads),
+            helper.make_node("Concat", [f"{head}_row" for head in heads], ["join_both"], axis=1),
+            helper.make_node("Unsqueeze", ["attention_mask", "join_axis"], ["join_mask"]),
+            helper.make_node("Equal", ["join_mask", "join_zero"], ["join_padding"]),
+            helper.make_node("Where", ["join_padding", "join_low", "join_both"], [OUTPUT]),
+        ]
+    )
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["rows", len(heads), "tokens"]))
+    onnx.save(model, str(path))
 
 
 def correct_heads(path: Path, model: PreTrainedModel) -> None:

@@ -150,6 +150,8 @@ def _probe(rng: Any, rows: int, tokens: int, vocabulary: int) -> Batch:
 
 def _difference(one: Float32, other: Float32, batch: Batch) -> float:
     gap = np.abs(one - other)
-    if gap.ndim == 3:
+    if (
+        gap.ndim == 3 and gap.shape[1] == batch.input_ids.shape[1]
+    ):  # else there are no tokens, or they come last and are masked
         gap = gap[batch.attention_mask.astype(bool)]
     return float("inf") if np.isnan(gap).any() else float(gap.max())

@@ -24,8 +24,8 @@ class Answers:
     Attributes:
         report: Scores.
         predictions: One for each example, as the task's `predict` gives them.
-        choices: For each example int64 [items], the most probable choice of each labelled word (of tags), of the text [1], or of
-            each label.
+        choices: For each example int64 [items], the most probable choice of each labelled word (of tags), of the text [1], of
+            each label, or the token that each output chooses in each window.
         confidences: float32 [items], the probability of each choice, over all examples.
         correct: bool [items], whether the choice is the label.
     """

@@ -14,7 +14,7 @@ from agent.encoding import IGNORED, Batch, Encoder, Int64, Window, pad
 from agent.errors import ModelError
 from agent.tasks import BaseTask
 from compression.encoder.encoder_structure import Slot, find_blocks
-from compression.encoder.torch_model import to_tensors
+from compression.encoder.torch_model import logits, to_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +106,7 @@ def calibrate(
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """A padded batch with its targets: int64 [rows, tokens], [rows] for one per window, or [rows, outputs]; -100 does not count.
+    """A padded batch with its targets: int64 [rows, tokens], [rows] for one per window, or [rows, outputs] (1 or 0, or places of tokens); -100 does not count.
 
     Attributes:
         binary: Whether each output is decided by itself.
@@ -128,11 +128,11 @@ def total_loss(model: PreTrainedModel, labelled: LabelledBatch) -> Tensor:
     """Summed cross-entropy of the targets: float32 []."""
     import torch
 
-    logits, targets = model(**to_tensors(model, labelled.batch)).logits, torch.from_numpy(labelled.targets)
+    found, targets = logits(model, to_tensors(model, labelled.batch)), torch.from_numpy(labelled.targets)
     if labelled.binary:
-        return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="sum")
+        return torch.nn.functional.binary_cross_entropy_with_logits(found, targets.to(found.dtype), reduction="sum")
     return torch.nn.functional.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=IGNORED, reduction="sum"
+        found.reshape(-1, found.shape[-1]), targets.reshape(-1), ignore_index=IGNORED, reduction="sum"
     )
 
 

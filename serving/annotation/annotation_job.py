@@ -62,9 +62,13 @@ class AnnotateConfig(Config):
     )
     output: str = Field(description="directory or s3:// URL that takes the annotated records; every node must see it")
     format: FormatName | Auto = Field("auto", description="format of the input; auto goes by the files' suffix")
-    text_field: str = Field("text", min_length=1, description="field of a record that holds its text")
+    text_field: str | None = Field(
+        None,
+        min_length=1,
+        description="field of a record that holds its text; default: text, or question for questions",
+    )
     field: str | None = Field(
-        None, min_length=1, description="field that takes the answer; default: entities, or labels for classification"
+        None, min_length=1, description="field that takes the answer; default: entities, labels or answers, by the task"
     )
     parameters: Mapping[str, Any] = Field(
         default_factory=dict, description="how to answer, as in a request (aggregation_strategy, top_k, ...)"
@@ -86,7 +90,7 @@ class AnnotateConfig(Config):
     def _sensible(self) -> Self:
         if self.shard_mb != "auto" and self.shard_mb <= 0:
             raise ValueError(f"shard_mb is {self.shard_mb}; allowed is 'auto' or a number above 0")
-        if self.field == self.text_field:
+        if self.field is not None and self.field == self.text_field:
             raise ValueError(f"field and text_field are both {self.field!r}; the answer needs a field of its own")
         return self
 
@@ -119,7 +123,7 @@ def prepare(config: AnnotateConfig) -> PreparedJob:
     spec = JobSpec(
         bundle=bundle.digest, precision=bundle.onnx_variant(config.precision, _hardware(config)).precision,
         input=place.url, format=choose_format(config.format, files, place.url).name, files=files_of(files),
-        text_field=config.text_field, field=config.field or bundle.task.answer_field,
+        text_field=config.text_field or bundle.task.input_fields[0], field=config.field or bundle.task.answer_field,
         parameters=parameters.model_dump(mode="json"), max_characters=config.max_characters, shard_mb=config.shard_mb,
     )  # fmt: skip
     if spec.field == spec.text_field:

@@ -56,7 +56,8 @@ class PayloadReader:
             inputs = inputs_type(task, self._object, max_texts)
             self.model = _request_model("PredictionRequest", inputs, self._inputs, task.parameters)
         self._quoted = quoted_keys(self.model, self._parameters, *([self._object] if self._object else []))
-        self.answer_model: Any = list[task.answer_item] | list[list[task.answer_item]]  # type: ignore[name-defined]
+        item: Any = task.answer_item
+        self.answer_model: Any = list[item] | list[list[item]] | (item if task.bare_answers else list[item])
 
     def read(self, body: bytes) -> PredictionBody:
         """Reads a body.

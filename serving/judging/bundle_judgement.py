@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from agent.decisions.exploration import ExploreConfig
 from agent.decisions.judgement import EvidenceConfig, Judgement, judge
 from agent.decisions.off_policy import LoggedRewards
 from agent.decisions.reward_model import fit_rewards
-from agent.errors import ConfigError
+from agent.errors import ConfigError, EvidenceError
 from cluster import bundles
 from serving.inference.engine import Engine
 from serving.judging.classified_log import ClassifiedLog
@@ -94,13 +95,23 @@ def table(found: Judgement, log: ClassifiedLog) -> str:
 
 def as_json(found: Judgement, log: ClassifiedLog) -> str:
     """The judgement for programs."""
-    content = {
-        "agent": log.agent,
-        "decisions": log.num_decisions,
-        "rewards": found.num_decisions,
-        "corrections": log.num_corrections,
+    content = _counts(log) | {
         "effective_sample_size": found.effective,
         "untold": found.untold,
         "estimates": {name: each._asdict() for name, each in found.estimates.items()},
     }
     return json.dumps(content, indent=1) + "\n"
+
+
+def refusal_as_json(error: EvidenceError, log: ClassifiedLog) -> str:
+    """Why the log cannot tell, for programs."""
+    return json.dumps(_counts(log) | {"refused": str(error)}, indent=1) + "\n"
+
+
+def _counts(log: ClassifiedLog) -> dict[str, Any]:
+    return {
+        "agent": log.agent,
+        "decisions": log.num_decisions,
+        "rewards": len(log.texts),
+        "corrections": log.num_corrections,
+    }

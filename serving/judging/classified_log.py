@@ -9,6 +9,7 @@ import numpy.typing as npt
 from pydantic_core import from_json
 
 from agent.decisions.decision import Feedback
+from agent.decisions.held_out import is_held_out
 from agent.errors import ConfigError
 from serving.feedback.decision_log import open_store
 
@@ -35,7 +36,9 @@ class ClassifiedLog(NamedTuple):
     num_corrections: int
 
 
-def read_log(url: str, agent: str = "", *, since: float = 0, missing_reward: float | None = None) -> ClassifiedLog:
+def read_log(
+    url: str, agent: str = "", *, since: float = 0, missing_reward: float | None = None, text_share: float = 1
+) -> ClassifiedLog:
     """Reads the log of one agent. The right label as a correction is a reward of 1 for the same answer and of 0 for others.
 
     Args:
@@ -43,6 +46,7 @@ def read_log(url: str, agent: str = "", *, since: float = 0, missing_reward: flo
         agent: Whose decisions; may be empty where the log has one agent.
         since: Seconds since the epoch of the oldest decision.
         missing_reward: Reward of decisions without feedback; None leaves them out.
+        text_share: Part of the texts that count, by their hash.
 
     Raises:
         ConfigError: The store's address is wrong, the log is of several agents, or not of a classifier.
@@ -55,6 +59,8 @@ def read_log(url: str, agent: str = "", *, since: float = 0, missing_reward: flo
     try:
         for decision, feedback in store.read(agent, since=since):
             agents.add(decision.agent)
+            if not is_held_out(decision.text, text_share):
+                continue
             num_decisions += 1
             label = _label(decision.answer, decision.agent)
             reward = missing_reward if feedback is None else _reward(feedback, label, decision.agent)

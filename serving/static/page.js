@@ -23,7 +23,9 @@ async function loadCard() {
     document.title = `${info.agent} · bert-agent`;
     at("purpose").textContent = purpose(info);
     at("second").hidden = info.inputs.length < 2;
-    at("second-name").textContent = plain(info.inputs[1] ?? "");
+    const other = plain(info.inputs[answers() ? 0 : 1] ?? "");
+    at("second-name").textContent = other.charAt(0).toUpperCase() + other.slice(1);
+    if (answers() && !at("text-pair").value) at("text-pair").value = "Who is mentioned?";
     at("candidates").hidden = !info.parameters.includes("candidate_labels");
     at("strategies").hidden = !info.parameters.includes("aggregation_strategy");
     at("card").replaceChildren(...cardOf(info, palette));
@@ -82,15 +84,20 @@ function candidates() {
   return [...new Set(at("candidate-labels").value.split("\n").map((line) => line.trim()).filter(Boolean))];
 }
 
+/** Whether answers are words of the text, and the other text of an input is a question. */
+const answers = () => info?.picture === "answers";
+
 /** What is asked about: the text, or an object of the texts of one input. */
 function inputs(text) {
   if (at("second").hidden || candidates().length) return text;
-  return { [info.inputs[0]]: text, [info.inputs[1]]: at("text-pair").value };
+  const [first, second] = answers() ? [at("text-pair").value, text] : [text, at("text-pair").value];
+  return { [info.inputs[0]]: first, [info.inputs[1]]: second };
 }
 
 /** How the agent is to answer. */
 function parameters() {
   if (candidates().length) return { candidate_labels: candidates() };
+  if (answers()) return { top_k: 3 };
   if (!at("strategies").hidden) return { aggregation_strategy: at("strategy").value };
   return info?.picture === "ranking" && info.labels.length ? { top_k: info.labels.length } : null;
 }

@@ -8,7 +8,7 @@ const MOST_ROWS = 500; // of the table: beyond it a browser only gets slow
 /** What an answer holds, whatever the agent's task: {summary, nodes}. `why`, where it is given, is called with the item that was clicked. */
 export function answered(text, answer, { palette, picture, why }) {
   const items = Array.isArray(answer[0]) ? answer[0] : answer;
-  const shown = picture === "ranking" ? ranked(items, palette, why) : marked(text, items, palette, why);
+  const shown = (PICTURES[picture] ?? marked)(items, palette, { text, why });
   return { summary: shown.summary, nodes: [...shown.nodes, json(answer)] };
 }
 
@@ -30,7 +30,7 @@ function named(why, item, attributes, ...children) {
   return button;
 }
 
-function marked(text, items, palette, why) {
+function marked(items, palette, { text, why }) {
   const { pieces, unmarked } = cut(text, items);
   const nodes = pieces.map((piece) => (piece.item ? mark(piece, palette, why) : piece.text));
   const shown = [element("div", { class: "marked", dir: "auto" }, nodes)];
@@ -59,7 +59,7 @@ function table(items, palette) {
 const reached = (item) => item.score >= (item.threshold ?? 0);
 
 /** Labels with bars; where a label has a threshold, a line in its bar shows it, and labels below theirs are faint. */
-function ranked(items, palette, why) {
+function ranked(items, palette, { why }) {
   const rows = items.map((item) => {
     const bar = element("span", { class: "bar", "aria-hidden": "true" }, element("span"));
     bar.firstChild.style.inlineSize = `${100 * item.score}%`;
@@ -75,6 +75,18 @@ function ranked(items, palette, why) {
   const summary = chosen.map((item) => `${item.label} (${short(item.score)})`).join(", ") || "no label";
   return { summary, nodes: [element("ol", { class: "ranked" }, rows)] };
 }
+
+/** The best answer in its place, and all of them with bars; an empty one is that there is none. */
+function inContext(items, palette, { text }) {
+  const best = { ...items[0], entity_group: "answer" };
+  const { pieces } = cut(text, best.answer ? [best] : []);
+  const nodes = pieces.map((piece) => (piece.item ? mark(piece, palette) : piece.text));
+  const answers = items.map((item) => ({ label: item.answer || "no answer", score: item.score }));
+  const summary = `${best.answer || "no answer"} (${short(best.score)})`;
+  return { summary, nodes: [element("div", { class: "marked", dir: "auto" }, nodes), ...ranked(answers, palette, {}).nodes] };
+}
+
+const PICTURES = { ranking: ranked, marks: marked, answers: inContext };
 
 function json(answer) {
   return folded("As JSON", element("pre", {}, JSON.stringify(answer, null, 2)));

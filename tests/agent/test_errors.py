@@ -13,7 +13,7 @@ STDLIB_KIN = {
     "ConfigError": ValueError, "DataError": ValueError, "BundleError": ValueError, "RequestError": ValueError,
     "ModelError": OSError, "ClusterError": RuntimeError, "ExportError": RuntimeError, "GateError": RuntimeError,
     "TrainingError": RuntimeError, "LossError": RuntimeError, "CheckpointError": OSError,
-    "StoreError": OSError, "EvidenceError": RuntimeError,
+    "StoreError": OSError, "EvidenceError": RuntimeError, "LoopError": RuntimeError,
 }  # fmt: skip
 
 

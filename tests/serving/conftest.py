@@ -24,7 +24,7 @@ from serving.middleware.middleware_stack import FrontConfig, MiddlewareStack
 from serving.ray_serve.http_protocol import protocol_for
 from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.predictor import Predictor
-from tests.serving.tiny import CLASSIFIER, JUDGE, LABELLER, TAGGER, make_bundle
+from tests.serving.tiny import CLASSIFIER, JUDGE, LABELLER, READER, TAGGER, make_bundle
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +45,11 @@ def labeller_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def judge_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bundle(tmp_path_factory.mktemp("judge") / "bundle", JUDGE)
+
+
+@pytest.fixture(scope="session")
+def reader_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("reader") / "bundle", READER)
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +110,12 @@ def labeller_url(labeller_path: Path, way: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def judge_url(judge_path: Path, way: str) -> Iterator[str]:
     with listening(Predictor(Engine(Bundle.load(judge_path))), direct=way == "direct") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def reader_url(reader_path: Path, way: str) -> Iterator[str]:
+    with listening(Predictor(Engine(Bundle.load(reader_path))), direct=way == "direct") as url:
         yield url
 
 

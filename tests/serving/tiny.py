@@ -15,10 +15,12 @@ from agent.encoding import Batch
 from agent.tasks import (
     BaseTask,
     MultiLabelClassification,
+    QuestionAnswering,
     TextClassification,
     TextPairClassification,
     TokenClassification,
 )
+from compression.encoder.torch_model import logits
 from tests.tiny import make_tokenizer
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -26,6 +28,7 @@ TAGGER = TokenClassification(labels=("LOC", "ORG", "PER"))
 CLASSIFIER = TextClassification(labels=("bad", "fair", "good"))
 LABELLER = MultiLabelClassification(labels=("calm", "long", "loud"), thresholds=(0.4, 0.5, 0.95))
 JUDGE = TextPairClassification(labels=("contradiction", "entailment", "neutral"))
+READER = QuestionAnswering(labels=("answer",), null_threshold=0.5)
 TEXTS = [
     "Anna flew from Oslo to Lima on Monday.",
     "Initech hired Bruno in Graz; nothing else happened that day.",
@@ -75,7 +78,7 @@ def make_model(task: BaseTask, vocabulary: int, seed: int) -> torch.nn.Module:
     )
     model = getattr(transformers, task.architecture).from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
-        model.classifier.weight.mul_(40)
+        (model.qa_outputs if hasattr(model, "qa_outputs") else model.classifier).weight.mul_(40)
     return model
 
 
@@ -85,7 +88,7 @@ def torch_forward(path: Path, task: BaseTask) -> object:
 
     def forward(batch: Batch) -> np.ndarray:
         with torch.no_grad():
-            return model(**{name: torch.from_numpy(getattr(batch, name)) for name in INPUTS}).logits.numpy()
+            return logits(model, {name: torch.from_numpy(getattr(batch, name)) for name in INPUTS}).numpy()
 
     return forward
 
@@ -96,7 +99,7 @@ class _Positional(torch.nn.Module):
         self.model = model
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        return self.model(**dict(zip(INPUTS, inputs, strict=True))).logits
+        return logits(self.model, dict(zip(INPUTS, inputs, strict=True)))
 
 
 def _export(model: torch.nn.Module, file: Path) -> None:

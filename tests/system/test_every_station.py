@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.system, pytest.mark.usefixtures("local_ray")]
 KINDS = [
     "multi_label_classification",
     "text_pair_classification",
+    "question_answering",
 ]  # of the two first: test_whole_way.py, by the commands
 TEXTS = ["anna went to oslo .", "in lima , acme hired bruno .", "nothing happened today ."]
 SECONDS = ["went", "hired", "went"]
@@ -34,7 +35,8 @@ SECONDS = ["went", "hired", "went"]
 
 def inputs(task):
     """The same inputs as requests, as records and as what engines take."""
-    objects = [dict(zip(task.input_fields, pair, strict=False)) for pair in zip(TEXTS, SECONDS, strict=True)]
+    given = (SECONDS, TEXTS) if "question" in task.input_fields else (TEXTS, SECONDS)
+    objects = [dict(zip(task.input_fields, pair, strict=False)) for pair in zip(*given, strict=True)]
     texts = [task.as_input(list(one.values())) for one in objects]
     return (objects if len(task.input_fields) > 1 else texts), objects, texts
 
@@ -119,8 +121,9 @@ def test_served_answers_are_those_of_the_engine_and_streams_too(small):
     with listening(Predictor(Engine(bundle))) as url:
         served = httpx.post(url, json={"inputs": asked}, timeout=20).json()
         streamed = httpx.post(url, json={"inputs": asked}, headers={"accept": "application/x-ndjson"}, timeout=20).text
-    assert served == Engine(bundle).predict(texts)
-    assert [json.loads(line) for line in streamed.splitlines()] == served
+    answers = Engine(bundle).predict(texts)
+    assert served == bundle.task.envelope(answers, single=False, parameters=bundle.task.parameters())
+    assert [json.loads(line) for line in streamed.splitlines()] == answers
 
 
 def test_a_corpus_is_annotated(small, tmp_path):
@@ -128,7 +131,7 @@ def test_a_corpus_is_annotated(small, tmp_path):
     task, file = bundle.task, tmp_path / "x.jsonl"
     _, objects, texts = inputs(task)
     file.write_text("".join(json.dumps(one) + "\n" for one in objects))
-    fields = Fields("text", task.answer_field, task.answer_item, 100, task.input_fields[1:])
+    fields = Fields(task.input_fields[0], task.answer_field, task.answer_item, 100, task.input_fields[1:])
     span = 0, file.stat().st_size, 1, 3
     content = FORMATS["jsonl"].read(StorageLocation(str(tmp_path)), str(file), span, fields)
     assert content.texts == texts
@@ -138,11 +141,20 @@ def test_a_corpus_is_annotated(small, tmp_path):
 
 
 def test_answers_to_a_corpus_are_read_as_data(small, tmp_path):
-    """Of a task whose answers are its labels."""
+    """Of a task whose answers are what its data holds."""
     bundle, _ = small
     if not bundle.task.tunes:
         pytest.skip("a classifier answers with all labels")
-    answers = Engine(bundle).predict(TEXTS)
-    rows = [{"text": text, "labels": answer} for text, answer in zip(TEXTS, answers, strict=True)]
-    wanted = [[label for label, _ in bundle.task.counted(answer)] for answer in answers]
-    assert [record["labels"] for record in read(put(tmp_path, "y.jsonl", rows))] == wanted
+    task = bundle.task
+    _, objects, texts = inputs(task)
+    answers = Engine(bundle).predict(texts)
+    rows = [one | {task.answer_field: answer} for one, answer in zip(objects, answers, strict=True)]
+    found = [task.read_record(record, "here") for record in read(put(tmp_path, "y.jsonl", rows))]
+    if task.kind == "question_answering":
+        assert [one.texts for one in found] == [
+            [item["answer"] for item in items if item["answer"]] for items in answers
+        ]
+    else:
+        assert [task.labels_of(one) for one in found] == [
+            {label for label, _ in task.counted(items)} for items in answers
+        ]

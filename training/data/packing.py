@@ -57,7 +57,7 @@ class PackedWindows:
     Attributes:
         input_ids: int32 [tokens of all windows].
         targets: int32, [tokens of all windows] for one target per token, [windows] for one per window, [windows, outputs] for one
-            per output of a window.
+            per output of a window: 1 or 0, or the place of a token.
         bounds: int64 [windows + 1], where each window begins.
         labelled: int32 [windows], targets other than -100.
         owners: int32 [windows], the number of the example that a window is of, ascending.

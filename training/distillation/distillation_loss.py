@@ -17,7 +17,7 @@ from training.data.packing import UNLABELLED
 from training.distillation.teacher import TeacherConfig
 from training.engine.activation_hooks import NO_ACTIVATIONS, ActivationHook, ActivationRecorder, ModelOutputs
 from training.model.adapters import unwrap
-from training.model.models import ModelConfig, build_model
+from training.model.models import ModelConfig, build_model, logits_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -131,14 +131,14 @@ class Teacher:
         return temperature**2 * kl_div(ours, theirs, reduction="sum", log_target=True)
 
     def _log_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Of the outputs, [targets, outputs]; of yes and no where each output is decided by itself, [targets, 2]."""
+        """Of the outputs, [targets, outputs], or of the tokens, [targets, tokens]; of yes and no where each output is decided by itself, [targets, 2]."""
         return torch.stack([logsigmoid(logits), logsigmoid(-logits)], -1) if self._binary else log_softmax(logits, -1)
 
     def _forward(self, inputs: Mapping[str, torch.Tensor], *, like: torch.Tensor) -> ModelOutputs:
         """The teacher's outputs, in the student's precision."""
         half = like.dtype == torch.bfloat16
         with torch.no_grad(), torch.autocast(like.device.type, torch.bfloat16, enabled=half):
-            return self._recorder.record(lambda: self._model(**inputs).logits)
+            return self._recorder.record(lambda: logits_of(self._model(**inputs), inputs.get("attention_mask")))
 
     @property
     def _width(self) -> int:

@@ -14,6 +14,7 @@ from training.engine.deepspeed_internals import disable_allreduce, skip_compiler
 from training.engine.engine_config import Precision, TrainingEngineConfig, deepspeed_config
 from training.engine.gradient_allreduce import GradientAllreduce
 from training.engine.optimizer_state import OptimizerState, gather_optimizer_state, load_optimizer_state
+from training.model.models import logits_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,8 +125,7 @@ class TrainingEngine:
 
     def forward(self, **inputs: Any) -> torch.Tensor:
         """Runs the model; returns its logits."""
-        logits: torch.Tensor = self._engine(**inputs).logits
-        return logits
+        return logits_of(self._engine(**inputs), inputs.get("attention_mask"))
 
     def forward_all(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> list[ModelOutputs]:
         """Runs the model on at most `num_parallel` batches; returns logits and recorded activations of each."""

@@ -18,6 +18,7 @@ from torch import nn
 
 from training.engine.activation_hooks import NO_ACTIVATIONS, ActivationRecorder, ModelOutputs
 from training.model.cpu_dropout import seed_thread
+from training.model.models import logits_of
 
 Inputs = Mapping[str, torch.Tensor]
 _MIN_TOKENS = 512  # of a group: products of fewer rows are slow
@@ -85,7 +86,7 @@ class ThreadParallel:
     def _forward_passes(self, batches: Sequence[Inputs]) -> list[ModelOutputs]:
         def run(batch: Inputs) -> ModelOutputs:
             with torch.enable_grad(), self._context():
-                return self._recorder.record(lambda: self._model(**batch).logits)
+                return self._recorder.record(lambda: logits_of(self._model(**batch), batch.get("attention_mask")))
 
         return self._map(run, batches)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from agent.bundle import Bundle
 from agent.errors import AgentError, CheckpointError
 from cluster import WorkerPlan
+from cluster.output_lock import lock_output
 from training.config import TrainingConfig, absolute, output_of
 from training.data.batch_plan import BatchConfig
 from training.engine.ray_train_internals import cluster_address_for_helpers, root_cause
-from training.lifecycle.output_lock import lock_output
 from training.lifecycle.preparation import NO_OVERRIDES, PreparedRun, RunOverrides, prepare_run
 from training.lifecycle.publish import publish
 from training.lifecycle.resume import checkpoint_store, find_finished, start_or_resume

@@ -9,6 +9,7 @@ import numpy as np
 from agent.encoding import Batch, Float32
 from agent.evaluation import Forward, run_documents
 from training.model.adapters import unwrap
+from training.model.models import logits_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,6 +64,6 @@ def directory_forward(components: WorkerComponents, directory: Path) -> Forward:
     def forward(batch: Batch) -> Float32:
         with torch.inference_mode():
             tensors = {name: tensor.to(inputs.device) for name, tensor in inputs.to_host(batch).items()}
-            return np.asarray(model(**tensors).logits.cpu().numpy())
+            return np.asarray(logits_of(model(**tensors), tensors.get("attention_mask")).cpu().numpy())
 
     return forward

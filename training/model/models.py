@@ -13,9 +13,11 @@ from agent.config.base import Config
 from agent.encoding import Encoder
 from agent.errors import ModelError
 from agent.tasks import BaseTask
+from agent.tasks.output_decision import OUT_OF_REACH
 from training.model.adapters import LoraConfig
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 MINILM = "minilm"
@@ -178,6 +180,23 @@ def build_model(config: ModelConfig, task: BaseTask[Any]) -> PreTrainedModel:
         getattr(transformers, task.architecture), config.name, ignore_mismatched_sizes=True, **options
     )
     return model
+
+
+def logits_of(output: Any, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The logits of a model's output in the shape that `agent.tasks.output_decision.Decision` gives them.
+
+    Args:
+        output: Of transformers; heads that answer questions have logits of starts and of ends.
+        attention_mask: int64 [rows, tokens], of a padded batch.
+    """
+    import torch
+
+    if not hasattr(output, "start_logits"):
+        logits: torch.Tensor = output.logits
+        return logits
+    stacked = torch.stack([output.start_logits, output.end_logits], dim=1)  # [rows, outputs, tokens]
+    assert attention_mask is not None
+    return stacked.masked_fill(attention_mask[:, None] == 0, OUT_OF_REACH)
 
 
 _ALLOWED = "'minilm', a hub id, or a local directory with config.json, model.safetensors and tokenizer.json"

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from agent.config.base import Config
 from agent.encoding import IGNORED, Float32
+from agent.errors import ConfigError
 from agent.tasks.output_decision import PER_WINDOW, Decision
 
 if TYPE_CHECKING:
@@ -37,9 +38,22 @@ class BaseObjective(Config, ABC):
             counts: Training targets of each output.
             device: Where logits will be.
             decision: Of the task; by default one output is chosen.
+
+        Raises:
+            ConfigError: What is configured has no meaning for the task.
         """
+        if decision.of_tokens and (given := sorted({"class_weights", "label_smoothing"} & self._changed())):
+            raise ConfigError(
+                f"objective.{given[0]} is about labels, and this task chooses tokens",
+                allowed="its default",
+                remedy="leave it out",
+            )
         weights = self.weights(counts, device)
         return self.binary_loss(weights) if decision.binary else self.choice_loss(weights)
+
+    def _changed(self) -> set[str]:
+        """The keys whose values are not their defaults."""
+        return {name for name, key in type(self).model_fields.items() if getattr(self, name) != key.default}
 
     @abstractmethod
     def choice_loss(self, weights: torch.Tensor | None) -> Loss:

@@ -20,9 +20,9 @@ from agent.data.digests import data_digest, split_digest
 from agent.errors import BundleError, CheckpointError, ConfigError, DataError
 from agent.files import write_file
 from agent.markdown import escape, table
+from cluster.output_lock import lock_output
 from training.config import TrainingConfig, output_of
 from training.lifecycle.job import train
-from training.lifecycle.output_lock import lock_output
 from training.lifecycle.preparation import RunOverrides
 from training.lifecycle.resume import CHANGEABLE
 from training.report.content import RunReport

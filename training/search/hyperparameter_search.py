@@ -12,9 +12,9 @@ from agent.config.nested import differences
 from agent.config.resume_check import check_unchanged
 from agent.errors import CheckpointError, ClusterError, TrainingError
 from cluster import WorkerPlan, node_resources, plan_workers
+from cluster.output_lock import lock_output
 from cluster.tuning import TrialRunner
 from training.config import TrainingConfig, output_of
-from training.lifecycle.output_lock import lock_output
 from training.lifecycle.preparation import RunOverrides, prepare_run
 from training.lifecycle.resume import CHANGEABLE, checkpoint_store
 from training.search.search_config import TuneConfig

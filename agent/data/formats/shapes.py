@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from agent.data.formats import doccano, label_studio, prodigy
 from agent.data.formats.base import Findings, Format, Record, Unit
 from agent.data.formats.json_records import ends_object, is_array, read_array, read_jsonl
-from agent.data.lines import Part
+from agent.data.lines import Part, read_text
+from agent.data.normalisation.answer_keys import holds_articles, is_question, questions_of, read_answers
 from agent.data.normalisation.class_keys import names_classes, read_classes
 from agent.data.normalisation.span_keys import read_spans
 from agent.errors import DataError
@@ -95,7 +96,10 @@ def convert_all(records: Iterator[Record], shape: Shape, findings: Findings) -> 
 
 def _read_json(part: Part, findings: Findings, *, array: bool, name: str) -> Iterator[Record]:
     shape = next(shape for shape in (*SHAPES, _PLAIN) if shape.name == name)  # by name, for functions of parts travel
-    return convert_all(read_array(part) if array else read_jsonl(part), shape, findings)
+    records = read_array(part) if array else read_jsonl(part)
+    if shape is _ARTICLES:
+        return questions_of(records, read_text(part.file) if array else "")
+    return convert_all(records, shape, findings)
 
 
 def _own(record: dict[str, Any], where: str, findings: Findings) -> dict[str, Any]:
@@ -132,12 +136,19 @@ def _pair(record: dict[str, Any], where: str, findings: Findings) -> dict[str, A
     return kept | label | dict(zip(_PAIRS[0], (record[name] for name in names), strict=True))
 
 
+def _question(record: dict[str, Any], where: str, findings: Findings) -> dict[str, Any]:
+    return read_answers(record)
+
+
 def _has_class(record: Mapping[str, Any]) -> bool:
     return "label" in record and "spans" not in record and not isinstance(record["label"], list)
 
 
+_ARTICLES = Shape("questions and answers in SQuAD's articles", holds_articles, _question, own=True)
 _PLAIN = Shape("texts with spans", lambda record: True, _own, own=True)
 SHAPES = (
+    _ARTICLES,
+    Shape("questions with contexts and answers", is_question, _question, own=True),
     Shape("Label Studio", label_studio.matches, label_studio.convert),
     Shape("Label Studio (JSON-MIN)", label_studio.matches_flat, label_studio.convert_flat),
     Shape("Prodigy", prodigy.matches, prodigy.convert),
@@ -148,12 +159,10 @@ SHAPES = (
     Shape("texts with classes", _has_class, _own, own=True),
 )
 _ALLOWED = (
-    '{"tokens", "tags"}, {"text", "spans"}, {"text", "label"}, {"text", "labels"} or {"text", "text_pair", "label"}, an export of Prodigy, doccano or Label Studio '
+    '{"tokens", "tags"}, {"text", "spans"}, {"text", "label"}, {"text", "labels"}, {"text", "text_pair", "label"} or {"question", "context", "answers"}, articles of SQuAD, an export of Prodigy, doccano or Label Studio '
     "(docs/data.md shows each)"
 )
 _FOREIGN = (
-    ({"paragraphs"}, "questions and answers (SQuAD)", "give texts with spans or classes"),
-    ({"question", "context"}, "questions and answers (SQuAD)", "give texts with spans or classes"),
     ({"messages"}, "a conversation", "give texts with spans or classes"),
     ({"prompt", "completion"}, "prompts with completions", "give texts with spans or classes"),
     (

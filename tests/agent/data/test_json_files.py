@@ -78,7 +78,7 @@ def test_numbers_of_columns_and_of_classes_are_named_too(tmp_path):
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        ('{"data": [{"title": "x", "paragraphs": []}]}', ["x.json[0]", "SQuAD"]),
+        ('[{"prompt": "a", "completion": "b"}]', ["x.json[0]", "prompts"]),
         ('[{"messages": []}]', ["x.json[0]", "a conversation"]),
         ('[{"tokenized_text": ["a"], "ner": [[0, 0, "X"]]}]', ["GLiNER", "tokens"]),
         ('[\n{"text": "a",}\n]', ["x.json:2", "no JSON"]),

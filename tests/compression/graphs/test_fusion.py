@@ -12,11 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.tasks import QuestionAnswering
+from agent.tasks.output_decision import OUT_OF_REACH
 from compression.encoder.encoder_structure import find_blocks
 from compression.encoder.structural_pruning import slim
-from compression.encoder.torch_model import quiet, torch_forward
+from compression.encoder.torch_model import input_names, quiet, to_tensors, torch_forward
 from compression.exporters import EXPORTERS, Exporter
-from compression.graphs.onnx_graph import graph_forward, largest_difference, open_session, probes
+from compression.graphs.fusion import join_heads
+from compression.graphs.onnx_graph import check_graph, graph_forward, largest_difference, open_session, probes
 from compression.pruning.pruning_target import zero
 from compression.quantization.activation_ranges import CalibrationRule
 from compression.quantization.quantizers import write_dynamic, write_static
@@ -91,3 +94,29 @@ def test_every_layer_says_its_own_number_of_heads(left: list[int], tmp_path_fact
     assert [one.i for node in nodes for one in node.attribute if one.name == "num_heads"] == left
     gap, _ = largest_difference(torch_forward(model), graph_forward(open_session(path, 1)), probes(300, 40, seed=1))
     assert gap < 1e-4
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_logits_of_starts_and_ends_become_one_output_that_is_out_of_reach_at_padding(
+    family: str, tmp_path: Path
+) -> None:
+    """What exporters without a wrapper of ours write; the wrapper's own graph says the same."""
+    model, path = tiny_model(family, QuestionAnswering()), tmp_path / "two.onnx"
+    names = input_names(model)
+    example = to_tensors(model, probes(300, 16, seed=0)[2])
+    axes = {name: {0: "rows", 1: "tokens"} for name in (*names, "start_logits", "end_logits")}
+    with quiet():
+        torch.onnx.export(
+            model, (), str(path), kwargs=example, input_names=list(names), output_names=["start_logits", "end_logits"],
+            dynamic_axes=axes, opset_version=18, dynamo=False,
+        )  # fmt: skip
+        EXPORTERS["torchscript"]().write(model, tmp_path / "one.onnx", fuse=True)
+    join_heads(path)
+    join_heads(path)  # a graph with one output stays as it is
+    for file in (path, tmp_path / "one.onnx"):
+        check_graph(file)
+        forward, batches = graph_forward(open_session(file, 1)), probes(300, 40, seed=1)
+        assert largest_difference(torch_forward(model), forward, batches)[0] < 1e-4
+        assert all(
+            (forward(batch).transpose(0, 2, 1)[batch.attention_mask == 0] == OUT_OF_REACH).all() for batch in batches
+        )

@@ -288,6 +288,23 @@ def test_a_corrected_pair_is_data_with_both_texts(stack: ExitStack, judge_path: 
     assert (read.text, read.text_pair, read.label) == (*pair.values(), "neutral")
 
 
+def test_a_corrected_answer_is_data_with_question_and_context(
+    stack: ExitStack, reader_path: Path, tmp_path: Path
+) -> None:
+    served = Served(stack, reader_path, tmp_path)
+    asked = {"question": "Who flew?", "context": TEXTS[0]}
+    request_id = served.ask(asked).headers["x-request-id"]
+    wrong = {"answers": {"text": ["Anna"], "answer_start": [5]}}
+    refused = served.give({"id": request_id, "correction": wrong})
+    assert (refused.status_code, refused.json()["field"]) == (422, "correction")
+    assert "'Anna' stands at 0" in refused.json()["error"]
+    right = {"answers": {"text": ["Anna"], "answer_start": [0]}}
+    assert served.give({"id": request_id, "correction": right}).json()["outcome"] == "recorded"
+    record = served.logged(1)[0].as_record()
+    assert record == {**asked, **right}
+    assert served.predictor.engine.bundle.task.read_record(record, "log").texts == ["Anna"]
+
+
 def test_a_store_that_is_gone_costs_no_prediction(served: Served, tmp_path: Path) -> None:
     request_id = served.ask().headers["x-request-id"]
     served.logged(1)

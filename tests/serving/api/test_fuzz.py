@@ -59,7 +59,7 @@ def _fit_candidates(body: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("fixture", ["tagger_url", "classifier_url", "labeller_url", "judge_url"])
+@pytest.mark.parametrize("fixture", ["tagger_url", "classifier_url", "labeller_url", "judge_url", "reader_url"])
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_every_answer_matches_the_openapi_document(
     fixture: str, mode: GenerationMode, request: pytest.FixtureRequest

@@ -77,7 +77,7 @@ def ask(page: Page, text: str) -> None:
     page.get_by_role("button", name="Analyse").wait_for()  # meanwhile it says that it is working
 
 
-def predicted(url: str, text: str, **parameters: Any) -> list[dict[str, Any]]:
+def predicted(url: str, text: Any, **parameters: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = httpx.post(url, json={"inputs": text, "parameters": parameters}).json()
     return found
 
@@ -127,8 +127,9 @@ def test_labels_of_an_agent_are_text(browser: Browser, classifier_url: str) -> N
               const { Palette } = await import(new URL("static/palette.js", document.baseURI));
               const info = { labels: [evil], agent: evil, task: evil, limits: { [evil]: 1 }, versions: { [evil]: evil } };
               const item = { entity_group: evil, word: evil, score: 0.5, start: 0, end: evil.length };
+              const palette = new Palette();
               document.querySelector("#answer").replaceChildren(
-                ...answered(evil, [item], new Palette()).nodes, ...answered(evil, [[{ label: evil, score: 1 }]], new Palette()).nodes,
+                ...answered(evil, [item], { palette }).nodes, ...answered(evil, [[{ label: evil, score: 1 }]], { palette, picture: "ranking" }).nodes,
                 ...cardOf(info, new Palette()), ...refused({ told: { error: evil, allowed: evil, remedy: evil }, retryAfter: evil }));
             }""",
             evil,
@@ -248,6 +249,17 @@ def test_a_classifier_shows_its_labels_ranked(browser: Browser, classifier_url: 
         assert [label for label, _ in rows] == [item["label"] for item in expected]
         widths = [bar.bounding_box()["width"] / bar.locator("..").bounding_box()["width"] for _, bar in rows]
         assert widths == pytest.approx([item["score"] for item in expected], abs=0.03)
+
+
+def test_an_answer_is_marked_in_the_context(browser: Browser, reader_url: str) -> None:
+    with visiting(browser, reader_url) as page:
+        page.get_by_label("Question", exact=True).fill("Who flew?")
+        ask(page, TEXTS[0])
+        answers = predicted(reader_url, {"question": "Who flew?", "context": TEXTS[0]}, top_k=3)
+        given = [item["answer"] or "no answer" for item in answers]
+        assert page.locator(".ranked .label").all_text_contents() == given
+        assert page.locator("mark .word").all_text_contents() == [answers[0]["answer"]][: bool(answers[0]["answer"])]
+        assert (page.locator("#status").text_content() or "").startswith(f"{given[0]} (")
 
 
 def test_the_keyboard_alone_is_enough(page: Page, tagger_url: str) -> None:

@@ -15,6 +15,7 @@ from agent.bundle import Bundle
 from agent.config import cli
 from agent.decisions.decision import Feedback
 from agent.decisions.exploration import ExploreConfig
+from agent.decisions.held_out import is_held_out
 from agent.decisions.store import DecisionStore
 from serving.feedback.decision_log import DecisionLog, FeedbackConfig
 from serving.inference.engine import Engine
@@ -98,13 +99,28 @@ def test_decisions_without_feedback_may_count_as_a_reward(
     assert json.loads(output.read_text())["rewards"] == 900
 
 
+def test_a_part_of_the_texts_is_judged_by_their_hash(
+    classifier_path: Path, judged: Path, right: list[str], tmp_path: Path
+) -> None:
+    url, output = f"sqlite:///{tmp_path / 'd.db'}", tmp_path / "judgement.json"
+    logged(url, classifier_path, ExploreConfig(epsilon=0.9), right)
+    arguments = ["text_share=0.3", "missing_reward=0", "evidence.min_decisions=50", "evidence.min_effective=10"]
+    assert command(f"bundle={judged}", f"log={url}", f"output={output}", *arguments) == 0
+    found = json.loads(output.read_text())
+    assert found["decisions"] == found["rewards"] == sum(is_held_out(text, 0.3) for text in texts())
+
+
 def test_a_log_without_exploration_is_refused(
     classifier_path: Path, judged: Path, right: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = f"sqlite:///{tmp_path / 'd.db'}"
     logged(url, classifier_path, ExploreConfig(), right)
-    assert command(f"bundle={judged}", f"log={url}") == 1
+    output = tmp_path / "judgement.json"
+    assert command(f"bundle={judged}", f"log={url}", f"output={output}") == 1
     error = capsys.readouterr().err
+    told = json.loads(output.read_text())
+    assert error == f"error: {told['refused']}\n"
+    assert (told["decisions"], told["rewards"], told["corrections"]) == (900, 870, 270)
     assert "cannot tell" in error
     assert "explore.epsilon" in error
     assert command(f"bundle={classifier_path}", f"log={url}") == 0  # its own answers are known

@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 
 from agent.config.base import from_mapping
 from agent.errors import ConfigError
+from agent.tasks import QuestionAnswering
+from agent.tasks.output_decision import TOKENS
+from tests.compression.agents import tiny_model
 from tests.training.model.test_attention import batch, tiny
 from training.config import TrainingConfig
 from training.data.packing import UNLABELLED
 from training.distillation.distillation_loss import Teacher, hidden_distance, relation_divergence
 from training.distillation.teacher import HiddenConfig, TeacherConfig
 from training.model.attention import choose_attention, run_packed, unpack
+from training.model.models import logits_of
 from training.objectives import CrossEntropy
 
 INPUTS = batch([9, 7, 3, 1])
@@ -247,3 +251,22 @@ def test_a_compiled_model_cannot_be_listened_to():
             TrainingConfig,
             {"engine": {"compile": True}, "teacher": {"bundle": "x", "hidden": {"weight": 1}}},
         )
+
+
+def test_soft_targets_of_starts_and_ends_are_their_divergences_over_tokens():
+    """Padding takes no part, however far its logits are."""
+    student, teacher = (tiny_model("bert", QuestionAnswering()) for _ in range(2))
+    for parameter in teacher.parameters():
+        parameter.data *= 1.1
+    places = torch.tensor([[1, 2], [0, 0], [1, 1], [0, 0]])
+    bound = Teacher(copy.deepcopy(teacher), config(weight=1.0, temperature=2.0))
+    with torch.no_grad():
+        ours, theirs = (logits_of(model(**INPUTS), INPUTS["attention_mask"]) for model in (student, teacher))
+    found = bound.loss(CrossEntropy().bind((0, 0), torch.device("cpu"), TOKENS), (ours,), places, INPUTS)
+    expected = 0.0
+    for row, length in enumerate(INPUTS["attention_mask"].sum(1).tolist()):
+        for output in range(2):
+            said, wanted = (logits[row, output, :length].div(2).log_softmax(-1) for logits in (ours, theirs))
+            expected += 4 * float((wanted.exp() * (wanted - said)).sum())
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+    assert expected > 1e-3

@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from agent.tasks.output_decision import EACH_OUTPUT
+from agent.errors import ConfigError
+from agent.tasks import QuestionAnswering
+from agent.tasks.output_decision import EACH_OUTPUT, TOKENS
+from tests.compression.agents import tiny_model
+from training.model.models import logits_of
 from training.objectives import CrossEntropy, Focal, Objective
 
 KINDS = get_args(get_args(Objective)[0])
@@ -186,3 +190,37 @@ def test_binary_focal_loss_with_gamma_zero_is_cross_entropy_and_falls_with_what_
     )
     assert focal == pytest.approx(plain, rel=1e-6)
     assert sharper < plain
+
+
+# --- outputs that choose a token each
+
+
+def test_choices_of_tokens_lose_what_transformers_says_of_a_batch_and_padding_is_out_of_reach():
+    model = tiny_model("bert", QuestionAnswering())
+    places = torch.tensor([[2, 4], [0, 0]])
+    whole = {"input_ids": torch.randint(5, 300, (2, 9)), "attention_mask": torch.ones(2, 9, dtype=torch.int64)}
+    theirs = model(
+        **whole, start_positions=places[:, 0], end_positions=places[:, 1]
+    ).loss  # a mean of both, and of rows
+    loss = CrossEntropy().bind((0, 0), CPU, TOKENS)
+    logits = logits_of(model(**whole), whole["attention_mask"])
+    assert loss(logits, places).item() == pytest.approx(4 * theirs.item(), rel=1e-5)
+    wider = {name: torch.nn.functional.pad(tensor, (0, 3)) for name, tensor in whole.items()}
+    padded = logits_of(model(**wider), wider["attention_mask"])
+    assert padded.shape == (2, 2, 12)
+    assert loss(padded, places).item() == pytest.approx(loss(logits, places).item(), rel=1e-5)
+    assert torch.equal(padded.softmax(-1)[..., 9:], torch.zeros(2, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("objective", "key"),
+    [
+        (CrossEntropy(label_smoothing=0.1), "label_smoothing"),
+        (CrossEntropy(class_weights="sqrt"), "class_weights"),
+        (Focal(class_weights="balanced"), "class_weights"),
+    ],
+)
+def test_what_is_about_labels_is_refused_where_tokens_are_chosen(objective, key):
+    with pytest.raises(ConfigError, match=rf"objective.{key} is about labels"):
+        objective.bind((0, 0), CPU, TOKENS)
+    assert Focal(gamma=1).bind((0, 0), CPU, TOKENS)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from agent.errors import BundleError, CheckpointError
-from training.lifecycle.output_lock import lock_output
+from cluster.output_lock import lock_output
 
-ROOT = Path(__file__).resolve().parents[3]
-HOLDER = "import sys, pathlib; from training.lifecycle.output_lock import lock_output\nwith lock_output(pathlib.Path(sys.argv[1])): print('has it', flush=True); sys.stdin.read()"  # fmt: skip
+ROOT = Path(__file__).resolve().parents[2]
+HOLDER = "import sys, pathlib; from cluster.output_lock import lock_output\nwith lock_output(pathlib.Path(sys.argv[1])): print('has it', flush=True); sys.stdin.read()"  # fmt: skip
 
 
 @pytest.fixture

@@ -1,0 +1,110 @@
+"""The gates between a candidate and its publication, each with its numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from agent.config.base import Config
+from agent.data import DataConfig
+from cluster.loop.loop_config import LoopConfig
+from cluster.loop.stations import run_station
+
+
+class Gate(Config):
+    """What a gate found.
+
+    Attributes:
+        gate: Its name.
+        passed: None where it cannot tell, which stops nothing.
+        why: In one sentence.
+        numbers: By which it decided.
+    """
+
+    gate: str
+    passed: bool | None
+    why: str
+    numbers: Mapping[str, float | None] = {}
+
+
+class Versions(NamedTuple):
+    """Directories of the candidate and of the live bundle."""
+
+    candidate: Path
+    live: Path
+
+
+def compression_gate(report: Path, *, passed: bool) -> Gate:
+    """What the gate of compression said in its report."""
+    verdict: dict[str, Any] = json.loads(report.read_bytes())["verdict"]
+    numbers = {name: float(verdict[name]) for name in ("f1", "original", "needed")}
+    said = f"{verdict['model']} scores {numbers['f1']:.4f} of the {numbers['needed']:.4f} it needs ({verdict['split']})"
+    return Gate(gate="compression", passed=passed, why=said, numbers=numbers)
+
+
+def compare(versions: Versions, data: DataConfig, config: LoopConfig, directory: Path) -> list[Gate]:
+    """The score on the test split beside the live agent's, and the agreement on the latest texts, which is only reported.
+
+    Both agents are scored anew, the same way on the same split.
+
+    Raises:
+        LoopError: The comparison failed.
+    """
+    output = directory / "comparison.json"
+    settings = {
+        "bundle": str(versions.candidate), "other": str(versions.live), "data": data.model_dump(mode="json"),
+        "texts": str(directory / "texts.jsonl"), "output": str(output),
+    }  # fmt: skip
+    run_station("serving/compare.py", settings, directory)
+    found = json.loads(output.read_bytes())
+    candidate, live = (_score(found[name]["report"]) for name in ("bundle", "other"))
+    most = config.gates.max_loss
+    test = Gate(
+        gate="test",
+        passed=candidate >= live - most,
+        why=f"{found['bundle']['report']['primary']} {candidate:.4f} on the test split, the live agent {live:.4f}; "
+        f"a loss of {most:g} is allowed (gates.max_loss)",
+        numbers={"candidate": candidate, "live": live, "max_loss": most, "examples": found["num_examples"]},
+    )
+    alike = found["agreement"]
+    said = "there are none" if alike is None else f"{alike:.1%} of {found['num_texts']} are answered alike"
+    numbers = {"agreement": alike, "texts": found["num_texts"]}
+    return [test, Gate(gate="agreement", passed=None, why=f"latest texts: {said} (reported only)", numbers=numbers)]
+
+
+def ask_the_log(versions: Versions, agent: str, config: LoopConfig, directory: Path) -> Gate:
+    """What the log says of a classifier, on texts that are kept from training.
+
+    Raises:
+        LoopError: The judge failed.
+    """
+    gates = config.gates
+    if not gates.log_share:
+        return Gate(gate="log", passed=None, why="left out by gates.log_share=0")
+    found = {}
+    for name, bundle in versions._asdict().items():
+        output = directory / f"judgement-{name}.json"
+        settings = {
+            "bundle": str(bundle), "log": config.store, "agent": agent, "text_share": gates.log_share,
+            "evidence": gates.evidence.model_dump(mode="json"), "output": str(output),
+        }  # fmt: skip
+        told = run_station("serving/judge.py", settings, directory, refusal=output)
+        found[name] = json.loads(output.read_bytes())
+        if not told:
+            return Gate(gate="log", passed=None, why=f"of the {name} bundle {found[name]['refused']}")
+    low = float(found["candidate"]["estimates"]["doubly_robust"]["low"])
+    value = float(found["candidate"]["estimates"]["doubly_robust"]["value"])
+    live = float(found["live"]["estimates"]["doubly_robust"]["value"])
+    return Gate(
+        gate="log",
+        passed=low >= live - gates.max_log_loss,
+        why=f"the candidate is worth {value:.4f}, at least {low:.4f}, the live agent {live:.4f} (doubly robust); "
+        f"a loss of {gates.max_log_loss:g} is allowed (gates.max_log_loss)",
+        numbers={"low": low, "value": value, "live": live, "rewards": found["candidate"]["rewards"]},
+    )
+
+
+def _score(report: Mapping[str, Any]) -> float:
+    return float(report["metrics"][report["primary"]])

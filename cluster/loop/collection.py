@@ -1,0 +1,86 @@
+"""Collects from the store of decisions what came back since the last round."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from agent.decisions.decision import LoggedDecision
+from agent.errors import ConfigError
+from cluster.loop.workspace import key_of
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What is new in a store.
+
+    Attributes:
+        agent: Whose decisions these are.
+        feedback: Decisions whose feedback no round has used yet, in the order of the feedback.
+        texts: The latest texts, with or without feedback.
+    """
+
+    agent: str
+    feedback: list[LoggedDecision]
+    texts: list[str]
+
+    def counts(self) -> dict[str, Any]:
+        """How much there is of what, and how many corrections each caller has given."""
+        given = [one.feedback for one in self.feedback if one.feedback]
+        corrections = [feedback for feedback in given if feedback.correction is not None]
+        return {
+            "corrections": len(corrections),
+            "rewards": len(given) - len(corrections),
+            "callers": dict(Counter(feedback.key_id for feedback in corrections)),
+        }
+
+
+def collect(url: str, agent: str, taken: Collection[str], num_texts: int) -> Collected:
+    """Reads the store.
+
+    Which feedback is new is told by the keys of that which was used, not by a time: clocks of several servers differ and jump, and
+    feedback comes late.
+
+    Args:
+        url: Of the store.
+        agent: Whose decisions; may be empty where the store has one agent.
+        taken: Keys of feedback that was used.
+        num_texts: How many of the latest texts are kept.
+
+    Raises:
+        ConfigError: The store's address is wrong, it needs what is not installed, or it has several agents.
+        StoreError: The store cannot be read.
+    """
+    try:
+        from agent.decisions.store import DecisionStore
+    except ImportError as error:
+        raise ConfigError(
+            f"store is set, and {error.name} is not installed", remedy="pip install 'bert-agent[feedback]'"
+        ) from None
+    store = DecisionStore(url)
+    agents: set[str] = set()
+    texts: deque[str] = deque(maxlen=num_texts)
+    found: list[LoggedDecision] = []
+    try:
+        for one in store.read(agent):
+            decision = one.decision
+            agents.add(decision.agent)
+            texts.append(decision.text)
+            if one.feedback and key_of(decision.agent, decision.id, decision.position) not in taken:
+                found.append(one)
+    finally:
+        store.close()
+    if len(agents) > 1:
+        raise ConfigError(
+            f"the store holds decisions of {len(agents)} agents",
+            allowed=", ".join(sorted(agents)),
+            remedy="give agent=, the name of the one that learns",
+        )
+    return Collected(next(iter(agents), agent), sorted(found, key=_order), list(texts))
+
+
+def _order(one: LoggedDecision) -> tuple[float, str, int]:
+    assert one.feedback
+    return one.feedback.time, one.decision.id, one.decision.position

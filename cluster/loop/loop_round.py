@@ -1,0 +1,254 @@
+"""One round: its steps in order, each kept when it is finished, so that a killed round goes on behind the last of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.bundle import Bundle
+from agent.data import DataConfig
+from agent.errors import BundleError, LoopError
+from agent.files import sha256_of
+from cluster import bundles
+from cluster.loop.candidate_gates import Gate, Versions, ask_the_log, compare, compression_gate
+from cluster.loop.loop_config import LoopConfig
+from cluster.loop.round_data import CorrectionRules, OriginalData, build, correction_rows, pinned
+from cluster.loop.stations import merged, run_station
+from cluster.loop.workspace import RoundState, Workspace, key_of, read_rows, write_rows
+
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a round ended: `published`, `refused`, `abandoned` or `nothing to learn`, and why."""
+
+    decision: str
+    why: str
+
+
+class LoopRound:
+    """A round that has collected its feedback.
+
+    Args:
+        config: Of this command.
+        workspace: The loop's directory.
+        state: Of the round.
+    """
+
+    def __init__(self, config: LoopConfig, workspace: Workspace, state: RoundState) -> None:
+        self.config, self.workspace, self.state = config, workspace, state
+        self.directory = workspace.round(state.number)
+        self.trained, self.small = (self.directory / f"{name}-{state.number:04}" for name in ("agent", "agent-small"))
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its candidate has been published already."""
+        candidate = self.state.results.get("compress", {}).get("digests", {}).get("candidate")
+        return candidate is not None and _digest_of(self.config.live_path) == candidate
+
+    def run(self) -> Ending:
+        """Goes on to the end of the round.
+
+        Raises:
+            AgentError: A step failed; the same command goes on there.
+        """
+        self._step("data", self._build_data)
+        if not self.state.results["data"]["used"]:
+            return Ending("refused", f"data: no correction can be taught ({self._left_out()})")
+        self._step("train", self._train)
+        if not self._step("compress", self._compress)["gate"]["passed"]:
+            return self._refused()
+        if ending := self._live_replaced():
+            return ending
+        self._step("judge", self._judge)
+        if not self._passed():
+            return self._refused()
+        return self._live_replaced() or self._publish()
+
+    def gates(self) -> list[dict[str, Any]]:
+        """What the gates found so far."""
+        results = self.state.results
+        first = [results["compress"]["gate"]] if "compress" in results else []
+        return first + list(results.get("judge", {}).get("gates", []))
+
+    def feedback(self) -> dict[str, Any]:
+        """What came in, and what became of it."""
+        data = self.state.results.get("data", {})
+        kept = {name: data[name] for name in ("used", "taught", "left_out") if name in data}
+        return {name: self.state.results["collect"][name] for name in ("corrections", "rewards", "callers")} | kept
+
+    def digests(self) -> dict[str, str]:
+        """Of all that went in and came out."""
+        found = {"live": self.state.live}
+        for step in self.state.results.values():
+            found |= step.get("digests", {})
+        return found
+
+    def seconds(self) -> dict[str, float]:
+        """Of each finished step, in its last try."""
+        return {name: float(step["seconds"]) for name, step in self.state.results.items()}
+
+    def repeat(self) -> list[str]:
+        """The commands that make the candidate again."""
+        if "train" not in self.state.results:
+            return []
+        steps = [("training/run.py", "training.yaml", "output=AGENT")]
+        steps += [("compression/run.py", "compression.yaml", "bundle=AGENT output=AGENT-SMALL")]
+        return [f"python {program} {self.directory / file} {more}" for program, file, more in steps]
+
+    def keys(self) -> list[str]:
+        """Of the feedback that it has used."""
+        rows = read_rows(self.directory / "slice.jsonl")
+        return [key_of(row["agent"], row["id"], row["position"]) for row in rows]
+
+    def _step(self, name: str, work: Callable[[], Result]) -> Result:
+        if name not in self.state.results:
+            print(f"round {self.state.number}: {name}", flush=True)
+            started = time.monotonic()
+            result = {**work(), "seconds": round(time.monotonic() - started, 3)}
+            changes = {"results": {**self.state.results, name: result}, "config": self.config.recorded()}
+            self.state = self.workspace.write_state(self.state.model_copy(update=changes))
+        return self.state.results[name]
+
+    def _build_data(self) -> Result:
+        origin = self.workspace.read_origin()
+        assert origin
+        original = OriginalData(
+            origin if self.config.data is None else origin.model_copy(update={"data": self.config.data})
+        )
+        self.workspace.write_origin(pinned(original.origin, original))
+        fresh = correction_rows(original.task, read_rows(self.directory / "slice.jsonl"), self.state.number)
+        rules = CorrectionRules(self.config.gates.log_share, self.config.max_caller_share)
+        data = build(self.directory / "data", original, self.workspace.read_learned(), fresh, rules)
+        write_rows(self.directory / "corrections.jsonl", data.rows)
+        print(
+            f"  {data.num_new} of {len(fresh)} corrections are new to the agent, {len(data.rows)} are taught",
+            flush=True,
+        )
+        return {
+            "used": data.num_new, "taught": len(data.rows), "left_out": dict(data.left_out),
+            "config": data.config.model_dump(mode="json"), "digests": {"data": data.digest},
+        }  # fmt: skip
+
+    def _train(self) -> Result:
+        recorded = Bundle.load(self.state.trained).manifest.lineage.config
+        origin = self.workspace.read_origin()
+        assert origin
+        weights = origin.base_model if self.config.start == "base" else self.state.trained
+        settings = merged(recorded, {"model": {"name": weights}})
+        settings = merged(settings, self.config.training)
+        settings |= {
+            "data": self.state.results["data"]["config"], "output": str(self.trained), "overwrite": False, "resume": True,
+        }  # fmt: skip
+        run_station("training/run.py", settings, self.directory)
+        return {"digests": {"trained": Bundle.load(self.trained).digest, "training": _digest(settings)}}
+
+    def _compress(self) -> Result:
+        recorded = dict(Bundle.load(self.config.live_path).manifest.lineage.config)
+        settings = merged({key: value for key, value in recorded.items() if key != "data"}, self.config.compression)
+        settings |= {"bundle": str(self.trained), "output": str(self.small), "overwrite": False}
+        refusal = self.small.with_name(f"{self.small.name}.report.json")
+        if self.small.exists():  # finished by a command that was killed before it could say so
+            passed = True
+        else:
+            passed = run_station("compression/run.py", settings, self.directory, refusal=refusal)
+        gate = compression_gate(self.small / "report.json" if passed else refusal, passed=passed)
+        digests = {"compression": _digest(settings)} | ({"candidate": Bundle.load(self.small).digest} if passed else {})
+        return {"gate": gate.model_dump(), "digests": digests}
+
+    def _judge(self) -> Result:
+        versions = Versions(self.small, self.config.live_path)
+        data = DataConfig.model_validate(self.state.results["data"]["config"])
+        gates = compare(versions, data, self.config, self.directory)
+        if Bundle.load(self.small).task.explores:
+            gates.append(ask_the_log(versions, self.state.results["collect"]["agent"], self.config, self.directory))
+        else:
+            gates.append(Gate(gate="log", passed=None, why="it judges classifiers, which alone explore"))
+        for gate in gates:
+            print(f"  {gate.gate}: {_WORDS[gate.passed]}: {gate.why}", flush=True)
+        return {"gates": [gate.model_dump() for gate in gates]}
+
+    def _publish(self) -> Ending:
+        self._step("publish", self._replace_live)
+        gates = self.gates()
+        unsure = [gate["gate"] for gate in gates if gate["passed"] is None and gate["gate"] != "agreement"]
+        more = f"; {', '.join(unsure)} cannot tell" if unsure else ""
+        passed = ", ".join(gate["gate"] for gate in gates if gate["passed"])
+        return Ending("published", f"passed {passed}{more}")
+
+    def _replace_live(self) -> Result:
+        live, candidate = self.config.live_path, Bundle.load(self.small).digest
+        if _digest_of(live) != candidate:
+            bundles.copy(str(self.small), str(live), overwrite=True)
+        self.workspace.write_learned(read_rows(self.directory / "corrections.jsonl"))
+        return {"digests": {"published": candidate}}
+
+    def _live_replaced(self) -> Ending | None:
+        """Ends the round where somebody else has published meanwhile: it was judged beside another version."""
+        if "publish" in self.state.results:
+            return None
+        found = _digest_of(self.config.live_path)
+        candidate = self.state.results["compress"]["digests"]["candidate"]
+        if found in (None, self.state.live, candidate):  # None: killed while it was being replaced
+            return None
+        why = (
+            f"live: {self.config.live_path} was replaced by {found[:12]} meanwhile; its corrections count as new again"
+        )
+        return Ending("abandoned", why)
+
+    def _passed(self) -> bool:
+        return all(gate["passed"] is not False for gate in self.gates())
+
+    def _refused(self) -> Ending:
+        refusing = [gate for gate in self.gates() if gate["passed"] is False]
+        return Ending("refused", "; ".join(f"{gate['gate']}: {gate['why']}" for gate in refusing))
+
+    def _left_out(self) -> str:
+        left_out: Mapping[str, int] = self.state.results["data"]["left_out"]
+        return ", ".join(f"{number} {reason}" for reason, number in left_out.items())
+
+
+_WORDS = {True: "passed", False: "REFUSED", None: "no verdict"}
+
+
+def find_trained(config: LoopConfig, live: Bundle) -> Path:
+    """The bundle that the live one was compressed from, verified.
+
+    Raises:
+        LoopError: It is not where it was, or is another one.
+    """
+    lineage = live.manifest.lineage
+    place = Path(config.trained or str(lineage.config.get("bundle", ""))).expanduser().absolute()
+    try:
+        found = Bundle.load(place)
+    except BundleError as error:
+        reason = error.what
+    else:
+        if found.digest == lineage.parent_digest:
+            return place
+        reason = f"{place} holds {found.digest[:12]}"
+    raise LoopError(
+        f"the agent that {config.live} was compressed from (sha256 {str(lineage.parent_digest)[:12]}) is not found: {reason}",
+        allowed="the bundle that training/run.py wrote and compression/run.py read",
+        remedy="give trained=DIR",
+    )
+
+
+def _digest_of(place: Path) -> str | None:
+    """The digest of a bundle; None where nothing stands."""
+    return Bundle.load(place).digest if place.exists() else None
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def slice_digest(directory: Path) -> str:
+    """The digest of what a round has collected."""
+    return sha256_of(directory / "slice.jsonl")

@@ -1,0 +1,53 @@
+"""Compares two bundles: `python serving/compare.py bundle=DIR other=DIR data.path=DIR`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pydantic import Field
+
+if __name__ == "__main__":  # Python puts serving/ there, where our file names would shadow libraries
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from agent.config import cli
+from agent.config.base import Config
+from agent.data import DataConfig
+
+_USAGE = """
+Scores two bundles on the same test split, and tells how many texts both answer alike. They compute as serving/run.py would let them.
+
+  python serving/compare.py bundle=DIR other=DIR data.path=DIR [texts=FILE] [output=comparison.json] [key.path=value ...]
+"""
+
+
+class CompareConfig(Config):
+    """Which bundles are compared, and on what."""
+
+    bundle: str = Field(description="one bundle: a directory, or s3://bucket/prefix")
+    other: str = Field(description="the other bundle, for the same task")
+    data: DataConfig = Field(default_factory=DataConfig, description="its test split is scored")
+    texts: str = Field("", description="file of JSON lines with a `text` each, which both answer; empty compares none")
+    precision: str = Field("auto", description="precision of the ONNX graphs, as in serving")
+    output: str = Field("", description="file for the comparison as JSON; its directory is made where it is absent")
+
+
+def main(config: CompareConfig) -> None:
+    """Compares, and prints what was found.
+
+    Raises:
+        BundleError: A bundle cannot be served, or the two are for different tasks.
+        DataError: There is no test split, or it is for another task.
+    """
+    from agent.files import write_file
+    from serving.judging.bundle_comparison import compare, read_texts, table
+
+    texts = read_texts(Path(config.texts).expanduser()) if config.texts else []
+    found = compare(config.bundle, config.other, config.data, texts, precision=config.precision)
+    print(table(found))
+    if config.output:
+        write_file(Path(config.output).expanduser(), found.model_dump_json(indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(CompareConfig, main, usage=_USAGE))
