@@ -16,7 +16,6 @@ import httpx
 import pytest
 
 from agent.bundle import Bundle
-from agent.tasks import TextClassification
 from serving.inference.engine import Engine, EngineConfig
 from serving.metrics import Metrics
 from serving.middleware.api_keys import AuthConfig
@@ -134,14 +133,11 @@ def test_a_list_is_refused_with_what_is_allowed(served: Served, stack: ExitStack
     assert single["decisions"][0]["label"] == "law"
 
 
-def test_a_task_that_is_not_explained_is_refused_by_name(
-    stack: ExitStack, classifier_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(TextClassification, "explains", False)
-    served = Served(stack, Engine(Bundle.load(classifier_path)))
+def test_a_task_that_is_not_explained_is_refused_by_name(stack: ExitStack, reader_path: Path) -> None:
+    served = Served(stack, Engine(Bundle.load(reader_path)))
     refused = served.explain()
     assert refused.status_code == 422
-    assert "text classification cannot be explained" in refused.json()["error"]
+    assert "question answering cannot be explained" in refused.json()["error"]
     assert served.client.get("/info").json()["explains"] is False
     assert "/explain" not in served.client.get("/openapi.json").json()["paths"]
 
