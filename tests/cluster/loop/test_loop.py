@@ -118,6 +118,7 @@ def loop(first: Path, tmp_path: Path) -> Iterator[Loop]:
 
 
 @pytest.mark.timeout(1_200)
+@pytest.mark.usefixtures("ray_for_commands")
 def test_what_was_corrected_is_learned_once_and_lies_are_refused(loop: Loop, first: Path) -> None:
     before, given = loop.digest(), texts(250, 10)
     give(loop.url, given, truth, "anna")
