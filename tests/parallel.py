@@ -1,7 +1,7 @@
 """Which tests may run side by side when xdist runs several processes: modules of unit tests, and rows of modules that start processes.
 
 Modules of one directory with a `system` test run one after another in one process, so that they share its Ray and what they train. These
-rows are handed out first, since they take longest. They wait for half of their time, so there are twice as many processes as cores.
+rows are handed out first, since they take longest. With four processes on two cores servers started too late for their tests.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _module(nodeid: str) -> str:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _BYTES_EACH
-    return max(2, min(2 * (os.cpu_count() or 1), room))
+    return max(2, min(os.cpu_count() or 1, room))
 
 
 @pytest.hookimpl(optionalhook=True)

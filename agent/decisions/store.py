@@ -215,9 +215,13 @@ class DecisionStore:
     def _prepare(self) -> None:
         if self._engine.dialect.name == "sqlite":
             _make_private(Path(str(self._engine.url.database)))
-        try:
-            _metadata.create_all(self._engine)
-        except DBAPIError:  # another process made the same table at the same moment
+        for _ in _metadata.tables:
+            with suppress(
+                DBAPIError
+            ):  # another process made the same table at the same moment: the next one may meet it too
+                _metadata.create_all(self._engine)
+                break
+        else:
             _metadata.create_all(self._engine)
         self._prepared = True
 

@@ -271,6 +271,7 @@ def test_a_dry_run_counts_and_leaves_nothing(
         (["in/a.txt"], ["parameters.aggregation_strategy=best"], r"parameters\.aggregation_strategy='best'"),
         (["in/a.txt"], ["parameters.top_k=1"], r"parameters\.top_k=1.*aggregation_strategy, ignore_labels"),
         (["in/a.txt"], ["text_field=entities"], "is where the answer goes"),
+        (["in/a.txt"], ["field=text"], "is where the answer goes"),
         (["in/a.txt"], ["bundle=/nowhere"], "/nowhere is no bundle"),
         (["in/a.txt"], ["precision=fp16"], "no ONNX graph of precision 'fp16'"),
         (["in/a.txt"], ["input=nope://x"], "nope://x cannot be read"),
@@ -296,7 +297,7 @@ def test_what_cannot_be_done_is_refused_before_anything_starts(
     [
         (["input=a", "output=b"], "'bundle' is required"),
         (["bundle=x", "input=a", "output=b", "shard_mb=0"], "shard_mb is 0"),
-        (["bundle=x", "input=a", "output=b", "field=text"], "the answer needs a field of its own"),
+        (["bundle=x", "input=a", "output=b", "text_field=body", "field=body"], "the answer needs a field of its own"),
         (["bundle=x", "input=a", "output=b", "workers.num=0"], "num is 0"),
         (["bundle=x", "input=a", "output=b", "engine.max_wait_s=1"], "unknown key 'engine.max_wait_s'"),
     ],
