@@ -183,7 +183,7 @@ _FEEDBACK = Row("Decisions, feedback and explanations", (
     ),
     panel(
         "Interventions per second", " texts/s", "Texts with hidden words that explanations compute, beside the texts of predictions.",
-        _by_agent(rate(t.INTERVENTIONS)),
+        _by_agent(rate(t.INTERVENTIONS)), needs="explanations",
     ),
 ))
 # fmt: on
