@@ -53,8 +53,8 @@ from cluster import ClusterConfig, connect
 def main(config):
     connect(ClusterConfig(address="local", num_cpus=1, num_gpus=0, dashboard=False))
     answer = ray.remote(lambda: time.sleep(300)).remote()
-    print("asked", flush=True)
     try:
+        print("asked", flush=True)
         ray.get(answer)
     finally:
         ray.cluster_resources()  # Ray is still there

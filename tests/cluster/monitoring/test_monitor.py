@@ -203,7 +203,7 @@ def test_overload_fires_its_alert_and_reaches_the_webhook(monitor: Monitor, webh
 
 def test_killed_replicas_fire_their_alert_and_reach_the_webhook(monitor: Monitor, webhook: Webhook) -> None:
     killed = 0
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 240
     while not webhook.fired("BertAgentReplicaFlapping") and time.monotonic() < deadline:
         for pid in [pid for pid, title in monitor.processes().items() if "ServeReplica:" in title]:
             os.kill(pid, signal.SIGKILL)
