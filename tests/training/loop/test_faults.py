@@ -27,7 +27,11 @@ from training.lifecycle.resume import start_or_resume
 from training.state.directory_store import DirectoryStore
 from training.tracking.metrics_log import step_rows
 
-pytestmark = [pytest.mark.system, pytest.mark.usefixtures("local_ray")]
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.usefixtures("local_ray"),
+    pytest.mark.timeout(900),
+]  # a run takes minutes on a slow machine
 ROOT = Path(__file__).resolve().parents[3]
 EPOCHS = 30
 
@@ -152,7 +156,6 @@ def test_a_worker_that_always_crashes_ends_the_run_with_its_error(places, capfd)
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(900)
 def test_the_same_command_goes_on_when_driver_and_cluster_were_lost(places, undisturbed):
     store = DirectoryStore(str(places / ".lost.run"))
     first = run_command(places, "lost")
