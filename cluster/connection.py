@@ -35,6 +35,12 @@ class ClusterConfig(Config):
     num_gpus: int | None = Field(None, ge=0, description="GPUs of a local Ray; default: those it finds")
     dashboard: bool = Field(True, description="start Ray's dashboard with a local Ray")
 
+    @property
+    def joined(self) -> str | None:
+        """The address of a Ray that runs already; None where a local one is started."""
+        address = self.address or os.environ.get("RAY_ADDRESS") or None
+        return None if address == "local" else address
+
 
 def connect(
     config: ClusterConfig, *, env_vars: Mapping[str, str] | None = None, worker_lines: bool = True
@@ -54,8 +60,7 @@ def connect(
     """
     import ray
 
-    address = config.address or os.environ.get("RAY_ADDRESS")
-    address = None if address == "local" else address
+    address = config.joined
     if not ray.is_initialized():
         try:
             _check_reachable(address)

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from agent.bundle import Bundle
 from agent.config.base import Config
 from agent.errors import AgentError, ClusterError, ConfigError
-from agent.tasks import BaseTask, Parameters
+from agent.tasks import Parameters
+from agent.tasks.base import check_parameters
 from cluster import ClusterConfig, connect, node_resources
 from cluster.progress import Progress
 from cluster.ray_data_logging import quiet
@@ -119,7 +120,7 @@ def prepare(config: AnnotateConfig) -> PreparedJob:
     files = place.files()
     if place.holds(output):
         raise ConfigError(f"output {config.output} lies in the input {config.input}", remedy="choose another output")
-    parameters = _parameters(bundle.task, config.parameters)
+    parameters = check_parameters(bundle.task.parameters, config.parameters, of=bundle.task.kind)
     spec = JobSpec(
         bundle=bundle.digest, precision=bundle.onnx_variant(config.precision, _hardware(config)).precision,
         input=place.url, format=choose_format(config.format, files, place.url).name, files=files_of(files),
@@ -188,19 +189,6 @@ def dry_run(config: AnnotateConfig) -> None:
     done = prepared.ledger.finished_shards(manifest, FORMATS[prepared.spec.format].output_suffix)
     left = 0 if manifest.result else len(manifest.shards) - len(done)
     print(f"{config.output} was started: {left} of {len(manifest.shards)} shards are left")
-
-
-def _parameters(task: BaseTask[Any], given: Mapping[str, Any]) -> Parameters:
-    try:
-        return task.parameters.model_validate(given)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(["parameters", *map(str, first["loc"])])
-        raise ConfigError(
-            f"{key}={first['input']!r}: {first['msg']}",
-            allowed=f"parameters of {task.kind}: {', '.join(task.parameters.model_fields)}",
-            remedy="mend the key; they are those of a request",
-        ) from None
 
 
 def _existing_manifest(config: AnnotateConfig, prepared: PreparedJob) -> AnnotationManifest | None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from pydantic_core import to_json
 
 from agent import markdown
-from agent.data.lines import Part, numbered_lines
-from agent.errors import ConfigError, DataError, RequestError
+from agent.data.formats.json_records import read_jsonl
+from agent.data.lines import Part
+from agent.errors import DataError, RequestError
 from agent.files import draft_file
 from agent.tasks import BaseTask
-from agent.tasks.base import require_text
+from agent.tasks.base import check_parameters, require_text
 from cluster import bundles
 from serving.explanation.explainer import check_explainable, explain_text
 from serving.explanation.explanation_models import Cause, ExplainedDecision, Explanation, explain_parameters
@@ -49,7 +48,8 @@ class Explainer:
     ) -> None:
         self.engine, self._limits = Engine(bundles.fetch(bundle), precision=precision), limits or ExplainLimits()
         check_explainable(self.task)
-        self._parameters = _checked(self.task, parameters, self._limits)
+        model = explain_parameters(self.task, self._limits)
+        self._parameters: Any = check_parameters(model, parameters, of="an explanation")
 
     @property
     def task(self) -> BaseTask[Any]:
@@ -84,7 +84,7 @@ def explain_file(explainer: Explainer, source: Path, target: Path) -> str:
     Raises:
         DataError: A record cannot be read; nothing is written.
     """
-    records = [(record, explainer.read(record, where)) for where, record in _records(source)]
+    records = [(record, explainer.read(record, where)) for record, where in read_jsonl(Part(source))]
     refused = 0
     with draft_file(target) as draft, draft.open("wb") as stream:
         for record, text in records:
@@ -130,37 +130,3 @@ def _decision_lines(decision: ExplainedDecision) -> Iterator[str]:
 def _row(cause: Cause) -> list[str]:
     word = markdown.escape(markdown.clip(cause.word, 40)) + (f" ({cause.field})" if cause.field else "")
     return [word, f"{cause.effect:+.4f}", f"{cause.low:+.4f} to {cause.high:+.4f}", f"{cause.alone:+.4f}"]
-
-
-def _checked(task: BaseTask[Any], given: Mapping[str, Any], limits: ExplainLimits) -> Any:
-    model = explain_parameters(task, limits)
-    try:
-        return model.model_validate(given)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(["parameters", *map(str, first["loc"])])
-        raise ConfigError(
-            f"{key}={first['input']!r}: {first['msg']}",
-            allowed=f"parameters of an explanation: {', '.join(model.model_fields)}",
-            remedy="mend the key; they are those of POST /explain",
-        ) from None
-
-
-def _records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The records of a file of JSON lines, each with its place.
-
-    Raises:
-        DataError: A line is no JSON object.
-    """
-    for number, line in numbered_lines(Part(file)):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
-            raise DataError(
-                f"{file}:{number} is no JSON object", allowed='such as {"text": "..."}', remedy="mend the line"
-            )
-        yield f"{file}:{number}", record

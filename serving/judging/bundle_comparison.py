@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,13 @@ from agent import markdown
 from agent.bundle import Bundle
 from agent.config.base import Config
 from agent.data import DataConfig
+from agent.data.formats.json_records import read_jsonl
+from agent.data.lines import Part
 from agent.data.splits import check_split, open_sources, read_examples
-from agent.errors import BundleError, DataError
+from agent.errors import BundleError
 from agent.evaluation import evaluate
 from agent.tasks import Report
+from agent.tasks.base import require_text
 from cluster import bundles
 from serving.inference.engine import Engine
 
@@ -86,12 +88,7 @@ def read_texts(file: Path) -> list[str]:
     Raises:
         DataError: It cannot be read, or a line holds no text.
     """
-    try:
-        return [str(json.loads(line)["text"]) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"texts={file} cannot be read ({error!r})", allowed='JSON lines {"text": ...}', remedy="mend the file"
-        ) from None
+    return [require_text(record, "text", where, '{"text": "..."}') for record, where in read_jsonl(Part(file))]
 
 
 def table(found: Comparison) -> str:

@@ -11,8 +11,10 @@ import pytest
 from agent.bundle import Bundle
 from agent.config import cli
 from agent.tasks import BaseTask
+from cluster.loop.workspace import write_rows
 from serving.compare import CompareConfig, main
 from serving.inference.engine import Engine
+from serving.judging.bundle_comparison import read_texts
 from tests.serving.tiny import CLASSIFIER, JUDGE, TAGGER, TEXTS, make_bundle
 
 RECORDS: dict[str, list[dict[str, Any]]] = {
@@ -64,4 +66,10 @@ def test_what_cannot_be_compared_is_named(
     assert "the test split is missing" in capsys.readouterr().err
     (tmp_path / "texts").write_text('{"txt": 1}\n')
     assert command(*both, f"texts={tmp_path / 'texts'}") == 2
-    assert "texts cannot be read (KeyError('text'))" in capsys.readouterr().err
+    assert f"{tmp_path / 'texts'}:1: field 'text' is absent" in capsys.readouterr().err
+
+
+def test_a_line_of_texts_ends_where_json_lines_end(tmp_path: Path) -> None:
+    texts = ["one\u2028line", "next\x85line", "two\nlines"]
+    write_rows(tmp_path / "texts.jsonl", [{"text": text} for text in texts])  # as the loop hands them over
+    assert read_texts(tmp_path / "texts.jsonl") == texts
