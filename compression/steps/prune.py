@@ -80,33 +80,35 @@ class PruneStep(BaseStep):
         from compression.pruning.calibration import labelled_batches
 
         batches = labelled_batches(state.bundle.task, state.encoder, state.sample_train(self.num_calibration))
+        seen = self._statistics(state, batches)
         if self.dev_f1_kept:
-            kept, factor = self._keep_score(state, batches, self.dev_f1_kept)
+            kept, factor = self._keep_score(state, batches, seen, self.dev_f1_kept)
         else:
-            kept, factor = self._remove_in_rounds(state, batches, None)
+            kept, factor = self._remove_in_rounds(state, batches, seen, None)
         state.weights_changed = True
         state.note(f"prune: {self._summary(kept, factor)}")
 
     def _keep_score(
-        self, state: PipelineState, batches: Sequence[LabelledBatch], share: float
+        self, state: PipelineState, batches: Sequence[LabelledBatch], seen: Calibration, share: float
     ) -> tuple[KeptStructure, float]:
         """Removes as much of the ratios as keeps this share of the dev score, or an eighth of them."""
-        whole, needed, factor = state.model, share * _dev_score(state), 1.0
+        whole, needed, factor = copy.deepcopy(state.model.state_dict()), share * _dev_score(state), 1.0
         while True:
-            state.model = copy.deepcopy(whole)
-            kept, _ = self._remove_in_rounds(state, batches, factor)
+            kept, _ = self._remove_in_rounds(state, batches, seen, factor)
             reached = _dev_score(state)
             if reached >= needed or factor <= _LEAST_FACTOR:
                 return kept, factor
             print(f"prune: dev score {reached:.4f}, {needed:.4f} is needed; again with half of the ratios", flush=True)
             factor /= 2
+            state.model.load_state_dict(whole)
 
     def _remove_in_rounds(
-        self, state: PipelineState, batches: Sequence[LabelledBatch], factor: float | None
+        self, state: PipelineState, batches: Sequence[LabelledBatch], seen: Calibration, factor: float | None
     ) -> tuple[KeptStructure, float]:
-        """Removes the ratios times a factor; None finds the one that reaches the target."""
+        """Removes the ratios times a factor; None finds the one that reaches the target. `seen` is of the network as it is."""
         for number in range(1, self.rounds + 1):
-            seen = self._statistics(state, batches)
+            if number > 1:
+                seen = self._statistics(state, batches)
             if factor is None or (self._is_counted and number == self.rounds):
                 factor = self._factor(state, seen)
             kept = self._keep(seen, factor * _removed_share(number, self.rounds))

@@ -20,15 +20,32 @@ def cluster_address_for_helpers() -> Iterator[None]:
     import ray
     from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
-    before = os.environ.get("RAY_ADDRESS")
     ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
-    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    with _environment(RAY_ADDRESS=ray.get_runtime_context().gcs_address):
+        yield
+
+
+@contextmanager
+def no_preemption_watcher() -> Iterator[None]:
+    """Lets Ray Train start a process less, unless the user asks for it: nobody takes away the machine that a local Ray runs on."""
+    name = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+    with _environment(**{name: os.environ.get(name, "0")}):
+        yield
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Sets variables until the block ends: the next run of this program may be another one."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        os.environ.pop("RAY_ADDRESS")
-        if before is not None:
-            os.environ["RAY_ADDRESS"] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -15,7 +15,7 @@ from cluster import WorkerPlan
 from cluster.output_lock import lock_output
 from training.config import TrainingConfig, absolute, output_of
 from training.data.batch_plan import BatchConfig
-from training.engine.ray_train_internals import cluster_address_for_helpers, root_cause
+from training.engine.ray_train_internals import cluster_address_for_helpers, no_preemption_watcher, root_cause
 from training.lifecycle.preparation import NO_OVERRIDES, PreparedRun, RunOverrides, prepare_run
 from training.lifecycle.publish import publish
 from training.lifecycle.resume import checkpoint_store, find_finished, start_or_resume
@@ -84,10 +84,6 @@ def _fit(prepared: PreparedRun, store: DirectoryStore) -> TrainingOutcome:
 
     config, plan = prepared.config, prepared.plan
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # or every line of a worker is printed twice
-    if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
-        os.environ.setdefault(
-            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"
-        )  # a process more; nobody takes this machine away
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
@@ -109,7 +105,8 @@ def _fit(prepared: PreparedRun, store: DirectoryStore) -> TrainingOutcome:
         ),
     )
     try:
-        with cluster_address_for_helpers():
+        local = no_preemption_watcher() if config.cluster.joined is None else nullcontext()
+        with local, cluster_address_for_helpers():
             outcome: TrainingOutcome | AgentError = trainer.fit().return_value
     except TrainingFailedError as error:
         raise root_cause(error) from error
