@@ -90,7 +90,7 @@ def ask_the_log(versions: Versions, agent: str, config: LoopConfig, directory: P
             "bundle": str(bundle), "log": config.store, "agent": agent, "text_share": gates.log_share,
             "evidence": gates.evidence.model_dump(mode="json"), "output": str(output),
         }  # fmt: skip
-        told = run_station("serving/judge.py", settings, directory, refusal=output)
+        told = run_station("serving/judge.py", settings, directory, refusal=output, secret=("log",))
         found[name] = json.loads(output.read_bytes())
         if not told:
             return Gate(gate="log", passed=None, why=f"of the {name} bundle {found[name]['refused']}")

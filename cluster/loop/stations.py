@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,14 @@ ROOT = Path(__file__).resolve().parents[2]
 _TAIL = 4_000  # bytes of a log in which its error is looked for
 
 
-def run_station(program: str, settings: Mapping[str, Any], directory: Path, *, refusal: Path | None = None) -> bool:
+def run_station(
+    program: str,
+    settings: Mapping[str, Any],
+    directory: Path,
+    *,
+    refusal: Path | None = None,
+    secret: Container[str] = (),
+) -> bool:
     """Runs a command on settings that are kept beside its log, and shows where the log is.
 
     Args:
@@ -24,6 +31,7 @@ def run_station(program: str, settings: Mapping[str, Any], directory: Path, *, r
         settings: Its keys.
         directory: Takes PROGRAM.yaml and PROGRAM.log.
         refusal: File by which a failed command says that it refused rather than failed.
+        secret: Keys that stand in the file only while the command runs.
 
     Returns:
         False for a refusal.
@@ -33,17 +41,25 @@ def run_station(program: str, settings: Mapping[str, Any], directory: Path, *, r
     """
     name = program.removesuffix("/run.py").replace("/", "-").removesuffix(".py")
     file, log = directory / f"{name}.yaml", directory / f"{name}.log"
-    write_file(file, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")  # JSON is YAML
+    kept = {key: value for key, value in settings.items() if key not in secret}
+    _write(file, settings)
     if refusal:
         refusal.unlink(missing_ok=True)
     print(f"  python {program} {file}, output in {log.name}", flush=True)
-    status = run_command([sys.executable, str(ROOT / program), str(file)], log=log)
+    try:
+        status = run_command([sys.executable, str(ROOT / program), str(file)], log=log)
+    finally:
+        _write(file, kept)
     if status and not (refusal and refusal.exists()):
         raise LoopError(
             f"{program} ended with status {status}: {_error_in(log)}",
             remedy="mend it and give the same command again, which goes on there; abandon=true gives the round up",
         )
     return not status
+
+
+def _write(file: Path, settings: Mapping[str, Any]) -> None:
+    write_file(file, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")  # JSON is YAML
 
 
 def merged(recorded: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

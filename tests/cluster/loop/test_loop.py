@@ -170,6 +170,7 @@ def check_published(loop: Loop, first: Path, entry: dict[str, Any], before: str,
     assert held
     assert not set(held) & set(taught)
     assert all(taught[text] == truth(text) for text in taught)
+    assert loop.url not in (place / "serving-judge.yaml").read_text()  # an address may hold a password
     assert entry["feedback"]["corrections"] == 250
     assert entry["feedback"]["callers"] == {"anna": 250}
     assert entry["feedback"]["used"] + sum(entry["feedback"]["left_out"].values()) == 250
