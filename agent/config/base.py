@@ -16,9 +16,10 @@ from pydantic_core import ErrorDetails
 from agent.config.config_keys import describe, keys_of, spell, with_defaults
 from agent.errors import ConfigError, one_line
 
-__all__ = ["Config", "describe", "dump", "from_mapping", "load"]
+__all__ = ["Config", "check_parameters", "describe", "dump", "from_mapping", "load"]
 
 ConfigT = TypeVar("ConfigT", bound="Config")
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class Config(BaseModel):
@@ -57,6 +58,29 @@ def from_mapping(kind: type[ConfigT], tree: Mapping[str, Any]) -> ConfigT:
         return kind.model_validate(with_defaults(kind, tree))
     except ValidationError as error:
         raise _explain(kind, error) from None
+
+
+def check_parameters(model: type[ModelT], given: Mapping[str, Any], *, of: str) -> ModelT:
+    """Reads the keys below `parameters` of a command, which are those of a request.
+
+    Args:
+        model: Of the parameters.
+        given: The keys.
+        of: What they are parameters of, for people.
+
+    Raises:
+        ConfigError: One is unknown or wrong.
+    """
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(["parameters", *map(str, first["loc"])])
+        raise ConfigError(
+            f"{key}={first['input']!r}: {first['msg']}",
+            allowed=f"parameters of {of}: {', '.join(model.model_fields)}",
+            remedy="mend the key; they are those of a request",
+        ) from None
 
 
 def dump(config: BaseModel) -> str:

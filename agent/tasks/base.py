@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, field_validator
 from pydantic_core import to_json
 
 from agent.config.base import Config
 from agent.encoding import Document, Encoder, Float32, Int64
-from agent.errors import ConfigError, DataError
+from agent.errors import DataError
 from agent.tasks.output_decision import Decision
 from agent.tasks.pairs import Pair
 from agent.windows.text_pairs import SEPARATOR, TextPair
@@ -69,32 +69,6 @@ class Parameters(BaseModel):
         None,
         description="Sub-words by which neighbouring windows of a text longer than the model overlap; the agent's own by default.",
     )
-
-
-ParametersT = TypeVar("ParametersT", bound=Parameters)
-
-
-def check_parameters(model: type[ParametersT], given: Mapping[str, Any], *, of: str) -> ParametersT:
-    """Parameters of a command, which are those of a request.
-
-    Args:
-        model: Of the parameters.
-        given: Keys below `parameters`.
-        of: What they are parameters of, for people.
-
-    Raises:
-        ConfigError: One is unknown or wrong.
-    """
-    try:
-        return model.model_validate(given)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(["parameters", *map(str, first["loc"])])
-        raise ConfigError(
-            f"{key}={first['input']!r}: {first['msg']}",
-            allowed=f"parameters of {of}: {', '.join(model.model_fields)}",
-            remedy="mend the key; they are those of a request",
-        ) from None
 
 
 class Column(NamedTuple):

@@ -11,10 +11,9 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from agent.bundle import Bundle
-from agent.config.base import Config
+from agent.config.base import Config, check_parameters
 from agent.errors import AgentError, ClusterError, ConfigError
 from agent.tasks import Parameters
-from agent.tasks.base import check_parameters
 from cluster import ClusterConfig, connect, node_resources
 from cluster.progress import Progress
 from cluster.ray_data_logging import quiet

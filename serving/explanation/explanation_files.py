@@ -9,12 +9,13 @@ from typing import Any
 from pydantic_core import to_json
 
 from agent import markdown
+from agent.config.base import check_parameters
 from agent.data.formats.json_records import read_jsonl
 from agent.data.lines import Part
 from agent.errors import DataError, RequestError
 from agent.files import draft_file
 from agent.tasks import BaseTask
-from agent.tasks.base import check_parameters, require_text
+from agent.tasks.base import require_text
 from cluster import bundles
 from serving.explanation.explainer import check_explainable, explain_text
 from serving.explanation.explanation_models import Cause, ExplainedDecision, Explanation, explain_parameters
