@@ -243,6 +243,17 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
         """Turns the logits of a text's windows into what a caller gets."""
 
     @abstractmethod
+    def record_of(self, text: str, answer: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The labelled record that an answer (by default parameters) makes of a text, in the form that `read_record` reads."""
+
+    @abstractmethod
+    def choices(self, document: Document, outputs: Sequence[Float32]) -> Float32:
+        """Probabilities of the options of each decision that an answer rests on: float32 [decisions, options], rows sum to 1.
+
+        Where a threshold decides, the odds are divided by those of the threshold, so that options are equal where the answer turns.
+        """
+
+    @abstractmethod
     def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
         """The labels that an answer speaks for, each with its score (0 to 1), as metrics count them."""
 

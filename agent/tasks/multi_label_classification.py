@@ -182,6 +182,16 @@ class MultiLabelClassification(BaseTask[TextWithLabels]):
         ]
         return items[: parameters.top_k] if parameters.top_k else [item for item in items if _reaches(item)]
 
+    def record_of(self, text: str, answer: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The text with the labels that reach their thresholds."""
+        return {"text": str(text), "labels": sorted(label for label, _ in self.counted(answer))}
+
+    def choices(self, document: Document, outputs: Sequence[Float32]) -> Float32:
+        """No or yes for each label, equal at its threshold."""
+        found, cuts = self.decision.document_probabilities(outputs), np.array(self.cuts, np.float32)
+        no, yes = cuts * (1 - found), found * (1 - cuts)
+        return np.asarray(np.stack([no, yes], axis=-1) / (no + yes)[:, None], np.float32)
+
     def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
         """The labels that reach their thresholds."""
         return [(item["label"], item["score"]) for item in answer if _reaches(item)]

@@ -145,6 +145,14 @@ class TextClassification(BaseTask[LabelledText]):
         order = np.argsort(-scores, kind="stable")[: parameters.top_k]
         return [{"label": self.labels[index], "score": float(scores[index])} for index in order.tolist()]
 
+    def record_of(self, text: str, answer: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The text with the best label."""
+        return {**self.fields_of(text), "label": answer[0]["label"]}
+
+    def choices(self, document: Document, outputs: Sequence[Float32]) -> Float32:
+        """One of all labels."""
+        return self.decision.document_probabilities(outputs)[None]
+
     def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
         """The best label."""
         return [(item["label"], item["score"]) for item in answer[:1]]

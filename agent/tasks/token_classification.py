@@ -172,6 +172,15 @@ class TokenClassification(BaseTask[TaggedText]):
         best = logits.argmax(axis=-1).tolist() if strategy == "simple" else self._best(rows)
         return self._entities(document, pieces, rows, best, ignored=ignored)
 
+    def record_of(self, text: str, answer: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The text with the entities as spans."""
+        return {"text": text, "spans": [{"start": item["start"], "end": item["end"], "label": item["entity_group"]}
+                                        for item in answer]}  # fmt: skip
+
+    def choices(self, document: Document, outputs: Sequence[Float32]) -> Float32:
+        """One of all tags for each piece, by its first sub-word; the rules of `viterbi` are left out."""
+        return softmax(_rows(document.pieces, document.merge(outputs), "first"))
+
     def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
         """The label of every entity; with strategy `none` the tag of every sub-word."""
         return [(item.get("entity_group") or item["entity"], item["score"]) for item in answer]

@@ -125,7 +125,7 @@ def _check_schema(path: str, schema: pa.Schema, fields: Fields) -> None:
                 allowed="strings",
                 remedy="choose another with text_field=...",
             )
-    if fields.answer in schema.names:
+    if fields.answer and fields.answer in schema.names:
         raise DataError(
             f"{path} has a column {fields.answer!r} already, which takes the answer",
             remedy="choose another with field=...",

@@ -28,7 +28,7 @@ class Fields:
     """The fields of a record that are read and added.
 
     Attributes:
-        text, answer: Names of the fields.
+        text, answer: Names of the fields; without an answer (empty) records are only read.
         answer_item: Type of the items of an answer.
         max_characters: Maximum length of a text.
         others: Names of the further texts of an input that has several.
@@ -206,7 +206,7 @@ class JsonLines(LineFormat):
             return f"JSON, but {_kind(record)} and no object"
         if missing := [name for name in fields.texts if name not in record]:
             return f"field {missing[0]!r} is missing"
-        if fields.answer in record:
+        if fields.answer and fields.answer in record:
             return f"field {fields.answer!r}, which takes the answer, is there already; choose another with field=..."
         text, reason = fields.read([record[name] for name in fields.texts])
         return reason or (text, line[:-1].rstrip())

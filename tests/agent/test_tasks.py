@@ -212,6 +212,45 @@ def test_a_model_that_says_the_targets_scores_one(kind, family):
 
 
 @every_task
+def test_choices_are_probabilities_that_a_sure_model_gives_to_one_option_and_a_blind_one_to_all(kind):
+    task, examples = complete(kind)
+    rng = np.random.default_rng(0)
+    for example, document in zip(examples, task.encode(small_encoder(), examples), strict=True):
+        said = zip(task.targets(example, document), document.windows, strict=True)
+        sure = task.choices(document, [logits_saying(task, *pair) for pair in said])
+        blind = task.choices(document, [0 * logits for logits in logits_for(task, document, rng)])
+        for found in (sure, blind, task.choices(document, logits_for(task, document, rng, padded=3))):
+            assert found.dtype == np.float32
+            assert found.shape == sure.shape
+            assert found.shape[1] >= 2
+            assert found.sum(axis=-1) == pytest.approx(1, abs=1e-5)
+        assert (sure.max(axis=-1) > 0.99).all()
+        if not task.decision.of_tokens:
+            assert blind == pytest.approx(1 / found.shape[1])
+        else:
+            best = np.sort(blind, axis=-1)
+            assert best[:, -1] == pytest.approx(best[:, -2])
+
+
+@every_task
+def test_the_record_of_a_right_answer_is_the_labelled_one(kind):
+    task, examples = complete(kind)
+    texts = [task.text_of(example) for example in examples]
+    documents = task.encode_request(small_encoder(), texts, kind.parameters())
+    for example, text, document in zip(examples, texts, documents, strict=True):
+        said = zip(task.targets(example, document), document.windows, strict=True)
+        answer = task.answer(text, document, [logits_saying(task, *pair) for pair in said], kind.parameters())
+        record = json.loads(json.dumps(task.record_of(text, answer)))
+        found = task.read_record(record, example.where)
+        assert task.labels_of(found) == task.labels_of(example)
+        assert task.text_of(found) == text
+        if task.decision.per_token:
+            assert found.spans == example.spans
+        if task.decision.of_tokens:
+            assert found.answers[0] == example.answers[0]
+
+
+@every_task
 def test_any_prediction_can_be_scored(kind):
     task, examples = complete(kind)
     rng = np.random.default_rng(0)

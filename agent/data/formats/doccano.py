@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.data.formats.base import Findings
@@ -44,6 +44,11 @@ def convert(record: dict[str, Any], where: str, findings: Findings) -> dict[str,
                 remedy="export as 'JSONL' of a newer doccano, which writes names",
             )
     return text | {"spans": spans} | ({"labels": []} if labels == [] else {})  # of spans or of classes
+
+
+def write_classes(text: str, labels: Sequence[str]) -> dict[str, Any]:
+    """A text for doccano's import as JSONL of text classification."""
+    return {"text": text, "label": list(labels)}
 
 
 def write(text: str, spans: list[dict[str, Any]]) -> dict[str, Any]:

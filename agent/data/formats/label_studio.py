@@ -119,6 +119,12 @@ def _region(value: Mapping[str, Any], where: str) -> dict[str, Any]:
     return region | ({"text": text} if isinstance(text, str) else {})
 
 
+def write_classes(text: str, labels: Sequence[str]) -> dict[str, Any]:
+    """A task for Label Studio's import, its choices predicted (`<Choices name="label" toName="text">`)."""
+    result = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": list(labels)}}
+    return {"data": {"text": text}, "predictions": [{"result": [result] if labels else []}]}
+
+
 def write(text: str, spans: list[dict[str, Any]]) -> dict[str, Any]:
     """A task for Label Studio's import, its regions predicted (`<Labels name="label" toName="text">`)."""
     results = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.data.formats.base import Findings
@@ -42,6 +42,23 @@ def _classes(record: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(chosen, list):
         return with_classes(chosen)
     return {"label": record["label"]} if isinstance(record.get("label"), str) else {}
+
+
+def write_classes(text: str, labels: Sequence[str], options: Sequence[str], *, several: bool) -> dict[str, Any]:
+    """A task for Prodigy's choice interface (`textcat.manual`), its labels suggested; no answer yet.
+
+    Args:
+        text: Its text.
+        labels: Which are suggested.
+        options: All of them.
+        several: Whether a text may have several.
+    """
+    return {
+        "text": text,
+        "options": [{"id": option, "text": option} for option in options],
+        "accept": list(labels),
+        "config": {"choice_style": "multiple" if several else "single"},
+    }
 
 
 def write(text: str, spans: list[dict[str, Any]]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from agent.windows.text_pairs import TextPair
 ANSWER = "answer"
 _EVEN = 0.5  # without a chosen threshold an answer is given where it is likelier than none
 _MOST_ANSWERS = 100
+_COMPARED_ANSWERS = 20  # the usual number of best answers in evaluations of SQuAD
 
 
 class AnswerParameters(Parameters):
@@ -225,6 +226,22 @@ class QuestionAnswering(BaseTask[AnsweredQuestion]):
             later = [place for place in range(1, len(found)) if found[place]["score"] < reading.no_answer]
             found.insert((later[0] if later else len(found)) if given else 0, none)
         return found[: parameters.top_k or 1]
+
+    def record_of(self, text: str, answer: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The question with the best answer, or with none."""
+        given = [item for item in answer[:1] if item["answer"]]
+        texts, starts = [item["answer"] for item in given], [item["start"] for item in given]
+        return {**self.fields_of(text), "answers": {"text": texts, "answer_start": starts}}
+
+    def choices(self, document: Document, outputs: Sequence[Float32]) -> Float32:
+        """One of the best answers, and of none where the agent may say so: their probabilities beside each other."""
+        reading = self._read(document, outputs, AnswerParameters(top_k=_COMPARED_ANSWERS))
+        scores = [span.score for span in reading.spans]
+        if self.null_threshold is not None or not scores:
+            threshold = self.null_threshold or _EVEN
+            scores.append(reading.no_answer * threshold / (1 - threshold))
+        padded = np.array([scores + [0.0] * (_COMPARED_ANSWERS + 1 - len(scores))], np.float32)
+        return np.asarray(padded / padded.sum(), np.float32)
 
     def counted(self, answer: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
         """Whether there was an answer."""

@@ -250,6 +250,23 @@ def test_what_is_written_for_a_tool_is_read_from_it(tmp_path, tool, name):
     assert read(file) == [SPANS]
 
 
+def test_classes_that_are_written_for_a_tool_are_read_from_it(tmp_path):
+    one = [doccano.write_classes("a", ["x"]), doccano.write_classes("b", ["x", "y"]), doccano.write_classes("c", [])]
+    assert source_of(put(tmp_path, "d.jsonl", one)).name == "doccano in JSON lines"
+    read_back = read(put(tmp_path, "d.jsonl", one))
+    assert [record["labels"] for record in read_back] == [["x"], ["x", "y"], []]
+    tasks = [label_studio.write_classes("a", ["x"]), label_studio.write_classes("b", ["x", "y"])]
+    done = [{"data": task["data"], "annotations": task["predictions"]} for task in tasks]
+    assert [record["labels"] for record in read(put(tmp_path, "l.jsonl", done))] == [["x"], ["x", "y"]]
+    tasks = [
+        prodigy.write_classes("a", ["x"], ["x", "y"], several=False),
+        prodigy.write_classes("b", ["x", "y"], ["x", "y"], several=True),
+    ]
+    done = [task | {"answer": "accept"} for task in tasks]  # what the person adds
+    assert [record["labels"] for record in read(put(tmp_path, "p.jsonl", done))] == [["x"], ["x", "y"]]
+    assert tasks[0]["options"] == [{"id": "x", "text": "x"}, {"id": "y", "text": "y"}]
+
+
 def test_what_is_written_for_brat_is_read_from_it(tmp_path):
     put(tmp_path, "x.txt", EMOJI)
     assert read(put(tmp_path, "x.ann", brat.write(EMOJI, SPANS["spans"]))) == [SPANS]

@@ -1,0 +1,1 @@
+"""Active learning: chooses the texts whose labels would teach an agent most."""
