@@ -32,11 +32,8 @@ def fit_pair_sums(path: Path, source: Path) -> None:
         original = name.removesuffix("_quantized")
         small, old = stored[name], stored[f"{original}_scale"]
         scale = onnx.numpy_helper.to_array(old)
-        weights = (
-            onnx.numpy_helper.to_array(given[original])
-            if original in given
-            else onnx.numpy_helper.to_array(small) * scale  # the quantiser has changed the weights' shape
-        )
+        exact = onnx.numpy_helper.to_array(given[original]) if original in given else None
+        weights = _unquantized(onnx.numpy_helper.to_array(small), scale, exact)
         new = np.maximum(scale, _smallest_scale(weights, per_channel=scale.size > 1).reshape(scale.shape))
         whole = np.clip(np.round(weights / new), -_LARGEST, _LARGEST).astype(np.int8)
         small.CopyFrom(onnx.numpy_helper.from_array(whole, name))
@@ -50,6 +47,15 @@ def pair_sums(weights: NDArray[Any]) -> NDArray[Any]:
     pairs = padded.reshape(-1, 2, weights.shape[1]).astype(np.float64)
     sums = np.maximum(np.maximum(pairs, 0).sum(axis=1), np.maximum(-pairs, 0).sum(axis=1))
     return np.asarray(sums.max(axis=0))
+
+
+def _unquantized(small: NDArray[Any], scale: NDArray[Any], exact: NDArray[Any] | None) -> NDArray[Any]:
+    """The weights before quantisation, in the shape that they have now: the quantiser turns those of a Gemm over, and may keep no trace."""
+    rounded = np.asarray(small * scale)
+    for candidate in () if exact is None else (exact, exact.T):
+        if candidate.shape == small.shape and np.all(np.abs(candidate - rounded) <= scale):
+            return candidate
+    return rounded
 
 
 def _smallest_scale(weights: NDArray[Any], *, per_channel: bool) -> NDArray[Any]:

@@ -22,25 +22,39 @@ WEIGHTS = {
     "negative": -np.abs(RNG.normal(size=(64, 16))),
     "trained": RNG.normal(size=(64, 16)),
     "odd": RNG.normal(size=(63, 16)),
+    "square": RNG.normal(size=(32, 32)),
+    "two outputs": RNG.normal(size=(32, 2)),
 }
 
 
-def quantized(directory: Path, weights: Any, *, per_channel: bool) -> Path:
-    """The int8 graph of a product, with zeros in one output."""
-    weights[:, 3] = 0
+def quantized(directory: Path, weights: Any, *, per_channel: bool, gemm: bool = False) -> Path:
+    """The int8 graph of a product, with zeros in one output; a Gemm holds its weights turned over, as heads of classifiers do."""
+    weights[:, -1] = 0
+    node = helper.make_node("MatMul", ["a", "weights"], ["y"], name="product")
+    if gemm:
+        node = helper.make_node("Gemm", ["a", "weights", "bias"], ["y"], name="product", transB=1)
+    stored = (weights.T if gemm else weights).astype(np.float32)
     graph = helper.make_graph(
-        [helper.make_node("MatMul", ["a", "weights"], ["y"], name="product")],
+        [node],
         "product",
         [helper.make_tensor_value_info("a", TensorProto.FLOAT, ["rows", len(weights)])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 16])],
-        [numpy_helper.from_array(weights.astype(np.float32), "weights")],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", weights.shape[1]])],
+        [
+            numpy_helper.from_array(stored, "weights"),
+            numpy_helper.from_array(np.zeros(weights.shape[1], np.float32), "bias"),
+        ],
     )
     source = directory / "product.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), source)
-    TorchScriptExporter().quantize(
-        source, directory / "int8.onnx", Quantization(("MatMul",), (), per_channel=per_channel)
-    )
+    options = Quantization(("MatMul", "Gemm"), (), per_channel=per_channel)
+    TorchScriptExporter().quantize(source, directory / "int8.onnx", options)
     return directory / "int8.onnx"
+
+
+def weights_of(path: Path) -> Any:
+    stored = {one.name: numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer}
+    (name,) = {node.input[1] for node in onnx.load(path).graph.node if node.op_type == "MatMulInteger"}
+    return stored[name]
 
 
 def answers(path: Path, inputs: Any, entries: dict[str, str]) -> Any:
@@ -50,13 +64,13 @@ def answers(path: Path, inputs: Any, entries: dict[str, str]) -> Any:
     return onnxruntime.InferenceSession(path, options).run(None, {"a": inputs})[0]
 
 
+@pytest.mark.parametrize("gemm", [False, True])
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("kind", WEIGHTS)
-def test_products_are_exact_without_slower_kernels(kind: str, per_channel: bool, tmp_path: Path) -> None:
+def test_products_are_exact_without_slower_kernels(kind: str, per_channel: bool, gemm: bool, tmp_path: Path) -> None:
     weights = WEIGHTS[kind].copy()
-    path = quantized(tmp_path, weights, per_channel=per_channel)
-    stored = {one.name: numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer}
-    assert pair_sums(stored["weights_quantized"]).max() <= 128
+    path = quantized(tmp_path, weights, per_channel=per_channel, gemm=gemm)
+    assert pair_sums(weights_of(path)).max() <= 128
     for rows in (1, 2, 33):  # one row has kernels of its own
         inputs = RNG.uniform(0.5, 1, (rows, len(weights))).astype(np.float32)
         found = answers(path, inputs, {})
@@ -66,11 +80,8 @@ def test_products_are_exact_without_slower_kernels(kind: str, per_channel: bool,
 
 def test_the_scale_grows_no_more_than_pairs_ask_for(tmp_path: Path) -> None:
     weights = RNG.normal(size=(384, 16))
-    path = quantized(tmp_path, weights, per_channel=True)
-    stored = {one.name: numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer}
-    used = np.delete(np.arange(16), 3)
-    sums = pair_sums(stored["weights_quantized"])[used]
-    tops = np.abs(stored["weights_quantized"]).max(axis=0)[used]
+    whole = weights_of(quantized(tmp_path, weights, per_channel=True))[:, :-1]
+    sums, tops = pair_sums(whole), np.abs(whole).max(axis=0)
     assert ((sums >= 126) | (tops == 127)).all()
 
 
