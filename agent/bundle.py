@@ -38,12 +38,6 @@ HARDWARE: dict[Precision, tuple[Hardware, ...]] = {
     "int4": ("cpu",),
 }
 """The hardware that a graph of each precision is for."""
-ONNX_SESSION_ENTRIES = {"session.x64quantprecision": "1"}
-"""What every ONNX Runtime session is configured with, so that an int8 graph answers alike on every CPU.
-
-Without VNNI, AVX2 adds pairs of 8-bit products in 16 bits, which overflow; with this entry ONNX Runtime avoids that there, for some of
-the time. Source: onnxruntime_session_options_config_keys.h, kOrtSessionOptionsAvx2PrecisionMode.
-"""
 
 
 class FileEntry(Config):
@@ -62,6 +56,7 @@ class OnnxVariant(Config):
         inputs: Names of its inputs, each int64 [rows, tokens].
         exporter: Kind of the exporter that wrote it.
         hardware: Hardware that it is for; all if a manifest does not say.
+        pairs_fit: No pair of its 8-bit products exceeds 16 bits, in which CPUs without VNNI add them; false if a manifest does not say.
     """
 
     file: str
@@ -69,6 +64,16 @@ class OnnxVariant(Config):
     inputs: tuple[str, ...]
     exporter: str
     hardware: tuple[Hardware, ...] = HARDWARE["fp32"]
+    pairs_fit: bool = False
+
+    @property
+    def session_entries(self) -> Mapping[str, str]:
+        """What a session of ONNX Runtime is configured with, so that the graph answers alike on every CPU.
+
+        The entry takes slower kernels on CPUs without VNNI, which cannot overflow. Source: onnxruntime_session_options_config_keys.h,
+        kOrtSessionOptionsAvx2PrecisionMode.
+        """
+        return {} if self.pairs_fit else {"session.x64quantprecision": "1"}
 
 
 class Evaluation(Config):

@@ -151,6 +151,13 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
         return labels
 
     @property
+    def correction_key(self) -> str:
+        """What a labelled record holds beside the texts of an input, and so a correction of an answer."""
+        texts = set(self.input_fields)
+        ((key,),) = (keys - texts for keys in self.record_keys if texts <= keys)
+        return key
+
+    @property
     @abstractmethod
     def outputs(self) -> tuple[str, ...]:
         """Names of the model's outputs, in the order of its logits."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from compression.graphs.pair_sums import fit_pair_sums
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -53,7 +55,14 @@ class Exporter(ABC):
         """
 
     def quantize(self, source: Path, target: Path, options: Quantization) -> None:
-        """Writes the graph with int8 weights; activations are quantised at run time (dynamic quantisation)."""
+        """Writes the graph with int8 weights; activations are quantised at run time (dynamic quantisation).
+
+        No pair of products exceeds 16 bits, so that every CPU gives the same answers at its full speed.
+        """
+        self._quantize(source, target, options)
+        fit_pair_sums(target, source)
+
+    def _quantize(self, source: Path, target: Path, options: Quantization) -> None:
         import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
 

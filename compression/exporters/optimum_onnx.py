@@ -48,8 +48,7 @@ class OptimumExporter(Exporter):
             correct_heads(path, model)
             unfuse_slow_nodes(path)
 
-    def quantize(self, source: Path, target: Path, options: Quantization) -> None:
-        """Quantises by ORTQuantizer."""
+    def _quantize(self, source: Path, target: Path, options: Quantization) -> None:
         from onnxruntime.quantization import QuantFormat, QuantizationMode
         from optimum.onnxruntime import ORTQuantizer
         from optimum.onnxruntime.configuration import QuantizationConfig

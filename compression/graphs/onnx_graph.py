@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agent.bundle import ONNX_SESSION_ENTRIES
 from agent.encoding import Batch, Float32
 from agent.errors import ConfigError, ExportError, one_line
 from agent.evaluation import Forward
@@ -35,8 +34,6 @@ def open_session(path: Path, threads: int, precision: Precision = "fp32") -> Inf
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    for name, value in ONNX_SESSION_ENTRIES.items():
-        options.add_session_config_entry(name, value)
     options.log_severity_level = 3
     try:
         model = emulated(path) if precision == "bf16" else str(path)

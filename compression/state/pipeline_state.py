@@ -45,7 +45,7 @@ class Graph:
         """The graph's entry in the manifest."""
         return OnnxVariant(
             file=self.path.name, precision=self.precision, inputs=self.inputs, exporter=self.exporter,
-            hardware=HARDWARE[self.precision],
+            hardware=HARDWARE[self.precision], pairs_fit=True,
         )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ class Info(BaseModel):
     picture: str
     parameters: list[str]
     explains: bool
+    correction: str | None
     precision: str
     provider: str
     plan: str
@@ -93,6 +94,7 @@ def _info(predictor: Predictor, name: str) -> Info:
         picture=task.picture,
         parameters=list(task.parameters.model_fields),
         explains=task.explains and predictor.limits.explain.max_interventions > 0,
+        correction=task.correction_key if predictor.decisions else None,
         precision=engine.variant.precision,
         provider=engine.provider,
         plan=str(engine.plan),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.bundle import ONNX_SESSION_ENTRIES, Bundle, OnnxVariant
+from agent.bundle import Bundle, OnnxVariant
 from agent.encoding import Batch, Float32
 from agent.errors import BundleError, ConfigError
 from serving.inference.session_plan import SessionPlan
@@ -100,7 +100,7 @@ class Sessions:
 
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.plan.threads, 1
-        for name, value in ONNX_SESSION_ENTRIES.items():
+        for name, value in self._variant.session_entries.items():
             options.add_session_config_entry(name, value)
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.plan.spinning)))
         options.enable_cpu_mem_arena = self.plan.arena

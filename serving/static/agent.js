@@ -20,25 +20,28 @@ const UNSENDABLE = {
 
 /** The agent's card. */
 export async function card(key) {
-  return send("info", key, { cache: "no-store" });
+  return (await send("info", key, { cache: "no-store" })).body;
 }
 
-/** The answer to one input (a string, or an object of its texts), as the server gave it, and how long it took from here and back. */
-export async function predict(inputs, asked) {
+/** The answer to one input (a string, or an object of its texts), as the server gave it, its id, and how long it took from here and back. */
+export async function predict(inputs, { parameters, key, signal }) {
   const began = performance.now();
-  const answer = await post("./", inputs, asked);
-  return { answer, milliseconds: performance.now() - began };
+  const { body, id } = await post("./", key, parameters ? { inputs, parameters } : { inputs }, signal);
+  return { answer: body, id, milliseconds: performance.now() - began };
 }
 
 /** Why the agent decides so about one input. */
-export async function explain(inputs, asked) {
-  return post("explain", inputs, asked);
+export async function explain(inputs, { parameters, key, signal }) {
+  return (await post("explain", key, { inputs, parameters }, signal)).body;
 }
 
-async function post(path, inputs, { parameters, key, signal }) {
-  const headers = { "content-type": "application/json" };
-  const body = JSON.stringify(parameters ? { inputs, parameters } : { inputs });
-  return send(path, key, { method: "POST", headers, body, signal });
+/** What became of a reward for the answer with an id, or of a correction of it: `given` is {id, index} with one of both. */
+export async function feedback(given, key) {
+  return (await post("feedback", key, given)).body.outcome;
+}
+
+function post(path, key, told, signal) {
+  return send(path, key, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(told), signal });
 }
 
 async function send(path, key, options) {
@@ -52,7 +55,7 @@ async function send(path, key, options) {
     if (options.signal?.aborted) throw error;
     throw new Refusal({ error: "the server cannot be reached", remedy: "see whether it is running, then try again" });
   }
-  if (response.ok && isJson(response)) return JSON.parse(body);
+  if (response.ok && isJson(response)) return { body: JSON.parse(body), id: response.headers.get("x-request-id") };
   throw new Refusal(told(response, body), { status: response.status, retryAfter: response.headers.get("retry-after") });
 }
 

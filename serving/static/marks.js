@@ -8,6 +8,18 @@ export function utf16Offsets(text) {
   return offsets;
 }
 
+/** The code points that hold some UTF-16 units: half of a surrogate pair counts as all of it. */
+export function codePoints(text, { start, end }) {
+  const offsets = utf16Offsets(text);
+  return { start: offsets.findLastIndex((offset) => offset <= start), end: offsets.findIndex((offset) => offset >= end) };
+}
+
+/** The characters of an item, which counts code points. */
+export function wordOf(text, { start, end }) {
+  const offsets = utf16Offsets(text);
+  return text.slice(offsets[start], offsets[end]);
+}
+
 /**
  * Cuts a text at its entities into pieces {text, item}, in order; `item` is absent between entities.
  * Entities that overlap an earlier one, or that lie outside the text, cannot be marked: they come back as `unmarked`.

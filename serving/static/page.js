@@ -1,11 +1,12 @@
 // Wires the page: what is typed, clicked and pressed goes to the agent; what comes back is shown.
 
-import { card, explain, predict, Refusal } from "./agent.js";
+import { card, explain, feedback, predict, Refusal } from "./agent.js";
 import { cardOf, plain, purpose } from "./card.js";
+import { correctable } from "./correction.js";
 import { counted, element, numbers } from "./elements.js";
 import { explained } from "./explanation.js";
 import { Palette } from "./palette.js";
-import { answered, refused } from "./result.js";
+import { answered, itemsOf, refused } from "./result.js";
 
 const at = (id) => document.getElementById(id);
 const palette = new Palette();
@@ -43,15 +44,22 @@ async function ask() {
   const mine = begin();
   const asked = { inputs: inputs(text), parameters: parameters() };
   try {
-    const { answer, milliseconds } = await predict(asked.inputs, { parameters: asked.parameters, key, signal: mine.signal });
+    const { answer, id, milliseconds } = await predict(asked.inputs, { parameters: asked.parameters, key, signal: mine.signal });
     const why = info?.explains ? (item) => tellWhy(asked, item) : null;
     const { summary, nodes } = answered(text, answer, { palette, picture: info?.picture, why });
-    if (running === mine) end(`${summary} · ${counted([...text].length, "character")} · ${milliseconds.toFixed(0)} ms there and back`, nodes);
+    const shown = info?.correction && id ? [correctable(nodes, { ...about(asked), text, items: itemsOf(answer), id })] : nodes;
+    if (running === mine) end(`${summary} · ${counted([...text].length, "character")} · ${milliseconds.toFixed(0)} ms there and back`, shown);
   } catch (error) {
     if (running !== mine) return;
     if (mine.signal.aborted) end("Cancelled.");
     else end("", [], refusedOrThrow(error));
   }
+}
+
+/** What it takes to correct an answer to what was asked, whatever the answer; classes that the request brought itself are no labels of the agent. */
+function about({ parameters }) {
+  const kind = parameters?.candidate_labels ? null : info.correction;
+  return { kind, labels: info.labels, palette, send: (given) => feedback(given, key), refused: refusedOrThrow };
 }
 
 /** Asks why an item stands in an answer, and shows it below the answer. */

@@ -5,9 +5,12 @@ import { cut } from "./marks.js";
 
 const MOST_ROWS = 500; // of the table: beyond it a browser only gets slow
 
+/** The items of the answer to one input. */
+export const itemsOf = (answer) => (Array.isArray(answer[0]) ? answer[0] : answer);
+
 /** What an answer holds, whatever the agent's task: {summary, nodes}. `why`, where it is given, is called with the item that was clicked. */
 export function answered(text, answer, { palette, picture, why }) {
-  const items = Array.isArray(answer[0]) ? answer[0] : answer;
+  const items = itemsOf(answer);
   const shown = (PICTURES[picture] ?? marked)(items, palette, { text, why });
   return { summary: shown.summary, nodes: [...shown.nodes, json(answer)] };
 }
@@ -56,7 +59,8 @@ function table(items, palette) {
   return folded("As a table", element("table", {}, element("thead", {}, element("tr", {}, head)), element("tbody", {}, rows)), note);
 }
 
-const reached = (item) => item.score >= (item.threshold ?? 0);
+/** Whether an answer makes the claim that a label with a threshold is. */
+export const reached = (item) => item.score >= (item.threshold ?? 0);
 
 /** Labels with bars; where a label has a threshold, a line in its bar shows it, and labels below theirs are faint. */
 function ranked(items, palette, { why }) {

@@ -126,6 +126,14 @@ def test_examples_know_their_place_and_travel_as_json(kind):
 
 
 @every_task
+def test_a_record_is_the_texts_of_an_input_and_a_correction(kind):
+    task, _ = complete(kind)
+    records = [set(record) for record in RECORDS[task.kind] if set(task.input_fields) <= set(record)]
+    assert records
+    assert all(record == {*task.input_fields, task.correction_key} for record in records)
+
+
+@every_task
 def test_an_empty_record_is_refused_by_its_place(kind):
     with pytest.raises(DataError, match=r"^f:9: .*Allowed: .*Remedy: "):
         kind().read_record({}, "f:9")

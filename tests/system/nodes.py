@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from serving.ray_serve.haproxy import _PLACES, _PORTS, _RETRIES, SWITCHES
 from tests.ports import free_port
@@ -56,18 +57,25 @@ def wait_for(url: str, headers: dict[str, str], seconds: float = 60) -> int:
 
 
 @contextmanager
-def two_nodes(place: Path) -> Iterator[Cluster]:
+def two_nodes() -> Iterator[Cluster]:
     """Starts a head and a worker of two CPUs each; ends with everything that they started."""
     gcs, dashboard = free_port(), free_port()
-    haproxy = Path(tempfile.mkdtemp(prefix="ba-", dir="/tmp"))  # short: socket paths end at 97 bytes for HAProxy
-    environment = _environment(haproxy)
+    short = Path(
+        tempfile.mkdtemp(prefix="ba-", dir="/tmp")
+    )  # paths of sockets end at 97 bytes for HAProxy, at 107 for Ray
+    environment = _environment(short)
     cluster = Cluster(f"http://127.0.0.1:{dashboard}", environment)
-    head = ["--head", f"--port={gcs}", f"--dashboard-port={dashboard}", "--include-dashboard=true", f"--temp-dir={place / 'r'}"]  # fmt: skip
+    head = ["--head", f"--port={gcs}", f"--dashboard-port={dashboard}", "--include-dashboard=true", f"--temp-dir={short / 'r'}"]  # fmt: skip
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, haproxy, ignore_errors=True)
-        stack.enter_context(_raylet(environment, *head))
-        wait_for(f"{cluster.address}/api/version", cluster.authorization)
-        stack.enter_context(_raylet(environment, f"--address=127.0.0.1:{gcs}"))
+        stack.callback(shutil.rmtree, short, ignore_errors=True)
+        log = stack.enter_context((short / "log").open("w+"))
+        stack.enter_context(_raylet(environment, log, *head))
+        try:
+            wait_for(f"{cluster.address}/api/version", cluster.authorization, seconds=120)
+        except TimeoutError:
+            log.seek(0)
+            raise TimeoutError(f"no answer of the head, which says: {log.read()[-2000:]}") from None
+        stack.enter_context(_raylet(environment, log, f"--address=127.0.0.1:{gcs}"))
         yield cluster
 
 
@@ -83,10 +91,10 @@ def _environment(haproxy: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _raylet(environment: dict[str, str], *arguments: str) -> Iterator[None]:
+def _raylet(environment: dict[str, str], log: IO[str], *arguments: str) -> Iterator[None]:
     command = [BINARIES / "ray", "start", "--block", "--num-cpus=2", "--num-gpus=0", "--disable-usage-stats", f"--dashboard-agent-listen-port={free_port()}", *arguments]  # fmt: skip
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
     ) as node:
         try:
             yield

@@ -96,12 +96,13 @@ def _data(bundle):
 
 @pytest.mark.timeout(900)
 @pytest.mark.faults  # a group of two processes takes a minute to start; test_training_run.py has one in make test
-def test_two_workers_learn_what_one_learns(kind, place, trained):
-    changes = {"num_workers": 2, "engine": {"zero_stage": 2}, "batch": {"micro_tokens": 32}}
-    outcome = train(config(place, kind, "two", **changes)).outcome
-    ours, theirs = ([row["loss"] for row in result.history] for result in (outcome, trained.outcome))
-    np.testing.assert_allclose(ours[:3], theirs[:3], rtol=1e-4)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-2)  # rounding differs by the CPU, and grows with the steps
+def test_two_workers_learn_what_one_learns(kind, place):
+    """For three epochs: rounding differs by the CPU, and grows with the steps."""
+    changes = {"num_workers": 2, "engine": {"zero_stage": 2}, "batch": {"micro_tokens": 64}}
+    alone = train_here(config(place, kind, "one", epochs=3)).outcome
+    both = train(config(place, kind, "two", epochs=3, **changes)).outcome
+    np.testing.assert_allclose(*([row["loss"] for row in one.history] for one in (both, alone)), rtol=1e-3)
+    assert both.after.value == pytest.approx(alone.after.value, abs=0.02)
 
 
 def test_a_student_learns_from_its_teacher_alone(kind, place, trained):

@@ -26,8 +26,8 @@ REQUEST = {"inputs": "Anna flew from Oslo to Lima on Monday."}
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    with two_nodes(tmp_path_factory.mktemp("n")) as cluster:
+def cluster():
+    with two_nodes() as cluster:
         yield cluster
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from agent.errors import AgentError, TrainingError
 from cluster import ray_output
 from training.data.batch_plan import EpochPlan, plan_epoch
+from training.engine.deepspeed_internals import import_without_mlflow
 from training.engine.out_of_memory import is_out_of_memory, out_of_memory
 from training.loop.checkpoint_manager import CheckpointManager, load_newest
 from training.loop.divergence import DivergenceMonitor
@@ -261,6 +262,7 @@ def _worker_rank() -> WorkerRank:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
+    import_without_mlflow()
     return WorkerRank(context.get_world_rank(), context.get_world_size(), device)
 
 

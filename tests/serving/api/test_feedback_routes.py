@@ -95,6 +95,7 @@ def served(stack: ExitStack, classifier_path: Path, tmp_path: Path) -> Served:
 
 def test_a_reward_and_a_correction_join_their_decisions(served: Served) -> None:
     ids = [served.ask(text).headers["x-request-id"] for text in TEXTS[:2]]
+    assert served.client.get("/info").json()["correction"] == "label"
     first = served.give({"id": ids[0], "reward": 1})
     assert (first.status_code, first.json()) == (200, {"id": ids[0], "index": 0, "outcome": "recorded"})
     assert served.give({"id": ids[1], "correction": {"label": "a new one"}}).status_code == 200
@@ -329,6 +330,7 @@ def test_without_a_store_there_is_no_feedback(serve_with: Any) -> None:
     url = serve_with()
     assert httpx.post(url + "/feedback", json={"id": "x", "reward": 1}).status_code == 404
     assert "/feedback" not in httpx.get(url + "/openapi.json").json()["paths"]
+    assert httpx.get(url + "/info").json()["correction"] is None
 
 
 def test_answers_are_drawn_with_the_probability_that_is_logged(

@@ -27,6 +27,12 @@ ALPHABETS = st.sampled_from(
 )
 MIXED = st.lists(ALPHABETS.flatmap(lambda letters: st.text(letters, max_size=12)), min_size=1, max_size=8).map("".join)
 
+# Every task past the application, as predictions go in a replica of one core, and one of them through it.
+DOCUMENTED = [
+    *(("direct", fixture) for fixture in ("tagger_url", "classifier_url", "labeller_url", "judge_url", "reader_url")),
+    ("asgi", "tagger_url"),
+]
+
 
 @pytest.fixture(scope="module")
 def client(tagger_url: str) -> Iterator[httpx.Client]:
@@ -59,7 +65,7 @@ def _fit_candidates(body: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("fixture", ["tagger_url", "classifier_url", "labeller_url", "judge_url", "reader_url"])
+@pytest.mark.parametrize(("way", "fixture"), DOCUMENTED, indirect=["way"])
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_every_answer_matches_the_openapi_document(
     fixture: str, mode: GenerationMode, request: pytest.FixtureRequest

@@ -247,6 +247,7 @@ def test_a_classifier_shows_its_labels_ranked(browser: Browser, classifier_url: 
             (row.locator(".label").text_content(), row.locator(".bar span")) for row in page.locator(".ranked li").all()
         ]
         assert [label for label, _ in rows] == [item["label"] for item in expected]
+        assert page.get_by_role("button", name="Correct").count() == 0  # this server keeps no decisions
         widths = [bar.bounding_box()["width"] / bar.locator("..").bounding_box()["width"] for _, bar in rows]
         assert widths == pytest.approx([item["score"] for item in expected], abs=0.03)
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.bundle import ONNX_SESSION_ENTRIES, Bundle, write_bundle
+from agent.bundle import Bundle, write_bundle
 from agent.encoding import pad
 from agent.errors import BundleError, ConfigError, RequestError
 from agent.tasks.token_classification import TaggingParameters
@@ -128,7 +128,7 @@ def test_a_session_with_bound_buffers_computes_the_same(engine: Engine) -> None:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    for name, value in ONNX_SESSION_ENTRIES.items():
+    for name, value in engine.variant.session_entries.items():
         options.add_session_config_entry(name, value)
     file = engine.bundle.path / engine.variant.file
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
@@ -186,10 +186,19 @@ def test_a_graph_with_other_inputs_than_the_manifest_says_is_refused(tagger_path
         Engine(Bundle.load(path))
 
 
-def test_int8_answers_do_not_hang_on_the_cpu(engine: Engine) -> None:
-    """What the entry does to products is shown in tests/compression/graphs/test_onnx_graph.py."""
-    options = engine._sessions._free.queue[0].get_session_options()
-    assert options.get_session_config_entry("session.x64quantprecision") == "1"
+def test_a_graph_whose_pairs_may_not_fit_is_run_by_kernels_that_cannot_overflow(
+    tagger_path: Path, tmp_path: Path
+) -> None:
+    """That graphs of the compression need none: tests/compression/graphs/test_pair_sums.py."""
+    for fit in (False, True):
+        variants = (one.model_copy(update={"pairs_fit": fit}) for one in Bundle.load(tagger_path).manifest.onnx)
+        engine = Engine(Bundle.load(_copy(tagger_path, tmp_path / str(fit), onnx=tuple(variants))))
+        options = engine._sessions._free.queue[0].get_session_options()
+        if fit:
+            with pytest.raises(RuntimeError, match="does not have configuration"):
+                options.get_session_config_entry("session.x64quantprecision")
+        else:
+            assert options.get_session_config_entry("session.x64quantprecision") == "1"
 
 
 def test_serving_imports_no_torch_transformers_deepspeed_or_optimum() -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -69,6 +72,16 @@ def test_deepspeed_s_engine_can_leave_the_all_reduce_to_us_and_the_compiler_can_
     for name in ("self.enable_backward_allreduce", "def zero_optimization_stage", "self.global_rank"):
         assert name in source, changed("deepspeed", f"DeepSpeedEngine lacks {name}")
     assert isinstance(deepspeed.ops.__compatible_ops__, dict), changed("deepspeed", "ops.__compatible_ops__ is no dict")
+
+
+def test_deepspeed_does_without_mlflow_which_can_be_imported_afterwards() -> None:
+    code = (
+        "import sys; from training.engine.deepspeed_internals import import_without_mlflow; import_without_mlflow(); "
+        "import deepspeed.autotuning; print('mlflow' in sys.modules, deepspeed.autotuning.autotuner.has_mlflow); import mlflow"
+    )
+    environment = os.environ | {"DS_ACCELERATOR": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-2:] == ["False", "False"], changed("deepspeed", "it needs mlflow")
 
 
 def test_ray_train_passes_chosen_variables_on_and_its_controller_can_be_aborted() -> None:
