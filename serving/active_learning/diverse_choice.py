@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from agent.encoding import Float32
+from agent.evaluation import Progress
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -66,7 +67,9 @@ def distinct_pool(order: Int64, vectors: Vectors, labelled: Sequence[Numbers], *
     return _joined(kept)
 
 
-def representatives(vectors: Float32, weights: Float64, number: int, *, seed: int) -> list[int]:
+def representatives(
+    vectors: Float32, weights: Float64, number: int, *, seed: int, progress: Progress | None = None
+) -> list[int]:
     """Chooses texts that stand for all: those nearest to the centres of weighted k-means (Zhdanov, arXiv 1901.05954).
 
     Args:
@@ -74,16 +77,21 @@ def representatives(vectors: Float32, weights: Float64, number: int, *, seed: in
         weights: How much each text counts, float64 [texts].
         number: How many to choose, at most all.
         seed: Of the first centres, which k-means++ draws.
+        progress: Called with (steps done, steps in all).
 
     Returns:
         Places of the chosen texts, ascending.
     """
     if number >= len(vectors):
         return list(range(len(vectors)))
-    mass = np.maximum(weights, _LEAST_WEIGHT)
-    centres = vectors[_first_centres(vectors, mass, number, np.random.default_rng(seed))]
+    mass, show, found = np.maximum(weights, _LEAST_WEIGHT), progress or (lambda done, total: None), list[int]()
+    for place in _first_centres(vectors, mass, number, np.random.default_rng(seed)):
+        found.append(place)
+        show(len(found), number + _ROUNDS)
+    centres = vectors[found]
     owners, distances = _assigned(vectors, centres)
-    for _ in range(_ROUNDS):
+    for done in range(_ROUNDS):
+        show(number + done, number + _ROUNDS)
         centres = _moved(vectors, mass, owners, centres)
         before = owners
         owners, distances = _assigned(vectors, centres)
@@ -95,21 +103,20 @@ def representatives(vectors: Float32, weights: Float64, number: int, *, seed: in
     return sorted([*chosen.tolist(), *spare.tolist()])
 
 
-def _first_centres(vectors: Float32, mass: Float64, number: int, rng: np.random.Generator) -> list[int]:
-    """Places of texts drawn by their mass times the squared distance to the nearest one drawn before: of several the best.
+def _first_centres(vectors: Float32, mass: Float64, number: int, rng: np.random.Generator) -> Iterator[int]:
+    """Yields places of texts drawn by their mass times the squared distance to the nearest one drawn before: of several the best.
 
     Greedy k-means++ (Arthur and Vassilvitskii, 2007), with the number of trials that scikit-learn uses.
     """
-    distance, found = np.ones(len(vectors), np.float32), list[int]()
+    distance = np.ones(len(vectors), np.float32)
     trials = 2 + int(np.log(number))
     for _ in range(number):
         chances = np.maximum(distance, _ROUNDING**2) * mass
         drawn = rng.choice(len(vectors), trials, p=chances / chances.sum())
         distances = np.minimum(distance[:, None], 2 - 2 * (vectors @ vectors[drawn].T))
         best = int((mass @ distances).argmin())
-        found.append(int(drawn[best]))
+        yield int(drawn[best])
         distance = distances[:, best]
-    return found
 
 
 def _assigned(vectors: Float32, centres: Float32) -> tuple[Int64, Float32]:

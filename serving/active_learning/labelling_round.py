@@ -16,7 +16,7 @@ from agent.encoding import Float32
 from agent.errors import DataError
 from agent.tasks import BaseTask
 from cluster import bundles
-from cluster.progress import Progress
+from cluster.progress import Progress, timed_bar
 from serving.active_learning.candidate_texts import Candidates, Texts, candidates, read_files, read_labelled, read_log
 from serving.active_learning.diverse_choice import Int64, Pool, distinct_pool, representatives
 from serving.active_learning.labelling_files import Form, Suggestion, check_output, write_suggestions
@@ -48,7 +48,7 @@ class LabelNextConfig(Config):
         "",
         description="labelled data (a file, or what data.path may be), whose texts are left out with near duplicates",
     )
-    number: int = Field(100, ge=1, le=5_000, description="texts that are named")
+    number: int = Field(100, ge=1, le=2_000, description="texts that are named")
     output: str = Field(description="file for them; its directory is made where it is absent")
     format: Form = Field("jsonl", description="what is written: the normal form, or a file of a tool for annotation")
     uncertainty: Measure = Field("margin", description="how unsure an answer is (docs/feedback.md)")
@@ -133,7 +133,9 @@ def choose(config: LabelNextConfig, engine: Engine, read: Texts, labelled: Seque
     if not len(order):
         raise DataError(f"the agent refuses all {scored.refused} texts: {scored.reason}", remedy="give other texts")
     pool = _pool(config, engine.bundle.task, new.texts, labelled, order)
-    chosen = representatives(pool.vectors, scored.uncertainty[pool.places], config.number, seed=config.seed)
+    weights = scored.uncertainty[pool.places]
+    with timed_bar("clustering") as show:
+        chosen = representatives(pool.vectors, weights, config.number, seed=config.seed, progress=show)
     return Found(read, new, scored, pool, pool.places[chosen])
 
 

@@ -127,7 +127,11 @@ def test_as_many_are_chosen_as_were_asked_for_and_the_same_by_the_same_seed() ->
     rng = np.random.default_rng(1)
     many = unit(*rng.normal(size=(2_300, 6)).tolist())  # several blocks
     weights = rng.random(2_300)
-    chosen = representatives(many, weights, 50, seed=3)
+    shown = list[tuple[int, int]]()
+    chosen = representatives(many, weights, 50, seed=3, progress=lambda *step: shown.append(step))
+    assert shown == sorted(shown)
+    assert shown[0][0] == 1
+    assert {total for done, total in shown if done <= total} == {shown[-1][1]}
     assert chosen == representatives(many, weights, 50, seed=3) != representatives(many, weights, 50, seed=4)
     assert len(set(chosen)) == 50
 
