@@ -15,7 +15,7 @@ FLAT_GROUPS = {
 
 
 def import_without_mlflow() -> None:
-    """Imports DeepSpeed without MLflow, which its autotuner, not used here, would import too: a fifth of a worker's start where it is installed."""
+    """Imports DeepSpeed without MLflow, which its autotuner would import where it is installed (findings/deepspeed_imports_mlflow.sh)."""
     if "mlflow" in sys.modules:
         return
     sys.modules["mlflow"] = None  # type: ignore[assignment]
