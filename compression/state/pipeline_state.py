@@ -32,6 +32,7 @@ class Graph:
         precision: Precision of weights and matrix products.
         exporter: Kind of the exporter that wrote it.
         published: Whether it goes into the bundle; otherwise it is only measured for comparison.
+        pairs_fit: Whether no pair of its 8-bit products exceeds 16 bits.
     """
 
     path: Path
@@ -39,13 +40,14 @@ class Graph:
     inputs: tuple[str, ...]
     exporter: str
     published: bool = True
+    pairs_fit: bool = False
 
     @property
     def variant(self) -> OnnxVariant:
         """The graph's entry in the manifest."""
         return OnnxVariant(
             file=self.path.name, precision=self.precision, inputs=self.inputs, exporter=self.exporter,
-            hardware=HARDWARE[self.precision], pairs_fit=True,
+            hardware=HARDWARE[self.precision], pairs_fit=self.pairs_fit,
         )  # fmt: skip
 
 

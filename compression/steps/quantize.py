@@ -98,7 +98,7 @@ class QuantizeStep(BaseStep):
             target = state.directory / f"model.{precision}.onnx"
             chosen = self._write(job, target, self.variant, self.calibration)
         state.graphs[place] = dataclasses.replace(source, published=self.keep_fp32)
-        state.graphs.append(Graph(target, precision, check_graph(target), exporter.kind))
+        state.graphs.append(Graph(target, precision, check_graph(target), exporter.kind, pairs_fit=True))
         scope = "weights and embeddings" if self.embeddings else "weights"
         scales = "a scale per channel" if self.per_channel else "a scale per matrix"
         left = f"{len(job.options.exclude)} nodes left in float32{scanned}"

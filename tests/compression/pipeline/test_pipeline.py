@@ -45,6 +45,7 @@ def check(output: Path, report: CompressionReport, parent: Path) -> Bundle:
     assert dict(model.config.id2label) == dict(enumerate(bundle.task.outputs))
     reference = torch_forward(load_directory(output, bundle.task.architecture))
     for variant in bundle.manifest.onnx:
+        assert variant.pairs_fit == (variant.precision in ("int8", "int4"))
         # By machine what it learns differs a little; and random words are unlike those of calibration.
         forward = graph_forward(open_session(output / variant.file, 1, variant.precision))
         batches = probes(model.config.vocab_size, bundle.manifest.max_tokens, seed=3)
