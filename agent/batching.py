@@ -1,12 +1,69 @@
-"""Groups items of similar length into batches within a budget of padded tokens."""
+"""Groups windows of similar length into batches within a budget of padded tokens, and pads them."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+
+from agent.encoding import Float32, Int64, Window
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded windows.
+
+    Attributes:
+        input_ids, attention_mask, token_type_ids: int64 [rows, tokens].
+        asked: int64 [rows, tokens], 1 at tokens that the model is asked about; None: about all. Only models that choose of a whole
+            vocabulary are told.
+    """
+
+    input_ids: Int64
+    attention_mask: Int64
+    token_type_ids: Int64
+    asked: Int64 | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are not padding."""
+        return int(self.attention_mask.sum())
+
+    def feeds(self, names: Iterable[str]) -> dict[str, Int64]:
+        """The inputs of a graph, by their names; `asked` is 1 everywhere if it is None."""
+        found = {name: getattr(self, name) for name in names}
+        if found.get("asked", self.input_ids) is None:
+            found["asked"] = np.ones_like(self.input_ids)
+        return found
+
+    def shaped(self, logits: Float32, names: Iterable[str]) -> Float32:
+        """The logits of a graph with these inputs: of all tokens [rows, tokens, outputs] where none were chosen."""
+        whole = self.asked is None and "asked" in names
+        return logits.reshape(*self.input_ids.shape, -1) if whole else logits
+
+    def rows_of(self, logits: Float32) -> list[Float32]:
+        """The logits of each window: rows of a stacked array, or of the asked tokens of all rows, float32 [asked, outputs]."""
+        if self.asked is None:
+            return list(logits)
+        return np.split(logits, np.cumsum(self.asked.sum(axis=1))[:-1])
+
+
+def pad(windows: Sequence[Window], pad_id: int) -> Batch:
+    """Pads windows to the longest of them."""
+    lengths = [len(window.input_ids) for window in windows]
+    shape = (len(windows), max(lengths))
+    asked = None if all(window.asked is None for window in windows) else np.zeros(shape, np.int64)
+    batch = Batch(np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64), asked)
+    for row, (window, length) in enumerate(zip(windows, lengths, strict=True)):
+        batch.input_ids[row, :length] = window.input_ids
+        batch.attention_mask[row, :length] = 1
+        batch.token_type_ids[row, :length] = window.type_ids
+        if asked is not None:
+            asked[row, :length] = 1 if window.asked is None else window.asked
+    return batch
 
 
 def cut_by_length(lengths: Sequence[int], *, max_tokens: int) -> Iterator[list[int]]:

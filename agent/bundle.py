@@ -12,7 +12,7 @@ import json
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +20,17 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from agent.config.base import Config
+from agent.decisions.decision_policy import Policy, read_policy
+from agent.drift.drift_reference import FILE as DRIFT_REFERENCE
+from agent.drift.drift_reference import DriftReference
 from agent.encoding import Encoder
 from agent.errors import BundleError
 from agent.files import draft_directory, replace_directory, sha256_of
 from agent.segmentation import Segmentation
 from agent.tasks import BaseTask, Report, Task
+from agent.tasks.governed.governed_tasks import govern
+from agent.tasks.relations.relation_extraction import RelationExtraction
+from agent.tasks.relations.triple_extraction import with_entities
 
 FORMAT_VERSION = 2  # 2: how texts are cut is recorded
 MANIFEST = "bundle.json"
@@ -121,11 +127,13 @@ class Manifest(Config):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle on disk."""
+    """A verified bundle on disk. `policy` decides what it answers, if it has one; `tagger` finds the entities whose relations it knows."""
 
     path: Path
     manifest: Manifest
     digest: str
+    policy: Policy | None = None
+    tagger: Bundle | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> Bundle:
@@ -142,17 +150,50 @@ class Bundle:
         for variant in manifest.onnx:
             if variant.file not in manifest.files:
                 raise BundleError(f"bundle {directory} lists the graph {variant.file} but not the file", remedy=_REMEDY)
-        return cls(directory, manifest, hashlib.sha256(raw).hexdigest())
+        policy = read_policy(directory, manifest.files, manifest.task)
+        return cls(directory, manifest, hashlib.sha256(raw).hexdigest(), policy)
 
-    @property
+    @cached_property
     def task(self) -> BaseTask[Any]:
-        """The task with its labels."""
-        return self.manifest.task
+        """The task with its labels, under the bundle's policy or beside its tagger; the manifest has it without."""
+        task = self.manifest.task
+        if self.tagger and isinstance(task, RelationExtraction):
+            return with_entities(task)
+        return govern(task, self.policy.thresholds) if self.policy else task
+
+    def beside(self, tagger: Bundle) -> Bundle:
+        """The same agent, asked about the entities that a tagger finds in texts without marks.
+
+        Raises:
+            BundleError: It says no relations of entities, or the other bundle finds none.
+        """
+        wanted_of = {"bundle": (self, "relation_extraction"), "entities": (tagger, "token_classification")}
+        for key, (bundle, wanted) in wanted_of.items():
+            if bundle.task.kind != wanted:
+                raise BundleError(
+                    f"{key}={bundle.path} is an agent of {bundle.task.kind}",
+                    allowed=f"with entities=..., {key} is an agent of {wanted}",
+                    remedy="leave entities out" if bundle is self else "give the bundle of a tagger",
+                )
+        return replace(self, tagger=tagger)
 
     @cached_property
     def encoder(self) -> Encoder:
         """The tokenizer, with the model's maximum length."""
         return self.manifest.load_encoder(self.path)
+
+    @cached_property
+    def drift_reference(self) -> DriftReference | None:
+        """What its texts and answers were like when it was made; None where nobody recorded it.
+
+        Raises:
+            BundleError: The file cannot be read, or is no longer this bundle's.
+        """
+        entry, file = self.manifest.files.get(DRIFT_REFERENCE), self.path / DRIFT_REFERENCE
+        if entry is None:
+            return None
+        _verify(file, entry)  # another version may stand there by now
+        return DriftReference.load(file)
 
     def onnx_variant(self, precision: str = "auto", hardware: str = "cpu") -> OnnxVariant:
         """The graph of a precision; `auto` takes the last one listed for the hardware, or else the last one at all.

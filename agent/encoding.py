@@ -19,6 +19,7 @@ from tokenizers import Encoding, Tokenizer
 from agent.errors import BundleError, ConfigError, RequestError
 from agent.segmentation import GivenWords, Offsets, Pieces, Segmentation, WordEdges, cut, of_words
 from agent.windows.text_pairs import Cut, PairFrame, TextPair, check_first, cut_pair
+from agent.windows.token_vocabulary import Vocabulary
 from agent.windows.tokenizer_setup import agree_on_blank, ascending, check_unicode, pad_id
 
 IGNORED = -100  # the target that torch.nn.CrossEntropyLoss leaves out by default
@@ -39,6 +40,7 @@ class Window:
         first, last: The window's content covers sub-words `first` to `last` (exclusive) of its document; of a pair those of its
             second text.
         offset: Position of sub-word `first` within `input_ids` (1 after a [CLS]).
+        asked: int64 [tokens], 1 at tokens that the model is asked about, 0 elsewhere; None: about all.
     """
 
     input_ids: Int64
@@ -46,6 +48,7 @@ class Window:
     first: int
     last: int
     offset: int
+    asked: Int64 | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,9 @@ class Encoder:
         stride: Sub-words by which neighbouring windows overlap.
         segmentation: How texts are cut into pieces.
 
+    Attributes:
+        room: Sub-words that a window of a single text holds.
+
     Raises:
         ConfigError: The stride leaves no room.
     """
@@ -176,12 +182,12 @@ class Encoder:
         agree_on_blank(tokenizer)
         self.tokenizer, self.max_tokens, self.stride, self.segmentation = tokenizer, max_tokens, stride, segmentation
         frame = tokenizer.encode("", add_special_tokens=True)
-        self._room = max_tokens - len(frame.ids)
-        if not 0 <= stride < self._room:
+        self.room = max_tokens - len(frame.ids)
+        if not 0 <= stride < self.room:
             raise ConfigError(
                 f"stride {stride} in windows of {max_tokens} tokens, {len(frame.ids)} of them special",
-                allowed=f"0 to {self._room - 1}"
-                if self._room > 0
+                allowed=f"0 to {self.room - 1}"
+                if self.room > 0
                 else f"windows of at least {len(frame.ids) + 1} tokens",
                 remedy="lower the stride or raise max_tokens",
             )
@@ -191,6 +197,11 @@ class Encoder:
         self._content_type = next(iter(probe.type_ids[before:]), 0)
         self._frame_types = frame.type_ids[:before], frame.type_ids[before:]
         self.pad_id = pad_id(tokenizer)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What the tokenizer can say."""
+        return Vocabulary.of(self.tokenizer)
 
     @classmethod
     def load(cls, directory: Path, *, max_tokens: int, stride: int, segmentation: Segmentation = _WORDS) -> Encoder:
@@ -275,7 +286,7 @@ class Encoder:
 
     def _check_stride(self, stride: int | None) -> None:
         """A wider overlap would let a short request cost any number of windows."""
-        most = max(self.stride, self._room // 2)
+        most = max(self.stride, self.room // 2)
         if stride is not None and not 0 <= stride <= most:
             raise RequestError(
                 f"parameters.stride is {stride} in windows of {self.max_tokens} tokens",
@@ -308,38 +319,13 @@ class Encoder:
         return PairFrame.of(self.tokenizer)
 
     def _windows(self, ids: list[int], stride: int) -> tuple[Window, ...]:
-        step = self._room - stride
+        step = self.room - stride
         firsts = range(0, max(len(ids) - stride, 1), step)
-        return tuple(self._window(ids, first, min(first + self._room, len(ids))) for first in firsts)
+        return tuple(self.window(ids, first, min(first + self.room, len(ids))) for first in firsts)
 
-    def _window(self, ids: list[int], first: int, last: int) -> Window:
+    def window(self, ids: list[int], first: int, last: int) -> Window:
+        """The window that holds sub-words `first` to `last` (exclusive), at most `room` of them."""
         input_ids = np.array([*self._before, *ids[first:last], *self._after], np.int64)
         type_ids = np.full(len(input_ids), self._content_type, np.int64)
         type_ids[: len(self._before)], type_ids[len(self._before) + last - first :] = self._frame_types
         return Window(input_ids, type_ids, first, last, len(self._before))
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Padded windows: input_ids, attention_mask and token_type_ids, each int64 [rows, tokens]."""
-
-    input_ids: Int64
-    attention_mask: Int64
-    token_type_ids: Int64
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that are not padding."""
-        return int(self.attention_mask.sum())
-
-
-def pad(windows: Sequence[Window], pad_id: int) -> Batch:
-    """Pads windows to the longest of them."""
-    lengths = [len(window.input_ids) for window in windows]
-    shape = (len(windows), max(lengths))
-    batch = Batch(np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
-    for row, (window, length) in enumerate(zip(windows, lengths, strict=True)):
-        batch.input_ids[row, :length] = window.input_ids
-        batch.attention_mask[row, :length] = 1
-        batch.token_type_ids[row, :length] = window.type_ids
-    return batch

@@ -3,45 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from agent.batching import cut_by_length
-from agent.encoding import Batch, Document, Encoder, Float32, pad
+from agent.batching import Batch, cut_by_length, pad
+from agent.encoding import Document, Encoder, Float32
 from agent.tasks import BaseTask, Report
 
 Forward = Callable[[Batch], Float32]
-"""Padded windows to logits: float32 [rows, tokens, outputs], or [rows, outputs] for one answer per window."""
+"""Padded windows to logits: float32 [rows, tokens, outputs], [rows, outputs] for one answer per window, or [asked, outputs] where tokens are asked about."""
 
 Progress = Callable[[int, int], None]
 """Called with (windows done, windows in all)."""
 
 
-def run_documents(
-    documents: Sequence[Document],
-    forward: Forward,
-    *,
-    pad_id: int,
-    max_tokens: int = 4096,
-    progress: Progress | None = None,
-) -> list[list[Float32]]:
-    """Runs the windows of all documents in batches of like length.
+ResultT = TypeVar("ResultT")
+
+
+def run_documents(documents: Sequence[Document], forward: Forward, **options: Any) -> list[list[Float32]]:
+    """Runs the windows of all documents; `options` as in `run_each`.
 
     Returns:
         For each document the logits of its windows, without padding rows but possibly with padded columns.
     """
+    return run_each(documents, forward, lambda _, logits: logits, **options)
+
+
+def run_each(  # noqa: PLR0913  # the three that vary, and how they are run
+    documents: Sequence[Document],
+    forward: Forward,
+    finish: Callable[[int, list[Float32]], ResultT],
+    *,
+    pad_id: int,
+    max_tokens: int = 4096,
+    progress: Progress | None = None,
+) -> list[ResultT]:
+    """Runs the windows of all documents in batches of like length, and keeps of each document only what is made of its logits.
+
+    Args:
+        documents: At least one window each.
+        forward: The model.
+        finish: Makes a result of the number of a document and the logits of its windows.
+        pad_id: Of the tokenizer.
+        max_tokens: Padded tokens of a batch.
+        progress: Told how far it is.
+
+    Returns:
+        The results, one for each document.
+    """
     places = [(number, index) for number, document in enumerate(documents) for index in range(len(document.windows))]
     windows = [documents[number].windows[index] for number, index in places]
     outputs: list[list[Float32]] = [[None] * len(document.windows) for document in documents]  # type: ignore[list-item]
+    results: list[ResultT] = [None] * len(documents)  # type: ignore[list-item]
+    missing = [len(document.windows) for document in documents]
     done = 0
     for batch in cut_by_length([len(window.input_ids) for window in windows], max_tokens=max_tokens):
-        logits = forward(pad([windows[item] for item in batch], pad_id))
-        for row, item in enumerate(batch):
+        padded = pad([windows[item] for item in batch], pad_id)
+        for item, logits in zip(batch, padded.rows_of(forward(padded)), strict=True):
             number, index = places[item]
-            outputs[number][index] = logits[row]
+            outputs[number][index] = logits
+            missing[number] -= 1
+            if not missing[number]:
+                results[number], outputs[number] = finish(number, outputs[number]), []
         done += len(batch)
         if progress:
             progress(done, len(windows))
-    return outputs
+    return results
 
 
 def predict(
@@ -49,8 +75,11 @@ def predict(
 ) -> list[Any]:
     """Predicts every example, in order, whole documents whatever their length."""
     documents = task.encode(encoder, examples)
-    outputs = run_documents(documents, forward, pad_id=encoder.pad_id, **options)
-    return [task.predict(document, logits) for document, logits in zip(documents, outputs, strict=True)]
+    found: list[Any] = run_each(
+        documents, forward, lambda number, logits: task.predict(documents[number], logits),
+        pad_id=encoder.pad_id, **options,
+    )  # fmt: skip
+    return found
 
 
 def evaluate(

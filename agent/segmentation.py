@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from pydantic import Field
@@ -19,7 +20,11 @@ from agent.config.base import Config
 Offsets = Sequence[tuple[int, int]]
 WordEdges = tuple[tuple[int, int], ...]
 Unit = Literal["words", "subwords"]
-LineEnd = Literal["joins", "ends"]
+LineEnd = Literal["joins", "ends", "wrapped"]
+LINE_END_HELP = (
+    "what a single line end does to an entity: joins, as a blank does; ends it; wrapped: joins where the line is full (the next word would have "
+    "made it longer than the text's longest line, of 40 columns at least), else ends"
+)
 
 
 class Segmentation(Config):
@@ -30,9 +35,7 @@ class Segmentation(Config):
     abbreviations: bool = Field(
         False, description="whether the dot behind a single letter, or behind U.S, is of the word"
     )
-    line_end: LineEnd = Field(
-        "joins", description="whether a single line end may stand inside an entity, as a blank may, or ends it"
-    )
+    line_end: LineEnd = Field("wrapped", description=LINE_END_HELP)
 
     @property
     def told(self) -> str:
@@ -177,11 +180,46 @@ def of_words(words: WordEdges, text: str, offsets: Offsets) -> Pieces:
     return Pieces(found, [start for start, _ in words], [end for _, end in words])
 
 
-def ends_entity(gap: str, *, line_end: LineEnd) -> bool:
-    """Whether what stands between two pieces separates entities: tabs, runs of blanks, blank lines, and single line ends if told so."""
+def ends_entity(text: str, before: int, behind: int, *, line_end: LineEnd) -> bool:
+    """Whether what stands between two pieces separates entities: tabs, runs of blanks, blank lines, and single line ends as told.
+
+    Args:
+        text: The text.
+        before, behind: Where the first piece ends, and where the second begins.
+        line_end: What a single line end does.
+    """
+    gap = text[before:behind]
     if gap in ("", " "):
         return False
-    return (_SEPARATOR if line_end == "ends" else _WIDE_SEPARATOR).search(gap) is not None
+    if _WIDE_SEPARATOR.search(gap):
+        return True
+    if line_end == "joins" or not _LINES.search(gap):
+        return False
+    return line_end == "ends" or not _is_full(text, before, behind)
+
+
+_NARROWEST = 40  # columns of wrapped text; shorter lines are lists and addresses
+
+
+def _is_full(text: str, before: int, behind: int) -> bool:
+    """Whether the line that ends between two places could not have taken the word behind it."""
+    longest = _longest_line(text)
+    line = text[max(text.rfind("\n", 0, before), text.rfind("\r", 0, before)) + 1 : before]
+    word = _VISIBLE.search(text, behind)
+    return longest >= _NARROWEST and _columns(line) + 1 + _columns(word[0] if word else "") > longest
+
+
+@lru_cache(maxsize=16)
+def _longest_line(text: str) -> int:
+    """In columns."""
+    return max(_columns(line.rstrip()) for line in _LINES.split(text))
+
+
+def _columns(line: str) -> int:
+    """The width of a line in a terminal."""
+    if line.isascii():
+        return len(line)
+    return sum(1 + (unicodedata.east_asian_width(character) in "WF") for character in line)
 
 
 _WORD, _FLAG, _EXTENDS, _JOINER = 1, 2, 4, 8
@@ -224,7 +262,8 @@ _ADDRESS = re.compile(
 )
 _LINE_END = r"(?:\r\n|[\n\r])"
 _WIDE_SEPARATOR = re.compile(rf"[\t\v\f\x1c-\x1f\x85\u2028\u2029]|(?!\ ?{_LINE_END}\ ?(?!\s))\s\s", re.VERBOSE)
-_SEPARATOR = re.compile(r"[\t\n\r\v\f\x1c-\x1f\x85\u2028\u2029]|\s\s")
+_LINES = re.compile(_LINE_END)
+_VISIBLE = re.compile(r"\S+")
 
 
 def _join_addresses(text: str, pieces: Pieces) -> Pieces:

@@ -47,6 +47,14 @@ TOKENS = _counter("tokens", "Tokens run through the model, without padding.")
 PADDED_TOKENS = _counter("padded_tokens", "Tokens run through the model, padding included.")
 ENTITIES = _counter("answer_items", "Entities found or classes answered, by label.", "label")
 SCORES = _histogram("score", "Scores of entities found and of classes answered, 0 to 1.", SCORE_BUCKETS, "label")
+PAIRS = _counter(
+    "entity_pairs",
+    "Pairs of entities found in texts, by outcome: asked about, or too_far apart for a window to hold both.",
+    "outcome",
+)
+ABSTENTIONS = _counter(
+    "abstentions", "Texts whose best label scored below the threshold of the bundle's policy, by that label.", "label"
+)
 REQUEST_SECONDS = _histogram(
     "request_seconds", "Seconds from a prediction request's arrival to its answer.", LATENCY_BUCKETS_S
 )
@@ -80,12 +88,24 @@ EXPLANATIONS = _counter(
     "explanations", "Requests to explain decisions, by outcome: answered, or why they were refused.", "outcome"
 )
 INTERVENTIONS = _counter("interventions", "Texts with hidden words that were computed to explain decisions.")
+DRIFT_DISTANCE = _gauge(
+    "drift_distance",
+    "Distance of the latest block of texts from those that the bundle was made with, by statistic: total variation, 0 to 1.",
+    "statistic",
+)
+DRIFT_EVIDENCE = _gauge(
+    "drift_evidence",
+    "Evidence for drift in the latest block of texts, by statistic: 1 is an alarm; 0 before the first block.",
+    "statistic",
+)
+DRIFT_TEXTS = _counter("drift_texts", "Texts that were counted to find drift.")
 INFO = _gauge("info", "Always 1; its labels say which agent is served.", "bundle", "task", "precision")
 
 SERVING = (
-    REQUESTS, REJECTED, TEXTS, TOKENS, PADDED_TOKENS, ENTITIES, SCORES, REQUEST_SECONDS, STAGE_SECONDS,
+    REQUESTS, REJECTED, TEXTS, TOKENS, PADDED_TOKENS, ENTITIES, SCORES, ABSTENTIONS, REQUEST_SECONDS, STAGE_SECONDS,
     BATCH_WINDOWS, BATCH_TOKENS, QUEUED_WINDOWS, QUEUED_TOKENS, LOOP_LAG_SECONDS, BUSY_RATIO, ROLLOUTS, WARMUP_SECONDS,
-    DECISIONS, DECISIONS_PENDING_BYTES, FEEDBACK, EXPLANATIONS, INTERVENTIONS, INFO,
+    DECISIONS, DECISIONS_PENDING_BYTES, FEEDBACK, EXPLANATIONS, INTERVENTIONS, PAIRS,
+    DRIFT_DISTANCE, DRIFT_EVIDENCE, DRIFT_TEXTS, INFO,
 )  # fmt: skip
 
 # Metrics of a training run; the label `run` is the name of its output.

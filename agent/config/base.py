@@ -140,23 +140,37 @@ def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
 
 
 def _explain(kind: type[BaseModel], error: ValidationError) -> ConfigError:
-    keys = [key.path for key in keys_of(kind)]
-    lines, allowed = [], ""
+    known = {key.path: key.needs for key in keys_of(kind)}
+    keys = list(known)
+    lines: list[str] = []
+    allowed = ""
     for item in error.errors(include_url=False):
         key = spell(kind, item["loc"])
         if item["type"] == "extra_forbidden":
+            allowed = ", ".join(keys)
+            if needs := known.get(_general(key)):
+                lines.append(f"key {key!r} needs {needs}")
+                continue
             near = _near(key, keys)
             lines.append(f"unknown key {key!r}" + (f" (did you mean {' or '.join(near)}?)" if near else ""))
-            allowed = ", ".join(keys)
         elif item["type"] == "missing":
             lines.append(f"key {key!r} is required and was not given")
         else:
-            lines.append(f"{key or kind.__name__}={item['input']!r}: {_reason(item)}")
+            given, reason = f"{key or kind.__name__}={item['input']!r}: ", _reason(item)
+            if lines and lines[-1].startswith(given):  # another kind of value that it could be
+                lines[-1] += f"; or {reason}"
+            else:
+                lines.append(given + reason)
     return ConfigError("; ".join(lines), allowed=allowed, remedy="--help lists every key with its default")
 
 
+def _general(key: str) -> str:
+    """The key as it stands for every member of a list."""
+    return re.sub(r"\.\d+(?=\.|$)", "[]", key)
+
+
 def _near(key: str, keys: Sequence[str]) -> list[str]:
-    general = re.sub(r"\.\d+(?=\.|$)", "[]", key)
+    general = _general(key)
     near = difflib.get_close_matches(general, keys, n=3, cutoff=0.5)
     return near or [path for path in keys if path.split(".")[-1] == general.split(".")[-1]][:3]
 

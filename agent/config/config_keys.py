@@ -22,6 +22,7 @@ class Key(NamedTuple):
     path: str
     default: str | None  # as YAML; None: required
     description: str
+    needs: str = ""  # the kinds that have it, where others do not
 
 
 def keys_of(kind: type[BaseModel], prefix: str = "", *, default: BaseModel | None = None) -> Iterator[Key]:
@@ -49,7 +50,7 @@ def keys_of(kind: type[BaseModel], prefix: str = "", *, default: BaseModel | Non
 
 def describe(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Yields the help of each key: `key=default` as on the command line, then what it means, wrapped."""
-    for path, default, description in keys_of(kind, prefix):
+    for path, default, description, _ in keys_of(kind, prefix):
         head = f"{' ' * _INDENT}{path}" + ("=..." if default is None else f"={default}")
         text = f"{description} (required)".strip() if default is None else description
         if not text:
@@ -71,6 +72,8 @@ def spell(kind: type[BaseModel], place: Sequence[int | str]) -> str:
         models = variants_of(annotation)
         if isinstance(part, int):
             parts.append(str(part))
+        elif not models and get_origin(annotation) in (Union, types.UnionType):
+            continue  # which kind of value was tried
         elif len(models) > 1 and (chosen := next((model for model in models if part == _tag(model)), None)):
             annotation = chosen
         else:
@@ -132,8 +135,11 @@ def _keys_of_variants(
             seen.add(key.path)
             name = key.path.removeprefix(prefix).split(".")[0].removesuffix("[]")
             owners = [_tag(other) for other in variants if name in other.model_fields]
-            only = f"[{', '.join(owners)}]" if len(owners) < len(variants) else ""
-            yield key._replace(description=f"{key.description} {only}".strip())
+            if len(owners) == len(variants):
+                yield key
+                continue
+            described = f"{key.description} [{', '.join(owners)}]".strip()
+            yield key._replace(description=described, needs=f"{prefix}kind={' or '.join(owners)}")
 
 
 def _tag(kind: type[BaseModel]) -> str:

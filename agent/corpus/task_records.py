@@ -1,10 +1,11 @@
-"""The demonstration corpus as records for each task: entities, genres, sets of what a sentence mentions, sentences with hypotheses, questions."""
+"""The demonstration corpus as records for each task: entities, genres, sets of what a sentence mentions, sentences with hypotheses, questions, relations."""
 
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from agent.corpus import GENRES, Sentence
+from agent.corpus.relation_records import relation_records
 
 Record = dict[str, object]
 
@@ -26,6 +27,11 @@ def mentions_record(sentence: Sentence) -> Record:
     """The record of a sentence for sets of labels: what it mentions, and whether it asks; of many it is nothing."""
     labels = {_MENTIONED[label] for _, _, label in sentence.spans} | ({"question"} if "?" in sentence.text else set())
     return {"text": sentence.text, "labels": sorted(labels)}
+
+
+def text_record(sentence: Sentence) -> Record:
+    """The record of a sentence for masked language modelling."""
+    return {"text": sentence.text}
 
 
 def inference_records(sentences: Sequence[Sentence]) -> Iterator[Record]:
@@ -96,5 +102,7 @@ RECORDS: Mapping[str, Callable[[Sequence[Sentence]], Iterator[Record]]] = {
     "multi_label_classification": _each(mentions_record),
     "text_pair_classification": inference_records,
     "question_answering": question_records,
+    "masked_language_modelling": _each(text_record),
+    "relation_extraction": relation_records,
 }
 """Records of the sentences of a split, for each kind of task."""

@@ -10,8 +10,9 @@ from agent.tasks import Example
 
 
 def example_digest(example: Example) -> bytes:
-    """The sha256 of an example without its place: 32 bytes."""
-    content = json.dumps(example.model_dump(mode="json", exclude={"where"}), sort_keys=True)
+    """The sha256 of an example without its place: 32 bytes. Of labelled ones it is what it was before there were logged ones."""
+    left_out = {"where"} if example.logged else {"where", "logged"}
+    content = json.dumps(example.model_dump(mode="json", exclude=left_out), sort_keys=True)
     return hashlib.sha256(content.encode()).digest()
 
 

@@ -76,7 +76,8 @@ def _normal_record(record: Mapping[str, Any]) -> dict[str, Any]:
     classes |= {"label": record["label"]} if isinstance(record.get("label"), str) else {}
     entities = {"spans": spans} if spans is not None and (spans or not any(classes.values())) else {}
     pair = {"text_pair": record["text_pair"]} if isinstance(record.get("text_pair"), str) else {}
-    return {"text": record["text"]} | pair | entities | classes
+    logged = {key: record[key] for key in ("propensity", "reward") if record.get(key) is not None} if classes else {}
+    return {"text": record["text"]} | pair | entities | classes | logged
 
 
 def _lines(objects: Sequence[Mapping[str, Any]]) -> str:

@@ -1,19 +1,24 @@
-"""Lines of a text file (gzip too), or of a part of it, with their numbers, decoded strictly. Knows when a part may end, not what lines mean."""
+"""Lines of a text file (gzip and xz too), or of a part of it, with their numbers, decoded strictly. Knows when a part may end, not what lines mean."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from agent.errors import DataError
 
-GZIP = b"\x1f\x8b"
+_PACKED: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"\xfd7zXZ": lzma.open,
+}  # what packed files begin with
+_PACKED_SUFFIXES = (".gz", ".xz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +65,34 @@ def read_text(file: Path) -> str:
         raise  # a line of its own is wrong where the whole is
 
 
-@contextmanager
-def open_file(file: Path) -> Iterator[BinaryIO]:
-    """The bytes of a file, unpacked if it is gzip, whatever its name.
+def unpacked_name(file: Path) -> str:
+    """The name of a file without the suffix that says how it is packed."""
+    return file.stem if file.suffix in _PACKED_SUFFIXES else file.name
+
+
+def is_packed(file: Path) -> bool:
+    """Whether a file is gzip or xz, by its content.
 
     Raises:
-        DataError: The file cannot be read, or its gzip is damaged; also while it is read.
+        DataError: It cannot be read.
     """
+    return _unpacker(file) is not None
+
+
+@contextmanager
+def open_file(file: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, unpacked if it is gzip or xz, whatever its name.
+
+    Raises:
+        DataError: The file cannot be read, or what is packed in it is damaged; also while it is read.
+    """
+    unpack = _unpacker(file)
     try:
         with file.open("rb") as raw:
-            packed = raw.read(len(GZIP)) == GZIP
-            raw.seek(0)
-            yield cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{file} is damaged gzip ({error})", remedy="get the file again") from None
+            yield cast(BinaryIO, unpack(raw)) if unpack else raw
+    except (gzip.BadGzipFile, lzma.LZMAError, EOFError, zlib.error) as error:
+        kind = "xz" if unpack is lzma.open else "gzip"
+        raise DataError(f"{file} is damaged {kind} ({error})", remedy="get the file again") from None
     except OSError as error:
         raise _unreadable(file, error) from None
 
@@ -103,6 +122,15 @@ def cut_file(file: Path, part_bytes: int, ends_record: Callable[[bytes], bool]) 
     except OSError as error:
         raise _unreadable(file, error) from None
     return parts, digest.hexdigest()
+
+
+def _unpacker(file: Path) -> Callable[..., Any] | None:
+    try:
+        with file.open("rb") as raw:
+            head = raw.read(8)
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    return next((unpack for magic, unpack in _PACKED.items() if head.startswith(magic)), None)
 
 
 def _lines(stream: BinaryIO, part: Part) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from agent.data.lines import unpacked_name
 from agent.errors import DataError
 
 SPLITS = ("train", "dev", "test")
@@ -81,7 +82,7 @@ def _named(file: Path, split: str) -> tuple[int, tuple[str, str]] | None:
     """How surely a file is of a split (0 is surest), and the group of files that it is one with; None if it is not."""
     suffix = _suffix(file)
     known = suffix in SUFFIXES
-    stem = file.name.removesuffix(".gz")
+    stem = unpacked_name(file)
     stem = stem.removesuffix(suffix) if known or suffix[1:] not in NAMES[split] else stem
     for name in NAMES[split]:
         if stem == name:
@@ -94,4 +95,4 @@ def _named(file: Path, split: str) -> tuple[int, tuple[str, str]] | None:
 
 
 def _suffix(file: Path) -> str:
-    return Path(file.name.removesuffix(".gz")).suffix
+    return Path(unpacked_name(file)).suffix

@@ -24,6 +24,7 @@ from agent.tasks import KINDS, BaseTask
 from agent.tasks.base import Join
 
 DEMO = "demo"
+DEFAULT_KIND = "token_classification"
 
 
 class DataConfig(Config):
@@ -55,10 +56,9 @@ class DataConfig(Config):
         "en", min_length=2, description="of data that comes as words (ISO 639-1): natural text follows its rules"
     )
 
-    @property
-    def hints(self) -> Hints:
-        """What files do not say of themselves."""
-        return Hints(self.tag_column, self.label_names)
+    def hints(self, kind: str) -> Hints:
+        """What files do not say of themselves, for a kind of task."""
+        return Hints(self.tag_column, self.label_names, KINDS[kind].learns_from_text)
 
     @property
     def join(self) -> Join:
@@ -88,7 +88,8 @@ class Splits:
 def load_splits(config: DataConfig, task: BaseTask[Any], *, seed: int = 0) -> Splits:
     """Reads, completes and checks the splits of a data set for a task.
 
-    A missing dev split is cut from train (`dev_fraction`, by `seed`); a missing test split is an error. The task's labels are taken from
+    A missing dev split is cut from train (`dev_fraction`, by `seed`); a missing test split is an error, or the second half of dev where
+    a task learns from text alone. The task's labels are taken from
     train if it has none.
 
     Raises:
@@ -104,10 +105,14 @@ def load_splits(config: DataConfig, task: BaseTask[Any], *, seed: int = 0) -> Sp
         notes.append(
             f"no dev split in {config.path}: held out {len(read['dev'])} of its training examples (data.dev_fraction={config.dev_fraction})"
         )
+    if task.learns_from_text and "test" not in read and read.get("dev"):
+        read |= halve(read["dev"])
+        notes.append(TEST_OF_DEV.format(path=config.path))
     for name in SPLITS:
         check_split(config, name, read.get(name))
     for name in SPLITS:
         complete.check_labels(read[name])
+        check_labelled(name, read[name])
     notes += _doubts(complete, read)
     digest = data_digest({name: split_digest(read[name]) for name in SPLITS})
     return Splits(complete, **read, digest=digest, notes=tuple(notes))
@@ -127,6 +132,21 @@ def check_split(config: DataConfig, name: str, found: Sized | None) -> None:
         )
 
 
+def check_labelled(name: str, examples: Iterable[Any]) -> None:
+    """Refuses logged decisions where labels are needed, to score by.
+
+    Raises:
+        DataError: Names the first such record of a split other than train.
+    """
+    first = next((example.where for example in examples if example.logged), None) if name != "train" else None
+    if first is not None:
+        raise DataError(
+            f"{first}: a logged decision in the {name} split, whose label is an answer that need not be right",
+            allowed="records that people have labelled, in dev and test",
+            remedy="take records with a reward to train alone, and give dev and test splits, so that none are held out of train",
+        )
+
+
 def find_files(config: DataConfig) -> dict[str, tuple[Path, ...]]:
     """The files of each split, in reading order; nothing where `data.path` is no directory.
 
@@ -139,29 +159,29 @@ def find_files(config: DataConfig) -> dict[str, tuple[Path, ...]]:
     return split_files(directory)
 
 
-def open_split(config: DataConfig, files: Iterable[Path]) -> Source:
+def open_split(config: DataConfig, files: Iterable[Path], kind: str = DEFAULT_KIND) -> Source:
     """The files of one split as a source of records.
 
     Raises:
         DataError: A file is of no known format, or what it says is not clear.
     """
-    return open_files(files, config.spans, config.hints, config.max_examples)
+    return open_files(files, config.spans, config.hints(kind), config.max_examples)
 
 
-def open_sources(config: DataConfig, kind: str = "token_classification") -> dict[str, Source]:
+def open_sources(config: DataConfig, kind: str = DEFAULT_KIND) -> dict[str, Source]:
     """The splits of a data set as sources of records.
 
     Args:
         config: Which data.
-        kind: Of the task that the embedded corpus is asked for; other data has the labels that it has.
+        kind: Of the task: what the embedded corpus is asked for, and whether plain text is data; other data has the labels that it has.
 
     Raises:
         DataError: There is no such data set, or a file is of no known format.
     """
     if config.path == DEMO:
-        return {name: _rows(config, name, rows) for name, rows in _demo(kind).items()}
+        return {name: _rows(config, kind, name, rows) for name, rows in _demo(kind).items()}
     if files := find_files(config):
-        return {name: open_split(config, paths) for name, paths in files.items()}
+        return {name: open_split(config, paths, kind) for name, paths in files.items()}
     if (path := Path(config.path).expanduser()).exists() or config.path.startswith((".", "/", "~")):
         raise DataError(
             f"data.path={config.path!r} {'is a file' if path.exists() else 'does not exist'}",
@@ -170,7 +190,7 @@ def open_sources(config: DataConfig, kind: str = "token_classification") -> dict
             if path.exists()
             else "check the path",
         )
-    return {name: _rows(config, name, rows) for name, rows in read_hub(config.path, config.subset).items()}
+    return {name: _rows(config, kind, name, rows) for name, rows in read_hub(config.path, config.subset).items()}
 
 
 def read_examples(config: DataConfig, task: BaseTask[Any], source: Source) -> tuple[list[Any], list[str]]:
@@ -194,6 +214,8 @@ def check_kind(task: BaseTask[Any], source: Source, first: Sequence[Record]) -> 
         DataError: Names the place, what it holds and the task that it is for.
     """
     held = kinds_of(first)
+    if task.learns_from_text and {"text", "tokens"} & set(first[0][0]):
+        return  # whatever labels stand beside
     if held and task.kind not in held:
         raise DataError(
             f"{first[0][1]}: {source.name}, which is data for {held[0]}, and the task is {task.kind}",
@@ -203,14 +225,20 @@ def check_kind(task: BaseTask[Any], source: Source, first: Sequence[Record]) -> 
 
 
 def kinds_of(records: Sequence[Record]) -> list[str]:
-    """The kinds of task that records are data for, by the first of them."""
+    """The kinds of task that records are labelled data for, by the first of them."""
     keys = set(records[0][0]) if records else set()
-    found = {kind: wanted for kind, task in KINDS.items() for wanted in task.record_keys if wanted <= keys}
+    found = {
+        kind: wanted
+        for kind, task in KINDS.items()
+        if not task.learns_from_text
+        for wanted in task.record_keys
+        if wanted <= keys
+    }
     return [kind for kind, wanted in found.items() if not any(wanted < more for more in found.values())]
 
 
-def _rows(config: DataConfig, name: str, rows: Callable[[], Iterator[Record]]) -> Source:
-    return open_rows(name, rows, config.spans, config.hints, config.max_examples)
+def _rows(config: DataConfig, kind: str, name: str, rows: Callable[[], Iterator[Record]]) -> Source:
+    return open_rows(name, rows, config.spans, config.hints(kind), config.max_examples)
 
 
 def _demo(kind: str) -> dict[str, Callable[[], Iterator[Record]]]:
@@ -233,6 +261,15 @@ def _doubts(task: BaseTask[Any], read: Mapping[str, Sequence[Any]]) -> list[str]
     if len(task.labels) == 1 and task.labels[0] != task.item_name:  # where every item has it by nature
         notes.append(f"there is one label only, {task.labels[0]}")
     return notes
+
+
+TEST_OF_DEV = "no test split in {path}: the second half of dev is test"
+
+
+def halve(dev: list[Any]) -> dict[str, list[Any]]:
+    """Cuts a dev split into dev and test, as it stands: neighbours are often of one document."""
+    middle = (len(dev) + 1) // 2
+    return {"dev": dev[:middle], "test": dev[middle:]}
 
 
 def hold_out(train: list[Any], fraction: float, seed: int) -> dict[str, list[Any]]:

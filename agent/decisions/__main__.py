@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ Shows, exports and deletes what a log of decisions holds (serving writes it wher
   python -m agent.decisions store=sqlite:///decisions.db                                       how much there is of what
   python -m agent.decisions store=URL output=log.jsonl                                         a line of JSON per decision
   python -m agent.decisions store=URL output=train.jsonl content=corrections                   corrected texts as training data
+  python -m agent.decisions store=URL output=DIR/train-log.jsonl content=rewards               answers with rewards, for objective.kind=policy_gradient
   python -m agent.decisions store=URL delete=ID                                                all of one request
   python -m agent.decisions store=URL delete_older_than_days=30
 """
@@ -38,9 +39,10 @@ class DecisionsConfig(Config):
     agent: str = Field("", description="name of the agent whose decisions are shown or exported; empty takes all")
     since_days: float | None = Field(None, gt=0, description="age of the oldest decision that is shown or exported")
     output: str = Field("", description="file to export to, in JSON lines; its directory is made where it is absent")
-    content: Literal["decisions", "corrections"] = Field(
+    content: Literal["decisions", "corrections", "rewards"] = Field(
         "decisions",
-        description="what is exported: decisions with their feedback, or the corrected ones as labelled records for training",
+        description="what is exported: decisions with their feedback, the corrected ones as labelled records for training, or a classifier's "
+        "with rewards as records that training learns from with objective.kind=policy_gradient",
     )
     delete: str = Field(
         "", description="id of a request (x-request-id) all of whose decisions and feedback are deleted"
@@ -56,7 +58,7 @@ def run(config: DecisionsConfig) -> None:
     Raises:
         ConfigError: The store's address is wrong.
         StoreError: The database cannot be reached.
-        DataError: The output cannot be written.
+        DataError: The output cannot be written, or a decision is not what is asked for.
     """
     store = DecisionStore(config.store)
     try:
@@ -82,7 +84,7 @@ def _export(logged: Iterator[LoggedDecision], file: Path, content: str) -> int:
             draft.touch(0o600)
             with draft.open("w", encoding="utf-8") as stream:
                 for one in logged:
-                    line: dict[str, Any] | None = one.as_object() if content == "decisions" else one.as_record()
+                    line = _LINES[content](one)
                     if line is not None:
                         stream.write(json.dumps(line, ensure_ascii=False) + "\n")
                         number += 1
@@ -91,6 +93,13 @@ def _export(logged: Iterator[LoggedDecision], file: Path, content: str) -> int:
     except OSError as error:
         raise DataError(f"{file} cannot be written ({error.strerror})", remedy="give another output") from None
     return number
+
+
+_LINES: Mapping[str, Callable[[LoggedDecision], dict[str, Any] | None]] = {
+    "decisions": LoggedDecision.as_object,
+    "corrections": LoggedDecision.as_record,
+    "rewards": LoggedDecision.as_rewarded_record,
+}
 
 
 def _summary(logged: Iterator[LoggedDecision]) -> list[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
+from agent.errors import DataError
 from agent.windows.text_pairs import SEPARATOR
 
 
@@ -57,11 +59,24 @@ class Feedback(NamedTuple):
         return (self.reward, self.correction) == (other.reward, other.correction)
 
 
+def _json(value: Any) -> str:
+    return to_json(value).decode()
+
+
 class LoggedDecision(NamedTuple):
     """A decision with the feedback on it, where there is some."""
 
     decision: Decision
     feedback: Feedback | None
+
+    @classmethod
+    def from_object(cls, found: Mapping[str, Any]) -> LoggedDecision:
+        """What `as_object` has made an object of."""
+        decision = Decision(**{name: found[name] for name in Decision._fields} | {"answer": _json(found["answer"])})
+        if "feedback_time" not in found:
+            return cls(decision, None)
+        correction = None if found["correction"] is None else _json(found["correction"])
+        return cls(decision, Feedback(found["feedback_time"], found["feedback_key_id"], found["reward"], correction))
 
     def as_object(self) -> dict[str, Any]:
         """What an export holds of it."""
@@ -82,3 +97,25 @@ class LoggedDecision(NamedTuple):
         if SEPARATOR in text and all(part in brought for part in text.split(SEPARATOR, 1)):
             return dict(correction)  # with the texts of an input that has several, by their own names
         return {"text": text, **correction}
+
+    def as_rewarded_record(self) -> dict[str, Any] | None:
+        """The answered label with its propensity and reward, as training reads them; None without a reward.
+
+        Raises:
+            DataError: The answer is not one label.
+        """
+        if self.feedback is None or self.feedback.reward is None:
+            return None
+        answer = from_json(self.decision.answer)
+        first = answer[0] if isinstance(answer, list) and answer else None
+        if not isinstance(first, dict) or "label" not in first or "threshold" in first:
+            raise DataError(
+                f"decision {self.decision.id}[{self.decision.position}] of agent {self.decision.agent!r} answers more or less than one label",
+                allowed="content=rewards for agents that answer one label of a text",
+                remedy="give agent=, or content=corrections",
+            )
+        text, _, other = self.decision.text.partition(SEPARATOR)
+        texts = {"text": text, "text_pair": other} if SEPARATOR in self.decision.text else {"text": text}
+        return texts | {
+            "label": first["label"], "propensity": self.decision.propensity, "reward": self.feedback.reward
+        }  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from agent.config.base import Config
@@ -52,12 +54,30 @@ class Judgement(NamedTuple):
     estimates: Mapping[str, Estimate]
 
 
+class Difference(NamedTuple):
+    """What one policy would have earned less what another would, on the same decisions.
+
+    Attributes:
+        estimate: Doubly robust, -1 to 1.
+        share: Part of the decisions in which the two would not have answered alike.
+        untold: What the log does not tell of their answers there, of both together.
+    """
+
+    estimate: Estimate
+    share: float
+    untold: float
+
+
+class Told(NamedTuple):
+    """What a log tells, where it tells enough: the decisions with clipped weights; `untold` and `effective` as in `Judgement`."""
+
+    clipped: LoggedRewards
+    untold: float
+    effective: float
+
+
 def judge(logged: LoggedRewards, config: EvidenceConfig | None = None) -> Judgement:
     """Judges a policy.
-
-    Rare large weights are what makes intervals too narrow: a log that lacks them by chance does not show it in its spread. So weights
-    are clipped, and since their mean without clipping is 1 wherever every answer is possible, what clipped ones lack to 1 bounds
-    what was lost (rewards lie between 0 and 1): intervals are widened by that.
 
     Args:
         logged: The decisions, and what the policy would have done.
@@ -68,16 +88,7 @@ def judge(logged: LoggedRewards, config: EvidenceConfig | None = None) -> Judgem
     """
     config = config or EvidenceConfig()
     number = len(logged.rewards)
-    if number < config.min_decisions:
-        raise EvidenceError(
-            f"the log cannot tell: it holds {number} decisions with a reward",
-            allowed=f"at least {config.min_decisions} (evidence.min_decisions)",
-            remedy="collect more feedback",
-        )
-    clipped = logged.clipped(max(_LEAST_CLIP, _CLIP_SHARE * number**0.5))
-    untold = max(0.0, 1 - float(clipped.weights.mean()))
-    effective = effective_sample_size(clipped.weights)
-    _check(logged, untold, effective, config)
+    clipped, untold, effective = told_by(logged, config)
     bootstrap = Bootstrap(number, confidence=config.confidence, resamples=config.resamples, seed=config.seed)
     robust = clipped.doubly_robust_terms()
     found = bootstrap.of_means(
@@ -96,6 +107,52 @@ def judge(logged: LoggedRewards, config: EvidenceConfig | None = None) -> Judgem
         "gain": _widened(found["gain"], untold, untold, least=-1),
     }
     return Judgement(number, effective, untold, estimates)
+
+
+def judge_difference(
+    first: LoggedRewards, second: LoggedRewards, differs: npt.NDArray[np.bool_], config: EvidenceConfig | None = None
+) -> Difference:
+    """Judges one policy beside another, decision by decision: they earn the same where they answer alike, whatever the log tells of it.
+
+    Args:
+        first, second: The same decisions, and what each policy would have done.
+        differs: bool [decisions], whether the two would have answered differently. It must hang on the text alone, not on the logged answer.
+        config: What the log has to hold for each of them.
+
+    Raises:
+        EvidenceError: The log cannot tell of one of them.
+    """
+    config = config or EvidenceConfig()
+    one, other = (told_by(logged, config).clipped for logged in (first, second))
+    share = float(differs.mean())
+    untold = sum(max(0.0, share - float((each.weights * differs).mean())) for each in (one, other))
+    terms = np.where(differs, one.doubly_robust_terms() - other.doubly_robust_terms(), 0.0)
+    bootstrap = Bootstrap(len(terms), confidence=config.confidence, resamples=config.resamples, seed=config.seed)
+    return Difference(_widened(bootstrap.of_mean(terms), untold, untold, least=-1), share, untold)
+
+
+def told_by(logged: LoggedRewards, config: EvidenceConfig) -> Told:
+    """Clips weights, and refuses a log that holds too little.
+
+    Rare large weights are what makes intervals too narrow: a log that lacks them by chance does not show it in its spread. So weights
+    are clipped, and since their mean without clipping is 1 wherever every answer is possible, what clipped ones lack to 1 bounds
+    what was lost (rewards lie between 0 and 1): intervals are widened by that.
+
+    Raises:
+        EvidenceError: The log cannot tell; says why, and what would help.
+    """
+    number = len(logged.rewards)
+    if number < config.min_decisions:
+        raise EvidenceError(
+            f"the log cannot tell: it holds {number} decisions with a reward",
+            allowed=f"at least {config.min_decisions} (evidence.min_decisions)",
+            remedy="collect more feedback",
+        )
+    clipped = logged.clipped(max(_LEAST_CLIP, _CLIP_SHARE * number**0.5))
+    untold = max(0.0, 1 - float(clipped.weights.mean()))
+    effective = effective_sample_size(clipped.weights)
+    _check(logged, untold, effective, config)
+    return Told(clipped, untold, effective)
 
 
 def _check(logged: LoggedRewards, untold: float, effective: float, config: EvidenceConfig) -> None:

@@ -6,8 +6,10 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from agent.tasks.base import BaseTask, Example, Parameters, Report
+from agent.tasks.masked_language.masked_language_modelling import MaskedLanguageModelling
 from agent.tasks.multi_label_classification import MultiLabelClassification
 from agent.tasks.question_answering.extractive import QuestionAnswering
+from agent.tasks.relations.relation_extraction import RelationExtraction
 from agent.tasks.text_classification import TextClassification
 from agent.tasks.text_pair_classification import TextPairClassification
 from agent.tasks.token_classification import TokenClassification
@@ -17,7 +19,9 @@ Task = Annotated[
     | TextClassification
     | MultiLabelClassification
     | TextPairClassification
-    | QuestionAnswering,
+    | QuestionAnswering
+    | RelationExtraction
+    | MaskedLanguageModelling,
     Field(discriminator="kind"),
 ]  # fmt: skip
 
@@ -26,6 +30,6 @@ KINDS: Mapping[str, type[BaseTask[Any]]] = {
 }
 
 __all__ = [
-    "KINDS", "BaseTask", "Example", "MultiLabelClassification", "Parameters", "QuestionAnswering", "Report", "Task",
-    "TextClassification", "TextPairClassification", "TokenClassification",
+    "KINDS", "BaseTask", "Example", "MaskedLanguageModelling", "MultiLabelClassification", "Parameters", "QuestionAnswering",
+    "RelationExtraction", "Report", "Task", "TextClassification", "TextPairClassification", "TokenClassification",
 ]  # fmt: skip

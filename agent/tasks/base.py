@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, field_validator
@@ -12,8 +12,10 @@ from pydantic_core import to_json
 from agent.config.base import Config
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
+from agent.tasks.masked_language.word_masking import WordMasking
 from agent.tasks.output_decision import Decision
 from agent.tasks.pairs import Pair
+from agent.tasks.record_fields import LoggedReward
 from agent.windows.text_pairs import SEPARATOR, TextPair
 
 ExampleT = TypeVar("ExampleT", bound="Example")
@@ -22,11 +24,12 @@ Join = Callable[[Sequence[str]], str]
 
 
 class Example(BaseModel):
-    """One labelled example. `where` names its file and line, for messages."""
+    """One labelled example, or a decision that was `logged`. `where` names its file and line, for messages."""
 
     model_config = ConfigDict(frozen=True)
 
     where: str = ""
+    logged: LoggedReward | None = None
 
 
 class Report(Config):
@@ -50,6 +53,11 @@ class Report(Config):
     def value(self) -> float:
         """The primary metric."""
         return self.metrics[self.primary]
+
+    @property
+    def score_name(self) -> str:
+        """What people call the primary metric."""
+        return "F1" if self.primary == "f1" else self.primary
 
 
 def _whole(value: object) -> object:
@@ -81,7 +89,7 @@ class Column(NamedTuple):
     """
 
     name: str
-    datatype: Literal["BYTES", "FP32"]
+    datatype: Literal["BYTES", "FP32", "BOOL"]
     value: Callable[[Sequence[Mapping[str, Any]]], str | float]
 
 
@@ -123,8 +131,8 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     record_keys: ClassVar[tuple[frozenset[str], ...]]  # of records that are data for it, in each of their shapes
     record_shape: ClassVar[str]  # the same for people
     purpose: ClassVar[str]  # one sentence for people, with {and} or {or} where its labels stand
-    # How a page shows an answer: places in the text, labels with scores, or places in the last text of an input.
-    picture: ClassVar[Literal["marks", "ranking", "answers"]]
+    # How a page shows an answer: places in the text, labels with scores, places in the last text of an input, words for masks, or triples.
+    picture: ClassVar[Literal["marks", "ranking", "answers", "fillings", "triples"]]
     item_name: ClassVar[str] = "label"  # what a text may lack
     tunes: ClassVar[bool] = False  # whether `tuned` chooses anything
     parameters: ClassVar[type[Parameters]]
@@ -136,9 +144,9 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     takes_single: ClassVar[bool] = False  # whether one text may be asked about where an input is several
     explores: ClassVar[bool] = False  # whether an answer is one of `labels`, which a server may draw to learn from
     takes_words: ClassVar[bool] = False  # whether a request may bring the words of a text
-    explains: ClassVar[bool] = (
-        False  # whether its answers are claims with probabilities, which interventions can explain
-    )
+    explains: ClassVar[bool] = False  # whether answers are claims with probabilities, which interventions can explain
+    learns_from_text: ClassVar[bool] = False  # whether it needs no labels: data is any text, also plain files of it
+    nests: ClassVar[bool] = False  # whether the answer to one input may be a list of lists of items
 
     kind: str
     labels: tuple[str, ...] = Field((), description="labels of the agent; empty takes them from the training data")
@@ -160,7 +168,11 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     @property
     @abstractmethod
     def outputs(self) -> tuple[str, ...]:
-        """Names of the model's outputs, in the order of its logits."""
+        """Names of the model's outputs, in the order of its logits; none where they are the sub-words of its tokenizer."""
+
+    def num_outputs(self, encoder: Encoder) -> int:
+        """How many outputs the model has at least."""
+        return len(self.outputs)
 
     @abstractmethod
     def read_record(self, record: Mapping[str, Any], where: str, *, join: Join = " ".join) -> ExampleT:
@@ -186,6 +198,14 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     def as_input(self, texts: Sequence[str]) -> str:
         """The texts of one input, in the order of `input_fields`, as one string that stands for all of them."""
         return texts[0] if len(texts) == 1 else TextPair(*texts)
+
+    def trial_input(self, encoder: Encoder) -> str:
+        """A short input that every agent of the task takes: what servers compute before the first request."""
+        return self.as_input(["warm"] * len(self.input_fields))
+
+    def refusal_of(self, text: str) -> str:
+        """Why no agent of the task takes an input; empty where each does that has room for it."""
+        return ""
 
     @abstractmethod
     def labels_of(self, example: ExampleT) -> set[str]:
@@ -218,6 +238,21 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     @abstractmethod
     def targets(self, example: ExampleT, document: Document) -> list[Int64]:
         """Training targets for each window, as `decision` says."""
+
+    def training_windows(
+        self, encoder: Encoder, examples: Sequence[ExampleT]
+    ) -> Iterator[tuple[Document, list[Int64]]]:
+        """What training keeps of examples; where words are hidden anew in each epoch (`masking`), the numbers of their words as targets."""
+        for example, document in zip(examples, self.encode(encoder, examples), strict=True):
+            yield document, self.targets(example, document)
+
+    def masking(self, encoder: Encoder) -> WordMasking | None:
+        """How words are hidden in training; None where none are."""
+        return None
+
+    def remarks(self, encoder: Encoder, examples: Sequence[ExampleT]) -> list[str]:
+        """What people should know of how examples are encoded."""
+        return []
 
     def edges_of(self, example: ExampleT) -> Sequence[int]:
         """The places of the text at which labelled spans begin or end; none for a task without spans."""
@@ -310,36 +345,3 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
                     allowed=", ".join(self.labels),
                     remedy="mend the line, add it to the training split, or list every label in task.labels",
                 )
-
-
-def require_text(record: Mapping[str, Any], key: str, where: str, shape: str) -> str:
-    """Returns a string field of a record.
-
-    Raises:
-        DataError: It is absent, no string, or no Unicode text.
-    """
-    value = record.get(key)
-    if not isinstance(value, str):
-        raise DataError(
-            f"{where}: field {key!r} is {'absent' if key not in record else repr(value)}",
-            allowed=shape,
-            remedy="mend the record",
-        )
-    check_unicode(value, where)
-    return value
-
-
-def check_unicode(text: str, where: str) -> None:
-    """Refuses lone surrogates, which JSON can spell and no encoding can write.
-
-    Raises:
-        DataError: Names the place.
-    """
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where}: lone surrogate at character {error.start}",
-            allowed="Unicode text",
-            remedy="replace the broken character",
-        ) from None

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agent.spans import OUTSIDE, Span
+from agent.spans import Span
 from agent.tasks.base import Report
 
 MODE = "exact characters and label"
@@ -59,14 +59,18 @@ def score_entities(
 
 
 def seqeval_f1(tags: Sequence[tuple[list[str], list[str]]]) -> float:
-    """Micro-averaged F1 of gold and found IOB2 tags, by seqeval in strict mode."""
-    from seqeval.metrics import f1_score
-    from seqeval.scheme import IOB2
+    """Micro-averaged F1 of gold and found IOB2 tags, of entities as seqeval's strict mode finds them.
 
-    gold, found = [pair[0] for pair in tags], [pair[1] for pair in tags]
-    if not any(tag != OUTSIDE for row in (*gold, *found) for tag in row):
-        return 0.0
-    return float(f1_score(gold, found, mode="strict", scheme=IOB2, zero_division=0))
+    `seqeval.metrics.f1_score` gives the same number, but importing it imports scikit-learn, which takes every process 2 s.
+    """
+    from seqeval.scheme import IOB2, Entities
+
+    gold, found = (
+        {entity for row in Entities(list(rows), IOB2).entities for entity in row} for rows in zip(*tags, strict=True)
+    )
+    right = len(gold & found)
+    precision, recall = right / len(found) if found else 0.0, right / len(gold) if gold else 0.0
+    return 2 * precision * recall / (precision + recall) if right else 0.0
 
 
 def _rates(right: int, said: int, wanted: int) -> _Rates:

@@ -22,11 +22,12 @@ from agent.tasks.base import (
     Report,
     Verdict,
     as_json,
-    require_text,
 )
+from agent.tasks.governed.policy_parameters import PolicyParameters
 from agent.tasks.multi_label_scores import choose_thresholds, score_labels
 from agent.tasks.output_decision import EACH_OUTPUT, Decision
 from agent.tasks.pairs import Pair
+from agent.tasks.record_fields import refuse_reward, require_text
 
 _SHAPE = '{"text": "...", "labels": ["...", ...]}, the list possibly empty'
 _UNTUNED = 0.5
@@ -39,7 +40,7 @@ class TextWithLabels(Example):
     labels: tuple[str, ...]
 
 
-class MultiLabelParameters(Parameters):
+class MultiLabelParameters(PolicyParameters):
     """Parameters of a text-classification request, named as in Hugging Face's API."""
 
     top_k: Annotated[int, Strict(), Field(ge=1), WHOLE] | None = Field(
@@ -115,6 +116,7 @@ class MultiLabelClassification(BaseTask[TextWithLabels]):
 
     def read_record(self, record: Mapping[str, Any], where: str, *, join: Join = " ".join) -> TextWithLabels:
         """Reads `{"text", "labels"}`."""
+        refuse_reward(record, where, self.kind)
         text, labels = require_text(record, "text", where, _SHAPE), record.get("labels")
         known = isinstance(labels, list) and all(isinstance(label, str) and label for label in labels)
         if not isinstance(labels, list) or not known or len(set(labels)) < len(labels):

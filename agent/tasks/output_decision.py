@@ -20,11 +20,14 @@ class Decision:
             choice its number, [tokens] or []; of binary outputs 1 or 0 for each, [outputs].
         of_tokens: Whether every output chooses one of the window's tokens: logits are float [outputs, tokens], with `OUT_OF_REACH`
             at padding, and targets the places of the tokens, int64 [outputs].
+        of_vocabulary: Whether each asked token (`Window.asked`) is one of the tokenizer's sub-words: logits have a row for these tokens
+            only, float [asked, sub-words], and targets, int64 [tokens], are -100 at all others.
     """
 
     per_token: bool = False
     binary: bool = False
     of_tokens: bool = False
+    of_vocabulary: bool = False
 
     def targets_per_window(self, num_outputs: int) -> int:
         """Targets of a window, where it has a fixed number of them."""
@@ -50,6 +53,8 @@ class Decision:
             padded = [np.pad(logits, ((0, 0), (0, widest - logits.shape[-1])), constant_values=OUT_OF_REACH)
                       for logits in outputs]  # fmt: skip
             return self.probabilities(np.concatenate(padded)), np.concatenate(targets)
+        if self.of_vocabulary:
+            return self.probabilities(np.concatenate(outputs)), np.concatenate([t[t != IGNORED] for t in targets])
         if self.per_token:
             labelled = [target != IGNORED for target in targets]
             rows = [
@@ -66,6 +71,7 @@ PER_TOKEN = Decision(per_token=True)
 PER_WINDOW = Decision()
 EACH_OUTPUT = Decision(binary=True)
 TOKENS = Decision(of_tokens=True)
+OF_VOCABULARY = Decision(per_token=True, of_vocabulary=True)
 OUT_OF_REACH = -1e4  # a logit that no softmax sees, within the range of float16
 
 

@@ -51,7 +51,7 @@ def groups_of(
         tags: One for each piece.
         pieces: Of the text; what stands between two of them may end an entity.
         text: The text.
-        line_end: Whether a single line end does.
+        line_end: What a single line end does.
         outside: Whether pieces without a label make groups too.
     """
     found: list[Group] = []
@@ -61,7 +61,7 @@ def groups_of(
             continue
         own = tag[2:] or tag
         continues = own == label and place == before + 1 and not tag.startswith("B-")
-        if continues and not ends_entity(text[pieces.ends[before] : pieces.starts[place]], line_end=line_end):
+        if continues and not ends_entity(text, pieces.ends[before], pieces.starts[place], line_end=line_end):
             before = place
             continue
         if label:

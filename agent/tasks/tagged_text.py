@@ -9,8 +9,9 @@ from typing import Any
 from agent.errors import DataError
 from agent.segmentation import Pieces, word_edges
 from agent.spans import OUTSIDE, Span, decode_tags, split_tag
-from agent.tasks.base import Example, Join, check_unicode, require_text
+from agent.tasks.base import Example, Join
 from agent.tasks.piece_labels import tags_of
+from agent.tasks.record_fields import check_unicode, require_text
 
 _SHAPE = '{"tokens": [...], "tags": [...]} or {"text": "...", "spans": [{"start", "end", "label"}]}'
 

@@ -21,10 +21,11 @@ from agent.tasks.base import (
     Report,
     Verdict,
     as_json,
-    require_text,
 )
+from agent.tasks.governed.policy_parameters import PolicyParameters
 from agent.tasks.output_decision import PER_WINDOW, Decision
 from agent.tasks.pairs import Outcome, Pair
+from agent.tasks.record_fields import read_reward, require_text
 
 _SHAPE = '{"text": "...", "label": "..."}'
 
@@ -36,7 +37,7 @@ class LabelledText(Example):
     label: str
 
 
-class ClassificationParameters(Parameters):
+class ClassificationParameters(PolicyParameters):
     """Parameters of a text-classification request, named as in Hugging Face's API."""
 
     top_k: Annotated[int, Strict(), Field(ge=1), WHOLE] | None = Field(
@@ -82,7 +83,7 @@ class TextClassification(BaseTask[LabelledText]):
         return self.labels
 
     def read_record(self, record: Mapping[str, Any], where: str, *, join: Join = " ".join) -> LabelledText:
-        """Reads `{"text", "label"}`."""
+        """Reads `{"text", "label"}`, and `propensity` and `reward` of a logged answer."""
         classes = record.get("labels")
         if "label" not in record and isinstance(classes, list) and len(classes) != 1:
             raise DataError(
@@ -93,11 +94,11 @@ class TextClassification(BaseTask[LabelledText]):
         text, label = (require_text(record, key, where, _SHAPE) for key in ("text", "label"))
         if not label:
             raise DataError(f"{where}: field 'label' is empty", allowed=_SHAPE, remedy="mend the record")
-        return LabelledText(where=where, text=text, label=label)
+        return LabelledText(where=where, logged=read_reward(record, where), text=text, label=label)
 
     def read_unlabelled(self, record: Mapping[str, Any], where: str) -> LabelledText:
         """The text as it is."""
-        return self.read_record({**record, "label": self.labels[0]}, where)
+        return self.read_record({**record, "label": self.labels[0], "propensity": None, "reward": None}, where)
 
     def labels_of(self, example: LabelledText) -> set[str]:
         """The one label."""

@@ -10,8 +10,9 @@ from pydantic import Field, StrictBool, field_validator
 
 from agent.encoding import Document, Encoder, Float32
 from agent.errors import DataError, RequestError
-from agent.tasks.base import Join, Parameters, require_text
+from agent.tasks.base import Join, Parameters
 from agent.tasks.output_decision import softmax
+from agent.tasks.record_fields import read_reward, require_text
 from agent.tasks.text_classification import ClassificationParameters, LabelledText, TextClassification
 from agent.windows.text_pairs import TextPair
 
@@ -79,11 +80,11 @@ class TextPairClassification(TextClassification):
     kind: Literal["text_pair_classification"] = "text_pair_classification"  # type: ignore[assignment]
 
     def read_record(self, record: Mapping[str, Any], where: str, *, join: Join = " ".join) -> LabelledPair:
-        """Reads `{"text", "text_pair", "label"}`."""
+        """Reads `{"text", "text_pair", "label"}`, and `propensity` and `reward` of a logged answer."""
         text, other, label = (require_text(record, key, where, _SHAPE) for key in ("text", "text_pair", "label"))
         if not label:
             raise DataError(f"{where}: field 'label' is empty", allowed=_SHAPE, remedy="mend the record")
-        return LabelledPair(where=where, text=text, text_pair=other, label=label)
+        return LabelledPair(where=where, logged=read_reward(record, where), text=text, text_pair=other, label=label)
 
     def text_of(self, example: LabelledText) -> str:
         """Both texts."""

@@ -13,12 +13,15 @@ from pydantic import BaseModel, Field, field_validator
 
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.segmentation import Pieces
-from agent.spans import OUTSIDE, Span, tag_set, to_iob2
+from agent.spans import OUTSIDE, Span, decode_tags, tag_set, to_iob2
 from agent.tasks.base import BaseTask, Claim, Column, Join, Parameters, Report, Verdict, as_json
 from agent.tasks.entity_scores import score_entities
+from agent.tasks.governed.policy_parameters import PolicyParameters
 from agent.tasks.output_decision import PER_TOKEN, Decision, softmax
 from agent.tasks.pairs import Pair, pair_spans
 from agent.tasks.piece_labels import groups_of, tags_of
+from agent.tasks.record_fields import refuse_reward
+from agent.tasks.rewards.sampled_answers import RewardsSamples
 from agent.tasks.tagged_text import TaggedText, read_tagged_text, trim
 from agent.viterbi import best_path, iob2_rules
 
@@ -27,7 +30,7 @@ _tags_of = lru_cache(maxsize=64)(tag_set)  # asked for with every answer
 Strategy = Literal["none", "simple", "first", "average", "max"]
 
 
-class TaggingParameters(Parameters):
+class TaggingParameters(PolicyParameters):
     """Parameters of a token-classification request, named as in Hugging Face's API."""
 
     aggregation_strategy: Strategy = Field(
@@ -61,7 +64,7 @@ class Found(NamedTuple):
     tags: tuple[str, ...] | None = None
 
 
-class TokenClassification(BaseTask[TaggedText]):
+class TokenClassification(BaseTask[TaggedText], RewardsSamples):
     """Entity labels such as PER, ORG, LOC; the model has an output for `O` and for `B-` and `I-` of each."""
 
     architecture: ClassVar[str] = "AutoModelForTokenClassification"
@@ -98,6 +101,7 @@ class TokenClassification(BaseTask[TaggedText]):
 
     def read_record(self, record: Mapping[str, Any], where: str, *, join: Join = " ".join) -> TaggedText:
         """Reads `{"tokens", "tags"}` or `{"text", "spans"}`; tags may be of any scheme of the IOB family."""
+        refuse_reward(record, where, self.kind)
         return read_tagged_text(record, where, join)
 
     def read_unlabelled(self, record: Mapping[str, Any], where: str) -> TaggedText:
@@ -210,6 +214,16 @@ class TokenClassification(BaseTask[TaggedText]):
             sure = float(scores[np.ix_(inside, own)].sum(axis=-1).mean()) if inside else 0.0
             found.append(Verdict(sure, claim in answered))
         return found
+
+    def best_choices(self, logits: Float32) -> Int64:
+        """The tag of each piece of a window."""
+        return np.array(self._best(logits), np.int64)
+
+    def reward_of(self, chosen: Int64, wanted: Int64) -> float:
+        """F1 of the entities that the tags of a window's pieces say, 1 where there are none and none are said; line ends part none here."""
+        names = self.outputs
+        found, gold = (set(decode_tags([names[output] for output in tags.tolist()])) for tags in (chosen, wanted))
+        return 2 * len(found & gold) / (len(found) + len(gold)) if found or gold else 1.0
 
     def _subwords(
         self, text: str, document: Document, scores: Float32, ignored: tuple[str, ...]

@@ -20,6 +20,15 @@ def pad_id(tokenizer: Tokenizer) -> int:
     return 0
 
 
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+    """The id of the sub-word that stands for what the vocabulary lacks; None where every text can be spelled."""
+    model = json.loads(tokenizer.to_str())["model"]
+    if isinstance(found := model.get("unk_id"), int):
+        return found
+    token = model.get("unk_token")
+    return None if token is None else tokenizer.token_to_id(token)
+
+
 def agree_on_blank(tokenizer: Tokenizer) -> None:
     """A byte-level post-processor that knows nothing of the blank put before a text takes the text's first character for it."""
     if not _puts_blank(tokenizer.pre_tokenizer) or tokenizer.post_processor is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.data.formats.base import Record
-from agent.data.lines import Part, numbered_lines, read_text
+from agent.data.lines import Part, numbered_lines, read_text, unpacked_name
 from agent.errors import DataError
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
@@ -68,7 +68,7 @@ def is_array(file: Path, text: str) -> bool:
     try:
         found = json.loads(first)
     except (ValueError, RecursionError):
-        lines = file.name.removesuffix(".gz").endswith(LINE_SUFFIXES)
+        lines = unpacked_name(file).endswith(LINE_SUFFIXES)
         return first in ("[", "{") or not lines
     return not _is_pair(found) and _items(found) != [found]
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from agent.data.formats import brat, docbin, parquet_rows
+from agent.data import plain_text
+from agent.data.formats import brat, docbin, parquet_rows, semeval_relations
 from agent.data.formats.base import Format, Hints
 from agent.data.formats.columns import column_format, split_columns
 from agent.data.formats.shapes import json_format
-from agent.data.lines import GZIP, open_file
+from agent.data.lines import is_packed, open_file, unpacked_name
 from agent.data.normalisation.tag_schemes import is_tag
 from agent.errors import DataError
 
 _HEAD_BYTES = 1 << 20  # enough lines to know columns by
-_ALLOWED = (
-    "CoNLL columns, JSON lines, a JSON array, Parquet, DocBin or brat's pairs, also as .gz (docs/data.md shows each)"
-)
+_ALLOWED = "CoNLL columns, JSON lines, a JSON array, Parquet, DocBin or brat's pairs, also as .gz or .xz (docs/data.md shows each)"
 
 
 def recognise(file: Path, hints: Hints) -> Format:
@@ -25,28 +24,29 @@ def recognise(file: Path, hints: Hints) -> Format:
     Raises:
         DataError: It cannot be read, or is of a format that is not ours, which is named.
     """
-    try:
-        with file.open("rb") as raw:
-            packed = raw.read(len(GZIP)) == GZIP
-    except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror})", remedy="check the path") from None
+    packed = is_packed(file)
     with open_file(file) as stream:
         head = stream.read(_HEAD_BYTES) + stream.readline()
     if head.startswith(parquet_rows.MAGIC) and not packed:
         return parquet_rows.parquet_format(file)
-    if file.name.removesuffix(".gz").endswith(docbin.SUFFIX):
+    if unpacked_name(file).endswith(docbin.SUFFIX):
         return Format("DocBin (spaCy)", docbin.read_docbin)
     _refuse_foreign(file, head)
     text = head.decode("utf-8", errors="replace").removeprefix("\ufeff")
     if file.suffix == brat.SUFFIX:
         return Format("brat", brat.read_brat)
+    if semeval_relations.begins_so(text):
+        read, ends = semeval_relations.read_relations, semeval_relations.ends_relation
+        return Format(semeval_relations.NAME, read, None if packed else ends)
+    if hints.plain_text and unpacked_name(file).endswith(plain_text.SUFFIX) and plain_text.is_prose(text):
+        return Format(plain_text.NAME, plain_text.read_lines, None if packed else plain_text.ends_line)
     found = json_format(file, text) if _is_json(file, text) else column_format(file, text, hints)
     return Format(found.name, found.read, None if packed else found.ends_record, found.unit)
 
 
 def _is_json(file: Path, text: str) -> bool:
     stripped = text.lstrip()
-    if file.name.removesuffix(".gz").endswith((".json", ".jsonl", ".ndjson")):
+    if unpacked_name(file).endswith((".json", ".jsonl", ".ndjson")):
         return True
     if not stripped.startswith(("{", "[")):
         return False
@@ -57,7 +57,6 @@ def _is_json(file: Path, text: str) -> bool:
 # What files of other kinds begin with, and what they are.
 _BINARY = (
     (b"PK\x03\x04", "a zip archive (or a spreadsheet)", "unpack it; of a spreadsheet write JSON lines"),
-    (b"\xfd7zXZ", "packed with xz", "unpack it with unxz, or pack it with gzip"),
     (b"BZh", "packed with bzip2", "unpack it with bunzip2, or pack it with gzip"),
     (b"\x28\xb5\x2f\xfd", "packed with zstd", "unpack it with unzstd, or pack it with gzip"),
     (b"ARROW1", "an Arrow file", "write Parquet: datasets.load_from_disk(...)[split].to_parquet(...)"),

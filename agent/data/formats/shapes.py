@@ -14,6 +14,7 @@ from agent.data.formats.json_records import ends_object, is_array, read_array, r
 from agent.data.lines import Part, read_text
 from agent.data.normalisation.answer_keys import holds_articles, is_question, questions_of, read_answers
 from agent.data.normalisation.class_keys import names_classes, read_classes
+from agent.data.normalisation.entity_keys import has_entities, read_entities
 from agent.data.normalisation.span_keys import read_spans
 from agent.errors import DataError
 
@@ -140,6 +141,10 @@ def _question(record: dict[str, Any], where: str, findings: Findings) -> dict[st
     return read_answers(record)
 
 
+def _relation(record: dict[str, Any], where: str, findings: Findings) -> dict[str, Any]:
+    return read_entities(record, where)
+
+
 def _has_class(record: Mapping[str, Any]) -> bool:
     return "label" in record and "spans" not in record and not isinstance(record["label"], list)
 
@@ -149,6 +154,7 @@ _PLAIN = Shape("texts with spans", lambda record: True, _own, own=True)
 SHAPES = (
     _ARTICLES,
     Shape("questions with contexts and answers", is_question, _question, own=True),
+    Shape("texts with two entities", has_entities, _relation, own=True),
     Shape("Label Studio", label_studio.matches, label_studio.convert),
     Shape("Label Studio (JSON-MIN)", label_studio.matches_flat, label_studio.convert_flat),
     Shape("Prodigy", prodigy.matches, prodigy.convert),
@@ -159,7 +165,7 @@ SHAPES = (
     Shape("texts with classes", _has_class, _own, own=True),
 )
 _ALLOWED = (
-    '{"tokens", "tags"}, {"text", "spans"}, {"text", "label"}, {"text", "labels"}, {"text", "text_pair", "label"} or {"question", "context", "answers"}, articles of SQuAD, an export of Prodigy, doccano or Label Studio '
+    '{"tokens", "tags"}, {"text", "spans"}, {"text", "label"}, {"text", "labels"}, {"text", "text_pair", "label"}, {"text", "head", "tail", "label"} or {"question", "context", "answers"}, articles of SQuAD, an export of Prodigy, doccano or Label Studio '
     "(docs/data.md shows each)"
 )
 _FOREIGN = (

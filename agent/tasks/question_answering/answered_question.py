@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 from pydantic import BaseModel, ConfigDict
 
 from agent.errors import DataError
-from agent.tasks.base import Example, require_text
+from agent.tasks.base import Example
+from agent.tasks.record_fields import require_text
 
 SHAPE = '{"question": "...", "context": "...", "answers": {"text": ["..."], "answer_start": [0]}}, the lists empty where there is no answer'
 

@@ -17,6 +17,8 @@ from agent.tasks.pairs import Outcome, Pair
 from agent.tasks.question_answering.answer_spans import Reading, context_edges, context_of, read_windows
 from agent.tasks.question_answering.answered_question import SHAPE, AnsweredQuestion, read_question
 from agent.tasks.question_answering.squad_scores import NO_ANSWER, answer_scores, choose_threshold, score_answers
+from agent.tasks.record_fields import refuse_reward
+from agent.tasks.rewards.sampled_answers import RewardsSamples
 from agent.windows.text_pairs import TextPair
 
 ANSWER = "answer"
@@ -69,7 +71,7 @@ class FoundAnswer:
     start: int = field(compare=False)
 
 
-class QuestionAnswering(BaseTask[AnsweredQuestion]):
+class QuestionAnswering(BaseTask[AnsweredQuestion], RewardsSamples):
     """The part of a context that answers a question."""
 
     architecture: ClassVar[str] = "AutoModelForQuestionAnswering"
@@ -106,6 +108,7 @@ class QuestionAnswering(BaseTask[AnsweredQuestion]):
 
     def read_record(self, record: Mapping[str, Any], where: str, *, join: Join = " ".join) -> AnsweredQuestion:
         """Reads `{"question", "context", "answers": {"text", "answer_start"}}`."""
+        refuse_reward(record, where, self.kind)
         return read_question(record, where)
 
     def read_unlabelled(self, record: Mapping[str, Any], where: str) -> AnsweredQuestion:
@@ -251,6 +254,18 @@ class QuestionAnswering(BaseTask[AnsweredQuestion]):
         """The best answer as an object, or with `top_k` a list: as Hugging Face's API does it."""
         shaped: list[Any] = answers if parameters.top_k else [answer[0] for answer in answers]
         return shaped[0] if single else shaped
+
+    def best_choices(self, logits: Float32) -> Int64:
+        """Start and end of the best answer in a window, of its length at most, or its first token twice for none."""
+        scores = logits[0][:, None] + logits[1][None, :]
+        further = np.arange(len(scores))[None, :] - np.arange(len(scores))[:, None]
+        scores[(further < 0) | (further >= self.max_answer_tokens)] = -np.inf
+        scores[0, 1:] = -np.inf
+        return np.array(divmod(int(scores.argmax()), len(scores)), np.int64)
+
+    def reward_of(self, chosen: Int64, wanted: Int64) -> float:
+        """Exact match of the answer's tokens with those of the first gold answer, or of none with none."""
+        return float((chosen == wanted).all())
 
     def _gives(self, confidence: float) -> bool:
         """Whether an answer of this confidence is given; always by an agent that knows no questions without answers."""

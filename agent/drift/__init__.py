@@ -1,0 +1,1 @@
+"""What recent texts are compared with to recognise drift."""
