@@ -89,11 +89,12 @@ class TrainingConfig(Config):
 
     @property
     def auto_keys(self) -> tuple[str, ...]:
-        """Keys that are `auto`, to be filled in by the size of the data."""
+        """Keys that are `auto`, to be filled in by the size of the data and of the model."""
         values = {
             "epochs": self.epochs,
             "batch.tokens": self.batch.tokens,
             "early_stopping.patience": self.early_stopping.patience,
+            "optimizer.learning_rate": self.optimizer.learning_rate,
         }
         return tuple(key for key, value in values.items() if value == "auto")
 
@@ -107,6 +108,12 @@ class TrainingConfig(Config):
     def _bounds_in_order(self) -> Self:
         if self.num_workers_min and (self.num_workers is None or self.num_workers_min > self.num_workers):
             raise ValueError("num_workers_min needs num_workers, and is at most as many")
+        return self
+
+    @model_validator(mode="after")
+    def _objective_fits_the_task(self) -> Self:
+        if reason := self.objective.refusal_of(self.task):
+            raise ValueError(f"objective.kind={self.objective.kind}: {reason}")
         return self
 
     @model_validator(mode="after")

@@ -37,16 +37,17 @@ def render(result: TrainingResult) -> str:
             f"this run is finished: {bundle.path} (sha256 {bundle.digest[:12]}) holds its bundle ({scores}). "
             "Set overwrite=true to train it anew"
         )
+    score = outcome.after.score_name
     curve = [
-        f"  epoch {row['epoch']:.0f}  loss {row['loss']:.4f}  dev F1 {row['dev_f1']:.4f}  {'#' * round(40 * row['dev_f1'])}"
+        f"  epoch {row['epoch']:.0f}  loss {row['loss']:.4f}  dev {score} {row['dev_f1']:.4f}  {'#' * round(40 * row['dev_f1'])}"
         for row in outcome.history
     ]
     return "\n".join([
         "", f"training curve ({outcome.description}; best epoch {outcome.best_epoch})", *curve,
         "", f"test split before fine-tuning ({outcome.before.mode})", outcome.before.text.rstrip(),
         "", f"test split after fine-tuning ({outcome.after.mode})", outcome.after.text.rstrip(),
-        "", f"bundle: {bundle.path} (sha256 {bundle.digest[:12]}), test F1 {outcome.after.value:.4f}",
-        *_warn_if_useless(outcome),
+        "", f"bundle: {bundle.path} (sha256 {bundle.digest[:12]}), test {score} {outcome.after.value:.4f}",
+        *([] if bundle.task.learns_from_text else _warn_if_useless(outcome)),  # a model may know its language before
     ])  # fmt: skip
 
 

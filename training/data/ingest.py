@@ -17,7 +17,19 @@ from agent.data.formats.recognition import recognise
 from agent.data.lines import Part, cut_file
 from agent.data.sources import Source
 from agent.data.split_files import SPLITS
-from agent.data.splits import DataConfig, Splits, check_split, find_files, load_splits, open_sources, read_examples
+from agent.data.splits import (
+    DEFAULT_KIND,
+    TEST_OF_DEV,
+    DataConfig,
+    Splits,
+    check_labelled,
+    check_split,
+    find_files,
+    halve,
+    load_splits,
+    open_sources,
+    read_examples,
+)
 from agent.encoding import Encoder
 from agent.errors import DataError
 from agent.segmentation import Segmentation
@@ -69,13 +81,14 @@ class TrainingData:
     notes: tuple[str, ...] = ()
 
 
-def streams(config: DataConfig, ingest: IngestConfig) -> bool:
+def streams(config: DataConfig, ingest: IngestConfig, kind: str = DEFAULT_KIND) -> bool:
     """Whether the train split is streamed, which needs a connection to Ray."""
     if ingest.mode != "auto":
         return ingest.mode == "stream"
     train = find_files(config).get("train", ())
     large = sum(file.stat().st_size for file in train) > ingest.stream_above_mb * 1e6
-    return large and config.max_examples is None and all(recognise(file, config.hints).ends_record for file in train)
+    hints = config.hints(kind)
+    return large and config.max_examples is None and all(recognise(file, hints).ends_record for file in train)
 
 
 def open_data(  # noqa: PLR0913  # parts of a run's configuration, each by its name
@@ -100,7 +113,7 @@ def open_data(  # noqa: PLR0913  # parts of a run's configuration, each by its n
     Raises:
         DataError: Names file, line, what is wrong and how to mend it.
     """
-    if streams(config, ingest):
+    if streams(config, ingest, task.kind):
         return _stream(config, task, ingest, segmentation, make_encoder)
     splits = load_splits(config, task, seed=seed)
     return encode_splits(splits, make_encoder(), ingest, segmentation)
@@ -109,10 +122,16 @@ def open_data(  # noqa: PLR0913  # parts of a run's configuration, each by its n
 def encode_splits(
     splits: Splits, encoder: Encoder, ingest: IngestConfig, segmentation: SegmentationConfig = AUTO
 ) -> TrainingData:
-    """Encodes examples that are in memory."""
+    """Encodes examples that are in memory.
+
+    Raises:
+        DataError: A logged decision is in dev or test.
+    """
+    for name in SPLITS:
+        check_labelled(name, getattr(splits, name))
     cut, notes = choose_segmentation(segmentation, splits.task, encoder, splits.train)
     encoder = encoder.with_segmentation(cut)
-    notes += _reaches(splits.task, encoder, {name: getattr(splits, name) for name in SPLITS})
+    notes += _remarks(splits.task, encoder, {name: getattr(splits, name) for name in SPLITS})
     train = _encode_in_memory(splits, encoder, ingest.cache)
     return TrainingData(
         splits.task, train, splits.dev, splits.test, splits.digest,
@@ -120,10 +139,13 @@ def encode_splits(
     )  # fmt: skip
 
 
-def _reaches(task: BaseTask[Any], encoder: Encoder, splits: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
-    """What a perfect model could answer of each split, for people."""
+def _remarks(task: BaseTask[Any], encoder: Encoder, splits: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
+    """What a perfect model could answer of each split, and what else the task has to say of it."""
     found = {name: reach(task, encoder, examples) for name, examples in splits.items()}
-    return tuple(each.told(name) for name, each in found.items() if each)
+    told = [each.told(name) for name, each in found.items() if each]
+    for name, examples in splits.items():
+        told += [f"{name}: {remark}" for remark in task.remarks(encoder, examples)]
+    return tuple(told)
 
 
 def _encode_in_memory(splits: Splits, encoder: Encoder, cache: str | None) -> Windows:
@@ -144,10 +166,13 @@ def _stream(
     segmentation: SegmentationConfig,
     make_encoder: Callable[[], Encoder],
 ) -> TrainingData:
-    sources, held, read = _streamable(config), dict[str, list[Any]](), list[str]()
-    for name in ("dev", "test"):
+    sources, held, read = _streamable(config, task), dict[str, list[Any]](), list[str]()
+    for name in sorted(sources.keys() - {"train"}):
         held[name], met = read_examples(config, task, sources[name])
         read += [f"{name}: {note}" for note in met]
+    if "test" not in held:
+        held |= halve(held["dev"])
+        read.append(TEST_OF_DEV.format(path=config.path))
     read += [f"train: {note}" for note in sources["train"].notes]
     parts, source = sources["train"].cut(_PART_BYTES)
     for name, found in {"train": parts, **held}.items():
@@ -155,7 +180,7 @@ def _stream(
     encoder = make_encoder()
     cut, notes = choose_segmentation(segmentation, task, encoder, held["dev"])
     encoder = encoder.with_segmentation(cut)
-    notes += _reaches(task, encoder, held)
+    notes += _remarks(task, encoder, held)
     source = f"{source} {config.text} {config.language}"
 
     def fill(draft: StoreDraft) -> StoreContent:
@@ -163,8 +188,9 @@ def _stream(
 
     store = find_or_fill(ingest.cache or CACHE, windows_key(task, encoder, source), fill)
     complete = with_labels(task, store.manifest.labels)
-    for examples in held.values():
+    for name, examples in held.items():
         complete.check_labels(examples)
+        check_labelled(name, examples)
     digests = {"train": store.manifest.split_digest} | {name: split_digest(found) for name, found in held.items()}
     note = f"train is streamed; its windows lie in {store.directory}"
     return TrainingData(
@@ -173,7 +199,7 @@ def _stream(
     )  # fmt: skip
 
 
-def _streamable(config: DataConfig) -> dict[str, Source]:
+def _streamable(config: DataConfig, task: BaseTask[Any]) -> dict[str, Source]:
     """The splits of a data set that can be streamed.
 
     Raises:
@@ -192,13 +218,13 @@ def _streamable(config: DataConfig) -> dict[str, Source]:
                 allowed="a whole directory with train, dev and test files",
                 remedy="add what is missing (dev.jsonl), or read it at once with ingest.mode=memory",
             )
-    for name in SPLITS:
+    for name in SPLITS if not task.learns_from_text else ("train", "dev"):
         check_split(config, name, files.get(name))
-    sources = open_sources(config)
+    sources = open_sources(config, task.kind)
     if whole := sources["train"].whole:
         raise DataError(
             f"train cannot be streamed: {whole}",
-            allowed="CoNLL columns and JSON lines of our own shapes, not packed",
+            allowed="CoNLL columns, JSON lines of our own shapes and plain text, not packed",
             remedy=f"write them: python -m agent.data {config.path} output=DIR, or read it at once with ingest.mode=memory",
         )
     return sources

@@ -9,10 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.encoding import IGNORED, Batch, Encoder, Int64, Window
+from agent.batching import Batch
+from agent.encoding import IGNORED, Encoder, Float32, Int64, Window
 from agent.tasks import BaseTask
 
 Int32 = NDArray[np.int32]
+UNKNOWN = float("nan")
+"""Propensity and reward of what is no logged decision."""
 
 UNLABELLED = -101  # a target without a label, which only a teacher's loss covers; -100 (IGNORED) is no target
 
@@ -36,6 +39,10 @@ class Windows(Protocol):
         """int32 [windows], numbers of examples."""
 
     @property
+    def logged(self) -> Float32:
+        """float32 [windows, 2], propensity and reward of logged decisions, NaN elsewhere."""
+
+    @property
     def per_token(self) -> bool:
         """Whether every token has a target, or else every window."""
 
@@ -43,8 +50,14 @@ class Windows(Protocol):
     def num_labelled(self) -> int:
         """Targets with a label, over all windows."""
 
+    def at_epoch(self, epoch: int) -> Windows:
+        """The windows of an epoch, from 0."""
+
+    def count_labelled(self, rows: Int64) -> int:
+        """Targets that count in some windows."""
+
     def target_counts(self, num_outputs: int) -> Int64:
-        """int64 [outputs], how often each is the target."""
+        """int64 [outputs], how often each is the target; logged answers are left out."""
 
     def collate(self, rows: Int64, pad_id: int) -> tuple[Batch, Int64]:
         """Padded windows with their targets."""
@@ -62,6 +75,7 @@ class PackedWindows:
         labelled: int32 [windows], targets other than -100.
         owners: int32 [windows], the number of the example that a window is of, ascending.
         seconds: int32 [windows], the place from which a window's token types are 1 (its second text), its length where they never are.
+        logged: float32 [windows, 2], propensity and reward of a logged decision, whose answer is the target; NaN where people gave the target.
     """
 
     input_ids: Int32
@@ -70,6 +84,7 @@ class PackedWindows:
     labelled: Int32
     owners: Int32
     seconds: Int32
+    logged: Float32
 
     @property
     def lengths(self) -> Int64:
@@ -86,10 +101,19 @@ class PackedWindows:
         """Targets with a label, over all windows."""
         return sum(int((chunk >= 0).sum()) for chunk in _chunks(self.targets))
 
+    def at_epoch(self, epoch: int) -> PackedWindows:
+        """The same in every epoch."""
+        return self
+
+    def count_labelled(self, rows: Int64) -> int:
+        """Targets that count in some windows."""
+        return int(self.labelled[rows].sum())
+
     def target_counts(self, num_outputs: int) -> Int64:
-        """How often each output is the target: int64 [outputs]."""
+        """How often each output is the target: int64 [outputs]; logged answers are left out."""
         counts = np.zeros(num_outputs, np.int64)
-        for chunk in _chunks(self.targets):
+        answered = ~np.isnan(self.logged[:, 0])
+        for chunk in _chunks(self.targets[~answered] if answered.any() else self.targets):
             binary = chunk.ndim > 1
             counts += (chunk == 1).sum(axis=0) if binary else np.bincount(chunk[chunk >= 0], minlength=num_outputs)
         return counts
@@ -121,13 +145,15 @@ def pack(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> Pack
     targets: list[Int64] = []
     counts: list[int] = []  # windows of each example
     seconds: list[int] = []
+    logged: list[tuple[float, float]] = []
     for first in range(0, len(examples), _CHUNK):
         chunk = examples[first : first + _CHUNK]
-        for example, document in zip(chunk, task.encode(encoder, chunk), strict=True):
+        for example, (document, wanted) in zip(chunk, task.training_windows(encoder, chunk), strict=True):
             ids.extend(window.input_ids.astype(np.int32) for window in document.windows)
-            targets.extend(target.astype(np.int32) for target in task.targets(example, document))
+            targets.extend(target.astype(np.int32) for target in wanted)
             seconds.extend(map(_second, document.windows))
             counts.append(len(document.windows))
+            logged.extend([example.logged or (UNKNOWN, UNKNOWN)] * len(document.windows))
     return PackedWindows(
         input_ids=np.concatenate(ids),
         targets=np.concatenate(targets) if task.decision.per_token else np.stack(targets),
@@ -135,6 +161,7 @@ def pack(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any]) -> Pack
         labelled=np.array([int((target != IGNORED).sum()) for target in targets], np.int32),
         owners=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
         seconds=np.array(seconds, np.int32),
+        logged=np.array(logged, np.float32),
     )
 
 
@@ -153,7 +180,7 @@ def _chunks(targets: Int32) -> Iterator[Int32]:
 def forget_labels(windows: PackedWindows) -> PackedWindows:
     """The same windows with `UNLABELLED` targets."""
     unknown = np.where(windows.targets == IGNORED, np.int32(IGNORED), np.int32(UNLABELLED))
-    return replace(windows, targets=unknown)
+    return replace(windows, targets=unknown, logged=np.full_like(windows.logged, UNKNOWN))
 
 
 @dataclass(frozen=True)
@@ -179,6 +206,11 @@ class JoinedWindows:
         return np.concatenate([self.first.owners, self.last.owners + self.first.owners[-1] + np.int32(1)])
 
     @property
+    def logged(self) -> Float32:
+        """float32 [windows, 2], propensity and reward of logged decisions, NaN elsewhere."""
+        return np.concatenate([self.first.logged, self.last.logged])
+
+    @property
     def per_token(self) -> bool:
         """Whether every token has a target, or else every window."""
         return self.first.per_token
@@ -187,6 +219,14 @@ class JoinedWindows:
     def num_labelled(self) -> int:
         """Targets with a label, over all windows."""
         return self.first.num_labelled + self.last.num_labelled
+
+    def at_epoch(self, epoch: int) -> JoinedWindows:
+        """The same in every epoch: text of a teacher joins no masked text."""
+        return self
+
+    def count_labelled(self, rows: Int64) -> int:
+        """Targets that count in some windows."""
+        return int(self.labelled[rows].sum())
 
     def target_counts(self, num_outputs: int) -> Int64:
         """How often each output is the target: int64 [outputs]."""

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from agent.config.base import Config
 from agent.encoding import Encoder
-from agent.segmentation import LineEnd, Segmentation, joining_sign
+from agent.segmentation import LINE_END_HELP, LineEnd, Segmentation, joining_sign
 from agent.tasks import BaseTask
 
 _NUM_EXAMPLES = 20_000  # that the choice is made by; about a second of work
@@ -41,9 +41,7 @@ class SegmentationConfig(Config):
     abbreviations: bool = Field(
         False, description="whether the dot of an initial (J., U.S.) is of the word; chosen with joins by default"
     )
-    line_end: LineEnd = Field(
-        "joins", description="whether an entity may go on behind a single line end, as behind a blank, or ends there"
-    )
+    line_end: LineEnd = Field("wrapped", description=LINE_END_HELP)
 
 
 AUTO = SegmentationConfig()

@@ -22,15 +22,16 @@ from agent.errors import DataError
 from agent.files import sha256_of
 from training.data.packing import PackedWindows
 
-FORMAT = 4  # raised whenever the same text would be stored otherwise
+FORMAT = 5  # raised whenever the same text would be stored otherwise
 _MANIFEST = "store.json"
-_TYPES: Mapping[str, type[np.integer[Any]]] = {
+_TYPES: Mapping[str, type[np.number[Any]]] = {
     "input_ids": np.int32,
     "targets": np.int32,
     "bounds": np.int64,
     "labelled": np.int32,
     "owners": np.int32,
     "seconds": np.int32,
+    "logged": np.float32,
 }
 
 
@@ -112,6 +113,7 @@ def open_store(directory: Path, key: str) -> StoredWindows:
     arrays = {name: _map(directory / name, kind, manifest.arrays[name]) for name, kind in _TYPES.items()}
     if manifest.targets_per_window:
         arrays["targets"] = arrays["targets"].reshape(-1, manifest.targets_per_window)
+    arrays["logged"] = arrays["logged"].reshape(-1, 2)
     return StoredWindows(**arrays, directory=directory, manifest=manifest)
 
 
@@ -158,6 +160,7 @@ class StoreDraft:
         self._write("labelled", windows.labelled)
         self._write("owners", windows.owners + np.int32(self.num_examples))
         self._write("seconds", windows.seconds)
+        self._write("logged", windows.logged)
         self._num_tokens += len(windows.input_ids)
         self.num_examples += int(windows.owners[-1]) + 1
 
@@ -225,7 +228,7 @@ def _read_manifest(directory: Path, key: str) -> StoreManifest:
     return manifest
 
 
-def _map(file: Path, kind: type[np.integer[Any]], stated: StoredArray) -> NDArray[Any]:
+def _map(file: Path, kind: type[np.number[Any]], stated: StoredArray) -> NDArray[Any]:
     size = file.stat().st_size if file.is_file() else -1
     if size != stated.num_bytes:
         raise DataError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,8 +21,6 @@ from training.model.models import ModelConfig, build_model, logits_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from training.objectives import Loss
 
 PROJECTIONS = (
     "teacher_projections"  # of a student whose width differs from its teacher's; not part of the published model
@@ -84,7 +82,11 @@ class Teacher:
         return ActivationRecorder(student_hooks)
 
     def loss(
-        self, label_loss: Loss, outputs: ModelOutputs, targets: torch.Tensor, inputs: Mapping[str, torch.Tensor]
+        self,
+        label_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        outputs: ModelOutputs,
+        targets: torch.Tensor,
+        inputs: Mapping[str, torch.Tensor],
     ) -> torch.Tensor:
         """The loss of the labels and of the teacher, summed over targets.
 
@@ -93,7 +95,7 @@ class Teacher:
         often as the row has targets.
 
         Args:
-            label_loss: The loss of labelled targets.
+            label_loss: Of logits and targets (-100 is left out), summed.
             outputs: Of the student, float: logits [..., outputs], then activations [rows, tokens, width] each.
             targets: int64 [...]; -100 is left out, `UNLABELLED` has the teacher's loss only.
             inputs: The padded batch on the device, [rows, tokens] each.
@@ -138,7 +140,7 @@ class Teacher:
         """The teacher's outputs, in the student's precision."""
         half = like.dtype == torch.bfloat16
         with torch.no_grad(), torch.autocast(like.device.type, torch.bfloat16, enabled=half):
-            return self._recorder.record(lambda: logits_of(self._model(**inputs), inputs.get("attention_mask")))
+            return self._recorder.record(lambda: logits_of(self._model(**inputs), inputs))
 
     @property
     def _width(self) -> int:

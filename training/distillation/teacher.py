@@ -121,6 +121,12 @@ class TeacherConfig(Config):
 
 
 def _check_outputs(bundle: Bundle, task: BaseTask[Any], encoder: Encoder) -> None:
+    if task.decision.of_vocabulary:
+        raise ConfigError(
+            f"teacher.bundle={bundle.path}: {task.kind} learns from text, without a teacher",
+            allowed="no teacher",
+            remedy="leave teacher out",
+        )
     if bundle.task.outputs != task.outputs:
         raise ConfigError(
             f"teacher.bundle={bundle.path} has the outputs {', '.join(bundle.task.outputs)}",

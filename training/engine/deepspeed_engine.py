@@ -125,7 +125,7 @@ class TrainingEngine:
 
     def forward(self, **inputs: Any) -> torch.Tensor:
         """Runs the model; returns its logits."""
-        return logits_of(self._engine(**inputs), inputs.get("attention_mask"))
+        return logits_of(self._engine(**inputs), inputs)
 
     def forward_all(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> list[ModelOutputs]:
         """Runs the model on at most `num_parallel` batches; returns logits and recorded activations of each."""
@@ -187,7 +187,8 @@ def _lookup_embedding(model: torch.nn.Module) -> torch.nn.Embedding | None:
     import torch
 
     embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None  # type: ignore[operator]
-    shared = getattr(getattr(model, "config", None), "tie_word_embeddings", False) and hasattr(model, "lm_head")
+    decoder = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
+    shared = decoder is not None and decoder.weight is getattr(embedding, "weight", None)
     trained = isinstance(embedding, torch.nn.Embedding) and embedding.weight.requires_grad and not shared
     return embedding if trained else None
 

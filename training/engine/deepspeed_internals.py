@@ -26,11 +26,22 @@ def import_without_mlflow() -> None:
 
 
 def skip_compilers() -> None:
-    """Switches off the C++ all-reduce that the first CPU run would compile for 90 s; gloo costs next to nothing here."""
+    """Leaves out what DeepSpeed would compile at its first use though no run here needs it.
+
+    The C++ all-reduce of CPU runs takes 90 s (gloo costs next to nothing here), torch's compiler 2 s of each worker's start:
+    every ZeRO stage imports Muon, whose functions are decorated with it.
+    """
     import deepspeed
+    from deepspeed.runtime import compiler
 
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    compiled = compiler.compile
+    compiler.compile = lambda: compiler.dummy_decorator
+    try:
+        import deepspeed.runtime.zero.muon.original_muon
+    finally:
+        compiler.compile = compiled
 
 
 def disable_allreduce(engine: Any) -> None:

@@ -33,6 +33,18 @@ def no_preemption_watcher() -> Iterator[None]:
         yield
 
 
+def trainer_without_datasets() -> Any:
+    """Ray Train's TorchTrainer without the process that each group of workers would start for datasets of Ray Data: ours get theirs otherwise."""
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks import DatasetsCallback
+
+    class TrainerWithoutDatasets(TorchTrainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
+
+    return TrainerWithoutDatasets
+
+
 @contextmanager
 def _environment(**values: str) -> Iterator[None]:
     """Sets variables until the block ends: the next run of this program may be another one."""

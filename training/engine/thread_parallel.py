@@ -86,7 +86,7 @@ class ThreadParallel:
     def _forward_passes(self, batches: Sequence[Inputs]) -> list[ModelOutputs]:
         def run(batch: Inputs) -> ModelOutputs:
             with torch.enable_grad(), self._context():
-                return self._recorder.record(lambda: logits_of(self._model(**batch), batch.get("attention_mask")))
+                return self._recorder.record(lambda: logits_of(self._model(**batch), batch))
 
         return self._map(run, batches)
 

@@ -102,6 +102,7 @@ def _first(windows: Windows) -> Windows:
         labelled=windows.labelled[:num_windows],
         owners=windows.owners[:num_windows],
         seconds=windows.seconds[:num_windows],
+        logged=windows.logged[:num_windows],
     )
 
 

@@ -15,7 +15,13 @@ from cluster import WorkerPlan
 from cluster.output_lock import lock_output
 from training.config import TrainingConfig, absolute, output_of
 from training.data.batch_plan import BatchConfig
-from training.engine.ray_train_internals import cluster_address_for_helpers, no_preemption_watcher, root_cause
+from training.data.masked_windows import MaskedWindows
+from training.engine.ray_train_internals import (
+    cluster_address_for_helpers,
+    no_preemption_watcher,
+    root_cause,
+    trainer_without_datasets,
+)
 from training.lifecycle.preparation import NO_OVERRIDES, PreparedRun, RunOverrides, prepare_run
 from training.lifecycle.publish import publish
 from training.lifecycle.resume import checkpoint_store, find_finished, start_or_resume
@@ -76,7 +82,6 @@ def run_training(prepared: PreparedRun, store: DirectoryStore) -> TrainingResult
 def _fit(prepared: PreparedRun, store: DirectoryStore) -> TrainingOutcome:
     import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     from training.loop.worker import train_worker
@@ -84,7 +89,7 @@ def _fit(prepared: PreparedRun, store: DirectoryStore) -> TrainingOutcome:
 
     config, plan = prepared.config, prepared.plan
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # or every line of a worker is printed twice
-    trainer = TorchTrainer(
+    trainer = trainer_without_datasets()(
         train_worker,
         train_loop_config={
             "worker_input": ray.put(_worker_input(prepared, store)),
@@ -122,10 +127,11 @@ def _num_halvings(batch: BatchConfig) -> int:
 
 def _worker_input(prepared: PreparedRun, store: DirectoryStore) -> WorkerInput:
     data, encoder, config = prepared.data, prepared.encoder, prepared.config
+    masking = data.task.masking(encoder)
     return WorkerInput(
         config.model_copy(update={"tracking": config.tracking.absolute()}),
         data.task,
-        train=data.train,
+        train=MaskedWindows(data.train, masking, config.seed) if masking else data.train,
         dev=evaluation_set(data.task, encoder, data.dev),
         test=evaluation_set(data.task, encoder, data.test),
         store=store,

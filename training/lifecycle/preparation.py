@@ -7,14 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from agent.data import Splits
 from agent.encoding import Encoder
+from agent.errors import DataError
 from cluster import WorkerPlan, connect, node_resources, plan_workers
 from training.config import TrainingConfig
 from training.data.ingest import TrainingData, encode_splits, open_data, streams
 from training.data.packing import JoinedWindows
 from training.data.unlabelled import open_unlabelled
 from training.lifecycle.step_budget import fill_in_auto
+from training.objectives import BaseObjective
 from training.tracking.trackers import check_trackers
 
 
@@ -74,16 +78,19 @@ def prepare_run(config: TrainingConfig, overrides: RunOverrides = NO_OVERRIDES) 
     Raises:
         AgentError: Configuration, data, model or cluster are not in order.
     """
+    from training.model.models import load_config
+
     check_trackers(config.tracking)
-    connected = overrides.splits is None and streams(config.data, config.ingest)
+    connected = overrides.splits is None and streams(config.data, config.ingest, config.task.kind)
     if connected:
         connect_to_ray(config, worker_lines=overrides.worker_lines)
     data, tokenizer, encoder = _read_data(config, overrides.splits)
+    _check_rewards(config.objective, data)
     data, digests = _add_teacher_data(config, data, encoder)
     if not connected:
         connect_to_ray(config, worker_lines=overrides.worker_lines)
     plan = overrides.plan or plan_workers(config.num_workers, node_resources())
-    config, chosen = fill_in_auto(config, data.train.lengths)
+    config, chosen = fill_in_auto(config, data.train.lengths, load_config(config.model.name).hidden_size)
     if chosen:
         print(chosen, flush=True)
     return PreparedRun(config, data, tokenizer, encoder, plan, overrides.callbacks, digests)
@@ -127,6 +134,28 @@ def _read_data(config: TrainingConfig, splits: Splits | None) -> tuple[TrainingD
     )
     tokenizer, made_encoder = made[0]
     return data, tokenizer, made_encoder.with_segmentation(data.segmentation)
+
+
+def _check_rewards(objective: BaseObjective, data: TrainingData) -> None:
+    """Refuses logged decisions that would be taken for labels, and an objective that is left without any.
+
+    Raises:
+        DataError: Train is not what the objective learns from.
+    """
+    num_logged = len(np.unique(data.train.owners[~np.isnan(data.train.logged[:, 0])]))
+    if num_logged and not objective.learns_from_rewards:
+        raise DataError(
+            f"{num_logged:,} of {data.num_train:,} records in train are logged decisions with rewards, and "
+            f"objective.kind={objective.kind} would take each answer for the right label",
+            allowed="labelled records alone, or objective.kind=policy_gradient",
+            remedy="choose objective.kind=policy_gradient, or leave the records with a propensity out",
+        )
+    if objective.learns_from_rewards and not num_logged:
+        raise DataError(
+            f"no record in train has a reward, and objective.kind={objective.kind} learns from rewards",
+            allowed='records {"text", "label", "propensity", "reward"}, labelled ones beside them',
+            remedy="add what `python -m agent.decisions output=DIR/train-log.jsonl content=rewards` writes, or choose another objective",
+        )
 
 
 def _add_teacher_data(

@@ -59,7 +59,7 @@ def _write_report(directory: Path, prepared: PreparedRun, outcome: TrainingOutco
         seed=config.seed,
         settings={
             "epochs": str(config.num_epochs),
-            "optimizer": f"{config.optimizer.kind}, learning rate {config.optimizer.learning_rate:g}, {config.schedule.kind}",
+            "optimizer": f"{config.optimizer.kind}, learning rate {config.optimizer.peak_learning_rate:g}, {config.schedule.kind}",
             "batch": f"{config.batch.step_tokens:,} tokens",
             "objective": config.objective.kind + (f", taught by {config.teacher.bundle}" if config.teacher else ""),
             "data sha256": prepared.data.digest,

@@ -1,4 +1,4 @@
-"""Fills in settings that are `auto` by the size of the training data: few examples get small batches and many epochs."""
+"""Fills in settings that are `auto`: few examples get small batches and many epochs, wide encoders low learning rates."""
 
 from __future__ import annotations
 
@@ -7,23 +7,32 @@ import math
 from agent.encoding import Int64
 from training.config import TrainingConfig
 from training.data.batch_plan import plan_epoch
+from training.model.models import ModelConfig
 
-MIN_STEPS = 300  # optimizer steps below which small data sets are not learned (benchmarks/few_labels.py)
+# Optimizer steps below which small data sets are not learned (benchmarks/training_quality/few_labels.py).
+MIN_STEPS = 300
 _MIN_EPOCHS, _MAX_EPOCHS = 3, 60
 _MIN_TOKENS, _MAX_TOKENS = 256, 1024
 _STEPS_PER_EPOCH = 32
 _PATIENCE_SHARE = 3
+# A rate that encoders of this width learn well at (benchmarks/training_quality/few_labels.py), and adapters of theirs (docs/training.md).
+_RATE, _WIDTH = 2e-4, 384
+_ADAPTER_RATE = 1e-3
+_LOWEST_RATE = 1e-5
 
 
-def fill_in_auto(config: TrainingConfig, lengths: Int64) -> tuple[TrainingConfig, str]:
-    """Replaces `auto` in `batch.tokens`, `epochs` and `early_stopping.patience`.
+def fill_in_auto(config: TrainingConfig, lengths: Int64, width: int) -> tuple[TrainingConfig, str]:
+    """Replaces `auto` in `batch.tokens`, `epochs`, `early_stopping.patience` and `optimizer.learning_rate`.
 
     Batches hold a 32nd of the training split, 256 to 1,024 tokens; epochs make 300 optimizer steps, 3 to 60 of them; patience is a third of more than
-    five epochs. Data with 77,000 tokens or more gets 1,024 tokens and at most 4 epochs.
+    five epochs. Data with 77,000 tokens or more gets 1,024 tokens and at most 4 epochs. The learning rate is 2e-4 and, for encoders wider than
+    384, falls with the square of the width: 5e-5 at 768 and 2.8e-5 at 1,024, the rates that BERT (arXiv 1810.04805) and RoBERTa (1907.11692)
+    are fine-tuned at.
 
     Args:
         config: As the user gave it.
         lengths: int64 [windows], tokens of each training window.
+        width: Of the encoder's hidden states.
 
     Returns:
         The configuration without `auto`, and a line that says what was chosen and why; empty if nothing was `auto`.
@@ -47,6 +56,29 @@ def fill_in_auto(config: TrainingConfig, lengths: Int64) -> tuple[TrainingConfig
         stopping = stopping.model_copy(update={"patience": patience})
         if patience:
             chosen.append(f"early_stopping.patience={patience}")
-    filled = config.model_copy(update={"batch": batch, "epochs": epochs, "early_stopping": stopping})
-    reason = f"{num_tokens:,} training tokens make {num_steps:,} steps an epoch, and {MIN_STEPS} steps are wanted"
-    return filled, f"auto: {', '.join(chosen)} ({reason})" if chosen else ""
+    lines = (
+        [
+            f"{', '.join(chosen)} ({num_tokens:,} training tokens make {num_steps:,} steps an epoch, and {MIN_STEPS} steps are wanted)"
+        ]
+        if chosen
+        else []
+    )
+    optimizer = config.optimizer
+    if optimizer.learning_rate == "auto":
+        rate, reason = _learning_rate(config.model, width)
+        optimizer = optimizer.model_copy(update={"learning_rate": rate})
+        lines.append(f"optimizer.learning_rate={rate:g} ({reason})")
+    filled = config.model_copy(
+        update={"batch": batch, "epochs": epochs, "early_stopping": stopping, "optimizer": optimizer}
+    )
+    return filled, f"auto: {'; '.join(lines)}" if lines else ""
+
+
+def _learning_rate(model: ModelConfig, width: int) -> tuple[float, str]:
+    """The rate, to two digits, and its reason."""
+    if model.lora is not None:
+        return _ADAPTER_RATE, "adapters alone"
+    if model.trainable == "head_only":
+        return _RATE, "the head alone"
+    rate = max(_LOWEST_RATE, _RATE * min(1.0, _WIDTH / width) ** 2)
+    return float(f"{rate:.1e}"), f"an encoder of width {width}"

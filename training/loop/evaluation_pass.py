@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agent.encoding import Batch, Float32
-from agent.evaluation import Forward, run_documents
+from agent.batching import Batch
+from agent.encoder_layers import take_asked
+from agent.encoding import Float32
+from agent.evaluation import Forward, run_each
 from training.model.adapters import unwrap
 from training.model.models import logits_of
 
@@ -28,10 +30,11 @@ def predict_split(task: BaseTask[Any], split: EvaluationSet, forward: Forward, *
     num_workers = dist.get_world_size()
     mine = list(range(rank, len(split.documents), num_workers))
     documents = [split.documents[index] for index in mine]
-    outputs = run_documents(documents, forward, pad_id=pad_id, max_tokens=_BATCH_TOKENS)
-    predicted = [
-        (index, task.predict(split.documents[index], logits)) for index, logits in zip(mine, outputs, strict=True)
-    ]
+
+    def predicted_of(number: int, logits: list[Float32]) -> tuple[int, Any]:
+        return mine[number], task.predict(documents[number], logits)
+
+    predicted = run_each(documents, forward, predicted_of, pad_id=pad_id, max_tokens=_BATCH_TOKENS)
     parts: list[list[tuple[int, Any]]] = [[] for _ in range(num_workers)]
     dist.all_gather_object(parts, predicted)
     found = dict(item for part in parts for item in part)
@@ -60,10 +63,12 @@ def directory_forward(components: WorkerComponents, directory: Path) -> Forward:
     inputs = components.prefetcher.inputs
     kind = type(unwrap(components.model))
     model = kind.from_pretrained(directory, dtype="float32").to(inputs.device).eval()
+    if "asked" in inputs.names:
+        take_asked(model)
 
     def forward(batch: Batch) -> Float32:
         with torch.inference_mode():
             tensors = {name: tensor.to(inputs.device) for name, tensor in inputs.to_host(batch).items()}
-            return np.asarray(logits_of(model(**tensors), tensors.get("attention_mask")).cpu().numpy())
+            return np.asarray(logits_of(model(**tensors), tensors).cpu().numpy())
 
     return forward

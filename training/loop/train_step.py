@@ -6,14 +6,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from agent.encoding import Batch, Int64
+from agent.batching import Batch
+from agent.encoding import Float32, Int64
+from agent.tasks.masked_language.word_masking import keys_of
 from training.data.batch_plan import BatchConfig, EpochPlan, share
 from training.model.attention import run_packed, unpack
+from training.objectives.window_facts import WindowFacts, mean_reward
 
 if TYPE_CHECKING:
     import torch
@@ -25,17 +28,25 @@ if TYPE_CHECKING:
     from training.objectives import Loss
 
 
+class MicroBatch(NamedTuple):
+    """One forward pass: the model's inputs and targets on the host, and what the loss may know beside them."""
+
+    inputs: dict[str, torch.Tensor]
+    targets: torch.Tensor
+    facts: WindowFacts
+
+
 @dataclass(frozen=True)
 class PreparedStep:
     """A step's tensors on the host.
 
     Attributes:
-        micro_batches: ModelInputs and targets of each forward pass of this worker; those computed at once follow each other.
+        micro_batches: Of this worker; those computed at once follow each other.
         rows: int64 [windows], all windows of the step, over all workers; as are the counts below.
         touched_rows: int64, distinct tokens of the step, for the all-reduce of the embedding's gradient; None if not needed.
     """
 
-    micro_batches: Sequence[tuple[dict[str, torch.Tensor], torch.Tensor]]
+    micro_batches: Sequence[MicroBatch]
     rows: Int64
     labelled: int
     tokens: int
@@ -68,8 +79,9 @@ class ModelInputs:
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask,
             "token_type_ids": batch.token_type_ids,
+            "asked": batch.asked,
         }
-        return {name: self.pin(array) for name, array in arrays.items() if name in self.names}
+        return {name: self.pin(array) for name, array in arrays.items() if name in self.names and array is not None}
 
     def pin(self, array: Int64) -> torch.Tensor:
         """A host tensor over an array, pinned for a GPU."""
@@ -83,7 +95,7 @@ class ModelInputs:
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in host.items()}
 
     def run(self, forward: Callable[..., torch.Tensor], inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Logits of a batch: float [rows, tokens, outputs] or [rows, outputs]."""
+        """Logits of a batch: float [rows, tokens, outputs], [rows, outputs], or [asked, outputs] where tokens are asked about."""
         return run_packed(forward, inputs) if self.packed else forward(**inputs)
 
 
@@ -99,6 +111,7 @@ class BatchPrefetcher:
         rank, num_workers: Which part is this worker's.
         num_parallel: How many micro-batches it computes at once.
         finds_touched_rows: Whether steps carry `touched_rows`.
+        seed: Of the run.
     """
 
     windows: Windows
@@ -109,39 +122,59 @@ class BatchPrefetcher:
     num_workers: int
     num_parallel: int
     finds_touched_rows: bool
+    seed: int = 0
 
     @cached_property
     def _lengths(self) -> Int64:
         return self.windows.lengths
 
-    def steps(self, plan: EpochPlan, first: int) -> Iterator[tuple[PreparedStep, float]]:
-        """Yields the steps of a plan from `first` on, each with the seconds that the worker waited for it."""
+    @cached_property
+    def _logged(self) -> Float32:
+        return self.windows.logged
+
+    @cached_property
+    def _mean_reward(self) -> float:
+        return mean_reward(self._logged, self.windows.owners)
+
+    def facts(self, rows: Int64, epoch: int) -> WindowFacts:
+        """What a loss may know of windows; of no rows that of the one row of padding that stands for them."""
+        if not len(rows):
+            return WindowFacts(np.zeros(1, np.uint64), np.full((1, 2), np.nan, np.float32), self._mean_reward)
+        keys = keys_of(rows, seed=self.seed, epoch=epoch)
+        return WindowFacts(keys, np.asarray(self._logged[rows]), self._mean_reward)
+
+    def steps(self, plan: EpochPlan, first: int, *, epoch: int = 0) -> Iterator[tuple[PreparedStep, float]]:
+        """Yields the steps of an epoch's plan from `first` on, each with the seconds that the worker waited for it."""
+        prepare = partial(self._prepare, windows=self.windows.at_epoch(epoch), epoch=epoch)
         with ThreadPoolExecutor(1, thread_name_prefix="collate") as pool:
-            future = pool.submit(self._prepare, plan[first])
+            future = pool.submit(prepare, plan[first])
             for index in range(first, len(plan)):
                 start = time.perf_counter()
                 step = future.result()
                 waited = time.perf_counter() - start
                 if index + 1 < len(plan):
-                    future = pool.submit(self._prepare, plan[index + 1])
+                    future = pool.submit(prepare, plan[index + 1])
                 yield step, waited
 
-    def _prepare(self, rows: Int64) -> PreparedStep:
+    def _prepare(self, rows: Int64, windows: Windows | None = None, epoch: int = 0) -> PreparedStep:
         import torch
 
-        windows, lengths = self.windows, self._lengths
+        windows, lengths = windows or self.windows, self._lengths
         own = share(
             rows, lengths, config=self.batch, rank=self.rank, num_workers=self.num_workers, num_parallel=self.num_parallel
         )  # fmt: skip
-        collated = [windows.collate(micro_batch, self.pad_id) for micro_batch in own.micro_batches]
+        collated = [(part, *windows.collate(part, self.pad_id)) for part in own.micro_batches]
         touched_rows = None
         if self.finds_touched_rows:
             whole_step, _ = windows.collate(rows, self.pad_id)
             touched_rows = torch.from_numpy(np.unique(whole_step.input_ids))
         return PreparedStep(
-            [(self.inputs.to_host(batch), self.inputs.pin(targets)) for batch, targets in collated],
+            [
+                MicroBatch(self.inputs.to_host(batch), self.inputs.pin(targets), self.facts(part, epoch))
+                for part, batch, targets in collated
+            ],
             rows,
-            labelled=int(windows.labelled[rows].sum()),
+            labelled=windows.count_labelled(rows),
             tokens=int(lengths[rows].sum()),
             padded_tokens=own.padded_tokens,
             touched_rows=touched_rows,
@@ -189,7 +222,7 @@ class TrainStep:
         return total
 
     def probe_loss(self, rows: Int64) -> float:
-        """Mean loss on given windows without dropout, the same on every worker."""
+        """Mean loss on given windows by their targets alone, without dropout: the same on every worker and on other hardware."""
         import torch
 
         windows, inputs = self._prefetcher.windows, self._prefetcher.inputs
@@ -200,17 +233,17 @@ class TrainStep:
             outputs = self._forward(on_device)
             loss = self._loss(on_device, outputs, torch.from_numpy(targets).to(inputs.device))
         self._engine.train(True)
-        return float(loss) / max(1, int(windows.labelled[rows].sum()))
+        return float(loss) / max(1, windows.count_labelled(rows))
 
-    def _summed_loss(self, micro_batches: Sequence[tuple[dict[str, torch.Tensor], torch.Tensor]]) -> torch.Tensor:
+    def _summed_loss(self, micro_batches: Sequence[MicroBatch]) -> torch.Tensor:
         """The loss of micro-batches computed at once, summed over targets."""
         import torch
 
         inputs = self._prefetcher.inputs
-        on_device = [inputs.to_device(host) for host, _ in micro_batches]
+        on_device = [inputs.to_device(part.inputs) for part in micro_batches]
         losses = [
-            self._loss(batch, outputs, targets.to(inputs.device, non_blocking=True))
-            for batch, outputs, (_, targets) in zip(on_device, self._forward_all(on_device), micro_batches, strict=True)
+            self._loss(batch, outputs, part.targets.to(inputs.device, non_blocking=True), part.facts)
+            for batch, outputs, part in zip(on_device, self._forward_all(on_device), micro_batches, strict=True)
         ]
         return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
@@ -226,10 +259,18 @@ class TrainStep:
         mask = batch["attention_mask"].bool()
         return outputs[0], *(unpack(flat, mask) for flat in outputs[1:])
 
-    def _loss(self, batch: Mapping[str, torch.Tensor], outputs: ModelOutputs, targets: torch.Tensor) -> torch.Tensor:
+    def _loss(
+        self,
+        batch: Mapping[str, torch.Tensor],
+        outputs: ModelOutputs,
+        targets: torch.Tensor,
+        facts: WindowFacts | None = None,
+    ) -> torch.Tensor:
         if not self._teacher:
-            return self._loss_function(outputs[0], targets)
-        return self._teacher.loss(self._loss_function, outputs, targets, batch)
+            return self._loss_function(outputs[0], targets, facts)
+        return self._teacher.loss(
+            lambda logits, labels: self._loss_function(logits, labels, facts), outputs, targets, batch
+        )
 
 
 def _step_seed(seed: int, number: int, rank: int) -> int:

@@ -123,12 +123,13 @@ class Worker:
             return self._outcome(task, after, predictions, observers.metrics_log.lines)
 
     def _train_epoch(self, observers: RunObservers) -> None:
-        plan = self._plan(self.state.epoch)
+        epoch = self.state.epoch
+        plan = self._plan(epoch)
         engine, every = self.components.engine, self.config.checkpoint.every_steps
         engine.train(True)
         pending: _PendingLoss | None = None
         start = time.perf_counter()
-        for step, waited in self.components.prefetcher.steps(plan, self.state.steps_in_epoch):
+        for step, waited in self.components.prefetcher.steps(plan, self.state.steps_in_epoch, epoch=epoch):
             learning_rate = engine.learning_rate
             loss = self.components.train_step.run(step, self.state.step)
             self.state.step += 1
@@ -184,7 +185,9 @@ class Worker:
             **self.state.totals.summary(),
         }
         self.state.close_epoch(report, row, min_delta=self.config.early_stopping.min_delta)
-        observers.epoch({"kind": "epoch", **row}, best=self.state.improved, epochs=self.config.num_epochs)
+        observers.epoch(
+            {"kind": "epoch", **row}, best=self.state.improved, epochs=self.config.num_epochs, score=report.score_name
+        )
         self.checkpoints.save(self.state, observers)
         ray.train.report(row)
 

@@ -6,12 +6,14 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from agent.tasks.output_decision import Decision
 from training.engine.deepspeed_engine import OptimizerPlan, TrainingEngine
 from training.engine.engine_config import Precision, choose_precision, choose_thread_parallel
 from training.loop.train_step import BatchPrefetcher, ModelInputs, TrainStep
 from training.loop.worker_io import WorkerInput
 from training.model.adapters import adapt, unwrap
 from training.model.attention import Attention, choose_attention
+from training.model.label_prior import start_at_shares
 from training.model.models import build_model
 from training.state.checkpoint import Checkpoint
 
@@ -58,8 +60,9 @@ def build_components(
     config = worker_input.config
     torch.manual_seed(config.seed)  # the same on all workers: the new head must not differ
     precision = choose_precision(config.engine.precision, worker.device)
-    model, attention = _build_model(worker_input, worker, precision)
+    decision = worker_input.task.decision
     counts = worker_input.train.target_counts(len(worker_input.task.outputs)).tolist()
+    model, attention = _build_model(worker_input, worker, precision, counts)
     teacher, recorder = None, None
     if config.teacher:
         from training.distillation.distillation_loss import load_teacher
@@ -85,15 +88,16 @@ def build_components(
         engine.load_optimizer(checkpoint.optimizer)
     prefetcher = BatchPrefetcher(
         worker_input.train,
-        ModelInputs(_accepted_inputs(model), worker.device, attention.packed),
+        ModelInputs(_accepted_inputs(model, decision), worker.device, attention.packed),
         config.batch.model_copy(update={"micro_tokens": micro_tokens}),
         worker_input.pad_id,
         worker.rank,
         worker.num_workers,
         num_parallel=engine.num_parallel,
         finds_touched_rows=engine.uses_touched_rows,
+        seed=config.seed,
     )
-    loss = config.objective.bind(counts, worker.device, worker_input.task.decision)
+    loss = config.objective.bind(counts, worker.device, decision, worker_input.task)
     train_step = TrainStep(engine, prefetcher, loss, seed=config.seed, teacher=teacher)
     threads = f"{thread_groups} thread group(s)" if thread_groups else f"no thread groups ({reason})"
     description = _describe(worker_input, worker, model, (precision, attention, threads))
@@ -101,10 +105,12 @@ def build_components(
 
 
 def _build_model(
-    worker_input: WorkerInput, worker: WorkerRank, precision: Precision
+    worker_input: WorkerInput, worker: WorkerRank, precision: Precision, counts: list[int]
 ) -> tuple[torch.nn.Module, Attention]:
     config = worker_input.config
     model = build_model(config.model, worker_input.task)
+    if worker_input.task.decision.binary:
+        start_at_shares(model, counts, worker_input.train.num_labelled // len(counts))
     attention = choose_attention(
         model,
         config.engine.attention,
@@ -125,8 +131,9 @@ def _build_model(
     return on_device, attention
 
 
-def _accepted_inputs(model: torch.nn.Module) -> frozenset[str]:
-    return frozenset(inspect.signature(unwrap(model).forward).parameters)
+def _accepted_inputs(model: torch.nn.Module, decision: Decision) -> frozenset[str]:
+    accepted = inspect.signature(unwrap(model).forward).parameters
+    return frozenset((*accepted, "asked") if decision.of_vocabulary else accepted)
 
 
 def _describe(

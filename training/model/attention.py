@@ -75,7 +75,7 @@ def run_packed(model: Callable[..., Any], inputs: Mapping[str, torch.Tensor]) ->
         inputs: int64 [rows, tokens] each, `attention_mask` among them, padded on the right.
 
     Returns:
-        Logits, float [rows, tokens, outputs]; zero at padding.
+        Logits, float [rows, tokens, outputs], zero at padding; those of asked tokens, float [asked, outputs], where `inputs` names some.
     """
     import torch
 
@@ -88,7 +88,7 @@ def run_packed(model: Callable[..., Any], inputs: Mapping[str, torch.Tensor]) ->
     logits = model(
         **flat, position_ids=positions, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds, max_length_q=longest, max_length_k=longest
     )  # fmt: skip
-    return unpack(logits, mask)
+    return logits if "asked" in flat else unpack(logits, mask)
 
 
 def unpack(flat: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

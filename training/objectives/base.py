@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -12,13 +12,28 @@ from pydantic import Field
 from agent.config.base import Config
 from agent.encoding import IGNORED, Float32
 from agent.errors import ConfigError
+from agent.tasks import BaseTask
 from agent.tasks.output_decision import PER_WINDOW, Decision
+from training.objectives.window_facts import WindowFacts
 
 if TYPE_CHECKING:
     import torch
 
-Loss: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
-"""Of logits, float [..., outputs], and targets, int64 [...] (-100 is left out): the sum over labelled targets in fp32."""
+
+class Loss(Protocol):
+    """The loss of a batch, summed over its targets in fp32."""
+
+    def __call__(
+        self, logits: torch.Tensor, targets: torch.Tensor, facts: WindowFacts | None = None, /
+    ) -> torch.Tensor:
+        """The sum.
+
+        Args:
+            logits: float [..., outputs].
+            targets: int64 [...]; -100 is left out.
+            facts: Of the windows of the batch; None: nothing is known but their targets.
+        """
+
 
 _POWER = {"balanced": 1.0, "sqrt": 0.5}
 
@@ -26,22 +41,41 @@ _POWER = {"balanced": 1.0, "sqrt": 0.5}
 class BaseObjective(Config, ABC):
     """A loss per labelled target; the caller divides the sum by their number over all workers."""
 
+    learns_from_rewards: ClassVar[bool] = False  # whether answers of logged decisions are data, beside right labels
+
     kind: str
     class_weights: Literal["none", "balanced", "sqrt"] = Field(
         "none", description="weight of a target by how rare its class is: one over its share, or the root of that"
     )
 
-    def bind(self, counts: Sequence[int], device: torch.device, decision: Decision = PER_WINDOW) -> Loss:
+    def refusal_of(self, task: BaseTask[Any]) -> str:
+        """Why a task cannot be taught so; empty where it can."""
+        return ""
+
+    def bind(
+        self,
+        counts: Sequence[int],
+        device: torch.device,
+        decision: Decision = PER_WINDOW,
+        task: BaseTask[Any] | None = None,
+    ) -> Loss:
         """Makes the loss of a run.
 
         Args:
             counts: Training targets of each output.
             device: Where logits will be.
             decision: Of the task; by default one output is chosen.
+            task: For objectives that ask it how good an answer is.
 
         Raises:
             ConfigError: What is configured has no meaning for the task.
         """
+        if decision.of_vocabulary and self.class_weights != "none":
+            raise ConfigError(
+                f"objective.class_weights={self.class_weights} is about labels, and this task chooses of a vocabulary",
+                allowed="none",
+                remedy="leave it out",
+            )
         if decision.of_tokens and (given := sorted({"class_weights", "label_smoothing"} & self._changed())):
             raise ConfigError(
                 f"objective.{given[0]} is about labels, and this task chooses tokens",

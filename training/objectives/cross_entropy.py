@@ -8,6 +8,7 @@ from pydantic import Field
 
 from agent.encoding import IGNORED
 from training.objectives.base import BaseObjective, Loss, binary_terms
+from training.objectives.window_facts import WindowFacts
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ class CrossEntropy(BaseObjective):
 
         smoothing = self.label_smoothing
 
-        def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        def loss(logits: torch.Tensor, targets: torch.Tensor, _: WindowFacts | None = None, /) -> torch.Tensor:
             flat = logits.float().reshape(-1, logits.shape[-1])
             return cross_entropy(
                 flat, targets.reshape(-1), weights, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
@@ -39,7 +40,7 @@ class CrossEntropy(BaseObjective):
 
         smoothing = self.label_smoothing
 
-        def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        def loss(logits: torch.Tensor, targets: torch.Tensor, _: WindowFacts | None = None, /) -> torch.Tensor:
             said, wanted, counted = binary_terms(logits, targets, weights)
             smooth = wanted * (1 - smoothing) + smoothing / 2
             return binary_cross_entropy_with_logits(said, smooth, counted, reduction="sum")

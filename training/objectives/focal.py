@@ -8,6 +8,7 @@ from pydantic import Field
 
 from agent.encoding import IGNORED
 from training.objectives.base import BaseObjective, Loss, binary_terms
+from training.objectives.window_facts import WindowFacts
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,7 @@ class Focal(BaseObjective):
         """A class weight multiplies the whole term of a target, as the paper's alpha."""
         from torch.nn.functional import cross_entropy
 
-        def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        def loss(logits: torch.Tensor, targets: torch.Tensor, _: WindowFacts | None = None, /) -> torch.Tensor:
             flat, wanted = logits.float().reshape(-1, logits.shape[-1]), targets.reshape(-1)
             surprise = cross_entropy(flat, wanted, ignore_index=IGNORED, reduction="none")
             terms = self._terms(surprise)
@@ -35,7 +36,7 @@ class Focal(BaseObjective):
         """As the paper has it: yes and no are the two classes of each output."""
         from torch.nn.functional import binary_cross_entropy_with_logits
 
-        def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        def loss(logits: torch.Tensor, targets: torch.Tensor, _: WindowFacts | None = None, /) -> torch.Tensor:
             said, wanted, counted = binary_terms(logits, targets, weights)
             surprise = binary_cross_entropy_with_logits(said, wanted, reduction="none")
             return (self._terms(surprise) * counted).sum()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,12 +23,19 @@ class BaseOptimizer(Config, ABC):
     shardable: ClassVar[bool] = True
 
     kind: str
-    learning_rate: float = Field(gt=0, description="peak learning rate, that of the head")
+    # AdamW's may be `auto`, which is filled in before a run starts.
+    learning_rate: float | Literal["auto"] = Field(description="peak learning rate, that of the head")
     weight_decay: float = Field(0.0, ge=0, description="weight decay of matrices")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="each layer's rate as a part of that of the layer above it; 1: all have the same"
     )
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The rate of a run whose `auto` has been filled in."""
+        assert self.learning_rate != "auto"
+        return self.learning_rate
 
     def build(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """Makes the optimizer over the trainable parameters of a model; its first group has the peak rate.
@@ -52,7 +59,7 @@ class BaseOptimizer(Config, ABC):
         return [
             {
                 "params": found[below, flat],
-                "lr": self.learning_rate * self.layer_decay**below,
+                "lr": self.peak_learning_rate * self.layer_decay**below,
                 "weight_decay": 0.0 if flat else self.weight_decay,
             }
             for below, flat in sorted(found)

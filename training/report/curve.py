@@ -1,4 +1,4 @@
-"""Draws the learning curve: loss by step, F1 on the dev split by epoch."""
+"""Draws the learning curve: loss by step, the score on the dev split by epoch."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ _BLUE, _ORANGE = (
 )  # distinguishable to colour-blind eyes (Okabe and Ito 2008), dark enough for text on white
 
 
-def draw_curve(file: Path, metrics_log: Sequence[str], history: Sequence[Mapping[str, float]]) -> None:
+def draw_curve(
+    file: Path, metrics_log: Sequence[str], history: Sequence[Mapping[str, float]], score: str = "F1"
+) -> None:
     """Writes the curve as SVG, its text as text.
 
     Args:
         file: Where.
         metrics_log: JSON lines with step rows.
         history: Epoch rows.
+        score: What their score is called.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -42,16 +45,16 @@ def draw_curve(file: Path, metrics_log: Sequence[str], history: Sequence[Mapping
         figure = Figure(figsize=(7.2, 3.6), layout="constrained")
         axes = figure.subplots()
         _draw_loss(axes, step_rows(metrics_log))
-        _draw_quality(axes.twinx(), history)
+        _draw_quality(axes.twinx(), history, score)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Title": "Learning curve"})
-    file.write_text(_described(stream.getvalue(), describe_curve(history)), encoding="utf-8")
+    file.write_text(_described(stream.getvalue(), describe_curve(history, score)), encoding="utf-8")
 
 
-def describe_curve(history: Sequence[Mapping[str, float]]) -> str:
+def describe_curve(history: Sequence[Mapping[str, float]], score: str = "F1") -> str:
     """A description of the curve, for screen readers."""
     quality = ", ".join(f"{row['dev_f1']:.4f}" for row in history)
-    return f"Learning curve. F1 on the dev split by epoch: {quality}. Mean loss by epoch: " + ", ".join(
+    return f"Learning curve. {score} on the dev split by epoch: {quality}. Mean loss by epoch: " + ", ".join(
         f"{row['loss']:.4f}" for row in history
     )
 
@@ -67,13 +70,13 @@ def _draw_loss(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.spines["top"].set_visible(False)
 
 
-def _draw_quality(axes: Axes, history: Sequence[Mapping[str, float]]) -> None:
+def _draw_quality(axes: Axes, history: Sequence[Mapping[str, float]], score: str) -> None:
     steps, values = [row["step"] for row in history], [row["dev_f1"] for row in history]
     axes.plot(steps, values, color=_ORANGE, marker="o", linestyle="--", linewidth=1.5)
-    best = int(np.argmax(values))
+    best = int(np.flatnonzero(values == np.max(values))[-1])
     point = (steps[best], values[best])
     axes.annotate(f"{values[best]:.4f}", point, (0, 7), textcoords="offset points", ha="right", color=_ORANGE)
-    axes.set_ylabel("F1, dev split (dots)", color=_ORANGE)
+    axes.set_ylabel(f"{score}, dev split (dots)", color=_ORANGE)
     axes.set_ylim(0, 1.1)
     axes.set_yticks(np.linspace(0, 1, 6))
     axes.spines["top"].set_visible(False)

@@ -14,7 +14,7 @@ _COLUMNS = (
     ("epoch", "epoch", ".0f"),
     ("steps", "step", ",.0f"),
     ("loss", "loss", ".4f"),
-    ("dev F1", "dev_f1", ".4f"),
+    ("dev {score}", "dev_f1", ".4f"),
     ("learning rate", "learning_rate", ".2e"),
     ("seconds", "seconds", ",.1f"),
     ("sentences/s", "sentences_per_s", ",.0f"),
@@ -28,11 +28,11 @@ def render_page(report: RunReport, curve: str) -> str:
     """The page as Markdown; `curve` is the picture's file beside it."""
     sections = [
         ["# Training report", "", _summary(report)],
-        [f"![{escape(describe_curve(report.epochs))}]({curve})"],
+        [f"![{escape(describe_curve(report.epochs, report.after.score_name))}]({curve})"],
         ["## Scores on the test split", "", *_scores(report)],
         ["## What was taken for what", "", *confusion(report.findings)],
         ["## Examples with most errors", "", *worst(report.findings, report.num_test)],
-        ["## Epochs", "", *_epochs(report.epochs)],
+        ["## Epochs", "", *_epochs(report.epochs, report.after.score_name)],
         ["## Settings", "", *_settings(report)],
     ]
     return "\n\n".join("\n".join(lines).rstrip() for lines in sections) + "\n"
@@ -41,10 +41,10 @@ def render_page(report: RunReport, curve: str) -> str:
 def _summary(report: RunReport) -> str:
     seconds = sum(row["seconds"] for row in report.epochs)
     return (
-        f"{escape(report.model)}, fine-tuned on {escape(report.data)}, reaches **F1 {report.after.value:.4f} on the test split** "
+        f"{escape(report.model)}, fine-tuned on {escape(report.data)}, reaches **{report.after.score_name} {report.after.value:.4f} on the test split** "
         f"({report.num_test:,} examples, {report.after.support:,} gold items; scored by {report.after.mode}); before fine-tuning it was "
         f"{report.before.value:.4f}. These are the weights of epoch {report.best_epoch} of {len(report.epochs)}, the best on the dev "
-        f"split (F1 {report.dev.value:.4f}). Seed {report.seed}, one run: other seeds give other numbers. "
+        f"split ({report.dev.score_name} {report.dev.value:.4f}). Seed {report.seed}, one run: other seeds give other numbers. "
         f"{escape(report.description)}; {duration(seconds)} of training, without evaluation."
     )
 
@@ -73,8 +73,8 @@ def _change(before: float | None, after: float | None) -> tuple[str, str, str]:
     return shown[0], shown[1], change
 
 
-def _epochs(rows: Sequence[Mapping[str, float]]) -> list[str]:
-    head = [title for title, _, _ in _COLUMNS]
+def _epochs(rows: Sequence[Mapping[str, float]], score: str) -> list[str]:
+    head = [title.format(score=score) for title, _, _ in _COLUMNS]
     return table([head, *[[f"{row[name]:{form}}" for _, name, form in _COLUMNS] for row in rows]])
 
 

@@ -51,7 +51,7 @@ def write_report(  # noqa: PLR0913  # a report is of many things, each by its na
         epochs=tuple({name: value for name, value in row.items() if name != "kind"} for row in outcome.history),
         findings=find(task, test, outcome.predictions),
     )
-    draw_curve(directory / CURVE, outcome.metrics_log, outcome.history)
+    draw_curve(directory / CURVE, outcome.metrics_log, outcome.history, outcome.after.score_name)
     (directory / "metrics.jsonl").write_text("".join(f"{line}\n" for line in outcome.metrics_log), encoding="utf-8")
     (directory / "report.json").write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (directory / "report.md").write_text(render_page(report, CURVE), encoding="utf-8")

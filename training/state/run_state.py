@@ -58,7 +58,7 @@ class RunState(BaseModel):
         before: Report on the test split before training.
         dev: Report on the dev split of the best epoch.
         best_epoch: Counted from 1; 0 before the first.
-        stale: Epochs since the best one.
+        stale: Epochs since the score became better.
         probe_loss: Loss on a few fixed windows at this point; the loaded model must give the same.
         trackers: What trackers need to go on in the same run, such as MLflow's run id.
     """
@@ -83,11 +83,16 @@ class RunState(BaseModel):
         return bool(self.epoch) and self.best_epoch == self.epoch
 
     def close_epoch(self, report: Report, row: dict[str, float], *, min_delta: float) -> None:
-        """Ends the epoch under way with its report on the dev split."""
+        """Ends the epoch under way with its report on the dev split.
+
+        The best epoch is the last of equals: small dev splits are soon answered in full, by a model that has yet to become sure.
+        """
         self.epoch += 1
         self.steps_in_epoch, self.totals = 0, EpochTotals()
         self.history.append(row)
         if self.dev is None or report.value > self.dev.value + min_delta:
             self.dev, self.best_epoch, self.stale = report, self.epoch, 0
-        else:
-            self.stale += 1
+            return
+        self.stale += 1
+        if report.value == self.dev.value:
+            self.dev, self.best_epoch = report, self.epoch

@@ -83,13 +83,13 @@ class RunObservers:
             self._ray_metrics.step(row)
             self._trackers.step(row)
 
-    def epoch(self, row: dict[str, Any], *, best: bool, epochs: int) -> None:
-        """Passes on an epoch row and prints it."""
+    def epoch(self, row: dict[str, Any], *, best: bool, epochs: int, score: str) -> None:
+        """Passes on an epoch row and prints it; `score` is what its dev score is called."""
         if self._active:
             self.metrics_log.add(row)
             self._ray_metrics.epoch(row)
             self._trackers.epoch(row)
-        self.print_line(_epoch_line(row, epochs, best=best))
+        self.print_line(_epoch_line(row, epochs, best=best, score=score))
 
     def finish(self, before: Report, after: Report) -> None:
         """Records the scores on the test split."""
@@ -102,9 +102,9 @@ class RunObservers:
         self._progress.print_line(line)
 
 
-def _epoch_line(row: dict[str, Any], epochs: int, *, best: bool) -> str:
+def _epoch_line(row: dict[str, Any], epochs: int, *, best: bool, score: str) -> str:
     return (
-        f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}  dev F1 {row['dev_f1']:.4f}{' (best)' if best else ''}  "
+        f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}  dev {score} {row['dev_f1']:.4f}{' (best)' if best else ''}  "
         f"{row['sentences_per_s']:,.0f} sentences/s  {row['tokens_per_s']:,.0f} tokens/s  padding {row['padding_share']:.1%}  "
         f"host {row['host_share']:.1%}  checkpoints {row['save_share']:.1%}  {row['seconds']:.1f} s"
     )
