@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -22,7 +22,9 @@ KEPT_LAYERS = "shrink.layers"  # key in `step_outputs`: numbers of the layers th
 class StudentTraining(Config):
     """How a student is trained on the agent's data, with the agent as its teacher, by Ray Train and DeepSpeed."""
 
-    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate (AdamW)")
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto", description="peak learning rate (AdamW): a number, or auto as optimizer.learning_rate of training"
+    )
     batch_tokens: int = Field(1024, ge=16, description="tokens of an optimizer step, as batch.tokens of training")
     temperature: float = Field(2.0, gt=0, description="divides logits of both: above 1 what is improbable counts more")
     teacher_weight: float = Field(
@@ -88,13 +90,14 @@ class StudentTraining(Config):
             "segmentation": state.bundle.manifest.segmentation.model_dump(mode="json"),
             "model": model | {"keep_zeros": keep_zeros}, "batch": {"tokens": self.batch_tokens},
             "optimizer": {"kind": "adamw", "learning_rate": self.learning_rate}, "teacher": teacher,
+            "objective": {"kind": "policy_gradient" if any(one.logged for one in state.splits.train) else "cross_entropy"},
         }  # fmt: skip
 
     @property
     def summary(self) -> str:
         """A few words for a report."""
         more = {"hidden states": self.hidden_weight, "relations": self.relations_weight}
-        parts = [f"learning rate {self.learning_rate:g}, temperature {self.temperature:g}"]
+        parts = [f"learning rate {self.learning_rate}, temperature {self.temperature:g}"]
         parts.append(f"teacher's weight {self.teacher_weight:g}")
         parts += [f"{name} {weight:g}" for name, weight in more.items() if weight]
         return ", ".join([*parts, *([f"with the text of {self.unlabelled}"] if self.unlabelled else [])])

@@ -21,7 +21,7 @@ def flops_per_token(model: PreTrainedModel, max_tokens: int) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from agent.encoding import Batch
+    from agent.batching import Batch
 
     tokens = min(TOKENS, max_tokens)
     ids = np.ones((1, tokens), np.int64)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agent.batching import cut_by_length
-from agent.encoding import Batch, Window, pad
+from agent.batching import Batch, cut_by_length, pad
+from agent.encoding import Window
 from compression.encoder.torch_model import to_tensors
 
 if TYPE_CHECKING:

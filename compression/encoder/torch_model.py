@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agent.batching import Batch
 from agent.bundle import Bundle
-from agent.encoding import Batch, Float32
+from agent.encoder_layers import MASKED_LM, asked_rows, take_asked, takes_asked
+from agent.encoding import Float32
 from agent.errors import ModelError, one_line
 from agent.evaluation import Forward
 from agent.tasks.output_decision import OUT_OF_REACH
@@ -60,6 +62,8 @@ def load_directory(path: Path, architecture: str) -> PreTrainedModel:
             remedy="check that this version of transformers knows it",
         ) from None
     loaded: PreTrainedModel = model.float().eval()
+    if architecture == MASKED_LM:
+        take_asked(loaded)
     return loaded
 
 
@@ -74,7 +78,8 @@ def to_tensors(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
     """A batch as keyword arguments of the network: int64 [rows, tokens] each."""
     import torch
 
-    return {name: torch.from_numpy(getattr(batch, name)) for name in input_names(model)}
+    asked = ("asked",) if batch.asked is not None and takes_asked(model) else ()
+    return {name: torch.from_numpy(getattr(batch, name)) for name in (*input_names(model), *asked)}
 
 
 def logits(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -88,7 +93,7 @@ def logits(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
 
     output: Any = model(**inputs, return_dict=True)
     if not hasattr(output, "start_logits"):
-        found: Tensor = output.logits
+        found: Tensor = asked_rows(output.logits, inputs.get("asked"))
         return found
     stacked = torch.stack([output.start_logits, output.end_logits], dim=1)  # [rows, outputs, tokens]
     return stacked.masked_fill(inputs["attention_mask"][:, None] == 0, OUT_OF_REACH)
@@ -108,17 +113,27 @@ def torch_forward(model: PreTrainedModel) -> Forward:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silences warnings and log lines of exporters, of which a correct graph causes dozens."""
+    with (
+        quiet_logs(),
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):  # torch.onnx prints its stages
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def quiet_logs() -> Iterator[None]:
+    """Silences the log lines alone."""
     names = ("torch.onnx", "transformers", "onnxruntime", "optimum", "root", "onnxscript", "onnx_ir")
     loggers = [logging.getLogger(None if name == "root" else name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    levels = {logger: logger.level for logger in loggers if logger.level != logging.ERROR}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)  # visits every logger there is: 5 ms in a large program
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # torch.onnx prints its stages
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
 
 

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from compression.exporters.base import OPSET, Exporter, Quantization
+from compression.exporters.base import Exporter, Quantization
 from compression.graphs.fusion import correct_heads, join_heads, unfuse_slow_nodes
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _TASKS = {
     "ForTokenClassification": "token-classification", "ForSequenceClassification": "text-classification",
-    "ForQuestionAnswering": "question-answering",
+    "ForQuestionAnswering": "question-answering", "ForMaskedLM": "fill-mask",
 }  # fmt: skip
 
 
@@ -31,7 +31,7 @@ class OptimumExporter(Exporter):
         found = importlib.util.find_spec("optimum") and importlib.util.find_spec("optimum.exporters.onnx")
         return "" if found else "optimum-onnx (`make test-optimum` sets up its environment)"
 
-    def write(self, model: PreTrainedModel, path: Path, *, fuse: bool, opset: int = OPSET) -> None:
+    def _write(self, model: PreTrainedModel, path: Path, *, fuse: bool, opset: int) -> None:
         """Exports the network in memory, so that slimmed layers are kept, then fuses."""
         from optimum.exporters.onnx import onnx_export_from_model
         from optimum.utils import logging

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compression.encoder.torch_model import input_names, logits, to_tensors
-from compression.exporters.base import OPSET, Exporter
+from compression.exporters.base import Exporter
 from compression.graphs.fusion import fuse_graph, unfuse_slow_nodes
 from compression.graphs.onnx_graph import OUTPUT, probes
 
@@ -26,7 +26,7 @@ class TorchScriptExporter(Exporter):
         """Nothing: torch and onnxruntime are enough."""
         return ""
 
-    def write(self, model: PreTrainedModel, path: Path, *, fuse: bool, opset: int = OPSET) -> None:
+    def _write(self, model: PreTrainedModel, path: Path, *, fuse: bool, opset: int) -> None:
         """Traces the network, writes the graph and fuses it."""
         import torch
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from compression.encoder.torch_model import to_tensors
-from compression.exporters.base import OPSET, Exporter
+from compression.exporters.base import Exporter
 from compression.graphs.fusion import join_heads, tidy_graph, unfuse_slow_nodes
 from compression.graphs.onnx_graph import probes
 
@@ -28,7 +28,7 @@ class TransformersExporter(Exporter):
             return "transformers>=5.23"
         return "" if importlib.util.find_spec("onnxscript") else "onnxscript"
 
-    def write(self, model: PreTrainedModel, path: Path, *, fuse: bool, opset: int = OPSET) -> None:
+    def _write(self, model: PreTrainedModel, path: Path, *, fuse: bool, opset: int) -> None:
         """Exports the network and writes one file.
 
         Eager attention would be fused into an Attention node with a bias, which ONNX Runtime cannot quantise to int8; sdpa

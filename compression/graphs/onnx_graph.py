@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agent.encoding import Batch, Float32
+from agent.batching import Batch
+from agent.encoding import Float32
 from agent.errors import ConfigError, ExportError, one_line
 from agent.evaluation import Forward
 from compression.encoder.torch_model import INPUTS
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from agent.bundle import Precision
 
-OUTPUT = "logits"
+OUTPUT, ASKED = "logits", "asked"
 _REMEDY = "choose another exporter (steps: [..., {kind: export, exporter: torchscript}, ...])"
 
 
@@ -72,7 +73,7 @@ def graph_forward(session: InferenceSession) -> Forward:
     names = [node.name for node in session.get_inputs()]
 
     def forward(batch: Batch) -> Float32:
-        return np.asarray(session.run([OUTPUT], {name: getattr(batch, name) for name in names})[0], np.float32)
+        return batch.shaped(np.asarray(session.run([OUTPUT], batch.feeds(names))[0], np.float32), names)
 
     return forward
 
@@ -91,11 +92,11 @@ def check_graph(path: Path, precision: Precision = "fp32") -> tuple[str, ...]:
         raise ExportError(f"{path.name} is no valid ONNX graph ({one_line(error)})", remedy=_REMEDY) from None
     session = open_session(path, 1, precision)
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    wrong = [node.name for node in inputs if node.name not in INPUTS or node.type != "tensor(int64)"]
+    wrong = [node.name for node in inputs if node.name not in (*INPUTS, ASKED) or node.type != "tensor(int64)"]
     if wrong or [node.name for node in outputs] != [OUTPUT]:
         raise ExportError(
             f"{path.name} has inputs {[node.name for node in inputs]} and outputs {[node.name for node in outputs]}",
-            allowed=f"int64 inputs {', '.join(INPUTS)} and one output {OUTPUT}",
+            allowed=f"int64 inputs {', '.join((*INPUTS, ASKED))} and one output {OUTPUT}",
             remedy=_REMEDY,
         )
     return tuple(node.name for node in inputs)

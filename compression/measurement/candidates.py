@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agent.encoding import Batch, Encoder
+from agent.batching import Batch
+from agent.encoding import Encoder
 from agent.evaluation import Forward
 from cluster.progress import timed_bar
 from compression.encoder.flops import flops_per_token

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.encoding import Encoder, Float32, Int64
-from agent.evaluation import Forward, run_documents
+from agent.evaluation import Forward, run_each
 from agent.tasks import BaseTask, Report
 from compression.reporting.compression_report import Agreement
 
@@ -59,15 +59,17 @@ def answer_examples(
 ) -> Answers:
     """Runs a model over examples once and scores it."""
     documents = task.encode(encoder, examples)
-    outputs = run_documents(documents, forward, pad_id=encoder.pad_id, progress=progress)
-    predictions = [task.predict(document, logits) for document, logits in zip(documents, outputs, strict=True)]
-    items = [
-        task.decision.items(task.targets(example, document), logits)
-        for example, document, logits in zip(examples, documents, outputs, strict=True)
-    ]
-    choices = [probabilities.argmax(axis=-1) for probabilities, _ in items]
-    correct = [chosen == labels for chosen, (_, labels) in zip(choices, items, strict=True)]
-    confidences = [np.nan_to_num(probabilities.max(axis=-1)) for probabilities, _ in items]  # NaN of a broken graph: 0
+
+    def judged(number: int, logits: list[Float32]) -> tuple[Any, Int64, Int64, Float32]:
+        wanted = task.targets(examples[number], documents[number])
+        probabilities, labels = task.decision.items(wanted, logits)
+        confidences = np.nan_to_num(probabilities.max(axis=-1))  # NaN of a broken graph: 0
+        return task.predict(documents[number], logits), probabilities.argmax(axis=-1), labels, confidences
+
+    found = run_each(documents, forward, judged, pad_id=encoder.pad_id, progress=progress)
+    predictions, choices = [one[0] for one in found], [one[1] for one in found]
+    confidences = [one[3] for one in found]
+    correct = [chosen == labels for _, chosen, labels, _ in found]
     return Answers(
         task.score(examples, predictions), predictions, choices, np.concatenate(confidences), np.concatenate(correct)
     )

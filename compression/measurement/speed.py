@@ -11,7 +11,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from agent.encoding import Batch, Window, pad
+from agent.batching import Batch, pad
+from agent.encoding import Window
 from agent.evaluation import Forward
 from compression.reporting.compression_report import Latency
 
@@ -133,7 +134,9 @@ def machine() -> str:
 
 def _random_sentence(tokens: int, vocabulary: int) -> Batch:
     ids = np.random.default_rng(tokens).integers(0, vocabulary, (1, tokens))
-    return Batch(ids, np.ones_like(ids), np.zeros_like(ids))
+    asked = np.zeros_like(ids)
+    asked[:, tokens // 2] = 1  # a mask, where a vocabulary is chosen from
+    return Batch(ids, np.ones_like(ids), np.zeros_like(ids), asked)
 
 
 def _cpu_seconds() -> tuple[float, float, float] | None:

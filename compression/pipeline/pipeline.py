@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agent.bundle import Draft, Evaluation, Manifest, check_output, lineage_now, write_bundle
 from agent.errors import GateError
+from compression.measurement.drift_record import record_distributions
 from compression.measurement.speed import machine
 from compression.pipeline.pipeline_inputs import CompressionConfig, PipelineInputs, prepare
 from compression.pipeline.snapshots import Snapshots
@@ -65,6 +66,7 @@ def compress(config: CompressionConfig, add: Callable[[Path], None] | None = Non
         verdict = config.gate.judge(state.model_rows[0], [row for row in state.model_rows if row.published])
         _require(inputs, state, verdict)
         save_report(_report(inputs, state, verdict), draft.path)
+        record_distributions(state)
         if add:
             add(draft.path)
         _publish(inputs, state, draft)

@@ -14,9 +14,10 @@ from agent.data import DataConfig, Splits, load_splits
 from agent.errors import BundleError
 from cluster.connection import usable_cores
 from compression.pipeline.gate import Gate
+from compression.pipeline.presets import PRESETS, PresetName
 from compression.pipeline.snapshots import cache_keys
 from compression.pipeline.step_measurements import Thoroughness
-from compression.steps import ORDER, ExportStep, PruneStep, QuantizeStep, Step, VerifyStep
+from compression.steps import ORDER, Step
 
 # A snapshot is used again only where the versions of these packages are the same.
 _CACHED_VERSIONS = (
@@ -46,8 +47,11 @@ class CompressionConfig(Config):
     data: DataChoice = Field(default_factory=DataChoice)
     seed: int = Field(0, description="for the choice of calibration sentences")
     threads: int = Field(default_factory=usable_cores, ge=1, description="threads of PyTorch and ONNX Runtime")
+    preset: PresetName | None = Field(
+        None, description="a named list of steps: fast, exact, balanced or small; steps, where given, replace it"
+    )
     steps: tuple[Step, ...] = Field(
-        default_factory=lambda: (PruneStep(dev_f1_kept=0.995), ExportStep(), QuantizeStep(), VerifyStep()),
+        default_factory=lambda: PRESETS["fast"].steps,
         description="what to do, in order; each a kind, or {kind: ..., option: ...}",
     )
     gate: Gate = Field(default_factory=Gate)
@@ -63,6 +67,14 @@ class CompressionConfig(Config):
         return (
             [{"kind": step} if isinstance(step, str) else step for step in steps] if isinstance(steps, list) else steps
         )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_preset(cls, tree: Any) -> Any:
+        """Takes the steps of the preset, unless others are given."""
+        if isinstance(tree, dict) and "steps" not in tree and tree.get("preset") in list(PRESETS):
+            return {**tree, "steps": PRESETS[tree["preset"]].steps}
+        return tree
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
@@ -106,6 +118,8 @@ def prepare(config: CompressionConfig) -> PipelineInputs:
     for step in config.steps:
         step.check()
     bundle = _load_bundle(config)
+    for step in config.steps:
+        step.check_task(bundle.task)
     data, splits, notes = _load_data(config, bundle)
     known = [
         bundle.digest, splits.digest, config.seed, config.threads, config.measure, data.model_dump(mode="json"),

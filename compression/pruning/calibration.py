@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from agent.batching import cut_by_length
-from agent.encoding import IGNORED, Batch, Encoder, Int64, Window, pad
+from agent.batching import Batch, cut_by_length, pad
+from agent.encoding import IGNORED, Encoder, Int64, Window
 from agent.errors import ModelError
 from agent.tasks import BaseTask
 from compression.encoder.encoder_structure import Slot, find_blocks
@@ -131,6 +131,8 @@ def total_loss(model: PreTrainedModel, labelled: LabelledBatch) -> Tensor:
     found, targets = logits(model, to_tensors(model, labelled.batch)), torch.from_numpy(labelled.targets)
     if labelled.binary:
         return torch.nn.functional.binary_cross_entropy_with_logits(found, targets.to(found.dtype), reduction="sum")
+    if found.ndim < targets.ndim + 1:  # of asked tokens only
+        targets = targets[targets != IGNORED]
     return torch.nn.functional.cross_entropy(
         found.reshape(-1, found.shape[-1]), targets.reshape(-1), ignore_index=IGNORED, reduction="sum"
     )

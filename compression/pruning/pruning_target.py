@@ -20,7 +20,7 @@ from compression.encoder.encoder_structure import Block, find_blocks
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from agent.encoding import Batch
+    from agent.batching import Batch
     from compression.state.pipeline_state import PipelineState
 
 LATENCY_TOKENS, BATCH_SIZE = 16, 32
@@ -165,7 +165,7 @@ def _measured(target: PruningTarget, state: PipelineState, kept_at: KeptAt, most
 
 def _batch(target: PruningTarget, state: PipelineState) -> Batch:
     """One sentence of arbitrary tokens, or 32 of the training split of median length."""
-    from agent.encoding import Batch, pad
+    from agent.batching import Batch, pad
 
     if target.name == "latency_ms":
         ids = np.ones((1, min(LATENCY_TOKENS, state.bundle.manifest.max_tokens)), np.int64)

@@ -9,9 +9,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from agent.encoding import Batch, Float32
+from agent.batching import Batch
+from agent.encoding import Float32
 from agent.errors import ExportError
-from compression.encoder.torch_model import quiet
+from compression.encoder.torch_model import quiet, quiet_logs
 from compression.graphs.onnx_graph import open_session
 from compression.graphs.onnxruntime_internals import histogram_collector
 
@@ -52,7 +53,7 @@ def find_ranges(
     Raises:
         ExportError: An activation is not finite; names its node.
     """
-    with _observed(path, tensors) as (run, producers):
+    with quiet_logs(), _observed(path, tensors) as (run, producers):  # once, and not anew for every batch
         collector = _Extremes() if rule.method == "min_max" else histogram_collector(rule.method, rule.percentile)
         for done, batch in enumerate(batches, 1):
             values = run(batch)
@@ -100,8 +101,10 @@ def _observed(
     names = [node.name for node in session.get_inputs()]
 
     def run(batch: Batch) -> dict[str, Float32]:
-        values = session.run(list(tensors), {name: getattr(batch, name) for name in names})
-        return dict(zip(tensors, values, strict=True))
+        values = session.run(list(tensors), batch.feeds(names))
+        return {
+            name: value for name, value in zip(tensors, values, strict=True) if value.size
+        }  # none of no asked token
 
     try:
         yield run, {name: producers.get(name, "an input") for name in tensors}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.encoding import Batch, pad
+from agent.batching import Batch, pad
 from agent.errors import ConfigError
 from cluster.progress import timed_bar
 from compression.encoder.torch_model import quiet

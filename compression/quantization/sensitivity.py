@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agent.encoding import Batch
+from agent.batching import Batch
 from agent.evaluation import Forward
 from cluster.progress import timed_bar
 from compression.encoder.torch_model import quiet

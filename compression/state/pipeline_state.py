@@ -100,8 +100,8 @@ class PipelineState:
     notes: list[str] = field(default_factory=list)
 
     def sample_train(self, num_examples: int) -> list[Any]:
-        """Draws examples of the training split by the seed."""
-        train = self.splits.train
+        """Draws examples of the training split by the seed; logged decisions, whose answers may be wrong, only where nothing else is there."""
+        train = [example for example in self.splits.train if not example.logged] or self.splits.train
         return random.Random(self.seed).sample(train, min(num_examples, len(train)))
 
     def windows(self, examples: Sequence[Any]) -> list[Window]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from agent.config.base import Config
+from agent.tasks import BaseTask
 from compression.state.pipeline_state import PipelineState
 
 
@@ -27,6 +28,13 @@ class BaseStep(Config, ABC):
 
         Raises:
             ConfigError: Names what must be installed.
+        """
+
+    def check_task(self, task: BaseTask[Any]) -> None:
+        """Refuses, before work starts, a task that the step is not for.
+
+        Raises:
+            ConfigError: Names it.
         """
 
     def extra_cache_inputs(self, following: Sequence[Any]) -> Any:

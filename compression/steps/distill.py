@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from agent.errors import ConfigError
+from agent.tasks import BaseTask
 from compression.distillation.student_training import StudentTraining, student_key
 from compression.state.pipeline_state import PipelineState
 from compression.steps.base import BaseStep
@@ -18,6 +20,19 @@ class DistillStep(StudentTraining, BaseStep):
     recovers_quality: ClassVar[bool] = True
     kind: Literal["distill"] = "distill"
     epochs: int = Field(3, ge=1, description="passes over the training split")
+
+    def check_task(self, task: BaseTask[Any]) -> None:
+        """Refuses tasks whose outputs are a whole vocabulary.
+
+        Raises:
+            ConfigError: The task is such a one.
+        """
+        if task.decision.of_vocabulary:
+            raise ConfigError(
+                f"step distill does not teach a student of {task.kind}: its outputs are the whole vocabulary",
+                allowed="prune, export, quantize, verify",
+                remedy=f"leave the step out; train a smaller model.name with task.kind={task.kind} instead",
+            )
 
     def run(self, state: PipelineState) -> None:
         """Trains the network of the state as a student and replaces it by the result.

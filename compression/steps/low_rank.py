@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from agent.errors import ConfigError
+from agent.tasks import BaseTask
 from cluster.progress import timed_bar
 from compression.state.pipeline_state import PipelineState
 from compression.steps.base import BaseStep
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from agent.encoding import Batch
+    from agent.batching import Batch
     from compression.encoder.factorise import Spectrum
 
 Matrix = Literal["query", "key", "value", "attention_output", "ffn_input", "ffn_output", "embeddings"]
@@ -47,6 +48,19 @@ class LowRankStep(BaseStep):
         if self.ratio is not None and self.energy is not None:
             raise ValueError("give ratio or energy, not both: {kind: low_rank, energy: 0.95}")
         return self
+
+    def check_task(self, task: BaseTask[Any]) -> None:
+        """Refuses to truncate a vocabulary that is the model's outputs too.
+
+        Raises:
+            ConfigError: The task is such a one.
+        """
+        if task.decision.of_vocabulary and "embeddings" in self.matrices:
+            raise ConfigError(
+                f"low_rank.matrices={list(self.matrices)}: the embeddings of {task.kind} are its outputs too",
+                allowed="query, key, value, attention_output, ffn_input, ffn_output",
+                remedy="leave embeddings out",
+            )
 
     def run(self, state: PipelineState) -> None:
         """Collects statistics, chooses ranks and truncates.

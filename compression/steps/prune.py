@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from agent.errors import ConfigError
+from agent.tasks import BaseTask
 from cluster.progress import timed_bar
 from compression.distillation.student_training import StudentTraining, student_key
 from compression.pruning.calibration import Importance
@@ -64,6 +66,19 @@ class PruneStep(BaseStep):
         if self.dev_f1_kept and (self.target or self.recovery_epochs):
             raise ValueError("dev_f1_kept is for ratios alone, without target and recovery_epochs")
         return self
+
+    def check_task(self, task: BaseTask[Any]) -> None:
+        """Refuses to retrain what has no teacher.
+
+        Raises:
+            ConfigError: The task's outputs are a whole vocabulary.
+        """
+        if task.decision.of_vocabulary and self.recovery_epochs:
+            raise ConfigError(
+                f"prune.recovery_epochs={self.recovery_epochs}: an agent of {task.kind} is not taught by another",
+                allowed="0",
+                remedy="leave it out; dev_f1_kept removes as little as keeps the score",
+            )
 
     def extra_cache_inputs(self, following: Sequence[Any]) -> Any:
         """Speeds are measured in int8 if step quantize follows."""

@@ -7,12 +7,13 @@ import fnmatch
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agent.errors import AgentError, ConfigError, ExportError, one_line
 from compression.exporters import Exporter, Quantization
+from compression.graphs.embedding_rows import word_embedding_nodes
 from compression.graphs.onnx_graph import check_graph
 from compression.state.pipeline_state import Graph, PipelineState
 from compression.steps.base import BaseStep
@@ -43,6 +44,10 @@ class QuantizeStep(BaseStep):
     )
     per_channel: bool = Field(True, description="a scale for each output channel instead of one for each matrix")
     embeddings: bool = Field(True, description="quantise the embedding tables too")
+    embedding_bits: Literal[4, 8] = Field(
+        8,
+        description="bits of a weight of the word embeddings; 4: in blocks of 32 with a scale each, 5 bits in all",
+    )
     exclude: tuple[str, ...] = Field((), description="nodes that stay in float32, as patterns over their names")
     max_error: float | None = Field(
         None, gt=0, description="nodes that int8 hurts most stay in float32 too, until logits of the dev split differ by no more (root mean square, relative)"
@@ -60,11 +65,17 @@ class QuantizeStep(BaseStep):
     )
     keep_fp32: bool = Field(True, description="publish the float32 graph beside the small one")
 
+    @model_validator(mode="after")
+    def _has_embeddings(self) -> Self:
+        if self.embedding_bits == 4 and not self.embeddings:
+            raise ValueError("embedding_bits=4 needs embeddings=true: with false the tables stay in float32")
+        return self
+
     def quantization(self, source: Path) -> Quantization:
         """The options for a graph, `exclude` resolved to names of its nodes.
 
         Raises:
-            ConfigError: A pattern fits no node.
+            ConfigError: A pattern fits no node, or `embedding_bits` finds no table of word embeddings.
         """
         names = self._nodes(source)
         excluded = {pattern: fnmatch.filter(names, pattern) for pattern in self.exclude}
@@ -74,9 +85,14 @@ class QuantizeStep(BaseStep):
                 allowed=", ".join(names[:40]),
                 remedy="mend the pattern",
             )
-        return Quantization(
-            self._kinds(), sorted({name for found in excluded.values() for name in found}), self.per_channel
-        )
+        if self.embedding_bits == 4 and not word_embedding_nodes(source):
+            raise ConfigError(
+                f"quantize.embedding_bits=4, but no node of {source.name} looks up a float32 row for each of input_ids",
+                allowed="8",
+                remedy="leave embedding_bits out, or choose another exporter",
+            )
+        names_left = sorted({name for found in excluded.values() for name in found})
+        return Quantization(self._kinds(), names_left, self.per_channel, self.embedding_bits)
 
     def run(self, state: PipelineState) -> None:
         """Quantises the exported float32 graph.
@@ -100,6 +116,7 @@ class QuantizeStep(BaseStep):
         state.graphs[place] = dataclasses.replace(source, published=self.keep_fp32)
         state.graphs.append(Graph(target, precision, check_graph(target), exporter.kind, pairs_fit=True))
         scope = "weights and embeddings" if self.embeddings else "weights"
+        scope += " (those of words in 4 bits)" if self.embedding_bits == 4 else ""
         scales = "a scale per channel" if self.per_channel else "a scale per matrix"
         left = f"{len(job.options.exclude)} nodes left in float32{scanned}"
         state.note(f"quantize: {chosen}; {scope}, {scales}, {left}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from agent.errors import ConfigError, ExportError
+from agent.tasks import BaseTask
 from cluster.progress import timed_bar
 from compression.state.pipeline_state import PipelineState
 from compression.steps.base import BaseStep
@@ -51,6 +52,19 @@ class VocabularyStep(BaseStep):
                 f"vocabulary.corpus={self.corpus} holds no text",
                 allowed="a text file, or a directory with *.txt files",
                 remedy="correct the path",
+            )
+
+    def check_task(self, task: BaseTask[Any]) -> None:
+        """Refuses tasks whose outputs are the vocabulary itself.
+
+        Raises:
+            ConfigError: The task is such a one.
+        """
+        if task.decision.of_vocabulary:
+            raise ConfigError(
+                f"step vocabulary would take away outputs of {task.kind}, which are the vocabulary itself",
+                allowed="prune, export, quantize, verify",
+                remedy="leave the step out",
             )
 
     def run(self, state: PipelineState) -> None:
