@@ -52,8 +52,9 @@ def application(config: AppConfig, *, neighbours: int = 0, fill: bool = False) -
 
     from serving.ray_serve.replica import Agent
 
-    bundle = bundles.fetch(config.bundle)
-    bundle.onnx_variant(config.precision)
+    bundle = bundles.fetch_served(config.bundle, config.entities)
+    for each in filter(None, (bundle, bundle.tagger)):
+        each.onnx_variant(config.precision)
     check_explorable(bundle.task, config.explore)
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
         _log.warning(
@@ -62,11 +63,14 @@ def application(config: AppConfig, *, neighbours: int = 0, fill: bool = False) -
         )
     replicas = _resolve(config.replicas, max(1, _cluster_cpus() // (1 + neighbours)), fill=fill)
     # A URI stays one: every node fetches its own copy.
-    place = config.bundle if is_remote(config.bundle) else str(bundle.path)
+    place, entities = (
+        str(found.path) if found and not is_remote(url) else url
+        for url, found in ((config.bundle, bundle), (config.entities, bundle.tagger))
+    )
     auth = config.auth.model_copy(update={"keys_file": _absolute(config.auth.keys_file)})
     log = config.log.model_copy(update={"access": _absolute(config.log.access)})
-    update = {"bundle": place, "replicas": replicas, "auth": auth, "log": log, "feedback": _placed(config.feedback)}
-    resolved = config.model_copy(update=update)
+    update = {"bundle": place, "entities": entities, "replicas": replicas, "auth": auth, "log": log}
+    resolved = config.model_copy(update=update | {"feedback": _placed(config.feedback)})
     return serve.deployment(Agent, **_options(resolved)).bind(resolved)
 
 

@@ -1,4 +1,4 @@
-"""Compares two bundles: `python serving/compare.py bundle=DIR other=DIR data.path=DIR`."""
+"""Scores one bundle or compares two: `python serving/compare.py bundle=DIR other=DIR data.path=DIR`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from agent.config.base import Config
 from agent.data import DataConfig
 
 _USAGE = """
-Scores two bundles on the same test split, and tells how many texts both answer alike. They compute as serving/run.py would let them.
+Scores a bundle, or two on the same test split, and tells how many texts both answer alike. They compute as serving/run.py would let them.
 
   python serving/compare.py bundle=DIR other=DIR data.path=DIR [texts=FILE] [output=comparison.json] [key.path=value ...]
+  python serving/compare.py bundle=DIR data.path=DIR            # one bundle alone
+  python serving/compare.py bundle=RELATIONS entities=TAGGER data.path=DIR   # triples, end to end
 """
 
 
@@ -25,7 +27,11 @@ class CompareConfig(Config):
     """Which bundles are compared, and on what."""
 
     bundle: str = Field(description="one bundle: a directory, or s3://bucket/prefix")
-    other: str = Field(description="the other bundle, for the same task")
+    other: str = Field("", description="the other bundle, for the same task; empty scores one alone")
+    entities: str = Field(
+        "",
+        description="bundle of a tagger beside both, agents of relation_extraction: micro F1 over triples, end to end",
+    )
     data: DataConfig = Field(default_factory=DataConfig, description="its test split is scored")
     texts: str = Field("", description="file of JSON lines with a `text` each, which both answer; empty compares none")
     precision: str = Field("auto", description="precision of the ONNX graphs, as in serving")
@@ -36,14 +42,17 @@ def main(config: CompareConfig) -> None:
     """Compares, and prints what was found.
 
     Raises:
-        BundleError: A bundle cannot be served, or the two are for different tasks.
+        BundleError: A bundle cannot be served, the two are for different tasks, or a tagger stands beside other agents than of relations.
         DataError: There is no test split, or it is for another task.
     """
     from agent.files import write_file
+    from cluster import bundles
     from serving.judging.bundle_comparison import compare, read_texts, table
 
     texts = read_texts(Path(config.texts).expanduser()) if config.texts else []
-    found = compare(config.bundle, config.other, config.data, texts, precision=config.precision)
+    places = [place for place in (config.bundle, config.other) if place]
+    served = [(place, bundles.fetch_served(place, config.entities)) for place in places]
+    found = compare(served, config.data, texts, precision=config.precision)
     print(table(found))
     if config.output:
         write_file(Path(config.output).expanduser(), found.model_dump_json(indent=1) + "\n")

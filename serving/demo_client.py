@@ -6,7 +6,7 @@ import json
 import sys
 import urllib.request
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,15 @@ class DemoConfig(ServingConfig):
         ),
         description="what to predict",
     )
+    marked: tuple[str, ...] = Field(
+        (
+            "<e1>Ingrid Halvorsen</e1> works for <e2>Greenbank Cycling Club</e2> and rarely travels to Leeds.",
+            "The founder of <e1>Brightwater IT</e1>, <e2>Priya Nair</e2>, was seen in Rotterdam.",
+            "<e2>Doctors Without Borders</e2>, based in <e1>Padua</e1>, buys everything from Initech.",
+            "Tomás Echeverría and <e1>Bruno Keller</e1> spoke about Initech on the train to <e2>Leeds</e2>.",
+        ),
+        description="what to predict by an agent that relates two marked entities",
+    )
     second: str = Field(
         "This example is news.", description="the second text of every input, of an agent that takes two"
     )
@@ -55,27 +64,40 @@ class DemoConfig(ServingConfig):
         "Which person is mentioned?", description="what is asked about every text, of an agent that answers questions"
     )
 
-    def inputs(self, fields: Sequence[str]) -> list[Any]:
-        """The inputs of a request to an agent whose inputs have these texts."""
+    def texts_for(self, card: Mapping[str, Any]) -> list[str]:
+        """What an agent is asked about; its card says what its mask is, which takes the place of a word."""
+        texts = self.marked if card["task"] == "relation_extraction" else self.texts
+        return [_masked(text, card["mask"]) for text in texts] if card["mask"] else list(texts)
+
+    def inputs(self, card: Mapping[str, Any]) -> list[Any]:
+        """The inputs of a request to an agent, as its card describes them."""
+        texts, fields = self.texts_for(card), card["inputs"]
         if "question" in fields:
-            return [{"question": self.question, "context": text} for text in self.texts]
-        return [dict(zip(fields, (text, self.second), strict=True)) if len(fields) > 1 else text for text in self.texts]
+            return [{"question": self.question, "context": text} for text in texts]
+        return [dict(zip(fields, (text, self.second), strict=True)) if len(fields) > 1 else text for text in texts]
 
 
 def main(config: DemoConfig) -> None:
     """Serves, asks, shows, stops."""
     with running(config) as url:
-        answers = _ask(url, config.inputs(_fields(url)))
-        for text, answer in zip(config.texts, answers, strict=True):
+        card = _card(url)
+        for text, answer in zip(config.texts_for(card), _ask(url, config.inputs(card)), strict=True):
             print("", text, *map(_describe, answer if isinstance(answer, list) else [answer]), sep="\n", flush=True)
         print("", "metrics (GET /metrics):", *_metrics(url), "", sep="\n", flush=True)
 
 
-def _fields(url: str) -> list[str]:
-    """The texts of one input, as the agent's card names them."""
+def _card(url: str) -> dict[str, Any]:
+    """What the agent says of itself."""
     with urllib.request.urlopen(f"{url}/info", timeout=_TIMEOUT_S) as answer:
-        found: list[str] = json.load(answer)["inputs"]
+        found: dict[str, Any] = json.load(answer)
     return found
+
+
+def _masked(text: str, mask: str) -> str:
+    """A text with a mask in the place of the word in its middle."""
+    words = text.split(" ")
+    words[len(words) // 2] = mask
+    return " ".join(words)
 
 
 def _ask(url: str, inputs: list[Any]) -> list[Any]:
@@ -87,6 +109,8 @@ def _ask(url: str, inputs: list[Any]) -> list[Any]:
 
 
 def _describe(item: dict[str, Any]) -> str:
+    if "token_str" in item:
+        return f"    {item['token_str']:<24} {item['score']:.3f}"
     if "start" not in item:
         return f"    {item['label']:<24} {item['score']:.3f}"
     kind, words = item.get("entity_group") or item.get("entity") or "answer", item.get("word", item.get("answer"))

@@ -21,6 +21,7 @@ Tells what a bundle would have earned on logged decisions, by importance weighti
 The bundle answers as serving/run.py would let it.
 
   python serving/judge.py bundle=DIR log=sqlite:///decisions.db [agent=NAME] [config.yaml] [key.path=value ...]
+  python serving/judge.py bundle=DIR other=LIVE log=sqlite:///decisions.db
   python serving/judge.py bundle=DIR log=postgresql+psycopg://USER@HOST/DATABASE since_days=7 output=judgement.json
 """
 _DAY_S = 86_400.0
@@ -30,6 +31,9 @@ class JudgeConfig(Config):
     """Which bundle is judged on which log."""
 
     bundle: str = Field(description="the bundle to judge: a directory, or s3://bucket/prefix")
+    other: str = Field(
+        "", description="another bundle, such as the live one: judged too, and what the first earns more"
+    )
     log: str = Field(description="database of the log, as serving's feedback.store")
     agent: str = Field("", description="name of the agent whose decisions count; needed where the log has several")
     since_days: float | None = Field(None, gt=0, description="age of the oldest decision that counts")
@@ -55,13 +59,13 @@ def main(config: JudgeConfig) -> None:
 
     Raises:
         EvidenceError: The log cannot tell.
-        BundleError: The bundle cannot be served.
+        BundleError: A bundle cannot be served.
         ConfigError: The log is of several agents, or not of a classifier.
         StoreError: The log cannot be read.
     """
     from agent.errors import EvidenceError
     from agent.files import write_file
-    from serving.judging.bundle_judgement import as_json, judge_bundle, refusal_as_json, table
+    from serving.judging import bundle_judgement as judging
     from serving.judging.classified_log import read_log
 
     output = Path(config.output).expanduser() if config.output else None
@@ -69,15 +73,22 @@ def main(config: JudgeConfig) -> None:
     log = read_log(
         config.log, config.agent, since=since, missing_reward=config.missing_reward, text_share=config.text_share
     )
+    how = log, config.explore, config.evidence
     try:
-        found = judge_bundle(config.bundle, log, config.explore, config.evidence, precision=config.precision)
+        if config.other:
+            both = judging.compare_bundles((config.bundle, config.other), *how, precision=config.precision)
+            shown = f"{judging.table(both.judged, log)}\n\n{judging.comparison_table(both)}"
+            content = judging.comparison_as_json(both, log)
+        else:
+            found = judging.judge_bundle(config.bundle, *how, precision=config.precision)
+            shown, content = judging.table(found, log), judging.as_json(found, log)
     except EvidenceError as error:
         if output:
-            write_file(output, refusal_as_json(error, log))
+            write_file(output, judging.refusal_as_json(error, log))
         raise
-    print(table(found, log))
+    print(shown)
     if output:
-        write_file(output, as_json(found, log))
+        write_file(output, content)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,6 +18,7 @@ if __name__ == "__main__":  # Python puts serving/ there, where our file names w
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from agent.config import cli
+from agent.config.base import Config
 from agent.errors import ClusterError
 from cluster import ClusterConfig
 from cluster.process_cleanup import at_signals, ignore_signals
@@ -30,6 +31,7 @@ Serves a bundle on this machine, behind HAProxy, until Ctrl-C.
 
   python serving/run.py bundle=DIR [port=8000] [config.yaml] [key.path=value ...]
   python serving/run.py bundle=DIR agents={tickets: DIR2}       # more agents, at /models/NAME
+  python serving/run.py bundle=RELATIONS entities=TAGGER        # text in, triples out
 
 On a cluster: serve run serving.app:build bundle=DIR [key.path=value ...]
 """
@@ -37,12 +39,24 @@ _SERVICE = "serving.api.open_inference.inference_pb2_grpc.add_GRPCInferenceServi
 _MESSAGE_PER_BODY = 8  # gRPC has one limit for both directions, and answers are longer than texts
 
 
+class FurtherAgent(Config):
+    """A further agent: the directory of its bundle, or that with a tagger beside it."""
+
+    bundle: str = Field(description="directory of the bundle")
+    entities: str = Field("", description="directory of the tagger that finds its entities")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_directory(cls, given: Any) -> Any:
+        return {"bundle": given} if isinstance(given, str) else given
+
+
 class ServingConfig(AppConfig):
     """Agents served by one machine: the applications and the address they listen at."""
 
-    agents: Mapping[str, str] = Field(
+    agents: Mapping[str, FurtherAgent] = Field(
         default_factory=dict,
-        description="further agents, {name: directory of the bundle}: each at /models/NAME, scaled by itself",
+        description="further agents, {name: directory of the bundle, or {bundle: DIR, entities: DIR}}: each at /models/NAME, scaled by itself",
     )
     port: int = Field(8000, ge=1, le=65_535, description="port of the server")
     grpc_port: int = Field(0, ge=0, le=65_535, description="port for gRPC (Open Inference Protocol v2); 0 has none")
@@ -51,7 +65,7 @@ class ServingConfig(AppConfig):
 
     @field_validator("agents")
     @classmethod
-    def _named(cls, agents: Mapping[str, str]) -> Mapping[str, str]:
+    def _named(cls, agents: Mapping[str, FurtherAgent]) -> Mapping[str, FurtherAgent]:
         for name in agents:
             check_name(name)
         return agents
@@ -69,8 +83,8 @@ class ServingConfig(AppConfig):
         """What Ray Serve deploys, by route prefix."""
         app = AppConfig.model_validate(self.model_dump(include=set(AppConfig.model_fields)))
         others = {
-            f"/models/{name}": app.model_copy(update={"bundle": path, "name": name})
-            for name, path in self.agents.items()
+            f"/models/{name}": app.model_copy(update={**agent.model_dump(), "name": name})
+            for name, agent in self.agents.items()
         }
         return {"/": app, **others}
 
@@ -88,7 +102,9 @@ def running(config: ServingConfig) -> Iterator[str]:
     from serving.ray_serve.haproxy import own_haproxy
 
     for app in config.apps.values():  # before anything is started
-        bundles.fetch(app.bundle).onnx_variant(app.precision)
+        served = bundles.fetch_served(app.bundle, app.entities)
+        for bundle in filter(None, (served, served.tagger)):
+            bundle.onnx_variant(app.precision)
     _check_front(config)
     _check_place(config)
     with own_haproxy(max_message_bytes=_MESSAGE_PER_BODY * config.limits.max_body_bytes):
@@ -148,7 +164,7 @@ def _check_front(config: ServingConfig) -> None:
         open_store(config.feedback.store).close()
     for app in config.apps.values():
         if app.explore.kind != "greedy":
-            check_explorable(bundles.fetch(app.bundle).task, app.explore)
+            check_explorable(bundles.fetch_served(app.bundle, app.entities).task, app.explore)
 
 
 def _start(config: ServingConfig) -> str:

@@ -69,7 +69,7 @@ def read_files(url: str, task: BaseTask[Any], text_field: str | None, form: Form
             allowed="jsonl, parquet",
             remedy=f"give records with {' and '.join(task.input_fields)}",
         )
-    fields = Fields(text_field or first, "", task.answer_item, _MOST_CHARACTERS, tuple(others))
+    fields = Fields(text_field or first, "", task.answer_item, _MOST_CHARACTERS, tuple(others), task.refusal_of)
     texts, rejected, reason = list[str](), 0, ""
     for shard in cut_files(place, files, found, fields, "auto"):
         span = (shard.start, shard.stop, shard.first_line, shard.num_lines)

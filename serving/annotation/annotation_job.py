@@ -57,6 +57,10 @@ class AnnotateConfig(Config):
     """What to annotate, with which agent, and where the answers go."""
 
     bundle: str = Field(description="directory of the bundle; every node must see it")
+    entities: str = Field(
+        "",
+        description="directory of a tagger's bundle, which finds the entities of texts for an agent of relation_extraction",
+    )
     input: str = Field(
         description="a file, a directory or an s3:// URL with .jsonl, .txt (a text a line) or .parquet files"
     )
@@ -68,7 +72,9 @@ class AnnotateConfig(Config):
         description="field of a record that holds its text; default: text, or question for questions",
     )
     field: str | None = Field(
-        None, min_length=1, description="field that takes the answer; default: entities, labels or answers, by the task"
+        None,
+        min_length=1,
+        description="field that takes the answer; default: entities, labels, answers or triples, by the task",
     )
     parameters: Mapping[str, Any] = Field(
         default_factory=dict, description="how to answer, as in a request (aggregation_strategy, top_k, ...)"
@@ -115,17 +121,22 @@ def prepare(config: AnnotateConfig) -> PreparedJob:
         DataError: The input is.
     """
     bundle = Bundle.load(config.bundle)
+    if config.entities:
+        bundle = bundle.beside(Bundle.load(config.entities))
     place, output = StorageLocation(config.input), StorageLocation(config.output)
     files = place.files()
     if place.holds(output):
         raise ConfigError(f"output {config.output} lies in the input {config.input}", remedy="choose another output")
     parameters = check_parameters(bundle.task.parameters, config.parameters, of=bundle.task.kind)
     spec = JobSpec(
-        bundle=bundle.digest, precision=bundle.onnx_variant(config.precision, _hardware(config)).precision,
+        bundle=bundle.digest, entities=bundle.tagger.digest if bundle.tagger else "",
+        precision=bundle.onnx_variant(config.precision, _hardware(config)).precision,
         input=place.url, format=choose_format(config.format, files, place.url).name, files=files_of(files),
         text_field=config.text_field or bundle.task.input_fields[0], field=config.field or bundle.task.answer_field,
         parameters=parameters.model_dump(mode="json"), max_characters=config.max_characters, shard_mb=config.shard_mb,
     )  # fmt: skip
+    if bundle.tagger:
+        bundle.tagger.onnx_variant(spec.precision)  # both compute with the same
     if spec.field == spec.text_field:
         raise ConfigError(f"text_field={spec.text_field!r} is where the answer goes", remedy="choose another field=...")
     others = () if bundle.task.asks_single(parameters) else bundle.task.input_fields[1:]
@@ -135,7 +146,9 @@ def prepare(config: AnnotateConfig) -> PreparedJob:
             allowed="jsonl, parquet",
             remedy=f"give records with {' and '.join(bundle.task.input_fields)}",
         )
-    fields = Fields(spec.text_field, spec.field, bundle.task.answer_item, spec.max_characters, others)
+    fields = Fields(
+        spec.text_field, spec.field, bundle.task.answer_item, spec.max_characters, others, bundle.task.refusal_of
+    )
     return PreparedJob(bundle, spec, fields, parameters, JobLedger(output))
 
 
@@ -222,7 +235,8 @@ def _run(
     connect(config.cluster)
     num_workers = _num_workers(config.workers, node_resources(), len(left))
     task = AnnotatorTask(
-        manifest=manifest, bundle=str(prepared.bundle.path.absolute()), output=prepared.ledger.place.url,
+        manifest=manifest, bundle=str(prepared.bundle.path.absolute()),
+        entities=str(prepared.bundle.tagger.path.absolute()) if prepared.bundle.tagger else "", output=prepared.ledger.place.url,
         fields=prepared.fields, parameters=prepared.parameters, num_cpus=config.workers.num_cpus,
         engine=EngineConfig(**config.engine.model_dump(), warmup=False),
     )  # fmt: skip

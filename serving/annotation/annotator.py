@@ -22,6 +22,7 @@ from serving.annotation.records import Answer, Fields, rejected_lines
 from serving.annotation.shards import Shard
 from serving.annotation.storage import StorageLocation
 from serving.inference.engine import Engine, EngineConfig
+from serving.inference.triple_engine import TripleEngine, open_engine
 
 _WINDOW = 4_096  # texts that are sorted by length together; padding is below 1%, memory some MB
 
@@ -32,6 +33,7 @@ class AnnotatorTask:
 
     manifest: AnnotationManifest
     bundle: str
+    entities: str
     output: str
     fields: Fields
     parameters: Parameters
@@ -82,9 +84,9 @@ class Annotator:
         span = (shard.start, shard.stop, shard.first_line, shard.num_lines)
         content = format_.read(StorageLocation(spec.input), shard.file, span, fields)
         answers, tokens = list[Answer](), 0
-        for documents, found in self._windows(engine, content.texts):
+        for found, num_tokens in self._windows(engine, content.texts):
             answers += found
-            tokens += sum(document.num_tokens for document in documents)
+            tokens += num_tokens
         counts = Counter(label for answer in answers for label, _ in engine.bundle.task.counted(answer))
         shard_counts = ShardCounts(records=len(answers), rejected=len(content.rejected), tokens=tokens, answers=counts)
         files = {}
@@ -94,8 +96,12 @@ class Annotator:
         JobLedger(StorageLocation(self._task.output)).commit(shard, files, shard_counts)
         return ShardResult(shard.name, shard_counts, started, time.time())
 
-    def _windows(self, engine: Engine, texts: Sequence[str]) -> Iterator[tuple[list[Document], list[Answer]]]:
-        """Annotates texts in order; every session computes a window while this thread tokenises or decodes another."""
+    def _windows(self, engine: Engine, texts: Sequence[str]) -> Iterator[tuple[list[Answer], int]]:
+        """Annotates texts in order, and counts tokens; every session computes a window while this thread tokenises or decodes another."""
+        if isinstance(engine, TripleEngine):
+            for first in range(0, len(texts), _WINDOW):
+                yield engine.predict_counted(texts[first : first + _WINDOW], self._task.parameters)
+            return
         running = deque[_Running]()
         with ThreadPoolExecutor(engine.plan.sessions) as sessions:
             for first in range(0, len(texts), _WINDOW):
@@ -107,22 +113,22 @@ class Annotator:
             while running:
                 yield self._decode(engine, running.popleft())
 
-    def _decode(self, engine: Engine, window: _Running) -> tuple[list[Document], list[Answer]]:
+    def _decode(self, engine: Engine, window: _Running) -> tuple[list[Answer], int]:
         outputs = window.outputs.result()
-        return window.documents, engine.answer(window.texts, window.documents, outputs, self._task.parameters)
+        answers = engine.answer(window.texts, window.documents, outputs, self._task.parameters)
+        return answers, sum(document.num_tokens for document in window.documents)
 
     def _open_engine(self) -> Engine:
         """The engine, opened with the first shard, so that its errors are returned like others."""
         if self._engine is None:
             task = self._task
             self._check_output()
-            bundle = Bundle.load(task.bundle)
-            if bundle.digest != task.manifest.spec.bundle:
-                raise BundleError(
-                    f"the bundle {task.bundle} on the node {platform.node()} is another one",
-                    remedy="put it where every node sees the same",
-                )
-            self._engine = Engine(bundle, task.engine, precision=task.manifest.spec.precision, num_cpus=task.num_cpus)
+            bundle = _load(task.bundle, task.manifest.spec.bundle)
+            if task.entities:
+                bundle = bundle.beside(_load(task.entities, task.manifest.spec.entities))
+            self._engine = open_engine(
+                bundle, task.engine, precision=task.manifest.spec.precision, num_cpus=task.num_cpus
+            )
         return self._engine
 
     def _check_output(self) -> None:
@@ -133,3 +139,13 @@ class Annotator:
                 allowed="a directory that every node of the cluster can read and write, or s3://bucket/prefix",
                 remedy="choose another output",
             )
+
+
+def _load(path: str, digest: str) -> Bundle:
+    bundle = Bundle.load(path)
+    if bundle.digest != digest:
+        raise BundleError(
+            f"the bundle {path} on the node {platform.node()} is another one",
+            remedy="put it where every node sees the same",
+        )
+    return bundle

@@ -62,6 +62,7 @@ class JobSpec(Config):
     """What is annotated, with which agent and how; a job is resumed only with the same specification."""
 
     bundle: str  # digest
+    entities: str = ""  # digest of the tagger beside it
     precision: str
     input: str
     format: str

@@ -157,9 +157,13 @@ def _row_as_json(row: pa.Table, text: dict[str, Any]) -> str:
 
 def _answer_type(item: type[BaseModel]) -> pa.DataType:
     """The type of the answer column, the same for all shards."""
-    return pa.list_(pa.struct([(name, _scalar(field.annotation)) for name, field in item.model_fields.items()]))
+    return pa.list_(_struct(item))
 
 
-def _scalar(annotation: Any) -> pa.DataType:
-    options = [option for option in get_args(annotation) or (annotation,) if option is not type(None)]
-    return _SCALARS[options[0]]
+def _struct(item: type[BaseModel]) -> pa.DataType:
+    return pa.struct([(name, _value_type(field.annotation)) for name, field in item.model_fields.items()])
+
+
+def _value_type(annotation: Any) -> pa.DataType:
+    kind = next(option for option in get_args(annotation) or (annotation,) if option is not type(None))
+    return _SCALARS[kind] if kind in _SCALARS else _struct(kind)

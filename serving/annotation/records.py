@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,6 +23,10 @@ _PIECE = 1 << 20
 _LONGEST_LINE = 64 << 20  # bytes; a file with longer lines has another format
 
 
+def _takes_all(_: str) -> str:
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Fields:
     """The fields of a record that are read and added.
@@ -32,6 +36,7 @@ class Fields:
         answer_item: Type of the items of an answer.
         max_characters: Maximum length of a text.
         others: Names of the further texts of an input that has several.
+        refusal_of: Why the agent takes no such input; empty where it does.
     """
 
     text: str
@@ -39,6 +44,7 @@ class Fields:
     answer_item: type[BaseModel]
     max_characters: int
     others: tuple[str, ...] = ()
+    refusal_of: Callable[[str], str] = _takes_all
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -50,7 +56,9 @@ class Fields:
         for name, value in zip(self.texts, values, strict=True):
             if reason := self.rejection_reason(value, name):
                 return "", reason
-        return TextPair(*values) if self.others else values[0], ""
+        text = TextPair(*values) if self.others else values[0]
+        reason = self.refusal_of(text)
+        return ("", reason) if reason else (text, "")
 
     def rejection_reason(self, value: Any, name: str) -> str:
         """Why the text of a field is rejected; empty if it is not."""

@@ -187,6 +187,13 @@ class FeedbackDesk:
     def _check_correction(self, text: str, correction: dict[str, Any]) -> None:
         """Reads the correction as the labels of a record with this text."""
         task = self._predictor.engine.bundle.task
+        if not task.correction_key:
+            raise RequestError(
+                f"answers of {task.kind} are not corrected: it learns from texts as they are",
+                allowed="a reward",
+                remedy="send a reward, or train on more text",
+                field="correction",
+            )
         if texts := sorted(set(task.input_fields) & set(correction)):
             raise RequestError(
                 f"unknown key correction.{texts[0]}",

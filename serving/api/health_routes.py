@@ -23,10 +23,11 @@ class Status(BaseModel):
 
 
 class Info(BaseModel):
-    """What is served, and within which limits."""
+    """What is served, and within which limits; `policy` holds the thresholds of its labels, `entities` is the digest of its tagger."""
 
     agent: str
     bundle: str
+    entities: str | None
     base_model: str
     task: str
     labels: list[str]
@@ -35,7 +36,9 @@ class Info(BaseModel):
     picture: str
     parameters: list[str]
     explains: bool
+    mask: str | None
     correction: str | None
+    policy: dict[str, float] | None
     precision: str
     provider: str
     plan: str
@@ -86,6 +89,7 @@ def _info(predictor: Predictor, name: str) -> Info:
     return Info(
         agent=name,
         bundle=engine.bundle.digest,
+        entities=engine.bundle.tagger.digest if engine.bundle.tagger else None,
         base_model=manifest.lineage.base_model,
         task=task.kind,
         labels=list(task.labels),
@@ -94,7 +98,9 @@ def _info(predictor: Predictor, name: str) -> Info:
         picture=task.picture,
         parameters=list(task.parameters.model_fields),
         explains=task.explains and predictor.limits.explain.max_interventions > 0,
+        mask=engine.bundle.encoder.vocabulary.mask_token if task.decision.of_vocabulary else None,
         correction=task.correction_key if predictor.decisions else None,
+        policy=dict(engine.bundle.policy.thresholds) if engine.bundle.policy else None,
         precision=engine.variant.precision,
         provider=engine.provider,
         plan=str(engine.plan),

@@ -57,7 +57,8 @@ class PayloadReader:
             self.model = _request_model("PredictionRequest", inputs, self._inputs, task.parameters)
         self._quoted = quoted_keys(self.model, self._parameters, *([self._object] if self._object else []))
         item: Any = task.answer_item
-        self.answer_model: Any = list[item] | list[list[item]] | (item if task.bare_answers else list[item])
+        nested: Any = list[list[list[item]]] if task.nests else list[item]
+        self.answer_model: Any = list[item] | list[list[item]] | nested | (item if task.bare_answers else list[item])
 
     def read(self, body: bytes) -> PredictionBody:
         """Reads a body.

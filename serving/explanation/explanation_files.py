@@ -15,7 +15,7 @@ from agent.data.lines import Part
 from agent.errors import DataError, RequestError
 from agent.files import draft_file
 from agent.tasks import BaseTask
-from agent.tasks.base import require_text
+from agent.tasks.record_fields import require_text
 from cluster import bundles
 from serving.explanation.explainer import check_explainable, explain_text
 from serving.explanation.explanation_models import Cause, ExplainedDecision, Explanation, explain_parameters

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from agent.batching import Batch, pad
 from agent.bundle import Bundle
-from agent.encoding import Batch, Document, Float32, Window, pad
+from agent.encoding import Document, Float32, Window
 from agent.errors import ConfigError
 from agent.evaluation import run_documents
 from agent.tasks import Parameters
@@ -69,6 +70,11 @@ class Engine:
         self.bundle, self.config = bundle, config or EngineConfig()
         self.provider = choose_provider(self.config.provider)
         self.variant = bundle.onnx_variant(precision, self.provider)
+        if bundle.policy and bundle.policy.precision != self.variant.precision:
+            _log.warning(
+                "the policy of %s was chosen on scores of its %s graph, and %s is served: choose it anew with serving/decide.py",
+                bundle.path, bundle.policy.precision, self.variant.precision,
+            )  # fmt: skip
         self._num_cpus, self._plan = num_cpus or usable_cores(), plan
         try:
             self._sessions = self._open()
@@ -116,7 +122,7 @@ class Engine:
         """Computes one batch on a free session; safe to call from several threads.
 
         Returns:
-            float32 [rows, tokens, outputs], or [rows, outputs] for tasks with one answer per text.
+            float32 [rows, tokens, outputs], [rows, outputs] for tasks with one answer per text, or [asked, outputs] where tokens are asked about.
         """
         return self._sessions.forward(batch)
 
@@ -128,7 +134,8 @@ class Engine:
 
     def forward_windows(self, windows: Sequence[Window]) -> list[Float32]:
         """Pads windows and computes them as one batch: the logits of each, with padded rows at the end."""
-        return list(self.forward(pad(windows, self.bundle.encoder.pad_id)))
+        batch = pad(windows, self.bundle.encoder.pad_id)
+        return batch.rows_of(self.forward(batch))
 
     def predict(self, texts: Sequence[str], parameters: Parameters | None = None) -> list[list[dict[str, Any]]]:
         """Answers texts in this process, in the batches that an idle server cuts for one request with them.
@@ -146,7 +153,7 @@ class Engine:
 
     def labels(self, texts: Sequence[str]) -> list[Any]:
         """What the agent sees in each text, in the form that its task scores: without scores or positions."""
-        documents = self.bundle.encoder.encode_texts(texts)
+        documents = self.encode(texts)
         outputs = self.run(documents)
         return [self.bundle.task.predict(document, logits) for document, logits in zip(documents, outputs, strict=True)]
 
@@ -168,8 +175,7 @@ class Engine:
         """Makes the first request as fast as all others: reads the tokenizer, and warms up if so configured."""
         if self.config.warmup:
             self.warm_up()
-        task = self.bundle.task
-        self.predict([task.as_input(["warm"] * len(task.input_fields))])
+        self.predict([self.bundle.task.trial_input(self.bundle.encoder)])
 
     def warm_up(self) -> None:
         """Runs every session over batches of short to longest windows, so that the first caller does not pay for it."""
@@ -181,7 +187,9 @@ class Engine:
         longest, budget = self.bundle.manifest.max_tokens, self.config.max_batch_tokens
         for length in sorted({min(length, longest) for length in lengths}):
             ids = np.full((max(1, budget // length), length), self.bundle.encoder.pad_id, np.int64)
-            yield Batch(ids, np.ones_like(ids), np.zeros_like(ids))
+            asked = np.zeros_like(ids)
+            asked[:, 0] = 1
+            yield Batch(ids, np.ones_like(ids), np.zeros_like(ids), asked if "asked" in self.variant.inputs else None)
 
     def _may_hold_the_loop(self, plan: SessionPlan) -> bool:
         if self.config.executor == "threads":

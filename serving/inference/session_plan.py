@@ -17,8 +17,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from agent.batching import Batch
 from agent.config.base import Config
-from agent.encoding import Batch, Float32
+from agent.encoding import Float32
 
 Auto = Literal["auto"]
 _log = logging.getLogger(__name__)

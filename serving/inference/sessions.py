@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from agent.batching import Batch
 from agent.bundle import Bundle, OnnxVariant
-from agent.encoding import Batch, Float32
+from agent.encoding import Float32
 from agent.errors import BundleError, ConfigError
 from serving.inference.session_plan import SessionPlan
 
@@ -51,7 +52,7 @@ class Sessions:
         """Computes one batch on a free session; safe to call from several threads.
 
         Returns:
-            float32 [rows, tokens, outputs], or [rows, outputs] for tasks with one answer per text.
+            float32 [rows, tokens, outputs], [rows, outputs] for tasks with one answer per text, or [asked, outputs] where tokens are asked about.
         """
         if self._only is not None:  # a session may be run by several threads at once
             return self._forward(self._only, batch)
@@ -69,8 +70,8 @@ class Sessions:
             self._free.put(session)
 
     def _forward(self, session: Any, batch: Batch) -> Float32:
-        feeds = {name: getattr(batch, name) for name in self._variant.inputs}
-        return np.asarray(self._run(session, feeds), dtype=np.float32)
+        names = self._variant.inputs
+        return batch.shaped(np.asarray(self._run(session, batch.feeds(names)), dtype=np.float32), names)
 
     def _open(self) -> Any:
         import onnxruntime as ort

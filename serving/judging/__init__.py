@@ -1,1 +1,1 @@
-"""Off-policy evaluation of bundles on logged decisions of classifiers."""
+"""Bundles judged on logged decisions, on test splits and on texts: off-policy evaluation, comparison, drift."""

@@ -1,4 +1,4 @@
-"""Compares two bundles on one test split and on texts, with the graphs and the decoding that serving uses."""
+"""Scores one bundle or compares two on one test split and on texts, with the graphs and the decoding that serving uses."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from agent.data.splits import check_split, open_sources, read_examples
 from agent.errors import BundleError
 from agent.evaluation import evaluate
 from agent.tasks import Report
-from agent.tasks.base import require_text
-from cluster import bundles
+from agent.tasks.record_fields import require_text
+from agent.tasks.relations.triple_scores import gold_texts, score_triples, triples_of
 from serving.inference.engine import Engine
+from serving.inference.triple_engine import TripleEngine, open_engine
 
 
 class ScoredBundle(Config):
@@ -34,24 +35,28 @@ class Comparison(Config):
     """Two bundles beside each other.
 
     Attributes:
-        bundle, other: With their scores.
+        bundle, other: With their scores; None where one was scored alone.
+        entities: Digest of the tagger beside both, whose triples were scored; None without one.
         num_examples: Of the test split.
         num_texts: That both answered.
-        agreement: Part of these that both answer alike; None without texts.
+        agreement: Part of these that both answer alike; None without texts, or where one was scored alone.
     """
 
     bundle: ScoredBundle
-    other: ScoredBundle
+    other: ScoredBundle | None
+    entities: str | None
     num_examples: int
     num_texts: int
     agreement: float | None
 
 
-def compare(bundle: str, other: str, data: DataConfig, texts: Sequence[str], *, precision: str = "auto") -> Comparison:
-    """Scores and compares two bundles.
+def compare(
+    served: Sequence[tuple[str, Bundle]], data: DataConfig, texts: Sequence[str], *, precision: str = "auto"
+) -> Comparison:
+    """Scores a bundle, or two and compares them.
 
     Args:
-        bundle, other: Where they lie.
+        served: One or two bundles and where they lie, both beside the same tagger or none.
         data: Whose test split counts.
         texts: Which both answer; of inputs of several texts as the log of decisions keeps them.
         precision: Of the ONNX graphs.
@@ -60,25 +65,26 @@ def compare(bundle: str, other: str, data: DataConfig, texts: Sequence[str], *, 
         BundleError: A bundle cannot be served, or the two are for different tasks.
         DataError: There is no test split, or it is for another task.
     """
-    first, second = bundles.fetch(bundle), bundles.fetch(other)
-    if first.task.kind != second.task.kind:
+    (place, first), (other, last) = served[0], served[-1]
+    if first.task.kind != last.task.kind:
         raise BundleError(
-            f"{bundle} is an agent for {first.task.kind} and {other} for {second.task.kind}",
+            f"{place} is an agent for {first.task.kind} and {other} for {last.task.kind}",
             allowed="two agents for the same task",
             remedy="give another bundle",
         )
-    engines = [Engine(one, precision=precision) for one in (first, second)]
+    engines = [open_engine(one, precision=precision) for _, one in served]
     examples = _test_split(data, first)
-    scored = [_score(engine, place, examples) for engine, place in zip(engines, (bundle, other), strict=True)]
+    scored = [_score(engine, where, examples) for engine, (where, _) in zip(engines, served, strict=True)]
     inputs = [first.task.as_input(list(first.task.fields_of(text).values())) for text in texts]
-    one, two = (engine.labels(inputs) for engine in engines)
-    same = sum(a == b for a, b in zip(one, two, strict=True))
+    answers = [engine.labels(inputs) for engine in engines]
+    same = sum(a == b for a, b in zip(answers[0], answers[-1], strict=True))
     return Comparison(
         bundle=scored[0],
-        other=scored[1],
+        other=scored[1] if len(scored) > 1 else None,
+        entities=first.tagger.digest if first.tagger else None,
         num_examples=len(examples),
         num_texts=len(texts),
-        agreement=same / len(texts) if texts else None,
+        agreement=same / len(texts) if texts and len(scored) > 1 else None,
     )
 
 
@@ -95,9 +101,10 @@ def table(found: Comparison) -> str:
     """The comparison for people."""
     rows = [
         [each.bundle, each.digest[:12], each.precision, f"{each.report.value:.4f}"]
-        for each in (found.bundle, found.other)
+        for each in filter(None, (found.bundle, found.other))
     ]
-    head = f"test split, {found.num_examples:,} examples, {found.bundle.report.primary}"
+    what = " of triples, end to end" if found.entities else ""
+    head = f"test split, {found.num_examples:,} examples, {found.bundle.report.primary}{what}"
     alike = (
         [] if found.agreement is None else ["", f"{found.agreement:.1%} of {found.num_texts:,} texts answered alike"]
     )
@@ -114,5 +121,9 @@ def _test_split(data: DataConfig, bundle: Bundle) -> list[Any]:
 
 def _score(engine: Engine, place: str, examples: Sequence[Any]) -> ScoredBundle:
     bundle = engine.bundle
-    report = evaluate(bundle.task, bundle.encoder, examples, engine.forward)
+    if isinstance(engine, TripleEngine):
+        gold = gold_texts(engine.task, examples)
+        report = score_triples(gold, [triples_of(answer) for answer in engine.predict([one.text for one in gold])])
+    else:
+        report = evaluate(bundle.task, bundle.encoder, examples, engine.forward)
     return ScoredBundle(bundle=place, digest=bundle.digest, precision=engine.variant.precision, report=report)

@@ -16,6 +16,7 @@ from serving.inference.session_plan import Auto
 from serving.middleware.middleware_stack import FrontConfig
 from serving.ray_serve.rollout import RolloutConfig
 from serving.scheduling.limits import LimitsConfig
+from serving.shift.drift_watch import DriftConfig
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
@@ -65,6 +66,10 @@ class AppConfig(FrontConfig):
     """An agent as a Ray Serve application."""
 
     bundle: str = Field(description="the bundle to serve: a directory, or s3://bucket/prefix, which every node copies")
+    entities: str = Field(
+        "",
+        description="bundle of a tagger that finds the entities of texts without marks; with it an agent of relation_extraction answers with triples",
+    )
     name: str = Field(
         "", description="the agent's name in /models/NAME and in the Open Inference Protocol; default: the directory's"
     )
@@ -76,6 +81,7 @@ class AppConfig(FrontConfig):
     engine: EngineConfig = Field(default_factory=EngineConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
+    drift: DriftConfig = Field(default_factory=DriftConfig)
     feedback: FeedbackConfig = Field(default_factory=FeedbackConfig)
     explore: ExploreConfig = Field(default_factory=ExploreConfig)
 

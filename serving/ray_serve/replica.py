@@ -18,6 +18,7 @@ from serving.api.open_inference.grpc_service import InferenceService
 from serving.api.open_inference.protocol import OpenInference
 from serving.feedback.decision_log import DecisionLog
 from serving.inference.engine import Engine
+from serving.inference.triple_engine import open_engine
 from serving.metrics import Metrics
 from serving.middleware.middleware_stack import MiddlewareStack
 from serving.ray_serve.app_config import AppConfig
@@ -41,12 +42,14 @@ class Agent(InferenceService):
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # requests are parallel already
         cpus, self._name = config.replicas.num_cpus, config.agent_name
         assert cpus != "auto"
-        engine = Engine(bundles.fetch(config.bundle), config.engine, precision=config.precision, num_cpus=cpus)
+        served = bundles.fetch_served(config.bundle, config.entities)
+        engine = open_engine(served, config.engine, precision=config.precision, num_cpus=cpus)
         plan = engine.best_plan()
         engine.use(plan)
 
-        def open_engine(bundle: Bundle) -> Engine:
-            return Engine(bundle, config.engine, precision=config.precision, num_cpus=cpus, plan=plan)
+        def open_version(bundle: Bundle) -> Engine:
+            beside = bundle.beside(served.tagger) if served.tagger else bundle
+            return open_engine(beside, config.engine, precision=config.precision, num_cpus=cpus, plan=plan)
 
         replica = serve.get_replica_context().replica_id.unique_id
         metrics = Metrics(replica)
@@ -56,11 +59,12 @@ class Agent(InferenceService):
         if config.feedback.store:
             decisions = DecisionLog(config.feedback, metrics, self._name, explore=config.explore)
         self._predictor = Predictor(engine, config.limits, metrics, decisions=decisions, num_samples=samples)
+        self._predictor.watch_drift(config.drift)
         self._predictor.warm_up()
         super().__init__(OpenInference(self._predictor, self._name), self._front)
         self._duties = [self._predictor.watch_loop, MetricsCopy(metrics).keep]
         if config.rollout.watch:
-            self._duties.append(Rollout(self._predictor, open_engine, config.rollout).watch)
+            self._duties.append(Rollout(self._predictor, open_version, config.rollout).watch)
 
     def __serve_build_asgi_app__(self) -> Any:
         """The HTTP application, built in the replica because its models depend on the bundle's task."""
@@ -85,7 +89,7 @@ class Agent(InferenceService):
 
     async def check_health(self) -> None:
         """Asked by Ray Serve: a replica whose engine fails again and again is replaced."""
-        failures = self._predictor.batcher.failures_in_a_row
+        failures = self._predictor.failures_in_a_row
         if failures >= _UNHEALTHY_FAILURES:
             raise RuntimeError(f"the last {failures} batches failed")
 

@@ -142,7 +142,7 @@ class TokenBatcher:
         return len(self._queue)
 
     def check_wait(self, length: int) -> None:
-        """Refuses what would wait too long, to be asked before work is spent on it.
+        """Refuses what would wait too long, to be asked before work is spent on it; never while no more than a batch waits.
 
         Args:
             length: Tokens of the longest window, or a guess at them.
@@ -150,6 +150,8 @@ class TokenBatcher:
         Raises:
             OverloadError: It would wait longer than `max_queued_s`, or another one already has.
         """
+        if self._queue.num_tokens <= self._bounds.max_batch_tokens:
+            return  # the next batch holds most of it; a first batch that was slow would say that it takes long
         waited_s = self._longest_wait_s()
         if waited_s > self._bounds.max_queued_s:
             raise OverloadError(

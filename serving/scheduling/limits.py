@@ -57,7 +57,13 @@ class LimitsConfig(Config):
         1.0,
         gt=0,
         description="seconds that a request may have to wait for those served before it, by the measured rate; "
-        "beyond it, or while another has waited for longer, requests get 429 at once, so that accepted ones keep their latency",
+        "beyond it, or while another has waited for longer, requests get 429 at once, so that accepted ones keep their latency; "
+        "not while no more than a batch waits",
+    )
+    max_pairs: int = Field(
+        1_000,
+        ge=1,
+        description="pairs of entities that are asked about for one request, each counted as a text of the key's limit (agents with entities)",
     )
     max_concurrent_requests: int = Field(
         128, ge=1, description="requests in flight in a replica; beyond it they get 429 at once"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 
 from serving.inference.engine import Engine
+from serving.inference.triple_engine import TripleEngine
 from serving.metrics import Metrics
 from serving.scheduling.batcher import Bounds, TokenBatcher
 from serving.scheduling.executors import Executor, LoopExecutor, ThreadExecutor
 from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.refusals import OverloadError
+from serving.shift.drift_watch import DriftWatch
 
 
 class ModelVersion:
@@ -19,10 +21,17 @@ class ModelVersion:
         engine: What computes; warm.
         limits: How much may wait, and how many requests are answered at once.
         metrics: Where batches are observed.
+
+    Attributes:
+        limits: As given.
+        tagger: What finds the entities whose relations it knows, with a queue of its own; None where nobody does.
+        drift: What looks for drift in its texts; None where nobody does, as in a candidate's.
+        in_flight: Requests that it is answering.
     """
 
     def __init__(self, engine: Engine, limits: LimitsConfig, metrics: Metrics) -> None:
-        self.engine, self._limits = engine, limits
+        self.engine, self.limits = engine, limits
+        self.tagger = ModelVersion(engine.tagger, limits, metrics) if isinstance(engine, TripleEngine) else None
         self.batcher = TokenBatcher(
             _executor(engine),
             Bounds(
@@ -33,6 +42,7 @@ class ModelVersion:
             ),
             metrics,
         )
+        self.drift: DriftWatch | None = None
         self.in_flight = 0
         self._left = asyncio.Event()
 
@@ -42,7 +52,7 @@ class ModelVersion:
         Raises:
             OverloadError: That many are.
         """
-        if self.in_flight >= self._limits.max_concurrent_requests:
+        if self.in_flight >= self.limits.max_concurrent_requests:
             raise OverloadError(
                 "the server is busy: too many requests in flight", retry_after_s=self.batcher.retry_after_s()
             )
@@ -52,7 +62,17 @@ class ModelVersion:
         while self.in_flight:
             self._left.clear()
             await self._left.wait()
-        self.batcher.close()
+        self.close()
+
+    @property
+    def batchers(self) -> list[TokenBatcher]:
+        """Its queue, and that of its tagger."""
+        return [version.batcher for version in (self, self.tagger) if version]
+
+    def close(self) -> None:
+        """Ends its threads."""
+        for batcher in self.batchers:
+            batcher.close()
 
     def enter(self) -> None:
         """A request begins."""

@@ -55,6 +55,7 @@ class Shared(NamedTuple):
     Attributes:
         tokenize, decode: Seconds of these stages.
         threads: For long texts.
+        metrics: For what is counted seldom.
         ended: Told of every prediction that was not cancelled.
         explorer: Draws answers; None where the best ones are given.
     """
@@ -62,6 +63,7 @@ class Shared(NamedTuple):
     tokenize: Any
     decode: Any
     threads: Executor
+    metrics: Metrics
     ended: Callable[[Prediction, Outcome], None]
     explorer: Explorer | None
 
@@ -75,7 +77,7 @@ class Shared(NamedTuple):
     ) -> Shared:
         """Observes stages in these metrics."""
         tokenize, decode = (metrics.histogram(telemetry.STAGE_SECONDS, stage=stage) for stage in ("tokenize", "decode"))
-        return cls(tokenize, decode, threads, ended, explorer)
+        return cls(tokenize, decode, threads, metrics, ended, explorer)
 
 
 class Prediction:
@@ -88,8 +90,8 @@ class Prediction:
     """
 
     __slots__ = (
-        "_answers", "_decode_s", "_documents", "_encoded_at", "_missing", "_outputs", "_places", "_shared",
-        "_submission", "_timer", "over", "propensities", "successor", "version", "wanted",
+        "_answers", "_decode_s", "_documents", "_encoded_at", "_missing", "_outputs", "_parameters", "_places", "_shared",
+        "_submission", "_texts", "_timer", "over", "propensities", "successor", "version", "wanted",
     )  # fmt: skip
 
     def __init__(self, wanted: Wanted, version: ModelVersion, shared: Shared) -> None:
@@ -99,20 +101,16 @@ class Prediction:
         self.propensities = [_BEST] * len(wanted.texts) if shared.explorer else None
         self._timer: asyncio.TimerHandle | None = None
         self._submission: Submission | None = None
-        self._answers: Answers = [[]] * len(wanted.texts)
-        self._missing, self._decode_s = len(wanted.texts), 0.0
+        self._expect(wanted.texts, wanted.parameters)
+        self._decode_s = 0.0
 
     def start(self) -> None:
         """Encodes the texts and queues their windows."""
-        self.version.enter()
-        loop = asyncio.get_running_loop()
-        if (timeout_s := self.wanted.timeout_s) is not None:
-            left = max(0.0, timeout_s - (time.monotonic() - self.wanted.arrival))
-            self._timer = loop.call_later(left, self.end, DeadlineError(timeout_s))
+        self._enter()
         if self.wanted.num_characters <= INLINE_CHARACTERS:
             self._encoded(self._encode())
         else:
-            future = loop.run_in_executor(self._shared.threads, self._encode)
+            future = asyncio.get_running_loop().run_in_executor(self._shared.threads, self._encode)
             future.add_done_callback(lambda done: self._encoded(done.result()))
 
     def deliver(self, place: int, output: Float32) -> None:
@@ -148,6 +146,18 @@ class Prediction:
         self._leave()
         return True
 
+    def _expect(self, texts: Sequence[str], parameters: Parameters) -> None:
+        """Sets what its version is asked about."""
+        self._texts, self._parameters = texts, parameters
+        self._answers: Answers = [[]] * len(texts)
+        self._missing = len(texts)
+
+    def _enter(self) -> None:
+        self.version.enter()
+        if (timeout_s := self.wanted.timeout_s) is not None:
+            left = max(0.0, timeout_s - (time.monotonic() - self.wanted.arrival))
+            self._timer = asyncio.get_running_loop().call_later(left, self.end, DeadlineError(timeout_s))
+
     def _leave(self) -> None:
         self.over = True
         if self._timer is not None:
@@ -160,7 +170,7 @@ class Prediction:
         started = time.monotonic()
         documents: list[Document] | Exception
         try:
-            documents = self.version.engine.encode(self.wanted.texts, self.wanted.parameters)
+            documents = self.version.engine.encode(self._texts, self._parameters)
         except Exception as error:  # noqa: BLE001 - told to the caller
             documents = error
         return documents, started, time.monotonic()
@@ -187,7 +197,7 @@ class Prediction:
             self.end(error)
 
     def _decode(self, index: int, outputs: Sequence[Float32]) -> None:
-        if len(self.wanted.texts[index]) <= INLINE_CHARACTERS:
+        if len(self._texts[index]) <= INLINE_CHARACTERS:
             self._decoded(index, *self._answer(index, outputs))
         else:
             loop = asyncio.get_running_loop()
@@ -204,7 +214,9 @@ class Prediction:
         return answer, time.monotonic() - started
 
     def _decode_text(self, index: int, outputs: Sequence[Float32]) -> list[dict[str, Any]]:
-        text, document, parameters = self.wanted.texts[index], self._documents[index], self.wanted.parameters
+        text, document, parameters = self._texts[index], self._documents[index], self._parameters
+        if (drift := self.version.drift) is not None and drift.is_due():
+            drift.observe(text, document, outputs)
         if self._shared.explorer is None or self.propensities is None:
             return self.version.engine.decode(text, document, outputs, parameters)
         sampled = self._shared.explorer.answer(self.version.engine, text, document, outputs, parameters)

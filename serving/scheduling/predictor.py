@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 from agent import telemetry
 from agent.errors import RequestError
 from agent.tasks import Parameters
+from agent.tasks.governed.governed_tasks import abstains
 from serving.feedback.decision_log import Answered, DecisionLog
 from serving.inference.engine import Engine
 from serving.metrics import Metrics
@@ -26,6 +27,8 @@ from serving.scheduling.model_version import ModelVersion
 from serving.scheduling.prediction import Answers, Outcome, Prediction, Shared, Wanted
 from serving.scheduling.refusals import OverloadError, reason_of
 from serving.scheduling.request_context import RequestContext, current
+from serving.scheduling.triple_prediction import prediction_of
+from serving.shift.drift_watch import DriftConfig, open_watch
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +61,7 @@ class Predictor:
         self._live = ModelVersion(engine, self.limits, self.metrics)
         self._candidate: ModelVersion | None = None
         self._share, self._turns = 0.0, 0
+        self._drift = DriftConfig(watch=False)
         self.candidate_failures = 0
         self.samples: deque[str] = deque(maxlen=num_samples)
         self.ready = False
@@ -86,6 +90,15 @@ class Predictor:
         self.engine.prepare()
         self.metrics.set(telemetry.WARMUP_SECONDS, time.monotonic() - started)
         self.ready = True
+
+    def watch_drift(self, config: DriftConfig) -> None:
+        """Looks for drift in the texts that are answered from now on, anew with each version that takes over.
+
+        Raises:
+            BundleError: What the bundle recorded cannot be read.
+        """
+        self._drift = config
+        self._live.drift = open_watch(self.engine.bundle, config, self.metrics)
 
     def submit(
         self,
@@ -120,7 +133,7 @@ class Predictor:
         except RequestError as error:
             self._failed(wanted, error)
             return None
-        prediction = Prediction(wanted, version, self._shared)
+        prediction = prediction_of(wanted, version, self._shared)
         prediction.start()
         return prediction
 
@@ -193,7 +206,11 @@ class Predictor:
 
         Yields:
             What makes the candidate take over; the version before it then answers what it began, and leaves.
+
+        Raises:
+            BundleError: What its bundle recorded to recognise drift cannot be read.
         """
+        watch = await asyncio.to_thread(open_watch, engine.bundle, self._drift, self.metrics)
         candidate = ModelVersion(engine, self.limits, self.metrics)
         self._candidate, self._share, self._turns, self.candidate_failures = candidate, share, 0, 0
         leaving = candidate
@@ -201,6 +218,9 @@ class Predictor:
         def promote() -> None:
             nonlocal leaving
             leaving, self._live, self._candidate = self._live, candidate, None
+            if leaving.drift:
+                leaving.drift.close()
+            leaving.drift, candidate.drift = None, watch
             self._announce(leaving.engine, 0)
             self._announce(engine, 1)
 
@@ -220,13 +240,19 @@ class Predictor:
 
     def load(self) -> dict[str, float]:
         """What autoscaling looks at, since the last call: `load` (0 to 1) and `queued_s`, seconds of waiting work."""
-        load = self.batcher.take_load()
+        batchers = self._live.batchers
+        load = min(1.0, sum(batcher.take_load() for batcher in batchers))
         self.metrics.set(telemetry.BUSY_RATIO, load)
-        return {"load": load, "queued_s": self.batcher.queued_s}
+        return {"load": load, "queued_s": sum(batcher.queued_s for batcher in batchers)}
+
+    @property
+    def failures_in_a_row(self) -> int:
+        """Batches that failed one after the other, not counting a candidate's."""
+        return max(batcher.failures_in_a_row for batcher in self._live.batchers)
 
     def close(self) -> None:
         """Ends the threads."""
-        self.batcher.close()
+        self._live.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _ended(self, prediction: Prediction, outcome: Outcome) -> None:
@@ -241,7 +267,7 @@ class Predictor:
         else:
             self.candidate_failures += 1
             _log.error("the new version of the bundle failed; the request goes to the one before", exc_info=outcome)
-            prediction.successor = successor = Prediction(wanted, self._live, self._shared)
+            prediction.successor = successor = prediction_of(wanted, self._live, self._shared)
             successor.start()
 
     def _log_decisions(self, log: DecisionLog, prediction: Prediction, answers: Answers) -> None:
@@ -265,11 +291,13 @@ class Predictor:
                 for label, score in counted(answer):
                     self.metrics.count(telemetry.ENTITIES, label=label)
                     self.metrics.observe(telemetry.SCORES, score, label=label)
+                if abstains(answer):
+                    self.metrics.count(telemetry.ABSTENTIONS, label=answer[0]["label"])
         if most := self.samples.maxlen:
             self.samples.extend(text for text in wanted.texts[:most] if len(text) <= _LONGEST_SAMPLE)
 
     def _queues(self) -> list[TokenBatcher]:
-        return [version.batcher for version in (self._live, self._candidate) if version]
+        return [batcher for version in (self._live, self._candidate) if version for batcher in version.batchers]
 
     def _takes_turn(self) -> bool:
         """Every n-th request, spread evenly, goes to the candidate."""

@@ -39,6 +39,10 @@ class RateLimit:
             )
         self._level -= num_texts
 
+    def overdraw(self, num_texts: int) -> None:
+        """Takes texts out that belong to a request which was let in; the bucket may be left with less than none."""
+        self._level -= num_texts
+
     def give_back(self, num_texts: int) -> None:
         """Puts texts back that were taken and not served."""
         self._level = min(self._most, self._level + num_texts)

@@ -4,6 +4,7 @@ import { card, explain, feedback, predict, Refusal } from "./agent.js";
 import { cardOf, plain, purpose } from "./card.js";
 import { correctable } from "./correction.js";
 import { counted, element, numbers } from "./elements.js";
+import { marksSelection } from "./entity_marks.js";
 import { explained } from "./explanation.js";
 import { Palette } from "./palette.js";
 import { answered, itemsOf, refused } from "./result.js";
@@ -26,7 +27,9 @@ async function loadCard() {
     at("second").hidden = info.inputs.length < 2;
     const other = plain(info.inputs[answers() ? 0 : 1] ?? "");
     at("second-name").textContent = other.charAt(0).toUpperCase() + other.slice(1);
+    if (info.mask && !at("text").value) at("text").value = `Anna Berg flew from Oslo to ${info.mask}.`;
     if (answers() && !at("text-pair").value) at("text-pair").value = "Who is mentioned?";
+    at("marking").hidden = !relates();
     at("candidates").hidden = !info.parameters.includes("candidate_labels");
     at("strategies").hidden = !info.parameters.includes("aggregation_strategy");
     at("card").replaceChildren(...cardOf(info, palette));
@@ -47,7 +50,7 @@ async function ask() {
     const { answer, id, milliseconds } = await predict(asked.inputs, { parameters: asked.parameters, key, signal: mine.signal });
     const why = info?.explains ? (item) => tellWhy(asked, item) : null;
     const { summary, nodes } = answered(text, answer, { palette, picture: info?.picture, why });
-    const shown = info?.correction && id ? [correctable(nodes, { ...about(asked), text, items: itemsOf(answer), id })] : nodes;
+    const shown = info?.correction && id ? [correctable(nodes, { ...about(asked, itemsOf(answer)), text, items: itemsOf(answer), id })] : nodes;
     if (running === mine) end(`${summary} · ${counted([...text].length, "character")} · ${milliseconds.toFixed(0)} ms there and back`, shown);
   } catch (error) {
     if (running !== mine) return;
@@ -56,9 +59,10 @@ async function ask() {
   }
 }
 
-/** What it takes to correct an answer to what was asked, whatever the answer; classes that the request brought itself are no labels of the agent. */
-function about({ parameters }) {
-  const kind = parameters?.candidate_labels ? null : info.correction;
+/** What it takes to correct an answer to what was asked; classes that the request brought itself are no labels of the agent, and triples are judged as a whole. */
+function about({ parameters }, items) {
+  const whole = parameters?.candidate_labels || (info.picture === "triples" && items[0]?.label === undefined);
+  const kind = whole ? null : info.correction;
   return { kind, labels: info.labels, palette, send: (given) => feedback(given, key), refused: refusedOrThrow };
 }
 
@@ -94,6 +98,9 @@ function candidates() {
 
 /** Whether answers are words of the text, and the other text of an input is a question. */
 const answers = () => info?.picture === "answers";
+
+/** Whether the agent says how two marked entities are related. */
+const relates = () => info?.task === "relation_extraction";
 
 /** What is asked about: the text, or an object of the texts of one input. */
 function inputs(text) {
@@ -163,9 +170,10 @@ for (const example of document.querySelectorAll(".examples button")) {
   example.addEventListener("click", () => {
     at("text").value = example.value;
     showCount();
-    ask();
+    if (!relates() || info.picture === "triples") ask();
   });
 }
+for (const name of ["e1", "e2"]) marksSelection(at(`mark-${name}`), at("text"), name, showCount);
 at("key-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   key = at("key").value;

@@ -1,4 +1,4 @@
-// Shows what came back: marks in the text or ranked labels, the same as a table, the same as JSON, or a refusal.
+// Shows what came back: marks in the text, ranked labels or triples, the same as a table, the same as JSON, or a refusal.
 
 import { counted, descriptions, element } from "./elements.js";
 import { cut } from "./marks.js";
@@ -10,7 +10,7 @@ export const itemsOf = (answer) => (Array.isArray(answer[0]) ? answer[0] : answe
 
 /** What an answer holds, whatever the agent's task: {summary, nodes}. `why`, where it is given, is called with the item that was clicked. */
 export function answered(text, answer, { palette, picture, why }) {
-  const items = itemsOf(answer);
+  const items = picture === "fillings" ? answer.flat() : itemsOf(answer);
   const shown = (PICTURES[picture] ?? marked)(items, palette, { text, why });
   return { summary: shown.summary, nodes: [...shown.nodes, json(answer)] };
 }
@@ -59,8 +59,8 @@ function table(items, palette) {
   return folded("As a table", element("table", {}, element("thead", {}, element("tr", {}, head)), element("tbody", {}, rows)), note);
 }
 
-/** Whether an answer makes the claim that a label with a threshold is. */
-export const reached = (item) => item.score >= (item.threshold ?? 0);
+/** Whether an answer makes the claim that a label with a threshold is, or lets the agent abstain from it. */
+export const reached = (item) => item.score >= (item.threshold ?? 0) && !item.abstains;
 
 /** Labels with bars; where a label has a threshold, a line in its bar shows it, and labels below theirs are faint. */
 function ranked(items, palette, { why }) {
@@ -77,6 +77,7 @@ function ranked(items, palette, { why }) {
   });
   const chosen = items[0]?.threshold === undefined ? items.slice(0, 1) : items.filter(reached);
   const summary = chosen.map((item) => `${item.label} (${short(item.score)})`).join(", ") || "no label";
+  if (items[0]?.abstains) return { summary: `no answer: not sure enough of ${summary}`, nodes: [element("ol", { class: "ranked" }, rows)] };
   return { summary, nodes: [element("ol", { class: "ranked" }, rows)] };
 }
 
@@ -90,7 +91,32 @@ function inContext(items, palette, { text }) {
   return { summary, nodes: [element("div", { class: "marked", dir: "auto" }, nodes), ...ranked(answers, palette, {}).nodes] };
 }
 
-const PICTURES = { ranking: ranked, marks: marked, answers: inContext };
+/** For each mask the words that fill it, with bars, best first. */
+function fillings(items, palette) {
+  const masks = [...new Set(items.map((item) => item.start))].map((start) => items.filter((item) => item.start === start));
+  const nodes = masks.map((mine) => ranked(mine.map((item) => ({ label: item.token_str.trim() || item.token_str, score: item.score })), palette, {}).nodes);
+  const summary = masks.map(([best]) => `${best.token_str.trim()} (${short(best.score)})`).join(", ");
+  return { summary, nodes: [element("p", { class: "marked", dir: "auto" }, masks.length === 1 ? items[0].sequence : ""), ...nodes.flat()] };
+}
+
+/** The entities of triples in their places, and what relates them, best first; labels where two entities were marked in the text. */
+function triples(items, palette, { text }) {
+  if (items[0]?.label !== undefined) return ranked(items, palette, {});
+  const mentions = new Map(items.flatMap(({ head, tail }) => [head, tail]).map((one) => [one.start, one]));
+  const { pieces } = cut(text, [...mentions.values()]);
+  const nodes = pieces.map((piece) => (piece.item ? mark(piece, palette) : piece.text));
+  const rows = items.map(({ head, relation, tail, score }) =>
+    element("tr", {}, element("td", { dir: "auto", class: "word" }, head.word),
+      element("td", {}, element("span", { class: `chip ${palette.hue(relation)}` }, relation)),
+      element("td", { dir: "auto", class: "word" }, tail.word), element("td", { class: "number" }, score.toFixed(4))));
+  const head = ["From", "Relation", "To", "Score"].map((name) => element("th", { scope: "col" }, name));
+  const table = element("table", {}, element("thead", {}, element("tr", {}, head)), element("tbody", {}, rows));
+  const shown = [element("div", { class: "marked", dir: "auto" }, nodes)];
+  if (items.length) shown.push(element("div", { class: "scrolling", tabindex: "0", role: "region", "aria-label": "Relations" }, table));
+  return { summary: items.length ? counted(items.length, "relation") : "no relation", nodes: shown };
+}
+
+const PICTURES = { ranking: ranked, marks: marked, answers: inContext, fillings, triples };
 
 function json(answer) {
   return folded("As JSON", element("pre", {}, JSON.stringify(answer, null, 2)));

@@ -190,6 +190,8 @@ def _reply(agent: OpenInference, request: pb.ModelInferRequest, tensors: list[Te
             told.raw_output_contents.append(pack(tensor))
         elif tensor.datatype == "FP32":
             output.contents.fp32_contents.extend(tensor.values)
+        elif tensor.datatype == "BOOL":
+            output.contents.bool_contents.extend(tensor.values)
         else:
             output.contents.bytes_contents.extend(value.encode() for value in tensor.values)
     return told

@@ -94,7 +94,7 @@ class OutputTensor(BaseModel):
     name: str
     datatype: str
     shape: list[int]
-    data: list[str] | list[float]
+    data: list[str] | list[float] | list[bool]
 
 
 class InferenceAnswer(BaseModel):

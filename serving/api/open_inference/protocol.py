@@ -252,6 +252,8 @@ def pack(tensor: Tensor) -> bytes:
     """A tensor in binary."""
     if tensor.datatype == "FP32":
         return np.asarray(tensor.values, "<f4").tobytes()
+    if tensor.datatype == "BOOL":
+        return bytes(tensor.values)
     encoded = [value.encode() for value in tensor.values]
     return b"".join(part for value in encoded for part in (_LENGTH.pack(len(value)), value))
 

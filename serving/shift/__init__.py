@@ -1,0 +1,1 @@
+"""Drift: recent texts and answers against the distributions that the bundle recorded."""
