@@ -67,6 +67,16 @@ def fetch(url: str) -> Bundle:
     return _download(url)
 
 
+def fetch_served(url: str, entities: str = "") -> Bundle:
+    """The verified bundle of a location as it is served: beside the tagger that finds its entities, where one is named.
+
+    Raises:
+        BundleError: There is none, one is damaged, or the two do not fit.
+    """
+    bundle = fetch(url)
+    return bundle.beside(fetch(entities)) if entities else bundle
+
+
 def copy(source: str, destination: str, *, overwrite: bool = False) -> Bundle:
     """Copies a bundle, its manifest last, so that a half copied one is none. Returns the copy, verified.
 

@@ -14,8 +14,8 @@ from cluster.loop.rounds import run_round
 from cluster.loop.workspace import Workspace
 
 _USAGE = """
-One round: collects new corrections from the store, trains and compresses on the labelled data and them, judges the candidate beside
-the live agent, and puts it in the live agent's place if every gate lets it pass. A killed round goes on by the same command.
+One round: collects new corrections from the store (rewards=teach: and rewards of a classifier's answers), trains and compresses on the
+labelled data and them, judges the candidate beside the live agent, and puts it in the live agent's place if every gate lets it pass. A killed round goes on by the same command.
 
   python -m cluster.loop directory=runs/loop store=sqlite:///decisions.db live=runs/agent-small [config.yaml] [key.path=value ...]
   python -m cluster.loop directory=runs/loop show=true         the ledger, and how the last round is repeated

@@ -82,28 +82,34 @@ def ask_the_log(versions: Versions, agent: str, config: LoopConfig, directory: P
     """
     gates = config.gates
     if not gates.log_share:
-        return Gate(gate="log", passed=None, why="left out by gates.log_share=0")
-    found = {}
-    for name, bundle in versions._asdict().items():
-        output = directory / f"judgement-{name}.json"
-        settings = {
-            "bundle": str(bundle), "log": config.store, "agent": agent, "text_share": gates.log_share,
-            "evidence": gates.evidence.model_dump(mode="json"), "output": str(output),
-        }  # fmt: skip
-        told = run_station("serving/judge.py", settings, directory, refusal=output, secret=("log",))
-        found[name] = json.loads(output.read_bytes())
-        if not told:
-            return Gate(gate="log", passed=None, why=f"of the {name} bundle {found[name]['refused']}")
-    low = float(found["candidate"]["estimates"]["doubly_robust"]["low"])
-    value = float(found["candidate"]["estimates"]["doubly_robust"]["value"])
-    live = float(found["live"]["estimates"]["doubly_robust"]["value"])
+        return no_verdict("left out by gates.log_share=0", config)
+    output = directory / "judgement.json"
+    settings = {
+        "bundle": str(versions.candidate), "other": str(versions.live), "log": config.store, "agent": agent,
+        "text_share": gates.log_share, "evidence": gates.evidence.model_dump(mode="json"), "output": str(output),
+    }  # fmt: skip
+    told = run_station("serving/judge.py", settings, directory, refusal=output, secret=("log",))
+    found = json.loads(output.read_bytes())
+    if not told:
+        return no_verdict(found["refused"], config)
+    candidate, live = (float(each["estimates"]["doubly_robust"]["value"]) for each in (found, found["other"]))
+    value, low, share = (float(found["difference"][name]) for name in ("value", "low", "share"))
     return Gate(
         gate="log",
-        passed=low >= live - gates.max_log_loss,
-        why=f"the candidate is worth {value:.4f}, at least {low:.4f}, the live agent {live:.4f} (doubly robust); "
-        f"a loss of {gates.max_log_loss:g} is allowed (gates.max_log_loss)",
-        numbers={"low": low, "value": value, "live": live, "rewards": found["candidate"]["rewards"]},
-    )
+        passed=low >= -gates.max_log_loss,
+        why=f"the candidate is worth {candidate:.4f}, the live agent {live:.4f} (doubly robust); they answer {share:.1%} of the decisions "
+        f"differently, which gains {value:.4f}, at least {low:.4f}; a loss of {gates.max_log_loss:g} is allowed (gates.max_log_loss)",
+        numbers={
+            "candidate": candidate, "live": live, "gain": value, "low": low, "share": share, "rewards": found["rewards"]
+        },
+    )  # fmt: skip
+
+
+def no_verdict(why: str, config: LoopConfig) -> Gate:
+    """The gate where the log cannot tell."""
+    if config.gates.log_required:
+        return Gate(gate="log", passed=False, why=f"{why} (gates.log_required)")
+    return Gate(gate="log", passed=None, why=why)
 
 
 def _score(report: Mapping[str, Any]) -> float:

@@ -20,24 +20,29 @@ class Collected:
         agent: Whose decisions these are.
         feedback: Decisions whose feedback no round has used yet, in the order of the feedback.
         texts: The latest texts, with or without feedback.
+        rewards_teach: Whether rewards teach, beside corrections.
     """
 
     agent: str
     feedback: list[LoggedDecision]
     texts: list[str]
+    rewards_teach: bool = False
+
+    def teaching(self) -> list[LoggedDecision]:
+        """The decisions whose feedback can be taught. The others are not used, and wait."""
+        return [one for one in self.feedback if self.rewards_teach or _is_corrected(one)]
 
     def counts(self) -> dict[str, Any]:
-        """How much there is of what, and how many corrections each caller has given."""
-        given = [one.feedback for one in self.feedback if one.feedback]
-        corrections = [feedback for feedback in given if feedback.correction is not None]
+        """How much there is of what, and how much that can be taught each caller has given."""
+        corrections = sum(_is_corrected(one) for one in self.feedback)
         return {
-            "corrections": len(corrections),
-            "rewards": len(given) - len(corrections),
-            "callers": dict(Counter(feedback.key_id for feedback in corrections)),
+            "corrections": corrections,
+            "rewards": len(self.feedback) - corrections,
+            "callers": dict(Counter(one.feedback.key_id for one in self.teaching() if one.feedback)),
         }
 
 
-def collect(url: str, agent: str, taken: Collection[str], num_texts: int) -> Collected:
+def collect(url: str, agent: str, taken: Collection[str], num_texts: int, *, rewards_teach: bool = False) -> Collected:
     """Reads the store.
 
     Which feedback is new is told by the keys of that which was used, not by a time: clocks of several servers differ and jump, and
@@ -48,6 +53,7 @@ def collect(url: str, agent: str, taken: Collection[str], num_texts: int) -> Col
         agent: Whose decisions; may be empty where the store has one agent.
         taken: Keys of feedback that was used.
         num_texts: How many of the latest texts are kept.
+        rewards_teach: Whether rewards teach, beside corrections.
 
     Raises:
         ConfigError: The store's address is wrong, it needs what is not installed, or it has several agents.
@@ -78,7 +84,11 @@ def collect(url: str, agent: str, taken: Collection[str], num_texts: int) -> Col
             allowed=", ".join(sorted(agents)),
             remedy="give agent=, the name of the one that learns",
         )
-    return Collected(next(iter(agents), agent), sorted(found, key=_order), list(texts))
+    return Collected(next(iter(agents), agent), sorted(found, key=_order), list(texts), rewards_teach)
+
+
+def _is_corrected(one: LoggedDecision) -> bool:
+    return one.feedback is not None and one.feedback.correction is not None
 
 
 def _order(one: LoggedDecision) -> tuple[float, str, int]:

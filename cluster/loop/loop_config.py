@@ -12,6 +12,7 @@ from agent.config.base import Config
 from agent.data import DataConfig
 from agent.decisions.judgement import EvidenceConfig
 
+REWARDED = "policy_gradient"  # the objective that learns from rewards
 _OWN = {
     "training": frozenset({"data", "output", "overwrite", "resume"}),
     "compression": frozenset({"bundle", "data", "output", "overwrite"}),
@@ -35,7 +36,10 @@ class GatesConfig(Config):
         0.0,
         ge=0,
         le=1,
-        description="where the log can tell: how far the lower end of its value's interval may lie below the live agent's value",
+        description="where the log can tell: how far the lower end of the interval of its gain over the live agent may lie below 0",
+    )
+    log_required: bool = Field(
+        False, description="refuse a candidate of which the log cannot tell, instead of leaving it to the other gates"
     )
     evidence: EvidenceConfig = Field(default_factory=EvidenceConfig, description="what the log has to hold")
     texts: int = Field(
@@ -56,12 +60,28 @@ class LoopConfig(Config):
     data: DataConfig | None = Field(
         None, description="the original labelled data, whose dev and test stay; default: what `trained` was trained on"
     )
-    min_feedback: int = Field(50, ge=1, description="new corrections below which a round has nothing to learn")
-    max_caller_share: float = Field(
-        1.0, gt=0, le=1, description="largest part of a round's corrections that one caller (name of a key) may give"
+    rewards: Literal["judge", "teach"] = Field(
+        "judge",
+        description="what rewards are for: to judge a candidate by the log, or to teach it too, beside corrections (objective.kind=policy_gradient)",
     )
-    start: Literal["base", "live"] = Field(
-        "base", description="weights that training starts from: the base model's, or those of `trained`"
+    min_feedback: int = Field(
+        50,
+        ge=1,
+        description="new corrections, with rewards=teach corrections and rewards, below which a round has nothing to learn",
+    )
+    max_caller_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="largest part of what a round is taught (corrections and rewards) that one caller (name of a key) may give",
+    )
+    check_callers: bool = Field(
+        False,
+        description="leave out callers (names of keys) whose feedback contradicts labelled texts, or falls as the scores of answers rise where that of others rises",
+    )
+    start: Literal["auto", "base", "live"] = Field(
+        "auto",
+        description="weights that training starts from: the base model's, those of `trained` (live), or the latter only where rewards teach (auto)",
     )
     training: Mapping[str, Any] = Field(
         default_factory=dict, description="keys of training/run.py that replace those that `trained` was trained with"
@@ -71,7 +91,7 @@ class LoopConfig(Config):
     )
     gates: GatesConfig = Field(default_factory=GatesConfig)
     every_s: float | None = Field(None, gt=0, description="seconds between two rounds; default: one round and no more")
-    abandon: bool = Field(False, description="give up an unfinished round first; its corrections count as new again")
+    abandon: bool = Field(False, description="give up an unfinished round first; its feedback counts as new again")
     show: bool = Field(False, description="print the ledger as a table and stop")
 
     @model_validator(mode="after")
@@ -87,6 +107,16 @@ class LoopConfig(Config):
                 raise ValueError(
                     f"{name}.{taken[0]} is set by the loop itself, as are {', '.join(sorted(own))}: leave it out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _rewards_choose_the_objective(self) -> Self:
+        objective = self.training.get("objective", {})
+        kind = objective.get("kind", REWARDED) if isinstance(objective, Mapping) else REWARDED
+        if self.rewards == "teach" and kind != REWARDED:
+            raise ValueError(
+                f"training.objective.kind={kind} does not learn from rewards, and rewards=teach chooses {REWARDED}: leave it out"
+            )
         return self
 
     def recorded(self) -> dict[str, Any]:

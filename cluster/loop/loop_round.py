@@ -12,14 +12,17 @@ from typing import Any
 
 from agent.bundle import Bundle
 from agent.data import DataConfig
-from agent.errors import BundleError, LoopError
+from agent.errors import BundleError, ConfigError, LoopError
 from agent.files import sha256_of
+from agent.tasks import KINDS, BaseTask
+from agent.tasks.output_decision import PER_WINDOW
 from cluster import bundles
-from cluster.loop.candidate_gates import Gate, Versions, ask_the_log, compare, compression_gate
-from cluster.loop.loop_config import LoopConfig
-from cluster.loop.round_data import CorrectionRules, OriginalData, build, correction_rows, pinned
+from cluster.loop.candidate_gates import Versions, ask_the_log, compare, compression_gate, no_verdict
+from cluster.loop.loop_config import REWARDED, LoopConfig
+from cluster.loop.original_data import OriginalData, pinned
+from cluster.loop.round_data import TeachingRules, build, feedback_rows, is_reward
 from cluster.loop.stations import merged, run_station
-from cluster.loop.workspace import RoundState, Workspace, key_of, read_rows, write_rows
+from cluster.loop.workspace import Origin, RoundState, Workspace, key_of, read_rows, write_rows
 
 Result = Mapping[str, Any]
 
@@ -60,7 +63,8 @@ class LoopRound:
         """
         self._step("data", self._build_data)
         if not self.state.results["data"]["used"]:
-            return Ending("refused", f"data: no correction can be taught ({self._left_out()})")
+            what = "no correction and no reward" if self.config.rewards == "teach" else "no correction"
+            return Ending("refused", f"data: {what} can be taught ({self._left_out()})")
         self._step("train", self._train)
         if not self._step("compress", self._compress)["gate"]["passed"]:
             return self._refused()
@@ -80,7 +84,8 @@ class LoopRound:
     def feedback(self) -> dict[str, Any]:
         """What came in, and what became of it."""
         data = self.state.results.get("data", {})
-        kept = {name: data[name] for name in ("used", "taught", "left_out") if name in data}
+        names = ("used", "used_rewards", "taught", "taught_rewards", "left_out")
+        kept = {name: data[name] for name in names if name in data}
         return {name: self.state.results["collect"][name] for name in ("corrections", "rewards", "callers")} | kept
 
     def digests(self) -> dict[str, str]:
@@ -123,29 +128,34 @@ class LoopRound:
             origin if self.config.data is None else origin.model_copy(update={"data": self.config.data})
         )
         self.workspace.write_origin(pinned(original.origin, original))
-        fresh = correction_rows(original.task, read_rows(self.directory / "slice.jsonl"), self.state.number)
-        rules = CorrectionRules(self.config.gates.log_share, self.config.max_caller_share)
+        fresh = feedback_rows(original.task, read_rows(self.directory / "slice.jsonl"), self.state.number)
+        teaching = self.config.rewards == "teach"
+        rules = TeachingRules(
+            self.config.gates.log_share, self.config.max_caller_share, rewards=teaching, check_callers=self.config.check_callers
+        )  # fmt: skip
         data = build(self.directory / "data", original, self.workspace.read_learned(), fresh, rules)
-        write_rows(self.directory / "corrections.jsonl", data.rows)
-        print(
-            f"  {data.num_new} of {len(fresh)} corrections are new to the agent, {len(data.rows)} are taught",
-            flush=True,
-        )
+        write_rows(self.directory / "taught.jsonl", data.rows)
+        what = "corrections and rewards" if teaching else "corrections"
+        print(f"  {len(data.new)} of {len(fresh)} {what} are new to the agent, {len(data.rows)} are taught", flush=True)
         return {
-            "used": data.num_new, "taught": len(data.rows), "left_out": dict(data.left_out),
-            "config": data.config.model_dump(mode="json"), "digests": {"data": data.digest},
+            "used": len(data.new), "used_rewards": sum(map(is_reward, data.new)),
+            "taught": len(data.rows), "taught_rewards": sum(map(is_reward, data.rows)), "num_logged": data.num_logged,
+            "left_out": dict(data.left_out), "labels": list(data.labels), "config": data.config.model_dump(mode="json"), "digests": {"data": data.digest},
         }  # fmt: skip
 
     def _train(self) -> Result:
         recorded = Bundle.load(self.state.trained).manifest.lineage.config
         origin = self.workspace.read_origin()
         assert origin
-        weights = origin.base_model if self.config.start == "base" else self.state.trained
-        settings = merged(recorded, {"model": {"name": weights}})
+        data = self.state.results["data"]
+        rewarded = bool(data["num_logged"])
+        from_live = self.config.start == "live" or (self.config.start == "auto" and rewarded)
+        settings = merged(recorded, {"model": {"name": self.state.trained if from_live else origin.base_model}})
+        settings = merged(settings, {"objective": objective_for(recorded, origin, rewarded=rewarded)})
+        if data["labels"]:
+            settings = merged(settings, {"task": {"labels": data["labels"]}})
         settings = merged(settings, self.config.training)
-        settings |= {
-            "data": self.state.results["data"]["config"], "output": str(self.trained), "overwrite": False, "resume": True,
-        }  # fmt: skip
+        settings |= {"data": data["config"], "output": str(self.trained), "overwrite": False, "resume": True}
         run_station("training/run.py", settings, self.directory)
         return {"digests": {"trained": Bundle.load(self.trained).digest, "training": _digest(settings)}}
 
@@ -169,7 +179,7 @@ class LoopRound:
         if Bundle.load(self.small).task.explores:
             gates.append(ask_the_log(versions, self.state.results["collect"]["agent"], self.config, self.directory))
         else:
-            gates.append(Gate(gate="log", passed=None, why="it judges classifiers, which alone explore"))
+            gates.append(no_verdict("it judges classifiers, which alone explore", self.config))
         for gate in gates:
             print(f"  {gate.gate}: {_WORDS[gate.passed]}: {gate.why}", flush=True)
         return {"gates": [gate.model_dump() for gate in gates]}
@@ -186,7 +196,7 @@ class LoopRound:
         live, candidate = self.config.live_path, Bundle.load(self.small).digest
         if _digest_of(live) != candidate:
             bundles.copy(str(self.small), str(live), overwrite=True)
-        self.workspace.write_learned(read_rows(self.directory / "corrections.jsonl"))
+        self.workspace.write_learned(read_rows(self.directory / "taught.jsonl"))
         return {"digests": {"published": candidate}}
 
     def _live_replaced(self) -> Ending | None:
@@ -197,9 +207,7 @@ class LoopRound:
         candidate = self.state.results["compress"]["digests"]["candidate"]
         if found in (None, self.state.live, candidate):  # None: killed while it was being replaced
             return None
-        why = (
-            f"live: {self.config.live_path} was replaced by {found[:12]} meanwhile; its corrections count as new again"
-        )
+        why = f"live: {self.config.live_path} was replaced by {found[:12]} meanwhile; its feedback counts as new again"
         return Ending("abandoned", why)
 
     def _passed(self) -> bool:
@@ -238,6 +246,36 @@ def find_trained(config: LoopConfig, live: Bundle) -> Path:
         allowed="the bundle that training/run.py wrote and compression/run.py read",
         remedy="give trained=DIR",
     )
+
+
+def check_rewards(config: LoopConfig, task: BaseTask[Any]) -> None:
+    """Refuses rewards as lessons for an agent whose answers are not one label.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if config.rewards == "teach" and task.decision != PER_WINDOW:
+        able = [name for name, kind in KINDS.items() if kind.decision == PER_WINDOW]
+        raise ConfigError(
+            f"rewards=teach, and {config.live} is an agent for {task.kind}, whose answers are not one label",
+            allowed=f"rewards=teach for {', '.join(able)}",
+            remedy="leave out rewards; corrections teach every agent",
+        )
+
+
+def objective_for(recorded: Mapping[str, Any], origin: Origin, *, rewarded: bool) -> Mapping[str, Any]:
+    """What a round is taught by: the recorded objective, unless it learns from rewards and there are none, or the other way round.
+
+    Args:
+        recorded: Settings of the training before.
+        origin: Of the loop: its objective is that of all rounds without rewards.
+        rewarded: Whether train has answers with rewards.
+    """
+    before: Mapping[str, Any] = recorded["objective"]
+    if rewarded == (before["kind"] == REWARDED):
+        return before
+    weights = {key: before[key] for key in ("class_weights",) if key in before}
+    return {"kind": REWARDED, **weights} if rewarded else origin.objective
 
 
 def _digest_of(place: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""The training data of a round: the original labelled data and what was corrected; dev and test stay as they are."""
+"""The training data of a round: the original labelled data, what was corrected or rewarded; dev and test stay as they are."""
 
 from __future__ import annotations
 
@@ -13,27 +13,38 @@ from agent.data.digests import split_digest
 from agent.data.exports import write_split
 from agent.data.formats.base import Record
 from agent.data.split_files import SPLITS
-from agent.data.splits import check_split, hold_out, open_sources
+from agent.decisions.decision import LoggedDecision
 from agent.decisions.held_out import is_held_out
 from agent.errors import DataError, LoopError
 from agent.files import draft_directory, replace_directory
 from agent.tasks import BaseTask
-from cluster.loop.workspace import Origin, Row
+from cluster.loop.caller_check import untrusted_callers
+from cluster.loop.original_data import FIXED, OriginalData
+from cluster.loop.workspace import Row, key_of
 
-_FIXED = ("dev", "test")
+Place = tuple[str, str]
+"""What a row is about: the key of its text, and the key of its decision where it is a reward."""
 
 
 @dataclass(frozen=True)
-class CorrectionRules:
-    """Which corrections are taught.
+class TeachingRules:
+    """Which feedback is taught.
 
     Attributes:
         held_share: Part of the texts that is kept from training, for the log to judge by.
-        max_caller_share: Largest part of the corrections that one named caller may give.
+        max_caller_share: Largest part of it that one named caller may give.
+        rewards: Whether rewards are, beside corrections.
+        check_callers: Whether callers are left out whose feedback cannot be true.
     """
 
     held_share: float = 0
     max_caller_share: float = 1
+    rewards: bool = False
+    check_callers: bool = False
+
+    def may_teach(self, row: Row) -> bool:
+        """Whether rows of its kind are taught."""
+        return self.rewards or not is_reward(row)
 
 
 @dataclass(frozen=True)
@@ -43,97 +54,66 @@ class RoundData:
     Attributes:
         config: How training reads it.
         digest: Of all splits.
-        rows: All corrections that are taught, with their provenance.
-        num_new: How many of them are this round's.
+        rows: All corrections and rewards that are taught, with their provenance.
+        new: Those of them that are this round's.
+        labels: Of the task, where they cannot be taken from train, since a dev split that was cut from it has some alone; else empty.
+        num_logged: Answers with rewards in train, those of the original data too.
         left_out: How many of this round's were left out, by reason.
     """
 
     config: DataConfig
     digest: str
     rows: Sequence[Row]
-    num_new: int
+    new: Sequence[Row]
+    labels: Sequence[str]
+    num_logged: int
     left_out: Mapping[str, int]
 
 
-class OriginalData:
-    """The original labelled data, read as training reads it.
-
-    Args:
-        origin: Which data.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-
-    def __init__(self, origin: Origin) -> None:
-        self.origin, self.task = origin, origin.template
-        data = origin.data
-        found = {
-            name: source.read_all(data.max_examples)[0] for name, source in open_sources(data, self.task.kind).items()
+def feedback_rows(task: BaseTask[Any], feedback: Sequence[Mapping[str, Any]], number: int) -> list[Row]:
+    """A collected slice as records with their provenance: labelled ones of corrections, answers with propensity and reward of the others."""
+    return [
+        {
+            "record": _rewarded(one) if one.get("correction") is None else _corrected(task, one),
+            "decision": {name: one[name] for name in ("agent", "id", "position", "bundle", "time")},
+            "text": one["text"],
+            "score": _score(one) if one.get("correction") is None else None,
+            "caller": one["feedback_key_id"],
+            "time": one["feedback_time"],
+            "round": number,
         }
-        if "dev" not in found and "train" in found:
-            found |= hold_out(found["train"], data.dev_fraction, origin.seed)
-        for name in SPLITS:
-            check_split(data, name, found.get(name))
-        self.records: Mapping[str, list[Record]] = found
-        examples = {name: [self.read(*record) for record in found[name]] for name in SPLITS}
-        self.texts = {name: {self.key(example) for example in examples[name]} for name in SPLITS}
-        self.digests = {name: split_digest(examples[name]) for name in _FIXED}
-
-    def read(self, record: Mapping[str, Any], where: str) -> Any:
-        """The record as an example of the task.
-
-        Raises:
-            DataError: It is none.
-        """
-        return self.task.read_record(record, where, join=self.origin.data.join)
-
-    def key(self, example: Any) -> str:
-        """The text of an example, without differences of case and white space: two examples with one key are one text."""
-        return " ".join(self.task.text_of(example).split()).casefold()
+        for one in feedback
+    ]
 
 
-def pinned(origin: Origin, original: OriginalData) -> Origin:
-    """The origin with the digests of its dev and test, which no later round may change.
-
-    Raises:
-        LoopError: They have changed since the first round.
-    """
-    for name in _FIXED:
-        before = getattr(origin, name)
-        if before and before != original.digests[name]:
-            raise LoopError(
-                f"the {name} split of {origin.data.path} is not that of the first round",
-                allowed="the same dev and test in all rounds, or scores could not be compared",
-                remedy="restore the data, or begin anew with another directory",
-            )
-    return origin.model_copy(update=original.digests)
-
-
-def correction_rows(task: BaseTask[Any], feedback: Sequence[Mapping[str, Any]], number: int) -> list[Row]:
-    """The corrections of a collected slice as labelled records with their provenance.
+def _corrected(task: BaseTask[Any], one: Mapping[str, Any]) -> dict[str, Any]:
+    """The labelled record that a correction makes.
 
     Of what callers sent only the keys of the task's records stay, and of spans edges and label: words with tags, or spans of several parts,
     would change how the whole split is read.
     """
     shapes = [keys for keys in task.record_keys if "tokens" not in keys]
     wanted = frozenset(task.input_fields).union(*shapes)
-    return [
-        {
-            "record": {
-                key: _plain(value) if key == "spans" else value
-                for key, value in {"text": one["text"], **one["correction"]}.items()
-                if key in wanted
-            },
-            "decision": {name: one[name] for name in ("agent", "id", "position", "bundle", "time")},
-            "text": one["text"],
-            "caller": one["feedback_key_id"],
-            "time": one["feedback_time"],
-            "round": number,
-        }
-        for one in feedback
-        if one.get("correction") is not None
-    ]
+    return {
+        key: _plain(value) if key == "spans" else value
+        for key, value in {"text": one["text"], **one["correction"]}.items()
+        if key in wanted
+    }
+
+
+def _score(one: Mapping[str, Any]) -> float | None:
+    """Of the answer that was given, where it has one."""
+    first = one["answer"][0] if isinstance(one["answer"], list) and one["answer"] else None
+    score = first.get("score") if isinstance(first, Mapping) else None
+    return float(score) if isinstance(score, int | float) else None
+
+
+def _rewarded(one: Mapping[str, Any]) -> dict[str, Any]:
+    """The record that a reward makes; an empty one, which cannot be read, of an answer that is not one label."""
+    try:
+        return LoggedDecision.from_object(one).as_rewarded_record() or {}
+    except DataError:
+        return {}
 
 
 def _plain(spans: Any) -> Any:
@@ -146,14 +126,14 @@ def _plain(spans: Any) -> Any:
 
 
 def build(
-    place: Path, original: OriginalData, learned: Sequence[Row], fresh: Sequence[Row], rules: CorrectionRules
+    place: Path, original: OriginalData, learned: Sequence[Row], fresh: Sequence[Row], rules: TeachingRules
 ) -> RoundData:
     """Writes the data directory of a round.
 
     Args:
         place: The directory.
         original: What is replayed.
-        learned: Corrections that the live agent was trained on.
+        learned: Corrections and rewards that the live agent was trained on.
         fresh: This round's, in the order in which they came.
         rules: Which of them are taught.
 
@@ -162,11 +142,16 @@ def build(
         LoopError: dev or test would not be what they were.
     """
     left_out: Counter[str] = Counter()
-    chosen = _limited(_chosen(original, fresh, rules, left_out), rules.max_caller_share, left_out)
-    rows = {
-        original.key(_example(original, row)): row for row in learned if not _kept_from_training(original, row, rules)
+    before = {
+        _place(original, _example(original, row), row): row
+        for row in learned
+        if rules.may_teach(row) and not _kept_from_training(original, row, rules)
     }
-    rows |= chosen
+    trusted = _trusted(original, fresh, left_out) if rules.check_callers else fresh
+    found = _drop_useless_rewards(original, before, _chosen(original, trusted, rules, left_out), left_out)
+    chosen = _limited(found, rules.max_caller_share, left_out)
+    corrected = {text for text, decision in chosen if not decision}
+    rows = {key: row for key, row in before.items() if not (key[1] and key[0] in corrected)} | chosen
     records: dict[str, list[Record]] = {name: list(original.records[name]) for name in SPLITS}
     records["train"] += [(dict(row["record"]), _where(row)) for row in rows.values()]
     with draft_directory(place) as draft:
@@ -174,35 +159,74 @@ def build(
             write_split(draft, name, records[name], "jsonl", original.origin.data.join)
         replace_directory(draft, place)
     config = _reading(original.origin.data, place)
-    return RoundData(config, _verified(config, original), list(rows.values()), len(chosen), dict(+left_out))
+    labels = _labels(original, list(rows.values()))
+    digest, num_logged = _verified(config, original, labels)
+    return RoundData(config, digest, list(rows.values()), list(chosen.values()), labels, num_logged, dict(+left_out))
+
+
+def _trusted(original: OriginalData, fresh: Sequence[Row], left_out: Counter[str]) -> list[Row]:
+    """Without the feedback of callers that cannot be true."""
+    named = untrusted_callers(original, fresh)
+    left_out.update(f"of caller {row['caller']}: {named[row['caller']]}" for row in fresh if row["caller"] in named)
+    return [row for row in fresh if row["caller"] not in named]
+
+
+def is_reward(row: Row) -> bool:
+    """Whether a row is an answer with its reward, and no correction."""
+    return "reward" in row["record"]
 
 
 def _chosen(
-    original: OriginalData, fresh: Sequence[Row], rules: CorrectionRules, left_out: Counter[str]
-) -> dict[str, Row]:
-    """The last correction of each text that may be taught."""
-    chosen: dict[str, Row] = {}
+    original: OriginalData, fresh: Sequence[Row], rules: TeachingRules, left_out: Counter[str]
+) -> dict[Place, Row]:
+    """The last correction of each text that may be taught, and all rewards of such texts."""
+    chosen: dict[Place, Row] = {}
     for row in fresh:
         try:
             example = _example(original, row)
         except DataError:
             left_out["unreadable or with a label that task.labels lacks"] += 1
             continue
-        key = original.key(example)
-        if any(key in original.texts[name] for name in _FIXED):
+        place = _place(original, example, row)
+        if any(place[0] in original.texts[name] for name in FIXED):
             left_out["text is in dev or test"] += 1
-        elif key in original.texts["train"]:
+        elif place[0] in original.texts["train"]:
             left_out["text is labelled in train already"] += 1
         elif _kept_from_training(original, row, rules):
             left_out["kept for judging by the log"] += 1
         else:
-            left_out["corrected again later"] += key in chosen
-            chosen.pop(key, None)
-            chosen[key] = row
+            left_out["corrected again later"] += place in chosen
+            chosen.pop(place, None)
+            chosen[place] = row
     return chosen
 
 
-def _kept_from_training(original: OriginalData, row: Row, rules: CorrectionRules) -> bool:
+def _drop_useless_rewards(
+    original: OriginalData, before: Mapping[Place, Row], chosen: Mapping[Place, Row], left_out: Counter[str]
+) -> dict[Place, Row]:
+    """Without rewards that tell less than what is known: of texts with a correction, and of answers that are no label of the agent."""
+    corrections = {place: row for place, row in {**before, **chosen}.items() if not place[1]}
+    corrected = {text for text, _ in corrections}
+    labels = original.labels.union(str(row["record"].get("label")) for row in corrections.values())
+    kept = {}
+    for place, row in chosen.items():
+        if place[1] and place[0] in corrected:
+            left_out["rewarded, and its text is corrected"] += 1
+        elif place[1] and row["record"]["label"] not in labels:
+            left_out["rewarded, and its answer is no label of the agent"] += 1
+        else:
+            kept[place] = row
+    return kept
+
+
+def _place(original: OriginalData, example: Any, row: Row) -> Place:
+    """A text has one correction, and as many rewards as decisions."""
+    decision = row["decision"]
+    key = key_of(decision["agent"], decision["id"], decision["position"]) if is_reward(row) else ""
+    return original.key(example), key
+
+
+def _kept_from_training(original: OriginalData, row: Row, rules: TeachingRules) -> bool:
     return original.task.explores and is_held_out(row["text"], rules.held_share)
 
 
@@ -217,7 +241,7 @@ def _where(row: Row) -> str:
     return f"decision {row['decision']['id']}[{row['decision']['position']}]"
 
 
-def _limited(chosen: Mapping[str, Row], share: float, left_out: Counter[str]) -> dict[str, Row]:
+def _limited(chosen: Mapping[Place, Row], share: float, left_out: Counter[str]) -> dict[Place, Row]:
     """Without what goes beyond a caller's share, the latest first. Callers without a name are not told apart, and not limited."""
     counts = Counter(row["caller"] for row in chosen.values())
     limit = next(
@@ -248,14 +272,20 @@ def _reading(data: DataConfig, place: Path) -> DataConfig:
     )  # fmt: skip
 
 
-def _verified(config: DataConfig, original: OriginalData) -> str:
-    """Reads what was written as training will; returns its digest."""
-    task: BaseTask[Any] = original.task
+def _labels(original: OriginalData, rows: Sequence[Row]) -> list[str]:
+    if not original.only_held_out:
+        return []
+    return sorted(original.labels.union(*(original.task.labels_of(_example(original, row)) for row in rows)))
+
+
+def _verified(config: DataConfig, original: OriginalData, labels: Sequence[str]) -> tuple[str, int]:
+    """Reads what was written as training will; returns its digest, and how many answers with rewards train has."""
+    task: BaseTask[Any] = original.task.model_copy(update={"labels": tuple(labels)}) if labels else original.task
     splits = load_splits(config, task, seed=original.origin.seed)
-    for name in _FIXED:
+    for name in FIXED:
         if split_digest(getattr(splits, name)) != original.digests[name]:
             raise LoopError(
                 f"the {name} split in {config.path} is not what it was in {original.origin.data.path}",
                 remedy="report this as a fault of bert-agent",
             )
-    return splits.digest
+    return splits.digest, sum(one.logged is not None for one in splits.train)

@@ -48,7 +48,8 @@ def table(entries: Sequence[Entry]) -> str:
     """The ledger for people, and how the last round that trained is repeated."""
     if not entries:
         return "the ledger is empty: no round has ended yet"
-    rows = [["round", "time (UTC)", "decision", "why", "corrections", "used", "test, live", "test, candidate", "s"]]
+    head = ["round", "time (UTC)", "decision", "why", "corrections", "rewards", "used"]
+    rows = [[*head, "test, live", "test, candidate", "s"]]
     rows += [_cells(entry) for entry in entries]
     lines = markdown.table(rows, num_text_columns=4)
     if repeat := next((entry["repeat"] for entry in reversed(entries) if entry.get("repeat")), None):
@@ -66,6 +67,7 @@ def _cells(entry: Entry) -> list[str]:
         entry["decision"],
         markdown.clip(entry["why"], 120),
         str(feedback["corrections"]),
+        str(feedback["rewards"]),
         str(feedback.get("used", "-")),
         *("-" if score is None else f"{score:.4f}" for score in scores),
         f"{sum(entry['seconds'].values()):.0f}",

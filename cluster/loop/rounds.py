@@ -14,18 +14,18 @@ from agent.data import DataConfig
 from agent.errors import LoopError
 from cluster.loop.collection import Collected, collect
 from cluster.loop.loop_config import LoopConfig
-from cluster.loop.loop_round import Ending, LoopRound, find_trained, slice_digest
+from cluster.loop.loop_round import Ending, LoopRound, check_rewards, find_trained, slice_digest
 from cluster.loop.round_ledger import Entry, append, read_ledger
 from cluster.loop.workspace import STEPS, Origin, RoundState, Workspace, write_rows
 from cluster.output_lock import lock_output
 
 # Keys that each step reads: those of finished steps may not change any more.
 _KEYS = {
-    "collect": ("agent", "live", "trained", "min_feedback", "gates.texts"),
-    "data": ("data", "max_caller_share", "gates.log_share"),
+    "collect": ("agent", "live", "trained", "rewards", "min_feedback", "gates.texts"),
+    "data": ("data", "max_caller_share", "check_callers", "gates.log_share"),
     "train": ("start", "training"),
     "compress": ("compression",),
-    "judge": ("gates.max_loss", "gates.max_log_loss", "gates.evidence"),
+    "judge": ("gates.max_loss", "gates.max_log_loss", "gates.log_required", "gates.evidence"),
     "publish": (),
 }
 _ANY_TIME = ("directory", "every_s", "abandon", "show")
@@ -44,7 +44,7 @@ def run_round(config: LoopConfig) -> Entry:
         ended = {int(entry["round"]) for entry in entries}
         state = _unfinished(workspace, ended)
         if state and config.abandon and not LoopRound(config, workspace, state).is_live:
-            _end(config, workspace, state, Ending("abandoned", "by abandon=true; its corrections count as new again"))
+            _end(config, workspace, state, Ending("abandoned", "by abandon=true; its feedback counts as new again"))
             ended, state = ended | {state.number}, None
         if state is None:
             number = max(ended, default=0) + 1
@@ -79,14 +79,19 @@ def _begin(config: LoopConfig, workspace: Workspace, number: int) -> RoundState 
     """Collects; the entry of a round that has nothing to learn."""
     started = time.monotonic()
     live = Bundle.load(config.live_path)
+    check_rewards(config, live.task)
     trained = find_trained(config, live)
-    found = collect(config.store, config.agent, workspace.read_taken(), config.gates.texts)
+    found = collect(
+        config.store, config.agent, workspace.read_taken(), config.gates.texts, rewards_teach=config.rewards == "teach"
+    )
     counts = found.counts()
     print(
         f"round {number}: new are {counts['corrections']:,} corrections and {counts['rewards']:,} rewards", flush=True
     )
-    if counts["corrections"] < config.min_feedback:
-        why = f"{counts['corrections']} new corrections of the {config.min_feedback} that a round needs (min_feedback)"
+    if len(found.teaching()) < config.min_feedback:
+        new = f"{counts['corrections']} new corrections"
+        new += f" and {counts['rewards']} new rewards" if found.rewards_teach else ""
+        why = f"{new} of the {config.min_feedback} that a round needs (min_feedback)"
         entry = _entry(number, _now(), Ending("nothing to learn", why), config, counts)
         entry |= {"digests": {"live": live.digest}, "seconds": {"collect": round(time.monotonic() - started, 3)}}
         append(workspace.ledger, entry)
@@ -103,7 +108,7 @@ def _begin(config: LoopConfig, workspace: Workspace, number: int) -> RoundState 
 def _keep(config: LoopConfig, workspace: Workspace, found: Collected, state: RoundState) -> RoundState:
     directory = workspace.round(state.number)
     directory.mkdir(parents=True)
-    write_rows(directory / "slice.jsonl", [one.as_object() for one in found.feedback])
+    write_rows(directory / "slice.jsonl", [one.as_object() for one in found.teaching()])
     write_rows(directory / "texts.jsonl", [{"text": text} for text in found.texts])
     result = {**state.results["collect"], "digests": {"slice": slice_digest(directory)}}
     return workspace.write_state(state.model_copy(update={"results": {"collect": result}}))
@@ -115,6 +120,7 @@ def _origin(trained: Bundle, config: LoopConfig) -> Origin:
         data=config.data or DataConfig.model_validate(recorded["data"]),
         seed=int(recorded["seed"]),
         task=recorded["task"],
+        objective=recorded["objective"],
         base_model=str(recorded["model"]["name"]),
     )
 

@@ -25,7 +25,7 @@ class Origin(Config):
     Attributes:
         data: The original labelled data.
         seed: By which dev was held out of train, where it was.
-        task: As the training was configured.
+        task, objective: As the training was configured.
         base_model: Whose weights it started from.
         dev, test: Digests of the splits.
     """
@@ -34,6 +34,7 @@ class Origin(Config):
     seed: int
     task: Mapping[str, Any]
     base_model: str
+    objective: Mapping[str, Any] = {"kind": "cross_entropy"}
     dev: str = ""
     test: str = ""
 
@@ -106,7 +107,7 @@ class Workspace:
         write_file(self._taken, "".join(f"{key}\n" for key in found), durable=True)
 
     def read_learned(self) -> list[Row]:
-        """The corrections that the live agent was trained on, with their provenance."""
+        """The corrections and rewards that the live agent was trained on, with their provenance."""
         return read_rows(self._learned)
 
     def write_learned(self, rows: Sequence[Row]) -> None:

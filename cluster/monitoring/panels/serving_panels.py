@@ -152,6 +152,25 @@ _ANSWERS = Row("Answers", (
         (_ray("agent:bert_agent_labels:shift1h"), "{{agent}}"),
     ),
     panel(
+        "Evidence for drift", "short",
+        "How strongly the latest block of texts speaks against the texts that the agent was made with, by statistic; 1 alarms. Mean of the replicas.",
+        (f"avg by (agent, statistic) ({now(t.DRIFT_EVIDENCE)} > 0)", "{{agent}} {{statistic}}"), needs="drift",
+    ),
+    panel(
+        "Distance from the bundle's texts", "percentunit",
+        "Part of the latest block that would have to be otherwise to be as the agent's own dev split (total variation). Blocks of calm texts lie above 0 by chance.",
+        (f"avg by (agent, statistic) {now(t.DRIFT_DISTANCE)}", "{{agent}} {{statistic}}"), needs="drift",
+    ),
+    panel(
+        "Texts looked at for drift", " texts/s", "Texts that are counted, evenly spread over the time of a block; the others are only answered.",
+        _by_agent(rate(t.DRIFT_TEXTS)), needs="drift",
+    ),
+    panel(
+        "Abstentions per second by label", " texts/s",
+        "Texts whose best label scored below the threshold of the bundle's policy: what people have to decide.",
+        (f"sum by (agent, label) {rate(t.ABSTENTIONS)}", "{{agent}} {{label}}"), stacked=True, needs="policy",
+    ),
+    panel(
         "New versions by outcome", "short",
         "Versions of the bundle tried so far, summed over replicas: promoted, refused, rolled_back.",
         (f"sum by (agent, outcome) ({_ray(exported(t.ROLLOUTS))})", "{{agent}} {{outcome}}"),
@@ -175,6 +194,11 @@ _FEEDBACK = Row("Decisions, feedback and explanations", (
         "Feedback by outcome", " requests/s",
         "Rewards and corrections: recorded, repeated, or why they were refused (unknown, foreign, late, contradictory, invalid ...).",
         (f"sum by (agent, outcome) {rate(t.FEEDBACK)}", "{{agent}} {{outcome}}"), stacked=True, needs="feedback",
+    ),
+    panel(
+        "Pairs of entities per second", " pairs/s",
+        "Agents of relations beside a tagger: pairs that are asked about, and those too far apart for a window to hold both.",
+        (f"sum by (agent, outcome) {rate(t.PAIRS)}", "{{agent}} {{outcome}}"), needs="entities",
     ),
     panel(
         "Explanations by outcome", " requests/s",

@@ -131,6 +131,13 @@ def _answers(clock: Clock) -> Iterator[Alert]:
             f"{series} > {bound:g} and {enough}",
             f"{_AGENT} {what}: distance {{{{ $value | printf `%.2f` }}}} between the last hour and the day before",
         )  # fmt: skip
+    # The mean over replicas, each of which has texts of its own: what only one of them finds is hardly drift. 0 is no finding yet.
+    evidence = f"avg by (namespace, agent, statistic) ({exported(t.DRIFT_EVIDENCE)} > 0)"
+    yield Alert(
+        "BertAgentDrift", clock.hold("5m"), "ticket", _SERVING,
+        f"{evidence} >= 1",
+        f"texts for {_AGENT} are not like those that it was made with: {{{{ $labels.statistic }}}}, evidence {{{{ $value | printf `%.1f` }}}} (1 alarms)",
+    )  # fmt: skip
 
 
 def _decisions(clock: Clock) -> Iterator[Alert]:
