@@ -181,8 +181,7 @@ def ceiling(bundle: str, sample: str, max_batch_tokens: str) -> None:
 
 
 def _sessions_alone(engine: Any, texts: list[str]) -> float:
-    from agent.batching import cut_by_length
-    from agent.encoding import pad
+    from agent.batching import cut_by_length, pad
 
     windows = [window for document in engine.encode(texts) for window in document.windows]
     cuts = cut_by_length([len(window.input_ids) for window in windows], max_tokens=engine.config.max_batch_tokens)

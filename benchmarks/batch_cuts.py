@@ -26,12 +26,12 @@ sys.path[0] = str(ROOT)
 import numpy as np  # noqa: E402
 from pydantic import Field  # noqa: E402
 
-from agent.batching import cut_by_length  # noqa: E402
+from agent.batching import cut_by_length, pad  # noqa: E402
 from agent.bundle import Bundle, installed_versions  # noqa: E402
 from agent.config import cli  # noqa: E402
 from agent.config.base import Config  # noqa: E402
 from agent.data import DataConfig, load_splits  # noqa: E402
-from agent.encoding import Window, pad  # noqa: E402
+from agent.encoding import Window  # noqa: E402
 
 RESULT = ROOT / "benchmarks/results/batch_cuts.json"
 _BUDGETS, _ROWS, _WINDOWS = (16, 32, 64, 128, 256, 512), (64, 128), (32, 256)

@@ -26,11 +26,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as compression/run.py: PyTorc
 
 from pydantic import Field  # noqa: E402
 
+from agent.batching import Batch, pad  # noqa: E402
 from agent.bundle import Bundle  # noqa: E402
 from agent.config import cli  # noqa: E402
 from agent.config.base import Config  # noqa: E402
 from agent.data import DataConfig, load_splits  # noqa: E402
-from agent.encoding import Batch, Encoder, Window, pad  # noqa: E402
+from agent.encoding import Encoder, Window  # noqa: E402
 from agent.evaluation import Forward, evaluate  # noqa: E402
 from agent.tasks import BaseTask  # noqa: E402
 from benchmarks.compression_comparison.compression_summary import (  # noqa: E402

@@ -2,6 +2,7 @@
 
     python benchmarks/serving_layers.py [bundle=DIR] [data.path=DIR] [servers=[ours,fastapi-onnx]] [rounds=3] [seconds=8]
     python benchmarks/serving_layers.py checkouts={before: ../base, now: .}       # our server in several versions of this code
+    python benchmarks/serving_layers.py servers=[ours] 'options={off: [drift.watch=false], on: []}'      # with several settings
 
 Servers run one at a time, in turns, each with a number of callers of one text each. CPU is what Linux' scheduler counts for
 every thread (schedstat); stages within a replica are its own metrics. Writes benchmarks/results/serving_layers.json.
@@ -17,6 +18,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from benchmarks.common.load_generator import LoadGenerator  # noqa: E402
 from benchmarks.common.server_process import Server, running  # noqa: E402
 from benchmarks.load.visit import IN_FLIGHT, summary  # noqa: E402
 from benchmarks.rivals.installation import python_of  # noqa: E402
+from benchmarks.rivals.roster import Entrant  # noqa: E402
 from benchmarks.serving_throughput import chosen, machine  # noqa: E402
 
 Figures = dict[str, Any]
@@ -49,6 +52,10 @@ class LayersBenchmark(Config):
     servers: tuple[str, ...] = Field(("ours", "fastapi-onnx"), description="servers to measure, by name")
     checkouts: Mapping[str, str] = Field(
         {"now": str(ROOT)}, description="versions of our server: {name: directory of a checkout}"
+    )
+    options: Mapping[str, tuple[str, ...]] = Field(
+        {"": ()},
+        description="settings of our server: {name: [key=value, ...]}; {place} is a directory that lasts as long as the server",
     )
     bundles: Mapping[str, str] = Field(
         {}, description="the same agent for versions that cannot read `bundle`: {name: directory}"
@@ -67,10 +74,10 @@ def main(config: LayersBenchmark) -> None:
     for turn in range(config.rounds):
         for entrant in chosen(config.servers):
             python = python_of(entrant, Path(config.environments).absolute(), limit_s=900)
-            for version, root in config.checkouts.items() if entrant.ours else [("", str(ROOT))]:
-                name = f"{entrant.name} {version}".strip()
+            for name, version, variant in _variants(entrant, config):
                 served = Path(config.bundles.get(version, bundle.path)).absolute()
-                with running(entrant, python, served, root=Path(root).absolute()) as server:
+                root = Path(config.checkouts.get(version, ROOT)).absolute()
+                with running(variant, python, served, root=root) as server:
                     figures = _run(_measured(server, texts, config.seconds))
                 found.setdefault(name, []).append(figures)
                 print(f"round {turn + 1} {name}: {figures['per_s']:.0f} requests/s", flush=True)
@@ -78,6 +85,21 @@ def main(config: LayersBenchmark) -> None:
     told = {"machine": machine(), "in_flight": IN_FLIGHT, "median": medians, "rounds": found}
     Path(config.result).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     print(*_table(medians), sep="\n")
+
+
+def _variants(entrant: Entrant, config: LayersBenchmark) -> list[tuple[str, str, Entrant]]:
+    """Names, versions and commands of a server: rivals have one, ours one for each version and its settings."""
+    if not entrant.ours:
+        return [(entrant.name, "", entrant)]
+    return [
+        (
+            " ".join(filter(None, (entrant.name, version, options))),
+            version,
+            replace(entrant, command=entrant.command + given),
+        )
+        for version in config.checkouts
+        for options, given in config.options.items()
+    ]
 
 
 def _run(work: Coroutine[Any, Any, Figures]) -> Figures:

@@ -6,10 +6,12 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
 
-Inputs = str | list[str]
+Input = str | Mapping[str, str]
+"""A text, or the texts of one input by name."""
+Inputs = Input | Sequence[Input]
 
 
 class Answer(NamedTuple):
@@ -31,7 +33,7 @@ class LoadGenerator:
 
     Args:
         port: Port of the server on this machine.
-        texts: Texts to draw from.
+        texts: Inputs to draw from.
         timeout_s: Timeout of a request.
         path: Path of the requests.
         body: Makes the body of a request from a text or several.
@@ -40,7 +42,7 @@ class LoadGenerator:
     def __init__(
         self,
         port: int,
-        texts: Sequence[str],
+        texts: Sequence[Input],
         *,
         timeout_s: float = 60,
         path: str = "/",

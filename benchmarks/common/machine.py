@@ -22,6 +22,15 @@ def machine() -> str:
     return f"{model}, {len(os.sched_getaffinity(0))} cores, {platform.machine()}, Python {platform.python_version()}"
 
 
+def integer_instructions() -> dict[str, bool]:
+    """Which instructions that speed integer products the processor has; empty where the system does not say."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    flags = next((set(text.split(":")[1].split()) for text in lines if text.startswith("flags")), None)
+    names = {"avx2": {"avx2"}, "vnni": {"avx512_vnni", "avx_vnni"}, "amx": {"amx_int8"}}
+    return {} if flags is None else {name: bool(wanted & flags) for name, wanted in names.items()}
+
+
 def busy_seconds() -> float:
     """CPU seconds that all cores were busy, or stolen by another guest of the host."""
     import psutil

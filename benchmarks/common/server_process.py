@@ -60,7 +60,7 @@ class Server:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
         self.entrant, self._mark, self._log = entrant, f"{entrant.name}-{uuid.uuid4()}", place / "log"
-        command = [part.format(bundle=bundle, port=self.port) for part in entrant.command]
+        command = [part.format(bundle=bundle, port=self.port, place=place) for part in entrant.command]
         environment = {"BUNDLE": str(bundle), "PORT": str(self.port), "PLACE": str(place), _MARK: self._mark}
         environment |= {"SETTINGS": json.dumps(dict(entrant.settings)), "PYTHONPATH": str(root)}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OMP_"))}
@@ -68,7 +68,7 @@ class Server:
             self._process = subprocess.Popen(
                 [python, *command],
                 cwd=root,
-                env=inherited | environment,
+                env=inherited | environment | dict(entrant.environment),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

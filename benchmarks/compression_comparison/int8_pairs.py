@@ -24,11 +24,11 @@ sys.path[0] = str(ROOT)
 import numpy as np  # noqa: E402
 from pydantic import Field  # noqa: E402
 
+from agent.batching import Batch, pad  # noqa: E402
 from agent.bundle import Bundle, installed_versions  # noqa: E402
 from agent.config import cli  # noqa: E402
 from agent.config.base import Config  # noqa: E402
 from agent.data import DataConfig, load_splits  # noqa: E402
-from agent.encoding import Batch, pad  # noqa: E402
 from agent.evaluation import evaluate  # noqa: E402
 from benchmarks.common.machine import machine  # noqa: E402
 

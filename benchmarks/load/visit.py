@@ -7,18 +7,24 @@ import os
 import statistics
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.common.load_generator import Answer, LoadGenerator
+from benchmarks.common.load_generator import Answer, Input, Inputs, LoadGenerator
 from benchmarks.common.machine import busy_seconds
 from benchmarks.common.server_process import Server, ServerError
 from benchmarks.rivals.roster import Answers
 
 Figures = dict[str, Any]
 Entities = list[tuple[str, int, int]]
+
+
+def entities_of(answer: Sequence[Mapping[str, Any]]) -> Entities:
+    """Label, start and end of what was found in a text, without scores."""
+    return [(item["entity_group"], item["start"], item["end"]) for item in answer]
+
 
 IN_FLIGHT = 32
 BATCH_TEXTS, BATCH_IN_FLIGHT = 32, 8
@@ -28,7 +34,6 @@ _WARM_UP_S = 2.0
 _LEAD = 0.2  # part of a measurement in which the callers get out of step; it does not count
 _LONG_SHARE, _LONG_WORDS = 20, 400  # every 20th text of the tail mix has 400 words
 _LONG_BYTES = 1_200  # more than any sentence has, less than any long text
-_MIN_AGREEMENT = 0.8  # of a server with other weights than our int8 graph, or with Hugging Face's decoding
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,19 @@ class Plan:
 
     Attributes:
         texts: What callers draw from.
-        expected: The entities of the first texts, each computed alone in process.
+        expected: What `decide` finds in the answers to the first texts, each computed alone in process.
         seconds: Length of a measurement.
+        decide: What has to be equal of a text's answer.
+        batch_texts: Texts of a request of several.
+        min_agreement: Of a server with other weights than our int8 graph, or with Hugging Face's decoding.
     """
 
-    texts: Sequence[str]
-    expected: Sequence[Entities]
+    texts: Sequence[Input]
+    expected: Sequence[Any]
     seconds: float
+    decide: Callable[[Any], Any] = entities_of
+    batch_texts: int = BATCH_TEXTS
+    min_agreement: float = 0.8
 
 
 class Visit:
@@ -64,17 +75,31 @@ class Visit:
         Raises:
             ServerError: It does not start or answers wrongly.
         """
-        figures: Figures = {"ready_s": await self._until_ready(), **await self._check()}
-        await self._callers.closed_loop(_WARM_UP_S, IN_FLIGHT)
-        await self._callers.closed_loop(_WARM_UP_S / 2, BATCH_IN_FLIGHT, size=BATCH_TEXTS)
-        seconds = self._plan.seconds
+        figures, seconds = await self._prepared(), self._plan.seconds
         figures["lone"] = await self._closed(seconds, 1)
-        figures["single"] = await self._closed(seconds, IN_FLIGHT)
-        figures["batch"] = await self._closed(1.5 * seconds, BATCH_IN_FLIGHT, size=BATCH_TEXTS)
+        figures |= await self._rates()
         figures["curve"] = {str(callers): await self._closed(0.3 * seconds, callers) for callers in CURVE}
         if self._server.entrant.ours:
             figures |= await self._ours_alone(figures["single"]["per_s"])
         return figures | {"memory_bytes": self._server.memory_bytes()}
+
+    async def measure_rates(self) -> Figures:
+        """Rates of requests of one text and of several, and nothing else; raises as `measure`."""
+        return await self._prepared() | await self._rates()
+
+    async def _prepared(self) -> Figures:
+        """Ready, checked and warm."""
+        figures: Figures = {"ready_s": await self._until_ready(), **await self._check()}
+        await self._callers.closed_loop(_WARM_UP_S, IN_FLIGHT)
+        await self._callers.closed_loop(_WARM_UP_S / 2, BATCH_IN_FLIGHT, size=self._plan.batch_texts)
+        return figures
+
+    async def _rates(self) -> Figures:
+        seconds, size = self._plan.seconds, self._plan.batch_texts
+        return {
+            "single": await self._closed(seconds, IN_FLIGHT),
+            "batch": await self._closed(1.5 * seconds, BATCH_IN_FLIGHT, size=size),
+        }
 
     async def _ours_alone(self, peak: float) -> Figures:
         """Half of the peak at a rate of its own, and a mix with long texts beside the same without."""
@@ -104,29 +129,29 @@ class Visit:
         raise ServerError(f"no answer after {time.monotonic() - begun:.0f} s ({last}): {self._server.log_tail()}")
 
     async def _check(self) -> Figures:
-        """How many texts get the entities that the engine finds in process: alone, and several in a request."""
-        expected = self._plan.expected
+        """How many texts get the answers that the engine finds in process: alone, and several in a request."""
+        expected, size = self._plan.expected, self._plan.batch_texts
         texts = list(self._plan.texts[: len(expected)])
-        alone = [(await self._entities(text))[0] for text in texts]
+        alone = [(await self._decisions(text))[0] for text in texts]
         together = [
             found
-            for first in range(0, len(texts), BATCH_TEXTS)
-            for found in await self._entities(texts[first : first + BATCH_TEXTS])
+            for first in range(0, len(texts), size)
+            for found in await self._decisions(texts[first : first + size])
         ]
         if len(together) != len(texts):
-            raise ServerError(f"{len(texts)} texts in requests of {BATCH_TEXTS} got {len(together)} answers")
+            raise ServerError(f"{len(texts)} texts in requests of {size} got {len(together)} answers")
         equal = _share(alone, expected)
-        needed = 1.0 if self._server.entrant.same_code else _MIN_AGREEMENT
+        needed = 1.0 if self._server.entrant.same_code else self._plan.min_agreement
         if equal < needed:
-            raise ServerError(f"only {equal:.0%} of {len(texts)} texts get the entities that the engine finds")
-        return {"equal_alone": equal, "equal_in_requests_of_32": _share(together, expected)}
+            raise ServerError(f"only {equal:.0%} of {len(texts)} texts get the answers that the engine finds")
+        return {"equal_alone": equal, f"equal_in_requests_of_{size}": _share(together, expected)}
 
-    async def _entities(self, inputs: str | list[str]) -> list[Entities]:
+    async def _decisions(self, inputs: Inputs) -> list[Any]:
         try:
             content = await self._callers.answer(inputs)
         except (OSError, EOFError, ValueError, TimeoutError) as error:
             raise ServerError(f"a text got no answer: {error}; log: {self._server.log_tail()}") from None
-        return entities(self._protocol.answers(content, inputs))
+        return [self._plan.decide(answer) for answer in self._protocol.answers(content, inputs)]
 
     async def _closed(self, seconds: float, callers: int, *, size: int = 0) -> Figures:
         answers, use = await self._watched(seconds, self._callers.closed_loop(seconds, callers, size=size))
@@ -145,7 +170,7 @@ class Visit:
         cores = {part: round(used, 3) for part, used in parts.items() if used > 0.002}
         return answers, {"cores": cores | {"callers": round(own / wall, 3), "others": round(others, 3)}}
 
-    def _caller(self, texts: Sequence[str]) -> LoadGenerator:
+    def _caller(self, texts: Sequence[Input]) -> LoadGenerator:
         return LoadGenerator(self._server.port, texts, path=self._protocol.path, body=self._protocol.body)
 
 
@@ -184,15 +209,15 @@ def with_tail(texts: Sequence[str]) -> list[str]:
 
 
 def entities(answers: Answers) -> list[Entities]:
-    """Label, start and end of what was found, without scores."""
-    return [[(item["entity_group"], item["start"], item["end"]) for item in answer] for answer in answers]
+    """Label, start and end of what was found in each text, without scores."""
+    return list(map(entities_of, answers))
 
 
 def _short(answers: Sequence[Answer]) -> list[Answer]:
     return [answer for answer in answers if answer.num_bytes < _LONG_BYTES]
 
 
-def _share(found: Sequence[Entities], expected: Sequence[Entities]) -> float:
+def _share(found: Sequence[Any], expected: Sequence[Any]) -> float:
     return statistics.mean(one == other for one, other in zip(found, expected, strict=True))
 
 

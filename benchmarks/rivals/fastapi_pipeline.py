@@ -14,22 +14,19 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from benchmarks.rivals.rival_environment import BUNDLE, PORT, SETTINGS
+from benchmarks.task_comparison.plain_pipeline import Answerer, load_pipeline
 
 
 class Body(BaseModel):
-    """A text, or texts."""
+    """An input (a text, or an object of several), or a list of them."""
 
-    inputs: str | list[str]
+    inputs: Any
 
 
 @cache
-def pipe() -> Any:
+def pipe() -> Answerer:
     """One for each worker."""
-    import torch
-    from transformers import pipeline
-
-    torch.set_num_threads(1)
-    return pipeline("token-classification", model=BUNDLE, aggregation_strategy="first", device="cpu")
+    return load_pipeline(BUNDLE, SETTINGS["pipeline"], SETTINGS["kind"], threads=1)
 
 
 @asynccontextmanager
@@ -44,8 +41,8 @@ app = FastAPI(lifespan=loaded)
 
 @app.post("/", response_model=None)
 async def predict(body: Body) -> Response:
-    """Entities as the pipeline gives them; its scores are numpy's."""
-    found = pipe()(body.inputs, batch_size=SETTINGS["batch_size"])
+    """Answers as the pipeline gives them; its scores are numpy's."""
+    found = pipe()(body.inputs, SETTINGS["batch_size"])
     return Response(to_json(found, fallback=float), media_type="application/json")
 
 

@@ -29,7 +29,7 @@ class Protocol:
 
 
 def _plain_answers(content: Any, inputs: Inputs) -> Answers:
-    return [content] if isinstance(inputs, str) else content
+    return content if isinstance(inputs, list) else [content]
 
 
 def _mlserver_body(inputs: Inputs) -> bytes:
@@ -62,13 +62,14 @@ class Entrant:
     Attributes:
         name: In the command line and in files.
         label: In the table.
-        command: What Python runs; `{bundle}` and `{port}` are filled in.
+        command: What Python runs; `{bundle}`, `{port}` and `{place}`, a directory for its files, are filled in.
         settings: All that was chosen for it; it reads them from there.
         packages: What its own environment needs; empty: it runs in ours.
         first: What has to be installed before, lest pip takes another build.
         same_graph: Whether it computes with our ONNX file; else the torch weights.
         same_code: Whether it tokenises and decodes with our code, so that every answer has to be ours.
         ours: Whether it is what this project serves with.
+        environment: Variables of its processes.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Entrant:
     same_graph: bool = True
     same_code: bool = True
     ours: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def _run(module: str) -> tuple[str, ...]:
@@ -96,12 +98,13 @@ def _our_code() -> tuple[str, ...]:
 
 _TWO = {"workers": 2, "onnx_threads_of_each": 1, "texts_of_a_request": "one by one"}
 _OURS = ("serving/run.py", "bundle={bundle}", "port={port}")
+OURS = Entrant("ours", "bert-agent", _OURS, ours=True, settings={"note": "defaults: a replica per core"})
 
 
 def roster() -> tuple[Entrant, ...]:
     """All of them; the settings of rivals are the best found on two cores."""
     return (
-        Entrant("ours", "bert-agent", _OURS, ours=True, settings={"note": "defaults: a replica per core"}),
+        OURS,
         Entrant(
             "ours-one-replica",
             "bert-agent, one replica on one core",
@@ -119,14 +122,7 @@ def roster() -> tuple[Entrant, ...]:
             settings=_TWO,
             packages=("granian==2.8.7", "uvloop", *_our_code()),
         ),
-        Entrant(
-            "fastapi-pipeline",
-            "FastAPI + Hugging Face pipeline, PyTorch fp32",
-            _run("fastapi_pipeline"),
-            settings={"workers": 2, "torch_threads_of_each": 1, "batch_size": 1},
-            same_graph=False,
-            same_code=False,
-        ),
+        pipeline_server("token-classification", "token_classification", batch_size=1),
         Entrant(
             "ray-serve",
             "Ray Serve, default proxy, @serve.batch of 4",
@@ -165,6 +161,26 @@ def roster() -> tuple[Entrant, ...]:
             same_code=False,
         ),
     )
+
+
+def pipeline_server(pipeline: str, kind: str, *, batch_size: int) -> Entrant:
+    """A worker for each of two cores, for any kind of task.
+
+    Args:
+        pipeline: As transformers names it, see `benchmarks.task_comparison.plain_pipeline`.
+        kind: Of the agent's task.
+        batch_size: For the inputs of one request.
+    """
+    return Entrant(
+        "fastapi-pipeline",
+        "FastAPI + Hugging Face pipeline, PyTorch fp32",
+        _run("fastapi_pipeline"),
+        settings={
+            "workers": 2, "torch_threads_of_each": 1, "batch_size": batch_size, "pipeline": pipeline, "kind": kind,
+        },
+        same_graph=False,
+        same_code=False,
+    )  # fmt: skip
 
 
 def _mosec(name: str, title: str, **batching: int) -> Entrant:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from agent.config.base import Config
 from agent.data import DataConfig, Splits, load_splits
 from agent.encoding import Encoder
-from agent.tasks import TokenClassification
+from agent.tasks import BaseTask, TokenClassification
+from agent.tasks.output_decision import Decision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -54,17 +55,18 @@ class Material:
     """The model, sentences and targets that all contestants train on.
 
     Attributes:
-        rows: `input_ids`, `attention_mask` and `labels` of each sentence, lists of int; the target of a word is at its first sub-word.
+        rows: What Trainer takes of each window: `input_ids`, `attention_mask`, for two texts `token_type_ids`, and the targets as
+            models of transformers name them; the target of a word is at its first sub-word.
     """
 
     splits: Splits
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     encoder: Encoder
-    rows: list[dict[str, list[int]]]
+    rows: list[dict[str, Any]]
 
 
-def load_material(data: DataConfig, seed: int = SEED) -> Material:
+def load_material(data: DataConfig, seed: int = SEED, task: BaseTask[Any] | None = None) -> Material:
     """Reads and encodes, and loads the model under a new head."""
     import torch
 
@@ -73,14 +75,24 @@ def load_material(data: DataConfig, seed: int = SEED) -> Material:
     config = ModelConfig(name=MODEL)
     tokenizer = load_tokenizer(config.name)
     encoder = make_encoder(tokenizer, config)
-    splits = load_splits(data, TokenClassification())
+    splits = load_splits(data, task or TokenClassification())
+    pairs = len(splits.task.input_fields) > 1
     rows = []
     for example, document in zip(splits.train, splits.task.encode(encoder, splits.train), strict=True):
         for window, targets in zip(document.windows, splits.task.targets(example, document), strict=True):
             ids = window.input_ids.tolist()
-            rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": targets.tolist()})
+            types = {"token_type_ids": window.type_ids.tolist()} if pairs else {}
+            answers = named_targets(splits.task.decision, targets.tolist())
+            rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), **types, **answers})
     torch.manual_seed(seed)
     return Material(splits, build_model(config, splits.task), tokenizer, encoder, rows)
+
+
+def named_targets(decision: Decision, targets: Any) -> dict[str, Any]:
+    """A window's targets as the heads of transformers take them."""
+    if decision.of_tokens:
+        return dict(zip(("start_positions", "end_positions"), targets, strict=True))
+    return {"labels": [float(target) for target in targets] if decision.binary else targets}
 
 
 def write_samples(data: DataConfig, directory: Path, *, size: int) -> tuple[DataConfig, DataConfig]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from agent.data import DataConfig
+from agent.tasks import Task, TokenClassification
 from benchmarks.trainer_comparison.base import MODEL, SEED, WARMUP, WEIGHT_DECAY, Contestant
 
 
@@ -19,6 +23,9 @@ class Ours(Contestant):
     learning_rate: float = 2e-4
     epochs: int = 1
     seed: int = SEED
+    task: Task = TokenClassification()
+    niceness: int | None = Field(None, description="of Ray's workers; by default Ray's own, 15, behind all neighbours")
+    output: str = Field("", description="where the bundle is kept; by default it is not")
 
     @property
     def name(self) -> str:
@@ -26,8 +33,8 @@ class Ours(Contestant):
         return f"ours, {self.tokens:,} tokens, {self.workers} worker(s) of {self.threads // self.workers} thread(s)"
 
     def environment(self) -> dict[str, str]:
-        """As a user's, who sets nothing."""
-        return {}
+        """As a user's, who sets nothing, but for the niceness."""
+        return {} if self.niceness is None else {"RAY_worker_niceness": str(self.niceness)}
 
     def measure(self, data: DataConfig) -> dict[str, Any]:
         """Trains. Points of the curve are the ends of epochs, by the seconds that steps took, as they are in a bundle's metrics."""
@@ -42,7 +49,10 @@ class Ours(Contestant):
 
         with tempfile.TemporaryDirectory(prefix="training_throughput.") as directory:
             config = TrainingConfig(
-                output=f"{directory}/agent",
+                output=self.output or str(Path(directory) / "agent"),
+                overwrite=True,
+                resume=False,
+                task=self.task,
                 data=data,
                 model=ModelConfig(name=MODEL),
                 epochs=self.epochs,
@@ -62,6 +72,7 @@ class Ours(Contestant):
             "precision": "bf16" if "bf16" in outcome.description else "fp32",
             "points": [(seconds, row["dev_f1"]) for seconds, row in zip(clock, outcome.history, strict=True)],
             "test_f1": outcome.after.value,
+            "test_metrics": dict(outcome.after.metrics),
             "save_share": outcome.history[-1]["save_share"],
             "description": outcome.description,
         }

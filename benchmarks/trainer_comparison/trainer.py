@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from agent.data import DataConfig
+from agent.tasks import Task, TokenClassification
 from benchmarks.trainer_comparison.base import SEED, Contestant
 
 
@@ -20,6 +21,7 @@ class Trainer(Contestant):
     learning_rate: float = 5e-5
     epochs: int = 1
     seed: int = SEED
+    task: Task = TokenClassification()
     sentences: int | None = Field(None, description="stop after so many; the batches are those of whole epochs")
     looks_per_epoch: int = Field(
         0, description="evaluations on dev, which its clock leaves out; 0: test is not looked at either"

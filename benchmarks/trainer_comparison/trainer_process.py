@@ -9,14 +9,17 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import DataCollatorForTokenClassification, TrainerCallback, TrainingArguments
+from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding, TrainerCallback, TrainingArguments
 
+from agent.batching import Batch
 from agent.data import DataConfig
-from agent.encoding import Batch, Float32
+from agent.encoding import Float32
 from agent.evaluation import evaluate
+from agent.tasks import Report
 from benchmarks.trainer_comparison.base import WARMUP, WEIGHT_DECAY, Material, Step, load_material
 from benchmarks.trainer_comparison.trainer import Trainer
 from training.engine.engine_config import choose_precision
+from training.model.models import logits_of
 
 Look = Callable[[], float]
 
@@ -24,16 +27,18 @@ Look = Callable[[], float]
 def fine_tune(settings: Trainer, data: DataConfig) -> dict[str, Any]:
     """Trains by `settings`; returns steps, points of the learning curve and the test score of the best point."""
     torch.set_num_threads(settings.threads)
-    material = load_material(data, settings.seed)
+    material = load_material(data, settings.seed, settings.task)
     material.model.set_attn_implementation(settings.attention)
     clock = Clock(settings, len(material.rows), Curve(material))
     precision = choose_precision("auto", torch.device("cpu"))
+    per_token = material.splits.task.decision.per_token
+    collator = DataCollatorForTokenClassification if per_token else DataCollatorWithPadding
     with tempfile.TemporaryDirectory(prefix="training_throughput.") as directory:
         trainer = Counting(
             model=material.model,
             args=arguments(settings, directory, bf16=precision == "bf16"),
             train_dataset=material.rows,
-            data_collator=DataCollatorForTokenClassification(material.tokenizer),
+            data_collator=collator(material.tokenizer),
             processing_class=material.tokenizer,
             callbacks=[clock],
         )
@@ -96,7 +101,7 @@ class Curve:
 
     def look(self, seconds: float) -> None:
         """Adds a point."""
-        score = self._score("dev")
+        score = self._report("dev").value
         if score > max((value for _, value in self.points), default=-1.0):
             self._best = {name: tensor.clone() for name, tensor in self._material.model.state_dict().items()}
         self.points.append((seconds, score))
@@ -106,20 +111,23 @@ class Curve:
         if not self.points:
             return {}
         self._material.model.load_state_dict(self._best)
-        return {"points": self.points, "test_f1": self._score("test")}
+        test = self._report("test")
+        return {"points": self.points, "test_f1": test.value, "test_metrics": dict(test.metrics)}
 
-    def _score(self, split: str) -> float:
+    def _report(self, split: str) -> Report:
         material = self._material
         material.model.eval()
         report = evaluate(material.splits.task, material.encoder, getattr(material.splits, split), self._forward)
         material.model.train()
-        return report.value
+        return report
 
     def _forward(self, batch: Batch) -> Float32:
-        ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        inputs = {name: torch.from_numpy(getattr(batch, name)) for name in names}
         with torch.inference_mode():
-            logits: Float32 = self._material.model(input_ids=ids, attention_mask=mask).logits.float().numpy()
-        return logits
+            logits = logits_of(self._material.model(**inputs), inputs["attention_mask"]).float()
+        found: Float32 = logits.numpy()
+        return found
 
 
 class Clock(TrainerCallback):
@@ -131,7 +139,7 @@ class Clock(TrainerCallback):
             {round(number * per_epoch / looks) for number in range(1, looks * settings.epochs + 1)} if looks else set()
         )
         self.curve, self.seconds = curve, list[float]()
-        self._begun = 0.0
+        self._started = 0.0
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Starts the clock."""
@@ -139,7 +147,7 @@ class Clock(TrainerCallback):
 
     def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
         """Records a step, and scores the dev split when it is due."""
-        self.seconds.append(time.perf_counter() - self._begun)
+        self.seconds.append(time.perf_counter() - self._started)
         if state.global_step in self._looks:
             self.curve.look(sum(self.seconds))
         self._started = time.perf_counter()

@@ -1,6 +1,6 @@
 """Do the defaults learn from few labels? Our training at its defaults beside plain Hugging Face settings, on the first sentences of a data set.
 
-    python benchmarks/few_labels.py [datasets=[ner_wnut17]] [sizes=[100,300]] [seeds=[0]] [test_sentences=500]
+    python benchmarks/training_quality/few_labels.py [datasets=[ner_wnut17]] [sizes=[100,300]] [seeds=[0]] [test_sentences=500]
 
 The rivals are a plain PyTorch loop over transformers' model (AdamW, linear decay, batches of whole sentences, first sub-word labelled) at five
 usual settings; all score with seqeval on the data's words. Adds to benchmarks/results/few_labels.json what is not in it yet, and prints a table.
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
 from pydantic import Field  # noqa: E402
@@ -52,15 +52,21 @@ def main(config: FewLabelsConfig) -> None:
                 row = result.setdefault(f"{dataset} {size} seed {seed}", {"test_sentences": config.test_sentences})
                 if "ours" not in row:
                     row["ours"] = ours(data, seed)
+                    save(result)
                 for setting in SETTINGS if config.rivals else ():
                     name = "lr {:g}, batch {}, epochs {}".format(*setting)
                     if name not in row:
                         row[name] = plain(data, setting, seed)
-                    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+                        save(result)
     for name, row in result.items():
         scores = {key: value["f1"] for key, value in row.items() if isinstance(value, dict)}
         best = max((score for key, score in scores.items() if key != "ours"), default=float("nan"))
         print(f"{name}: ours {scores['ours']:.4f} in {row['ours']['seconds']:.0f} s, best plain setting {best:.4f}")
+
+
+def save(result: dict[str, Any]) -> None:
+    """What is measured stays, whatever comes after."""
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def cut(source: Path, target: Path, size: int, config: FewLabelsConfig) -> Path:

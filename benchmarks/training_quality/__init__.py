@@ -1,0 +1,1 @@
+"""What trained agents answer: from few labels, and over line ends."""
