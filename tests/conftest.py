@@ -7,7 +7,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.durations", "tests.local_ray", "tests.parallel", "tests.s3"]
+pytest_plugins = [
+    "tests.wanted_modules",
+    "tests.commands",
+    "tests.durations",
+    "tests.local_ray",
+    "tests.parallel",
+    "tests.s3",
+]
 
 settings.register_profile(
     "bert-agent",

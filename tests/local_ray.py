@@ -10,6 +10,8 @@ import pytest
 
 # Ray's workers take what others leave (nice 15): beside busy neighbours a run of seconds would take minutes.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Nor workers that are started for as many CPUs as there are: what runs here has its own environment and starts its own.
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 _shared: list[str] = []  # the address of the shared Ray while it runs
 

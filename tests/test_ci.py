@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MARKERS = ("system", "faults", "browser")
+MARKERS = ("system", "long", "faults", "browser")
 
 
 def _test_runs(target: str) -> list[list[str]]:
@@ -34,7 +34,7 @@ def _selected(arguments: list[str], marks: tuple[str, ...]) -> bool:
     return bool(eval(expression, {}, {name: name in marks for name in (*MARKERS, "optimum")}))
 
 
-@pytest.mark.parametrize("marks", [some for n in range(4) for some in itertools.combinations(MARKERS, n)], ids=str)
+@pytest.mark.parametrize("marks", [some for n in range(5) for some in itertools.combinations(MARKERS, n)], ids=str)
 def test_a_test_of_the_default_environment_runs_once_whatever_its_markers(marks: tuple[str, ...]) -> None:
     (checked,) = [arguments[0] for arguments in _test_runs("check")]
     assert (ROOT / checked).is_dir()
@@ -47,6 +47,15 @@ def test_a_test_of_the_default_environment_runs_once_whatever_its_markers(marks:
     assert all("tests/" not in argument for arguments in runs for argument in arguments[2:])
     assert [_selected(arguments, marks) for arguments in runs].count(True) == 1
     assert not any(_selected(arguments, (*marks, "optimum")) for arguments in runs)
+
+
+def test_the_environment_of_optimum_runs_every_test_that_needs_it() -> None:
+    (arguments,) = _test_runs("test-optimum")
+    chosen = [ROOT / argument for argument in arguments if argument.startswith("tests/")]
+    assert all(place.exists() for place in chosen)
+    marked = [file for file in (ROOT / "tests").rglob("test_*.py") if "pytest.mark.optimum" in file.read_text()]
+    assert [file for file in marked if file != Path(__file__) and not {file, *file.parents} & set(chosen)] == []
+    assert _selected(arguments, ("optimum",))
 
 
 def test_every_target_with_tests_runs_in_ci() -> None:

@@ -3,9 +3,9 @@
 import ast
 import importlib.metadata
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -80,6 +80,12 @@ def test_the_shared_contract_pulls_nothing_heavy():
     assert loaded_by(f"import {', '.join(packages)}, cluster") == []
 
 
+def _cpu_s_of_children():
+    """CPU time, which neighbours on the machine change little."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: "/".join(path.parts[-2:]))
 @pytest.mark.parametrize("argument", ["--help", "--print-config", "nonsense=1"])
 def test_help_and_configuration_answer_without_heavy_imports(script, argument):
@@ -88,11 +94,11 @@ def test_help_and_configuration_answer_without_heavy_imports(script, argument):
         f"atexit.register(lambda: print('HEAVY', *sorted({{name.split('.')[0] for name in sys.modules}} & set({HEAVY!r}))))\n"
         "runpy.run_path(script, run_name='__main__')"
     )
-    begin = time.monotonic()
+    begin = _cpu_s_of_children()
     done = subprocess.run(
         [sys.executable, "-c", watcher, str(script), argument], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert time.monotonic() - begin < LAZY_HELP_S
+    assert _cpu_s_of_children() - begin < LAZY_HELP_S
     assert done.stdout.rstrip().splitlines()[-1:] == ["HEAVY"], (done.stdout[-300:], done.stderr[-2000:])
     assert "Traceback" not in done.stderr
     assert done.returncode in ((2,) if "nonsense" in argument else (0, 2))

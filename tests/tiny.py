@@ -108,12 +108,42 @@ def write_questions(directory: Path, *, train: int = 480, dev: int = 48, test: i
     return directory
 
 
+def write_texts(directory: Path, *, train: int = 480, dev: int = 48, test: int = 48) -> Path:
+    """Writes train, dev and test of plain text, a sentence a line."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for seed, (name, count) in enumerate({"train": train, "dev": dev, "test": test}.items()):
+        lines = [" ".join(words) + "\n" for words, _ in sentences(count, seed)]
+        (directory / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
+    return directory
+
+
+def write_relations(directory: Path, *, train: int = 240, dev: int = 48, test: int = 48) -> Path:
+    """Writes train, dev and test of texts with two marked names: who went or met where (the person may stand first or last), or none."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for seed, (name, count) in enumerate({"train": train, "dev": dev, "test": test}.items()):
+        rng, rows = random.Random(seed), []
+        for words, tags in sentences(2 * count, seed):
+            places = [place for place, tag in enumerate(tags) if tag != "O"]
+            if len(places) < 2 or len(rows) == count:
+                continue
+            first, last = sorted(rng.sample(places, 2))
+            kinds = tags[first][2:], tags[last][2:]
+            label = {("PER", "LOC"): "Place(e1,e2)", ("LOC", "PER"): "Place(e2,e1)"}.get(kinds, "Other")
+            marked = {first: f"<e1>{words[first]}</e1>", last: f"<e2>{words[last]}</e2>"}
+            text = " ".join(marked.get(place, word) for place, word in enumerate(words))
+            rows.append({"text": text, "label": label})
+        (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return directory
+
+
 WRITERS = {
     "token_classification": write_conll,
     "text_classification": write_classes,
     "multi_label_classification": write_label_sets,
     "text_pair_classification": write_pairs,
     "question_answering": write_questions,
+    "masked_language_modelling": write_texts,
+    "relation_extraction": write_relations,
 }
 
 

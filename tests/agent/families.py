@@ -86,7 +86,10 @@ def _suffix_only() -> Tokenizer:
 SCRIPTS = {
     "english": ("⟦LOC U.S.⟧ troops, ⟦PER J. Edgar Hoover⟧ and ⟦PER Jean-Claude Juncker⟧ at ⟦ORG Pirelli S.p.A.⟧ (⟦LOC London⟧); ⟦PER O'Connell⟧'s.", False),
     "signs": ("⟦ORG Acme⟧™ pays €238 to 👍🏽⟦PER Anna⟧, ⟦PER Bo⟧😀 and ⟦ORG C&A⟧ ½ 🇩🇪⟦LOC Oslo⟧", False),
-    "lines": ("⟦PER Anna⟧\n\n⟦LOC London⟧\t⟦LOC Oslo⟧   ⟦PER Bo⟧\r\n\r\n⟦PER Ann\nLee⟧", False),
+    "lines": (
+        "⟦PER Anna⟧\n\n⟦LOC London⟧\t⟦LOC Oslo⟧   ⟦PER Bo⟧\r\n\r\n⟦PER Cora⟧\n⟦PER Dan⟧\nthe first visitor of the new museum was ⟦PER Ann\nLee⟧",
+        False,
+    ),
     "german": ("⟦PER Karla⟧s Haus, ⟦LOC Berlin⟧er ⟦LOC Zürich⟧s, die ⟦ORG SPD⟧-Frau", True),
     "turkish": ("⟦LOC Ankara⟧'dan ⟦LOC İzmir⟧’e", False),
     "finnish": ("⟦LOC Helsingi⟧ssä ⟦PER Mati⟧lle", True),

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from agent.config import cli
 from agent.config.base import Config, describe, dump, from_mapping, load
+from agent.config.config_keys import keys_of
 from agent.errors import BundleError, ConfigError, GateError
 from agent.tasks import Task, TokenClassification
 
@@ -229,9 +230,22 @@ def test_every_key_of_the_help_can_be_assigned_as_it_is_printed():
     shown = [
         line.split()[0] for line in describe(Run) if "[]" not in line and "extra" not in line and "steps" not in line
     ]
-    of_others = ("momentum", "max_answer_tokens", "null_threshold")  # keys of kinds that are not the default
-    arguments = [line for line in shown if not line.endswith("=...") and not any(key in line for key in of_others)]
+    of_others = [key.path for key in keys_of(Run) if key.needs and "token_classification" not in key.needs]
+    arguments = [line for line in shown if not line.endswith("=...") and line.partition("=")[0] not in of_others]
     assert load(Run, ["output=x", *arguments]) == load(Run, ["output=x"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("task.mask_fraction=0.2", "key 'task.mask_fraction' needs task.kind=masked_language_modelling"),
+        ("optimizer.momentum=0.5", "key 'optimizer.momentum' needs optimizer.kind=lion"),
+        ("steps=[{kind: adam, momentum: 0.5}]", r"key 'steps.0.momentum' needs steps\[\].kind=lion"),
+    ],
+)
+def test_a_key_of_another_kind_is_told_with_the_kind_that_has_it(argument, told):
+    with pytest.raises(ConfigError, match=f"^{told}"):
+        load(Run, ["output=x", argument])
 
 
 def ran(*arguments, main=lambda config: None):

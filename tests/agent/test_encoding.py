@@ -8,7 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
-from agent.encoding import IGNORED, Encoder, pad
+from agent.batching import pad
+from agent.encoding import IGNORED, Encoder
 from agent.errors import AgentError, BundleError, ConfigError, RequestError
 from agent.segmentation import GivenWords
 from tests.agent.families import CORPUS, FAMILIES, ODDITIES, make, texts

@@ -1,5 +1,6 @@
 """Pieces of texts in many scripts: a perfect model must answer every entity that the tokenizer can say, and nothing else."""
 
+import itertools
 import pickle
 
 import numpy as np
@@ -45,7 +46,7 @@ def answers(encoder, example, task=TASK):
     return found
 
 
-def encoder_of(tokenizer, pieces, line_end="joins", max_tokens=24, stride=6):
+def encoder_of(tokenizer, pieces, line_end="wrapped", max_tokens=24, stride=6):
     cut = Segmentation(pieces=pieces, line_end=line_end)
     return Encoder(tokenizer, max_tokens=max_tokens, stride=stride, segmentation=cut)
 
@@ -72,8 +73,8 @@ def test_every_span_of_whole_sub_words_is_answered_exactly(family, text, data):
     spans = []
     for first, last in zip(edges[::2], edges[1::2], strict=False):
         start, end = pieces.starts[first], pieces.ends[last - 1]
-        gaps = [text[pieces.ends[at] : pieces.starts[at + 1]] for at in range(first, last - 1)]
-        if not any(ends_entity(gap, line_end="joins") for gap in gaps):
+        gaps = [(pieces.ends[at], pieces.starts[at + 1]) for at in range(first, last - 1)]
+        if not any(ends_entity(text, *gap, line_end="wrapped") for gap in gaps):
             spans.append({"start": start, "end": end, "label": "PER"})
     example = TASK.read_record({"text": text, "spans": spans}, "f:1")
     assert answers(encoder, example) == list(example.spans)
@@ -155,7 +156,28 @@ def test_no_piece_begins_within_what_a_reader_takes_for_one_character(character,
     ],
 )  # fmt: skip
 def test_what_stands_between_two_pieces_may_end_an_entity(gap, joins, ends):
-    assert (ends_entity(gap, line_end="joins"), ends_entity(gap, line_end="ends")) == (joins, ends)
+    text, behind = f"Anna{gap}Berg", 4 + len(gap)
+    assert [ends_entity(text, 4, behind, line_end=told) for told in ("joins", "ends", "wrapped")] == [joins, ends, ends]
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    ("lines", "ends"),
+    [
+        (["On Monday a visitor of the museum met Anna", "Berg and her sister", "Carla"], [False, True]),
+        (
+            ["On Monday the museum opened with Anna", "Berg, who had come all the way from Amsterdam."],
+            [True],
+        ),  # 'Berg,' fits
+        (["Anna", "Berg"], [True]),  # short lines are no wrapped text, although the first could not be longer
+        (["新しい博物館の館長は昨日の記者会見で福岡県", "と話した"], [False]),  # 42 columns
+    ],
+)
+def test_a_full_line_goes_on_in_the_next(lines, ends, line_end):
+    text = line_end.join(lines)
+    places = itertools.accumulate(len(line) + len(line_end) for line in lines[:-1])
+    found = [ends_entity(text, place - len(line_end), place, line_end="wrapped") for place in places]
+    assert found == ends
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -166,7 +188,7 @@ def test_what_stands_between_two_pieces_may_end_an_entity(gap, joins, ends):
         ("Anna\tLondon\tOslo", ["Anna", "London", "Oslo"]),
         ("Anna   London", ["Anna", "London"]),
         ("Anna London", ["Anna London"]),
-        ("Anna\nLondon", ["Anna\nLondon"]),
+        ("Anna\nLondon", ["Anna", "London"]),
     ],
 )
 def test_blank_lines_cells_and_runs_of_blanks_end_an_entity(text, found, family):

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tokenizers import processors
 
+from agent.batching import pad
 from agent.data import DataConfig, load_splits
-from agent.encoding import Encoder, pad
+from agent.encoding import Encoder
 from agent.errors import ConfigError, DataError, RequestError
 from agent.tasks import TextClassification, TextPairClassification
 from agent.tasks.text_pair_classification import MOST_CHARACTERS, MOST_PAIRS

@@ -5,7 +5,9 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -238,6 +240,25 @@ def test_a_watch_tells_the_memory_and_the_work_of_a_process_from_those_of_others
     watch.wait(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3)"]))
     neighbour.wait()
     assert watch.figures()["others_during"] > 0.6 / os.cpu_count()
+
+
+def test_trainer_s_clock_counts_the_seconds_of_each_step_and_leaves_looks_at_dev_out():
+    from benchmarks.trainer_comparison.trainer_process import Clock
+
+    looked = []
+
+    class Slow:
+        def look(self, seconds):
+            looked.append(seconds)
+            time.sleep(0.2)
+
+    clock = Clock(Trainer(batch=4, looks_per_epoch=1), 8, Slow())
+    clock.on_train_begin()
+    for step in (1, 2, 3):
+        clock.on_step_end(None, SimpleNamespace(global_step=step))
+    assert len(looked) == 1
+    assert sum(clock.seconds) < 0.2
+    assert looked[0] == sum(clock.seconds[:2])
 
 
 def test_samples_hold_all_sentences_and_a_part_of_the_same(tmp_path):

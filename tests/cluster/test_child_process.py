@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 
 from cluster.child_process import run_command
+from tests.signals import as_from_a_terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 PARENT = """
 import sys
 from cluster.child_process import run_command
-from agent.config.cli import _sigterm_is_an_exit
-with _sigterm_is_an_exit():
-    run_command([sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(300)"])
+from agent.config import cli
+from agent.config.base import Config
+child = "import os, time; print(os.getpid(), flush=True); time.sleep(300)"
+sys.exit(cli.run(Config, lambda _: run_command([sys.executable, "-c", child]), usage="usage", arguments=[]))
 """
 
 
@@ -32,14 +34,22 @@ def test_its_status_and_its_output_in_a_log_that_grows(tmp_path: Path) -> None:
 
 @pytest.mark.faults
 @pytest.mark.system
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_it_does_not_outlive_its_parent_however_that_ends(number: signal.Signals) -> None:
-    with subprocess.Popen([sys.executable, "-c", PARENT], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)],
+    ids=["SIGTERM", "SIGINT", "SIGKILL"],
+)
+def test_it_does_not_outlive_its_parent_however_that_ends(number: signal.Signals, status: int) -> None:
+    command = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        preexec_fn=as_from_a_terminal,  # noqa: PLW1509 - sets two handlers, takes no lock
+    ) as parent:  # fmt: skip
         assert parent.stdout
         child = Path("/proc") / parent.stdout.readline().strip()
         assert child.exists()
         parent.send_signal(number)
-        parent.wait(30)
+        assert parent.wait(30) == status
         deadline = time.monotonic() + 30
         while _lives(child) and time.monotonic() < deadline:
             time.sleep(0.05)

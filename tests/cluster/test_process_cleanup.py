@@ -90,7 +90,10 @@ def test_nohup_keeps_its_meaning() -> None:
 def test_what_a_process_left_behind_is_found_by_its_environment_and_seen_off() -> None:
     mark = f"leaving-{uuid.uuid4()}"
     subprocess.run([*_PYTHON, _GRANDCHILD], env=os.environ | {"MARK": mark}, check=True)
-    (pid,) = find_marked(mark)
+    deadline = time.monotonic() + 10
+    while not (found := find_marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.05)  # while a process takes on its program, its environment cannot be read
+    (pid,) = found
     kill_marked(mark)
     assert _gone(pid)
     assert find_marked(mark) == []

@@ -11,10 +11,11 @@ import transformers
 from tokenizers import Tokenizer
 from transformers import AutoConfig
 
-from agent.batching import cut_by_length
+from agent.batching import cut_by_length, pad
 from agent.bundle import Manifest, lineage_now, write_bundle
 from agent.data import DataConfig, load_splits
-from agent.encoding import IGNORED, Encoder, pad
+from agent.encoder_layers import take_asked
+from agent.encoding import IGNORED, Encoder
 from agent.tasks import KINDS, BaseTask
 from compression.pruning.calibration import LabelledBatch, total_loss
 from tests.tiny import WRITERS, make_tokenizer
@@ -37,14 +38,15 @@ def tiny_model(family: str, task: BaseTask[Any], *, vocabulary: int = 300, heads
     if family == "distilbert":
         options = {"vocab_size": vocabulary, "max_position_embeddings": MAX_TOKENS}
     names = dict(enumerate(task.outputs))
-    config = AutoConfig.for_model(
-        family, **(options | SHAPES[family]), id2label=names, label2id={name: index for index, name in names.items()}
-    )
+    labels = {"id2label": names, "label2id": {name: index for index, name in names.items()}} if names else {}
+    config = AutoConfig.for_model(family, **(options | SHAPES[family]), **labels)
     torch.manual_seed(0)
     model = getattr(transformers, task.architecture).from_config(config, attn_implementation="eager")
     for parameter in model.parameters():  # the usual small initial weights would make every comparison easy
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.2)
+    if task.decision.of_vocabulary:
+        take_asked(model)
     return model.float().eval()
 
 

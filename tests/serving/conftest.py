@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -24,7 +25,7 @@ from serving.middleware.middleware_stack import FrontConfig, MiddlewareStack
 from serving.ray_serve.http_protocol import protocol_for
 from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.predictor import Predictor
-from tests.serving.tiny import CLASSIFIER, JUDGE, LABELLER, READER, TAGGER, make_bundle
+from tests.serving.tiny import CLASSIFIER, FILLER, JUDGE, LABELLER, READER, RELATER, TAGGER, make_bundle
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +51,16 @@ def judge_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def reader_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bundle(tmp_path_factory.mktemp("reader") / "bundle", READER)
+
+
+@pytest.fixture(scope="session")
+def filler_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("filler") / "bundle", FILLER)
+
+
+@pytest.fixture(scope="session")
+def relater_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("relater") / "bundle", RELATER)
 
 
 @pytest.fixture(scope="session")
@@ -95,28 +106,24 @@ def tagger_url(tagger_path: Path, way: str) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="module")
-def classifier_url(classifier_path: Path, way: str) -> Iterator[str]:
-    with listening(Predictor(Engine(Bundle.load(classifier_path))), direct=way == "direct") as url:
-        yield url
+def _served(agent: str) -> Any:
+    """The address of a server of an agent that is a fixture, `AGENT_path`."""
+
+    @pytest.fixture(scope="module", name=f"{agent}_url")
+    def url(request: pytest.FixtureRequest, way: str) -> Iterator[str]:
+        bundle = Bundle.load(request.getfixturevalue(f"{agent}_path"))
+        with listening(Predictor(Engine(bundle)), direct=way == "direct") as address:
+            yield address
+
+    return url
 
 
-@pytest.fixture(scope="module")
-def labeller_url(labeller_path: Path, way: str) -> Iterator[str]:
-    with listening(Predictor(Engine(Bundle.load(labeller_path))), direct=way == "direct") as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def judge_url(judge_path: Path, way: str) -> Iterator[str]:
-    with listening(Predictor(Engine(Bundle.load(judge_path))), direct=way == "direct") as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def reader_url(reader_path: Path, way: str) -> Iterator[str]:
-    with listening(Predictor(Engine(Bundle.load(reader_path))), direct=way == "direct") as url:
-        yield url
+classifier_url = _served("classifier")
+labeller_url = _served("labeller")
+judge_url = _served("judge")
+reader_url = _served("reader")
+filler_url = _served("filler")
+relater_url = _served("relater")
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+from agent.batching import Batch
 from agent.bundle import Bundle
-from agent.encoding import Batch, Float32
+from agent.encoding import Float32
 from serving.inference.engine import Engine, EngineConfig
 
 

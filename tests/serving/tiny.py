@@ -10,17 +10,21 @@ import transformers
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from transformers import BertConfig
 
+from agent.batching import Batch
 from agent.bundle import Lineage, Manifest, OnnxVariant, write_bundle
-from agent.encoding import Batch
+from agent.encoder_layers import take_asked
 from agent.tasks import (
     BaseTask,
+    MaskedLanguageModelling,
     MultiLabelClassification,
     QuestionAnswering,
+    RelationExtraction,
     TextClassification,
     TextPairClassification,
     TokenClassification,
 )
 from compression.encoder.torch_model import logits
+from compression.graphs.asked_tokens import ask_tokens
 from tests.tiny import make_tokenizer
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -28,6 +32,8 @@ TAGGER = TokenClassification(labels=("LOC", "ORG", "PER"))
 CLASSIFIER = TextClassification(labels=("bad", "fair", "good"))
 LABELLER = MultiLabelClassification(labels=("calm", "long", "loud"), thresholds=(0.4, 0.5, 0.95))
 JUDGE = TextPairClassification(labels=("contradiction", "entailment", "neutral"))
+FILLER = MaskedLanguageModelling(labels=("word",))
+RELATER = RelationExtraction(labels=("Flight(e1,e2)", "Flight(e2,e1)", "Other"))
 READER = QuestionAnswering(labels=("answer",), null_threshold=0.5)
 TEXTS = [
     "Anna flew from Oslo to Lima on Monday.",
@@ -45,6 +51,10 @@ def make_bundle(path: Path, task: BaseTask = TAGGER, *, max_tokens: int = 32, st
         tokenizer.save(str(draft.path / "tokenizer.json"))
         model.save_pretrained(draft.path)
         _export(model, draft.path / "model.onnx")
+        inputs = INPUTS
+        if task.decision.of_vocabulary:
+            ask_tokens(draft.path / "model.onnx", model)
+            inputs = (*INPUTS, "asked")
         quantize_dynamic(draft.path / "model.onnx", draft.path / "model.int8.onnx", weight_type=QuantType.QInt8)
         draft.publish(
             Manifest(
@@ -53,8 +63,8 @@ def make_bundle(path: Path, task: BaseTask = TAGGER, *, max_tokens: int = 32, st
                 stride=stride,
                 lineage=Lineage(base_model="random", data_digest="none"),
                 onnx=(
-                    OnnxVariant(file="model.onnx", precision="fp32", inputs=INPUTS, exporter="torchscript"),
-                    OnnxVariant(file="model.int8.onnx", precision="int8", inputs=INPUTS, exporter="torchscript"),
+                    OnnxVariant(file="model.onnx", precision="fp32", inputs=inputs, exporter="torchscript"),
+                    OnnxVariant(file="model.int8.onnx", precision="int8", inputs=inputs, exporter="torchscript"),
                 ),
             )
         )
@@ -77,6 +87,11 @@ def make_model(task: BaseTask, vocabulary: int, seed: int) -> torch.nn.Module:
         attn_implementation="eager",
     )
     model = getattr(transformers, task.architecture).from_config(config, attn_implementation="eager").eval()
+    if task.decision.of_vocabulary:
+        take_asked(model)
+        with torch.no_grad():
+            model.cls.predictions.transform.LayerNorm.weight.mul_(10)
+        return model
     with torch.no_grad():
         (model.qa_outputs if hasattr(model, "qa_outputs") else model.classifier).weight.mul_(40)
     return model

@@ -18,34 +18,44 @@ from serving.inference.engine import Engine
 from serving.scheduling.predictor import Predictor
 from tests.agent.data.reading import put, read
 from tests.compression.pipeline.test_pipeline import run
+from tests.local_ray import commands_join
 from tests.serving.conftest import listening
 from tests.tiny import WRITERS, make_model
-from tests.training.runs import settings, train_here
-from training.lifecycle.job import train
+from tests.training.runs import settings, train_by_ranks, train_here
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("local_ray")]
 KINDS = [
+    "text_classification",
     "multi_label_classification",
     "text_pair_classification",
     "question_answering",
-]  # of the two first: test_whole_way.py, by the commands
+    "relation_extraction",
+]  # token classification: test_whole_way.py, by the commands
 TEXTS = ["anna went to oslo .", "in lima , acme hired bruno .", "nothing happened today ."]
 SECONDS = ["went", "hired", "went"]
+MARKED = [
+    "<e1>anna</e1> went to <e2>oslo</e2> .",
+    "in <e1>lima</e1> , <e2>acme</e2> hired bruno .",
+    "<e1>acme</e1> and <e2>dewi</e2> met in pune",
+]
 
 
 def inputs(task):
     """The same inputs as requests, as records and as what engines take."""
     given = (SECONDS, TEXTS) if "question" in task.input_fields else (TEXTS, SECONDS)
+    if task.kind == "relation_extraction":
+        given = (MARKED,)
     objects = [dict(zip(task.input_fields, pair, strict=False)) for pair in zip(*given, strict=True)]
     texts = [task.as_input(list(one.values())) for one in objects]
     return (objects if len(task.input_fields) > 1 else texts), objects, texts
 
 
 def config(place, kind, name, **changes):
-    slow = kind == "question_answering"  # at 0.005 it hangs on the seed, and on how the CPU rounds, whether it learns
+    # At 0.005, sets of labels at 0.003 too, it hangs on the seed, and on how the CPU rounds, whether they learn.
+    rate, epochs = (0.002, 20) if kind == "multi_label_classification" else (0.003, 15)
     given = {
-        "task": {"kind": kind}, "data": {"path": str(place / "data")}, "output": str(place / name), "epochs": 15 if slow else 10,
-        "early_stopping": {"patience": None}, "optimizer": {"kind": "adamw", "learning_rate": 0.003 if slow else 0.005},
+        "task": {"kind": kind}, "data": {"path": str(place / "data")}, "output": str(place / name), "epochs": epochs,
+        "early_stopping": {"patience": None}, "optimizer": {"kind": "adamw", "learning_rate": rate},
     }  # fmt: skip
     return settings(place, name, **given | changes)
 
@@ -77,7 +87,7 @@ def small(trained, place):
 
 def test_it_learns_and_its_bundle_gives_what_its_reports_say(trained):
     bundle, outcome = Bundle.load(trained.bundle.path), trained.outcome
-    assert outcome.before.value < 0.8
+    assert outcome.before.value <= 0.8  # a new head that gives all labels to every text
     assert outcome.after.value > 0.9
     assert "gold items" in (bundle.path / "report.md").read_text()
     from agent.data import load_splits
@@ -96,12 +106,13 @@ def _data(bundle):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.faults  # a group of two processes takes a minute to start; test_training_run.py has one in make test
+@pytest.mark.faults  # of groups that Ray starts: test_training_run.py, test_two_nodes.py
 def test_two_workers_learn_what_one_learns(kind, place):
     """For three epochs: rounding differs by the CPU, and grows with the steps."""
     changes = {"num_workers": 2, "engine": {"zero_stage": 2}, "batch": {"micro_tokens": 64}}
     alone = train_here(config(place, kind, "one", epochs=3)).outcome
-    both = train(config(place, kind, "two", epochs=3, **changes)).outcome
+    with commands_join():
+        both = train_by_ranks(config(place, kind, "two", epochs=3, **changes))
     np.testing.assert_allclose(*([row["loss"] for row in one.history] for one in (both, alone)), rtol=1e-3)
     assert both.after.value == pytest.approx(alone.after.value, abs=0.02)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,9 +16,12 @@ import pytest
 
 from agent.config.base import Config, from_mapping
 from cluster import WorkerPlan, plan_workers
-from training.config import TrainingConfig
+from tests.training.processes import launch
+from training.config import TrainingConfig, output_of
 from training.lifecycle import preparation
-from training.lifecycle.job import TrainingResult, train
+from training.lifecycle.job import TrainingResult, _fit, train
+from training.lifecycle.resume import checkpoint_store
+from training.loop.worker_io import TrainingOutcome
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 _MERGED = ("batch", "engine", "model")
@@ -63,10 +68,27 @@ def in_this_process() -> Iterator[None]:
 
 
 def _no_processes(num_workers: int | None, nodes: Sequence[Mapping[str, float]]) -> WorkerPlan:
-    assert num_workers in (None, 1)
+    assert num_workers in (None, int(os.environ["WORLD_SIZE"]))
     return replace(plan_workers(num_workers, nodes), num_workers=0)
 
 
 def train_here(config: TrainingConfig) -> TrainingResult:
     with in_this_process():
         return train(config)
+
+
+def train_by_ranks(config: TrainingConfig) -> TrainingOutcome:
+    """What training by several workers comes to, without a bundle: by Ray Train's local mode, as under torchrun, in processes that `launch` forks."""
+    file = output_of(config).with_suffix(".outcome")
+    launch(config.num_workers or 1, _train_rank, config, file)
+    outcome: TrainingOutcome = pickle.loads(file.read_bytes())
+    return outcome
+
+
+def _train_rank(config: TrainingConfig, file: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparation, "plan_workers", _no_processes)
+        prepared = preparation.prepare_run(config)
+        outcome = _fit(prepared, checkpoint_store(config, output_of(config)))
+    if int(os.environ["RANK"]) == 0:
+        file.write_bytes(pickle.dumps(outcome))

@@ -11,9 +11,11 @@ import pytest
 from agent.config import cli
 from agent.data import DataConfig, load_splits
 from agent.decisions.__main__ import DecisionsConfig, run
-from agent.decisions.decision import Feedback
+from agent.decisions.decision import Feedback, LoggedDecision
 from agent.decisions.store import DecisionStore
+from agent.errors import DataError
 from agent.tasks import TextClassification
+from agent.windows.text_pairs import TextPair
 from tests.agent.decisions.test_store import decision
 
 
@@ -62,6 +64,31 @@ def test_corrections_are_training_data(url: str, tmp_path: Path) -> None:
     splits = load_splits(DataConfig(path=str(tmp_path / "data"), dev_fraction=0.4), TextClassification())
     found = {(example.text, example.label) for example in [*splits.train, *splits.dev]}
     assert found == {("text 1", "bad"), ("text 2", "good")}
+
+
+def test_answers_with_rewards_are_training_data_for_a_policy_gradient(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "train-log.jsonl"
+    assert command(f"store={url}", f"output={file}", "content=rewards") == 0
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert rows == [{"text": "text 0", "label": "good", "propensity": 0.25, "reward": 1.0}]  # corrections are labels
+    assert TextClassification().read_record(rows[0], "x:1").logged == (0.25, 1.0)
+
+
+@pytest.mark.parametrize(
+    "answer", ['[{"entity_group":"PER","score":1}]', '[{"label":"x","score":1,"threshold":0.5}]', "[]", '[["nested"]]']
+)
+def test_answers_that_are_not_one_label_have_no_rewards_to_export(answer: str) -> None:
+    logged = LoggedDecision(decision("r7")._replace(answer=answer), Feedback(1.0, "", 1.0, None))
+    with pytest.raises(DataError, match=r"decision r7\[0\] of agent 'a' answers more or less than one label"):
+        logged.as_rewarded_record()
+
+
+def test_a_pair_is_exported_with_both_texts() -> None:
+    pair = TextPair("a", "b")
+    logged = LoggedDecision(decision("r", text=pair), Feedback(1.0, "", 0.0, None))
+    assert logged.as_rewarded_record() == {
+        "text": "a", "text_pair": "b", "label": "good", "propensity": 0.25, "reward": 0.0
+    }  # fmt: skip
 
 
 def test_by_id_and_by_age_it_deletes(url: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from agent.decisions.exploration import ExploreConfig
-from agent.decisions.judgement import EvidenceConfig, judge
-from agent.decisions.off_policy import Bootstrap, LoggedRewards, effective_sample_size, snips
+from agent.decisions.judgement import Difference, EvidenceConfig, judge, judge_difference
+from agent.decisions.off_policy import Bootstrap, Estimate, LoggedRewards, effective_sample_size, snips
 from agent.decisions.reward_model import fit_rewards
 from agent.errors import EvidenceError
 
@@ -189,6 +189,68 @@ def test_the_reward_model_narrows_the_interval() -> None:
     terms = {"ips": log.ips_terms(), "doubly_robust": log.doubly_robust_terms()}
     widths = {name: each.high - each.low for name, each in Bootstrap(2_000).of_means(terms).items()}
     assert widths["doubly_robust"] < 0.9 * widths["ips"]
+
+
+def two_versions(number: int = 1_000, seed: int = 0) -> tuple[LoggedRewards, LoggedRewards, np.ndarray, float]:
+    """Decisions of an exploring server, judged as a candidate and as the live agent would have answered; where they differ; the true gain.
+
+    The candidate knows one text in ten that the live agent does not, and errs in one of fifty that the live agent knows.
+    """
+    rng = np.random.default_rng(seed)
+    gold, wrong = rng.integers(0, 4, number), rng.integers(1, 4, number)
+    knows = rng.random(number) < 0.7
+    live = np.where(knows, gold, (gold + wrong) % 4)
+    turned = rng.random(number)
+    candidate = np.where(~knows & (turned < 0.1), gold, np.where(knows & (turned < 0.02), (gold + wrong) % 4, live))
+    served = 0.5 * np.eye(4)[live] + 0.5 / 4
+    actions = (np.cumsum(served, axis=1) > rng.random(number)[:, None]).argmax(axis=1)
+    everybody, rewards = np.arange(number), (actions == gold).astype(float)
+    found = []
+    for answers in (candidate, live):
+        policy = np.eye(4)[answers]
+        model = fit_rewards(policy, policy, actions, rewards)
+        target = policy[everybody, actions]
+        found.append(LoggedRewards(rewards, served[everybody, actions], target, model.logged, model.target))
+    gain = float((candidate == gold).mean() - (live == gold).mean())
+    return found[0], found[1], candidate != live, gain
+
+
+def test_the_gain_over_another_agent_covers_the_truth_and_is_told_more_narrowly_than_its_value() -> None:
+    """Of 40 logs, on each of which a loss of 0.02 is to be excluded."""
+    hits, excluded, excluded_apart, widths = 0, 0, 0, []
+    for seed in range(40):
+        candidate, live, differs, gain = two_versions(seed=seed)
+        config = EvidenceConfig(seed=seed, resamples=400)
+        found = judge_difference(candidate, live, differs, config)
+        one, other = (judge(log, config).estimates["doubly_robust"] for log in (candidate, live))
+        hits += found.estimate.low <= gain <= found.estimate.high
+        excluded += found.estimate.low >= -0.02
+        excluded_apart += one.low >= other.value - 0.02
+        widths.append((found.estimate.high - found.estimate.low) / (one.high - one.low))
+        assert found.share == differs.mean()
+    assert hits >= 34
+    assert excluded > 2 * excluded_apart  # 24 and 6
+    assert np.median(widths) < 0.8
+
+
+def test_agents_that_answer_alike_earn_the_same_whatever_the_log_tells() -> None:
+    log, _, differs, _ = two_versions()
+    alike = judge_difference(log, log, np.zeros_like(differs))
+    assert alike == Difference(Estimate(0, 0, 0), 0, 0)
+
+
+def test_what_a_log_does_not_tell_widens_a_difference_only_where_the_agents_differ() -> None:
+    """It never holds what the first agent answers in a tenth of the decisions; they differ in these, or only in others."""
+    number = 4_000
+    tenth = np.arange(number) % 10 == 0
+    log = LoggedRewards(np.ones(number), np.ones(number), 1.0 - tenth, np.ones(number), np.ones(number))
+    known = log._replace(target=np.ones(number))
+    elsewhere = judge_difference(log, known, np.arange(number) % 10 == 1)
+    assert (elsewhere.share, elsewhere.untold) == pytest.approx((0.1, 0))
+    assert elsewhere.estimate == pytest.approx((0, 0, 0))
+    there = judge_difference(log, known, tenth)
+    assert there.untold == pytest.approx(0.1)
+    assert there.estimate == pytest.approx((0, -0.1, 0.1))
 
 
 def test_an_agent_is_judged_on_its_own_log_as_it_is() -> None:

@@ -36,6 +36,10 @@ def test_feedback_is_new_once_also_when_a_clock_jumps_back(tmp_path: Path) -> No
     store.give(decisions[3], Feedback(50.0, "bo", None, '{"label":"bad"}'))  # a clock that jumped back
     store.give(decisions[2], Feedback(49.0, "bo", None, '{"label":"good"}'))
     store.close()
+    taught = collect(url, "", set(), 0, rewards_teach=True)
+    assert [one.decision.id for one in first.teaching()] == ["r0"]  # a reward waits until rewards teach
+    assert [one.decision.id for one in taught.teaching()] == ["r2", "r3", "r0", "r1"]
+    assert taught.counts() == {"corrections": 3, "rewards": 1, "callers": {"anna": 1, "bo": 2, "": 1}}
     late = collect(url, "a", workspace.read_taken(), 0)
     assert [one.decision.id for one in late.feedback] == ["r2", "r3"]
     assert late.counts() == {"corrections": 2, "rewards": 0, "callers": {"bo": 2}}

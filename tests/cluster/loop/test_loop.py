@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from cluster.loop.round_ledger import read_ledger
 from cluster.loop.rounds import run_round
 from cluster.loop.workspace import RoundState, Workspace, write_rows
 from cluster.output_lock import lock_output
+from tests.commands import commands_run_here, run_here
 from tests.compression.pipeline.test_pipeline import run as compress
 from tests.tiny import NAMES, make_model
 from tests.training.runs import settings, train_here
@@ -105,6 +108,13 @@ class Loop:
             self.arguments(*more), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False
         )
 
+    def run_here(self, *more: str) -> subprocess.CompletedProcess[str]:
+        """The same in this process, and what it starts too."""
+        out, errors = io.StringIO(), io.StringIO()
+        with commands_run_here(), redirect_stdout(out), redirect_stderr(errors):
+            status = run_here(self.arguments(*more))
+        return subprocess.CompletedProcess(self.arguments(*more), status, out.getvalue(), errors.getvalue())
+
     def ledger(self) -> list[dict[str, Any]]:
         return [dict(entry) for entry in read_ledger(self.directory / "ledger.jsonl")]
 
@@ -117,9 +127,11 @@ def loop(first: Path, tmp_path: Path) -> Iterator[Loop]:
     return Loop(tmp_path, first)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1_200)
 @pytest.mark.usefixtures("ray_for_commands")
 def test_what_was_corrected_is_learned_once_and_lies_are_refused(loop: Loop, first: Path) -> None:
+    """The first round by the commands, in processes of their own; what is asked of the next ones is what they decide."""
     before, given = loop.digest(), texts(250, 10)
     give(loop.url, given, truth, "anna")
     done = loop.run()
@@ -129,13 +141,13 @@ def test_what_was_corrected_is_learned_once_and_lies_are_refused(loop: Loop, fir
     assert entry["decision"] == "published", entry["why"]
     check_published(loop, first, entry, before, given)
 
-    done = loop.run()
+    done = loop.run_here()
     assert (done.returncode, loop.ledger()[1]["decision"]) == (0, "nothing to learn")
     assert loop.ledger()[1]["why"] == "0 new corrections of the 100 that a round needs (min_feedback)"
 
     live = content(loop.live)
     give(loop.url, texts(1_000, 11), lie, "mallory")
-    done = loop.run()
+    done = loop.run_here()
     assert done.returncode == 0, done.stdout + done.stderr
     refused = loop.ledger()[2]
     assert refused["decision"] == "refused"
@@ -146,7 +158,7 @@ def test_what_was_corrected_is_learned_once_and_lies_are_refused(loop: Loop, fir
     assert content(loop.live) == live
     assert refused["digests"]["live"] == entry["digests"]["candidate"] == loop.digest()
 
-    shown = loop.run("show=true").stdout
+    shown = loop.run_here("show=true").stdout
     assert [line.split(" | ")[2] for line in shown.splitlines() if line[:3] in ("| 1", "| 2", "| 3")] == [
         "published", "nothing to learn", "refused"
     ]  # fmt: skip
@@ -187,6 +199,7 @@ def check_published(loop: Loop, first: Path, entry: dict[str, Any], before: str,
 
 @pytest.mark.faults
 @pytest.mark.timeout(1_200)
+@pytest.mark.usefixtures("ray_for_commands")
 def test_a_killed_round_goes_on_by_the_same_command(loop: Loop) -> None:
     give(loop.url, texts(250, 10), truth, "anna")
     log = loop.directory / "rounds" / "0001" / "training.log"
@@ -212,19 +225,65 @@ def test_a_killed_round_goes_on_by_the_same_command(loop: Loop) -> None:
     assert loop.ledger()[1]["why"].startswith("120 new corrections of the 121"), done.stderr
 
 
+def reward(url: str, given: Sequence[str], caller: str) -> None:
+    """Texts that a server answered as in `give`, and a caller has called right or wrong."""
+    rng, store, now = random.Random(1), DecisionStore(url), time.time()
+    for number, text in enumerate(given):
+        label = rng.choice(LABELS)
+        answer = json.dumps([{"label": label, "score": 0.5}])
+        decision = Decision("agent", f"rewarded-{number:03}", 0, now, "d" * 64, caller, text, answer, 0.5, "epsilon")
+        store.write([decision])
+        store.give(decision, Feedback(now + 1, caller, float(label == truth(text)), None))
+    store.close()
+
+
+def test_rewards_alone_begin_a_round_and_are_what_training_learns_from(loop: Loop, first: Path) -> None:
+    """Its training is told of a model that is not there, and ends before it begins."""
+    given = texts(40, 20)
+    reward(loop.url, given, "anna")
+    assert loop.run_here().returncode == 0
+    assert loop.ledger()[0]["why"] == "0 new corrections of the 100 that a round needs (min_feedback)"
+    done = loop.run_here("rewards=teach", "min_feedback=41")
+    assert done.returncode == 0, done.stderr
+    assert loop.ledger()[1]["why"] == "0 new corrections and 40 new rewards of the 41 that a round needs (min_feedback)"
+    assert loop.ledger()[1]["feedback"] == {"corrections": 0, "rewards": 40, "callers": {"anna": 40}}
+
+    told = ("rewards=teach", "min_feedback=40", "training.objective.entropy=0.01")
+    done = loop.run_here(*told, "training.model.name=/nowhere")
+    assert done.returncode == 1
+    assert "model.name='/nowhere': /nowhere holds no config.json" in done.stderr
+    place = loop.directory / "rounds" / "0003"
+    held = [text for text in given if is_held_out(text, 0.2)]
+    known = {text for seed, number in enumerate((30, 60, 120)) for text in texts(number, seed)}
+    lines = [json.loads(line) for line in (place / "data" / "train.jsonl").read_text().splitlines()]
+    rewarded = [line for line in lines if "reward" in line]
+    assert len(lines) == 30 + len(rewarded)
+    assert [line["text"] for line in rewarded] == [text for text in given if text not in {*held, *known}]
+    assert all(line["reward"] == float(line["label"] == truth(line["text"])) for line in rewarded)
+    written = json.loads((place / "training.yaml").read_text())
+    assert written["objective"] == {"kind": "policy_gradient", "class_weights": "none", "entropy": 0.01}
+
+    done = loop.run_here(*told, "training.epochs=0")  # goes on, from the agent that answered
+    assert "epochs" in done.stderr
+    written = json.loads((place / "training.yaml").read_text())
+    assert written["model"]["name"] == str(first / "agent")
+    assert loop.run_here(*told[1:], "abandon=true", "min_feedback=41").returncode == 0
+    assert loop.ledger()[2]["feedback"]["used_rewards"] == len(rewarded) == loop.ledger()[2]["feedback"]["taught"]
+
+
 def test_two_loops_and_a_store_that_is_gone_are_refused_by_name(loop: Loop) -> None:
     give(loop.url, texts(3, 10), truth, "anna")
-    for place in (loop.directory, loop.live):
+    for place, run in ((loop.directory, loop.run), (loop.live, loop.run_here)):
         with lock_output(place):
-            done = loop.run()
+            done = run()
         assert done.returncode == 1
         assert f"{place} is being written by process {os.getpid()}" in done.stderr
-    done = loop.run("store=sqlite:////proc/nowhere/d.db")
+    done = loop.run_here("store=sqlite:////proc/nowhere/d.db")
     assert done.returncode == 1
     assert "the decision store sqlite:////proc/nowhere/d.db cannot be used" in done.stderr
     assert loop.ledger() == []
     shutil.rmtree(loop.live)
-    done = loop.run()
+    done = loop.run_here()
     assert f"{loop.live} is no bundle" in done.stderr
 
 
@@ -237,7 +296,7 @@ def judged_round(loop: Loop, first: Path) -> tuple[LoopConfig, Workspace, str]:
     place.mkdir(parents=True)
     found = collect(loop.url, "", set(), 0)
     write_rows(place / "slice.jsonl", [one.as_object() for one in found.feedback])
-    write_rows(place / "corrections.jsonl", [{"text": "one"}])
+    write_rows(place / "taught.jsonl", [{"text": "one"}])
     candidate = variant(first / "small", place / "agent-small-0001", git_commit="candidate")
     assert candidate != loop.digest()
     gates = [{"gate": "test", "passed": True, "why": "", "numbers": {}}]

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from agent.config.base import load
+from agent.data import DataConfig
 from agent.errors import ConfigError
+from agent.tasks import KINDS
+from cluster.loop.candidate_gates import Gate, Versions, ask_the_log, no_verdict
 from cluster.loop.loop_config import LoopConfig
+from cluster.loop.loop_round import check_rewards, objective_for
 from cluster.loop.stations import merged
+from cluster.loop.workspace import Origin
+from training.objectives import PolicyGradient
 
 PLACES = ("directory=loop", "store=sqlite:///d.db", "live=small")
 
@@ -22,6 +30,48 @@ def test_places_are_needed_except_to_show_the_ledger() -> None:
 def test_what_the_loop_sets_itself_cannot_be_given(key: str) -> None:
     with pytest.raises(ConfigError, match="is set by the loop itself"):
         load(LoopConfig, [*PLACES, f"{key}=x"])
+
+
+def test_rewards_choose_the_objective() -> None:
+    rewarded = (*PLACES, "rewards=teach")
+    assert load(LoopConfig, [*rewarded, "training.objective.clip=5"]).training == {"objective": {"clip": 5}}
+    assert load(LoopConfig, [*rewarded, "training.objective.kind=policy_gradient"]).rewards == "teach"
+    with pytest.raises(ConfigError, match=r"training\.objective\.kind=focal does not learn from rewards.*leave it out"):
+        load(LoopConfig, [*rewarded, "training.objective.kind=focal"])
+    assert load(LoopConfig, [*PLACES, "training.objective.kind=focal"]).rewards == "judge"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rewards_teach_agents_that_answer_one_label(kind: str) -> None:
+    config = load(LoopConfig, [*PLACES, "rewards=teach"])
+    task = KINDS[kind].model_validate({"kind": kind})
+    able = ("text_classification", "text_pair_classification", "relation_extraction")
+    if kind in able:
+        assert PolicyGradient().refusal_of(task) == ""
+        check_rewards(config, task)
+    else:
+        with pytest.raises(ConfigError, match=f"rewards=teach, and small is an agent for {kind}.*{', '.join(able)}"):
+            check_rewards(config, task)
+        check_rewards(load(LoopConfig, list(PLACES)), task)
+
+
+def test_the_objective_is_that_of_the_first_agent_unless_there_are_rewards() -> None:
+    focal = {"kind": "focal", "class_weights": "sqrt", "gamma": 3.0}
+    first = Origin(data=DataConfig(path="data"), seed=1, task={}, base_model="base", objective=focal)
+    assert objective_for({"objective": focal}, first, rewarded=False) == focal
+    rewarded = {"kind": "policy_gradient", "class_weights": "sqrt"}
+    assert objective_for({"objective": focal}, first, rewarded=True) == rewarded
+    clipped = rewarded | {"clip": 5.0}
+    assert objective_for({"objective": clipped}, first, rewarded=True) == clipped
+    assert objective_for({"objective": clipped}, first, rewarded=False) == focal
+
+
+def test_a_log_that_cannot_tell_refuses_where_it_is_required() -> None:
+    assert no_verdict("it is short", load(LoopConfig, list(PLACES))) == Gate(gate="log", passed=None, why="it is short")
+    config = load(LoopConfig, [*PLACES, "gates.log_required=true", "gates.log_share=0"])
+    why = "left out by gates.log_share=0 (gates.log_required)"
+    versions = Versions(Path("candidate"), Path("live"))
+    assert ask_the_log(versions, "agent", config, Path()) == Gate(gate="log", passed=False, why=why)
 
 
 def test_a_password_is_not_kept() -> None:

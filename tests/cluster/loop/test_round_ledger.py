@@ -14,7 +14,7 @@ from cluster.loop.round_ledger import append, read_ledger, table
 def entry(number: int, **changes: Any) -> dict[str, Any]:
     base: dict[str, Any] = {
         "round": number, "time": "2026-11-29T12:00:00+00:00", "decision": "nothing to learn", "why": "none came",
-        "feedback": {"corrections": 1}, "gates": [], "seconds": {"collect": 0.4},
+        "feedback": {"corrections": 1, "rewards": 2}, "gates": [], "seconds": {"collect": 0.4},
     }  # fmt: skip
     return base | changes
 
@@ -36,7 +36,7 @@ def test_entries_are_read_as_they_were_added_and_half_a_line_is_none(tmp_path: P
 def test_people_see_what_was_decided_and_how_to_repeat_it(tmp_path: Path) -> None:
     assert table([]) == "the ledger is empty: no round has ended yet"
     gates = [{"gate": "test", "numbers": {"live": 0.75, "candidate": 0.5}}]
-    feedback = {"corrections": 90, "used": 80}
+    feedback = {"corrections": 90, "rewards": 0, "used": 80}
     refused = entry(
         2,
         decision="refused",
@@ -46,6 +46,6 @@ def test_people_see_what_was_decided_and_how_to_repeat_it(tmp_path: Path) -> Non
         seconds={"a": 1.2, "b": 3},
     )
     shown = table([entry(1), refused]).splitlines()
-    assert shown[2] == "| 1 | 2026-11-29 12:00:00 | nothing to learn | none came | 1 | - | - | - | 0 |"
-    assert shown[3] == "| 2 | 2026-11-29 12:00:00 | refused | none came | 90 | 80 | 0.7500 | 0.5000 | 4 |"
+    assert shown[2] == "| 1 | 2026-11-29 12:00:00 | nothing to learn | none came | 1 | 2 | - | - | - | 0 |"
+    assert shown[3] == "| 2 | 2026-11-29 12:00:00 | refused | none came | 90 | 0 | 80 | 0.7500 | 0.5000 | 4 |"
     assert shown[-1] == "python training/run.py X"

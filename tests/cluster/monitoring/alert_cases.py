@@ -96,6 +96,11 @@ def _types(before: tuple[int, int], after: tuple[int, int]) -> dict[str, str]:
     }
 
 
+def _evidence(statistic: str, *replicas: str) -> dict[str, str]:
+    name = "ray_bert_agent_drift_evidence"
+    return {served(name, statistic=statistic, replica=f"r{number}"): values for number, values in enumerate(replicas)}
+
+
 def _ticket(labels: dict[str, str], says: str) -> list[tuple[dict[str, str], str]]:
     return [(labels | {"severity": "ticket"}, says)]
 
@@ -153,6 +158,11 @@ SERVING = [
     Case("BertAgentScoreDrift", "too few to tell", _scores(1, 5, each=5), "26h", step="10m"),
     Case("BertAgentLabelShift", "places instead of people", _types((50, 50), (90, 10)), "26h", _ticket(_SERVED, "a in n finds another mix of types than before: distance 0.39 between the last hour and the day before"), step="10m"),
     Case("BertAgentLabelShift", "a type that was never there", {served("ray_bert_agent_answer_items_total", label="LOC"): "0+100x144 14400x12", served("ray_bert_agent_answer_items_total", label="ORG"): "_x140 0x4 0+100x12"}, "26h", _ticket(_SERVED, "a in n finds another mix of types than before: distance 0.97 between the last hour and the day before"), step="10m"),
+    Case("BertAgentDrift", "two replicas find other lengths", _evidence("length", "0x10 1.4x60", "0x10 2.2x60") | _evidence("score", "0x10 0.2x60"), "40m", _ticket(_SERVED | {"statistic": "length"}, "texts for a in n are not like those that it was made with: length, evidence 1.8 (1 alarms)")),
+    Case("BertAgentDrift", "one of two replicas finds a little", _evidence("length", "0.1x60", "1.2x60"), "40m"),
+    Case("BertAgentDrift", "only one has filled a block", _evidence("labels", "0x60", "3x60"), "40m", _ticket(_SERVED | {"statistic": "labels"}, "texts for a in n are not like those that it was made with: labels, evidence 3.0 (1 alarms)")),
+    Case("BertAgentDrift", "calm", _evidence("length", "0.3x60", "0.1x60"), "40m"),
+    Case("BertAgentDrift", "a new version began anew", _evidence("length", "2x20 0x40"), "40m"),
     Case("BertAgentDecisionsLost", "the first ones", {served("ray_bert_agent_decisions_total", outcome="lost", replica="r"): "0x10 7x30"}, "12m", _ticket(_SERVED, "a in n lost decisions: 1 replicas could not write them to the store")),
     Case("BertAgentDecisionsLost", "half an hour ago", {served("ray_bert_agent_decisions_total", outcome="lost", replica="r"): "0x10 7x60"}, "45m"),
     Case("BertAgentDecisionsLost", "all are written", {served("ray_bert_agent_decisions_total", outcome="written", replica="r"): "0+10x30"}, "12m"),

@@ -34,7 +34,7 @@ DEMANDED = {
     "bert-agent-serving": {
         "Texts per second", "Tokens per second", "Request latency", "Stages, p50", "Stages, p99", "Windows in a batch", "Tokens in a batch",
         "Padding share", "Tokens waiting", "Refused by reason", "Replicas wanted and running", "GPU use", "CPU of replicas",
-        "Entities per second by type", "Score drift",
+        "Entities per second by type", "Score drift", "Evidence for drift",
     },
     "bert-agent-training": {
         "Tokens per second", "Loss", "Dev F1 by epoch", "Step time split", "Wait share", "Padding share", "Workers", "Restarts", "GPU memory",

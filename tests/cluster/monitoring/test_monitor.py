@@ -74,7 +74,7 @@ def monitor(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Itera
     bundle = make_bundle(tmp_path_factory.mktemp("served") / "bundle", TAGGER)
     mark, log = f"bert-agent-{uuid.uuid4()}", tmp_path_factory.mktemp("monitor") / "log"
     command = [
-        sys.executable, "benchmarks/monitored_load.py", f"bundle={bundle}", "load_s=600", "page_port=0", "callers=3", f"speed={SPEED}",
+        sys.executable, "benchmarks/monitored_load.py", f"bundle={bundle}", "load_s=600", "page_port=0", "callers=1", f"speed={SPEED}",
         f"webhook={webhook.url}", f"serving=[{', '.join(SERVE)}]",
     ]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

@@ -20,6 +20,7 @@ from cluster.monitoring.panels.training_panels import TRAINING
 from cluster.monitoring.promql import Clock
 from cluster.monitoring.stack import Prometheus, free_port, monitoring
 from tests.cluster.monitoring.tools import Webhook, needed, unanswered, until
+from tests.system.nodes import FREE_PORTS
 from tests.tiny import make_model, write_conll
 
 pytestmark = [pytest.mark.system, pytest.mark.faults]
@@ -70,11 +71,11 @@ def _head(session: Path) -> Iterator[dict[str, str]]:
     port, token = free_port(), {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     command = [
         Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=2", "--num-gpus=0", "--disable-usage-stats",
-        f"--port={port}", f"--dashboard-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={session}",
+        f"--port={port}", f"--dashboard-port={free_port()}", f"--ray-client-server-port={free_port()}", f"--temp-dir={session}", *FREE_PORTS,
     ]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | token | {
         "RAY_metrics_report_interval_ms": "6000", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1", "RAY_prestart_worker_first_driver": "0",
     }  # fmt: skip
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

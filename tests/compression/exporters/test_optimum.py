@@ -90,7 +90,7 @@ def test_it_is_served_like_any_other_bundle(compressed: tuple[Path, CompressionR
     text = "in oslo , acme hired anna ."
     (answer,) = engine.predict([text])
     document = bundle.encoder.encode_texts([text])[0]
-    from agent.encoding import pad
+    from agent.batching import pad
 
     logits = _graph(bundle, "auto")(pad(document.windows, bundle.encoder.pad_id))
     expected = bundle.task.answer(text, document, list(logits), bundle.task.parameters())

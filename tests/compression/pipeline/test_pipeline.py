@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import yaml
 
 from agent.bundle import Bundle
 from agent.config.base import from_mapping
-from agent.evaluation import evaluate
+from agent.data import DataConfig, load_splits
+from agent.evaluation import evaluate, run_documents
 from compression.encoder.torch_model import load_directory, torch_forward
 from compression.exporters import EXPORTERS
 from compression.graphs.onnx_graph import graph_forward, largest_difference, open_session, probes
@@ -59,7 +62,30 @@ def check(output: Path, report: CompressionReport, parent: Path) -> Bundle:
     assert report.verdict.f1 == min(one.value for one in measured.values())
     assert "| ONNX" in (output / "report.md").read_text() or not bundle.manifest.onnx
     assert not [file.name for file in output.parent.iterdir() if file.name.startswith(".")]
+    check_distributions(bundle, before)
     return bundle
+
+
+def check_distributions(bundle: Bundle, parent: Bundle) -> None:
+    """The lengths of the dev split by the bundle's own tokenizer, and the labels that its last graph answers."""
+    reference = bundle.drift_reference
+    assert (reference is None) == (not bundle.manifest.onnx)
+    if reference is None:
+        return
+    dev = load_splits(DataConfig(**parent.manifest.lineage.config["data"]), bundle.task).dev
+    texts = list(dict.fromkeys(bundle.task.text_of(example) for example in dev))
+    documents, variant = bundle.encoder.encode_texts(texts), bundle.manifest.onnx[-1]
+    lengths = [len(document.token_ids) for document in documents]
+    edges = (-np.inf, *reference.length.edges, np.inf)
+    expected = tuple(sum(low < one <= high for one in lengths) for low, high in itertools.pairwise(edges))
+    assert (reference.length.counts, reference.num_texts, reference.split) == (expected, len(texts), "dev")
+    forward = graph_forward(open_session(bundle.path / variant.file, 1, variant.precision))
+    outputs = run_documents(documents, forward, pad_id=bundle.encoder.pad_id)
+    answers = [
+        bundle.task.answer(*one, bundle.task.parameters()) for one in zip(texts, documents, outputs, strict=True)
+    ]
+    found = Counter(tuple(sorted({label for label, _ in bundle.task.counted(answer)})) for answer in answers)
+    assert dict(zip(reference.labels.sets, reference.labels.counts, strict=False)) == found
 
 
 @pytest.mark.parametrize(

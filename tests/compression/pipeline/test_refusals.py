@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +211,6 @@ def test_the_command_compresses_an_agent(tagger: Path, tmp_path: Path) -> None:
 
 
 def test_help_and_wrong_keys_answer_without_heavy_imports() -> None:
-    started = time.perf_counter()
     assert "steps" in _command("--help").stdout
     wrong = _command("bundle=a", "output=b", "gate.min_f1_keep=0.9")
     assert wrong.returncode == 2
@@ -222,7 +220,6 @@ def test_help_and_wrong_keys_answer_without_heavy_imports() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True, timeout=60
     )
     assert light.stdout.strip() == "set()"
-    assert time.perf_counter() - started < 30  # three processes on a busy machine
 
 
 def test_a_compression_that_refuses_by_the_command_has_its_status(tagger: Path, tmp_path: Path) -> None:

@@ -267,10 +267,10 @@ def test_rounds_never_give_back_what_went_before(
 
 
 @pytest.mark.system
-@pytest.mark.usefixtures("ray_for_commands")
+@pytest.mark.usefixtures("commands_here")
 def test_recovery_between_rounds_keeps_zeros_and_wins_back_what_was_lost(tagger: Path, tmp_path: Path) -> None:
     harsh = {"kind": "prune", "head_ratio": 0.5, "ffn_ratio": 0.8, "repair": False, "importance": "fisher"}
-    recovery = {"learning_rate": 0.005, "batch_tokens": 128, "num_workers": 2, "hidden_weight": 0.1}
+    recovery = {"learning_rate": 0.005, "batch_tokens": 128, "hidden_weight": 0.1}
     lost = run(tagger, tmp_path / "lost", [harsh, EXPORT])
     report = run(tagger, tmp_path / "out", [harsh | {"rounds": 2, "recovery_epochs": 3, "recovery": recovery}, EXPORT])
     assert report.model_rows[-1].f1 > lost.model_rows[-1].f1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.batching import Batch, pad
 from agent.bundle import Bundle
-from agent.encoding import Batch, pad
+from agent.config.base import from_mapping
 from agent.errors import ConfigError, ExportError
 from compression.encoder.torch_model import load_model, quiet, torch_forward
 from compression.exporters import EXPORTERS, Quantization
+from compression.graphs.embedding_rows import pack_word_embeddings, word_embedding_nodes
 from compression.graphs.onnx_graph import graph_forward, open_session, probes
 from compression.quantization.activation_ranges import CalibrationRule, find_ranges
 from compression.quantization.quantizers import write_dynamic, write_int4, write_static
 from compression.quantization.sensitivity import error_of, find_exclusions
 from compression.quantization.static_quantization import scaled_tensors
+from compression.steps import QuantizeStep
 from tests.compression.agents import SHAPES, tiny_model
 from tests.compression.encoder.test_structural_pruning import TAGGER
 from tests.compression.pipeline.test_pipeline import check, run
@@ -76,6 +80,20 @@ def test_a_static_graph_answers_near_float32_and_whatever_the_company(
     kinds = [node.op_type for node in onnx.load(target).graph.node]
     assert "MatMulInteger" not in kinds
     assert "MatMulIntegerToFloat" in kinds
+
+
+def test_words_in_4_bits_leave_the_rest_as_near_as_int8_does(graphs: tuple[Path, Path], tmp_path: Path) -> None:
+    source, dynamic = graphs
+    packed, target = tmp_path / "packed.onnx", tmp_path / "static.onnx"
+    packed.write_bytes(source.read_bytes())
+    pack_word_embeddings(packed, word_embedding_nodes(packed))
+    write_dynamic(EXPORTERS["torchscript"](), source, target, dataclasses.replace(HOW, embedding_bits=4))
+    write_static(target, source, target, singles(40), CalibrationRule("percentile"))
+    batches = singles(10, seed=1)
+    usual = error_of(forward(source), forward(dynamic), batches)
+    assert error_of(forward(packed), forward(target), batches) < max(0.1, 2 * usual)
+    assert not word_embedding_nodes(target)
+    assert not scaled_tensors(target)
 
 
 def _joined(batches: list[Batch]) -> Batch:
@@ -156,7 +174,7 @@ def test_the_scan_leaves_out_the_node_that_int8_hurts(worst: int, tmp_path_facto
 
 
 @pytest.mark.parametrize("step", [
-    {"variant": "static"}, {"variant": "static", "calibration": "entropy", "embeddings": False},
+    {"variant": "static", "embedding_bits": 4}, {"variant": "static", "calibration": "entropy", "embeddings": False},
     {"variant": "int4", "keep_fp32": False}, {"variant": "dynamic", "max_error": 0.0001},
 ])  # fmt: skip
 def test_every_variant_gives_a_bundle(tagger: Path, tmp_path: Path, step: dict[str, Any]) -> None:
@@ -165,6 +183,7 @@ def test_every_variant_gives_a_bundle(tagger: Path, tmp_path: Path, step: dict[s
     assert bundle.onnx_variant().precision == ("int4" if step["variant"] == "int4" else "int8")
     said = next(note for note in report.notes if note.startswith("quantize:"))
     assert {"static": "static int8", "int4": "int4 products", "dynamic": "by the scan"}[step["variant"]] in said
+    assert ("those of words in 4 bits" in said) == ("embedding_bits" in step)
 
 
 def test_auto_measures_all_and_keeps_the_fastest_that_is_good(tagger: Path, tmp_path: Path) -> None:
@@ -174,6 +193,11 @@ def test_auto_measures_all_and_keeps_the_fastest_that_is_good(tagger: Path, tmp_
     for name in ("dynamic int8", *(f"static int8 ({method})" for method in METHODS), "int4 products"):
         assert name in said
     assert sorted(file.name for file in (tmp_path / "out").glob("*.onnx"))[-1] == "model.onnx"
+
+
+def test_words_in_4_bits_beside_tables_in_float32_are_refused() -> None:
+    with pytest.raises(ConfigError, match="embedding_bits=4 needs embeddings=true"):
+        from_mapping(QuantizeStep, {"embedding_bits": 4, "embeddings": False})
 
 
 def test_texts_that_are_all_too_long_are_refused(tagger: Path, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from compression.encoder.torch_model import load_directory, torch_forward
 from compression.pipeline.pipeline_inputs import CompressionConfig
 from compression.reporting.compression_report import CompressionReport
 from compression.steps import ORDER, BaseStep, Step
+from tests.commands import commands_run_here
 from tests.compression.pipeline.test_pipeline import QUICK, check, run
-from tests.local_ray import commands_join
 
 KINDS: list[type[BaseStep]] = list(get_args(get_args(Step)[0]))
 NAMES = [kind.model_fields["kind"].default for kind in KINDS]
@@ -34,7 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "export": {"exporter": "torchscript"},
     "verify": {"rounds": 1, "max_sentences": 16},
 }
-TRAINS = {"distill"}  # starts Ray: system tests
+TRAINS = {"distill"}  # system tests, which share a Ray; as a process of its own: test_shrink.py
 
 
 class TrialOutcome(NamedTuple):
@@ -75,7 +75,7 @@ def outcome(
     if name in TRAINS:
         pytest.importorskip("deepspeed")
     found = []
-    with commands_join() if name in TRAINS else nullcontext():
+    with commands_run_here() if name in TRAINS else nullcontext():
         for attempt in ("one", "two"):
             before = digests(tagger)
             output = tmp_path_factory.mktemp(f"{name}-{attempt}") / "out"
@@ -153,7 +153,7 @@ def test_what_comes_out_is_a_bundle_that_loads(outcome: tuple[str, TrialOutcome,
     assert len(first.pieces.firsts) == 5
     assert max(*first.token_ids.tolist(), *second.token_ids.tolist()) < model.config.vocab_size
     forward = torch_forward(load_directory(one.output, bundle.task.architecture))
-    from agent.encoding import pad
+    from agent.batching import pad
 
     assert forward(pad([*first.windows, *second.windows], bundle.encoder.pad_id)).shape[-1] == len(bundle.task.outputs)
 

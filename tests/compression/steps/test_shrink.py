@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from agent.bundle import Bundle
 from agent.config.base import from_mapping
 from agent.data import DataConfig, load_splits
 from agent.errors import ConfigError, ExportError, TrainingError
+from agent.tasks.record_fields import LoggedReward
 from compression.distillation.student_training import student_key
 from compression.encoder.encoder_structure import find_blocks, keep_layers, layers_of, set_units
 from compression.encoder.structural_pruning import keep_units, num_parameters
@@ -137,6 +139,7 @@ def test_shrinking_alone_gives_a_smaller_bundle(tagger: Path, tmp_path: Path) ->
 
 
 @pytest.mark.system
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_for_commands")
 def test_a_student_is_taught_and_an_interrupted_run_does_not_teach_it_again(
     tagger: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -201,3 +204,17 @@ def test_what_a_student_is_to_hear_reaches_training(tagger: Path, tmp_path: Path
     assert not from_mapping(
         TrainingConfig, DistillStep()._settings(state, tmp_path, epochs=2, keep_zeros=False)
     ).teacher.uses_activations  # type: ignore[union-attr]
+
+
+def test_logged_decisions_are_taught_to_students_by_their_rewards_and_not_taken_for_labels(
+    tagger: Path, tmp_path: Path
+) -> None:
+    state = state_of(tagger, load_model(Bundle.load(tagger)))
+    state.data, (labelled, *others) = DataConfig(path=str(tagger.parent / "data")), state.splits.train
+    assert DistillStep()._settings(state, tmp_path, epochs=1, keep_zeros=False)["objective"]["kind"] == "cross_entropy"
+    logged = [example.model_copy(update={"logged": LoggedReward(0.5, 1.0)}) for example in others]
+    state.splits = replace(state.splits, train=[*logged, labelled])
+    assert (
+        DistillStep()._settings(state, tmp_path, epochs=1, keep_zeros=False)["objective"]["kind"] == "policy_gradient"
+    )
+    assert state.sample_train(10) == [labelled]

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
+from agent.batching import pad
 from agent.bundle import Bundle
 from agent.config.base import from_mapping
 from agent.data import DataConfig, load_splits
-from agent.encoding import Encoder, pad
+from agent.encoding import Encoder
 from agent.errors import ConfigError
 from compression.encoder.torch_model import load_directory, torch_forward
 from compression.encoder.wordpiece import WordPiece

@@ -35,6 +35,7 @@ def config(bundle: Path, output: Path, **keys: Any) -> CompressionSearchConfig:
 
 
 @pytest.mark.system
+@pytest.mark.long
 @pytest.mark.usefixtures("local_ray")
 def test_the_fastest_within_the_loss_is_published_and_an_unfinished_search_goes_on(
     tagger: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -79,6 +80,7 @@ def test_the_fastest_within_the_loss_is_published_and_an_unfinished_search_goes_
 
 
 @pytest.mark.system
+@pytest.mark.long
 @pytest.mark.usefixtures("local_ray")
 def test_where_none_keeps_enough_nothing_is_published_and_a_greater_loss_needs_no_new_trial(
     tagger: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]

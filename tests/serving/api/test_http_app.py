@@ -18,8 +18,9 @@ import pytest
 from huggingface_hub import InferenceClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.batching import Batch
 from agent.bundle import Bundle
-from agent.encoding import Batch, Float32
+from agent.encoding import Float32
 from serving.inference.engine import Engine
 from serving.scheduling.predictor import Predictor
 from tests.serving.conftest import listening

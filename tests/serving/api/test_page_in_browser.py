@@ -263,6 +263,17 @@ def test_an_answer_is_marked_in_the_context(browser: Browser, reader_url: str) -
         assert (page.locator("#status").text_content() or "").startswith(f"{given[0]} (")
 
 
+def test_words_for_each_mask_are_ranked(browser: Browser, filler_url: str) -> None:
+    with visiting(browser, filler_url) as page:
+        assert (page.get_by_label("Text", exact=True).input_value() or "").endswith("to [MASK].")
+        text = "[MASK] flew from Oslo to [MASK]."
+        ask(page, text)
+        masks = predicted(filler_url, text)
+        given = [item["token_str"] for items in masks for item in items]
+        assert page.locator(".ranked .label").all_text_contents() == given
+        assert (page.locator("#status").text_content() or "").startswith(f"{masks[0][0]['token_str']} (")
+
+
 def test_the_keyboard_alone_is_enough(page: Page, tagger_url: str) -> None:
     page.keyboard.press("Tab")
     page.keyboard.insert_text(TEXTS[0])
@@ -433,3 +444,21 @@ def _served(bundle: Path, around: Callable[[ASGIApp], ASGIApp] = lambda app: app
         server.should_exit = True
         thread.join()
         predictor.close()
+
+
+def test_selections_are_marked_as_entities_and_asked_about(browser: Browser, relater_url: str) -> None:
+    with visiting(browser, relater_url) as page:
+        area = page.get_by_label("Text", exact=True)
+        area.fill("Anna flew to Oslo.")
+        for place, number in (((13, 17), 2), ((0, 2), 1), ((11, 13), 1)):  # the third corrects the second
+            area.evaluate("(area, [start, end]) => area.setSelectionRange(start, end)", list(place))
+            page.get_by_role("button", name=f"Mark selection as entity {number}").click()
+        assert area.input_value() == "An<e1>na</e1> flew to <e2>Oslo</e2>."
+        page.get_by_role("button", name="Analyse").click()
+        page.locator(".ranked li").first.wait_for()
+        best = predicted(relater_url, "An<e1>na</e1> flew to <e2>Oslo</e2>.")[0][0]["label"]
+        assert page.locator(".ranked .label").first.text_content() == best
+
+
+def test_only_an_agent_of_relations_has_entities_to_mark(page: Page) -> None:
+    assert page.locator("#marking").is_hidden()

@@ -11,8 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
+from agent.batching import Batch
 from agent.bundle import Bundle
-from agent.encoding import Batch, Float32
+from agent.encoding import Float32
 from serving.inference.engine import Engine, EngineConfig
 from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.predictor import Predictor

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.batching import pad
 from agent.bundle import Bundle, write_bundle
-from agent.encoding import pad
 from agent.errors import BundleError, ConfigError, RequestError
 from agent.tasks.token_classification import TaggingParameters
 from serving.inference.engine import Engine, EngineConfig

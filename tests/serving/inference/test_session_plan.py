@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from agent.encoding import Batch, Float32
+from agent.batching import Batch
+from agent.encoding import Float32
 from serving.inference.engine import EngineConfig
 from serving.inference.session_plan import Forward, SessionPlan, candidates, everyday, measured
 

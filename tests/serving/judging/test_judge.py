@@ -90,6 +90,28 @@ def test_a_better_bundle_is_seen_to_be_better(
     assert "judged bundle, doubly robust" in shown
 
 
+def test_two_bundles_are_judged_side_by_side(
+    classifier_path: Path, judged: Path, right: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, output = f"sqlite:///{tmp_path / 'd.db'}", tmp_path / "judgement.json"
+    logged(url, classifier_path, ExploreConfig(epsilon=0.6), right)
+    assert command(f"bundle={judged}", f"other={classifier_path}", f"log={url}", f"output={output}") == 0
+    found: dict[str, Any] = json.loads(output.read_text())
+    answers, others = (Engine(Bundle.load(path)).labels(texts()) for path in (judged, classifier_path))
+    truth = sum((a == gold) - (b == gold) for a, b, gold in zip(answers, others, right, strict=True)) / NUMBER
+    assert found["difference"]["low"] < truth < found["difference"]["high"]
+    rewarded = [place for place in range(NUMBER) if place % 3 or place < NUMBER - 90]
+    assert found["difference"]["share"] == pytest.approx(
+        sum(answers[place] != others[place] for place in rewarded) / len(rewarded)
+    )
+    assert found["other"]["estimates"]["gain"]["value"] < found["estimates"]["gain"]["value"]
+    assert "judged bundle less the other, doubly robust" in capsys.readouterr().out
+    arguments = f"bundle={judged}", f"other={judged}", f"log={url}", f"output={output}"
+    assert command(*arguments) == 0
+    alike = json.loads(output.read_text())["difference"]
+    assert alike == {"value": 0, "low": 0, "high": 0, "share": 0, "untold": 0}
+
+
 def test_decisions_without_feedback_may_count_as_a_reward(
     classifier_path: Path, judged: Path, right: list[str], tmp_path: Path
 ) -> None:

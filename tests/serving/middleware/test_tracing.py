@@ -15,8 +15,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from agent.batching import Batch
 from agent.bundle import Bundle
-from agent.encoding import Batch, Float32
+from agent.encoding import Float32
 from serving.inference.engine import Engine
 from serving.middleware.middleware_stack import FrontConfig
 from serving.middleware.tracing import TracingConfig

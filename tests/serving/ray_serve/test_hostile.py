@@ -64,7 +64,7 @@ def served(tagger_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         process = subprocess.Popen(
             [
                 sys.executable, "serving/run.py", f"bundle={tagger_path}", f"port={port}", "replicas.num_cpus=1", "replicas.max_replicas=1",
-                "cluster.num_cpus=2", f"auth.keys_file={directory / 'keys'}", f"log.access={directory / 'access'}", "limits.max_body_s=2",
+                "cluster.num_cpus=2", "cluster.dashboard=false", f"auth.keys_file={directory / 'keys'}", f"log.access={directory / 'access'}", "limits.max_body_s=2",
             ],
             cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip

@@ -18,8 +18,9 @@ import uvicorn.config
 from starlette._utils import get_route_path
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from agent.batching import Batch
 from agent.bundle import Bundle
-from agent.encoding import Batch, Float32
+from agent.encoding import Float32
 from serving.inference.engine import Engine, EngineConfig
 from serving.metrics import Metrics
 from serving.middleware.api_keys import AuthConfig

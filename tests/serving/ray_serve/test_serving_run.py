@@ -86,7 +86,7 @@ def test_sigterm_while_it_starts_ends_it_as_ctrl_c_does(tagger_path: Path) -> No
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     with subprocess.Popen(
-        [sys.executable, "serving/run.py", f"bundle={tagger_path}", f"port={port}", "replicas.num_cpus=1"],
+        [sys.executable, "serving/run.py", f"bundle={tagger_path}", f"port={port}", "replicas.num_cpus=1", "cluster.dashboard=false"],
         cwd=ROOT, env=environment | {"BERT_AGENT_TEST": mark}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdout

@@ -389,6 +389,19 @@ def test_a_request_that_would_wait_too_long_is_refused_and_a_shorter_one_is_not(
     assert seconds < 1
 
 
+def test_nobody_is_refused_while_no_more_than_a_batch_waits_though_the_first_was_slow() -> None:
+    """As on a busy machine, where the first batch of a new replica takes a second for a few tokens."""
+    model = Model(seconds=0.3)
+
+    async def scenario(batcher: TokenBatcher) -> int:
+        await run(batcher, [window(4)])
+        model.seconds = 0
+        assert 4 / batcher._rate > 0.1
+        return len(await asyncio.gather(*(run(batcher, [window(4)]) for _ in range(BUDGET // 4))))
+
+    assert drive(model, scenario, max_queued_s=0.05) == BUDGET // 4
+
+
 def test_while_a_request_waits_too_long_for_those_that_overtake_it_no_more_are_let_in() -> None:
     async def scenario(batcher: TokenBatcher) -> str:
         full = BUDGET // 4  # some of them wait all the time, so the long one does not get its turn

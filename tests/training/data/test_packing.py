@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agent.encoding import IGNORED, Encoder, pad
+from agent.batching import pad
+from agent.encoding import IGNORED, Encoder
 from agent.tasks import MultiLabelClassification, TextClassification, TokenClassification
 from tests.tiny import make_tokenizer, sentences
 from training.data import packing

@@ -32,7 +32,7 @@ GERMAN = ["⟦PER Karla⟧s Haus in ⟦LOC Berlin⟧", "die ⟦ORG SPD⟧-Frau u
 def test_words_are_chosen_where_they_say_every_span_with_the_signs_that_no_span_is_cut_at(encoder):
     chosen, (note,) = choose(encoder, *ENGLISH)
     assert chosen == Segmentation(pieces="words", joins="&-.", abbreviations=True)
-    assert note == "segmentation: pieces=words, joins=&-., abbreviations=True, line_end=joins"
+    assert note == "segmentation: pieces=words, joins=&-., abbreviations=True, line_end=wrapped"
 
 
 def test_sub_words_are_chosen_where_names_have_endings(encoder):
@@ -69,7 +69,7 @@ def test_spans_that_cannot_be_answered_are_counted_shown_and_bound_the_score(enc
 
 
 def test_spans_over_blank_lines_and_cells_cannot_be_answered(encoder):
-    found = reach(TASK, encoder, examples("⟦PER Anna\n\nLee⟧ and ⟦PER Bo\tLee⟧ and ⟦PER Ann\nLee⟧"))
+    found = reach(TASK, encoder, examples("⟦PER Anna\n\nLee⟧ and ⟦PER Bo\tLee⟧ and then there was also ⟦PER Ann\nLee⟧"))
     assert [text for text, _ in found.lost] == ["Anna\n\nLee", "Bo\tLee"]
 
 

@@ -32,6 +32,7 @@ def windows(examples=5, seed=0, per_token=True):
         labelled=lengths.astype(np.int32),
         owners=np.repeat(np.arange(examples, dtype=np.int32), 2),
         seconds=rng.integers(0, lengths + 1).astype(np.int32),
+        logged=np.where(per_token, np.nan, rng.random((len(lengths), 2))).astype(np.float32),
     )
 
 

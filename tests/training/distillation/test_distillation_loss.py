@@ -261,7 +261,7 @@ def test_soft_targets_of_starts_and_ends_are_their_divergences_over_tokens():
     places = torch.tensor([[1, 2], [0, 0], [1, 1], [0, 0]])
     bound = Teacher(copy.deepcopy(teacher), config(weight=1.0, temperature=2.0))
     with torch.no_grad():
-        ours, theirs = (logits_of(model(**INPUTS), INPUTS["attention_mask"]) for model in (student, teacher))
+        ours, theirs = (logits_of(model(**INPUTS), INPUTS) for model in (student, teacher))
     found = bound.loss(CrossEntropy().bind((0, 0), torch.device("cpu"), TOKENS), (ours,), places, INPUTS)
     expected = 0.0
     for row, length in enumerate(INPUTS["attention_mask"].sum(1).tolist()):

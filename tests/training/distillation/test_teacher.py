@@ -111,7 +111,11 @@ class TestRuns:
         assert result.outcome.after.value > 0.9
         assert result.bundle.manifest.lineage.parent_digest == taught.digest
 
-    @pytest.mark.parametrize("setup", [(1, "cpu", 0), (2, "cpu", 0), (2, "eager", 3)], ids=str)
+    @pytest.mark.parametrize(
+        "setup",
+        [(1, "cpu", 0), pytest.param((2, "eager", 3), marks=pytest.mark.long)],
+        ids=str,
+    )
     def test_a_student_learns_from_text_without_labels_and_from_inside_of_its_teacher(
         self, places, taught, tmp_path, setup
     ):

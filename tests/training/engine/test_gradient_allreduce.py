@@ -1,4 +1,4 @@
-"""Sums over real workers: two processes over gloo, each of which runs this file."""
+"""Sums over real workers: two processes over gloo."""
 
 from __future__ import annotations
 
@@ -59,7 +59,10 @@ def check(step, rank, *, bucket=BUCKET, touched=None, table=True, without=()):
             torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-6, atol=1e-6, msg=f"step {step}: {name}")
 
 
-def everything(rank):
+def everything():
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     nothing = ("table", "matrix", "vector", "number")
     check(1, rank)
     check(2, rank, touched=TOUCHED)
@@ -74,11 +77,12 @@ def everything(rank):
     check(9, rank, without=nothing, touched=TOUCHED)
     check(10, rank, table=False)
     check(11, rank, table=False, touched=TOUCHED)
+    dist.destroy_process_group()
 
 
 @pytest.mark.system
 def test_gradients_become_the_sums_of_a_plain_all_reduce():
-    launch(2, "tests.training.engine.test_gradient_allreduce")
+    launch(2, everything)
 
 
 def test_buckets_hold_every_gradient_once_and_no_more_than_fits(monkeypatch):
@@ -89,10 +93,3 @@ def test_buckets_hold_every_gradient_once_and_no_more_than_fits(monkeypatch):
     assert [gradient.data_ptr() for gradient in flat] == [parameter.grad.data_ptr() for parameter in found]
     assert all(len(bucket) == 1 or sum(gradient.numel() for gradient in bucket) <= 60 for bucket in buckets)
     assert len(buckets) == 3  # the table, the matrix, and the rest together
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    everything(dist.get_rank())
-    dist.destroy_process_group()

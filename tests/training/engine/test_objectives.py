@@ -17,10 +17,18 @@ from agent.tasks import QuestionAnswering
 from agent.tasks.output_decision import EACH_OUTPUT, TOKENS
 from tests.compression.agents import tiny_model
 from training.model.models import logits_of
-from training.objectives import CrossEntropy, Focal, Objective
+from training.objectives import CrossEntropy, Focal, Objective, PolicyGradient, SelfCritical
 
 KINDS = get_args(get_args(Objective)[0])
-every_objective = pytest.mark.parametrize("kind", KINDS, ids=[kind.model_fields["kind"].default for kind in KINDS])
+OF_OUTPUTS = (CrossEntropy, Focal)  # that decide yes or no for each output too
+OF_LABELS = (*OF_OUTPUTS, PolicyGradient)  # that need no task; what is logged or drawn has tests of its own
+
+
+def each_of(kinds):
+    return pytest.mark.parametrize("kind", kinds, ids=[kind.model_fields["kind"].default for kind in kinds])
+
+
+every_objective, every_binary_objective = each_of(OF_LABELS), each_of(OF_OUTPUTS)
 CPU = torch.device("cpu")
 COUNTS = (80, 15, 5)
 
@@ -33,7 +41,7 @@ def sample(seed=0):
 
 
 def test_the_union_is_the_registry():
-    assert set(KINDS) == {CrossEntropy, Focal}
+    assert set(KINDS) == {CrossEntropy, Focal, PolicyGradient, SelfCritical}
     for kind in KINDS:
         assert TypeAdapter(Objective).validate_python({"kind": kind.model_fields["kind"].default}) == kind()
     with pytest.raises(ValidationError, match="hinge"):
@@ -162,7 +170,7 @@ def test_binary_cross_entropy_is_that_of_torch():
         torch.testing.assert_close(loss(logits, targets), expected)
 
 
-@every_objective
+@every_binary_objective
 def test_weights_scale_the_terms_of_labels_that_hold(kind):
     logits, targets = torch.randn(1, 3), torch.tensor([[1, 0, 1]])
     weights = kind(class_weights="balanced").weights(COUNTS, CPU)
@@ -173,7 +181,7 @@ def test_weights_scale_the_terms_of_labels_that_hold(kind):
     assert weighted(logits, targets).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-@every_objective
+@every_binary_objective
 def test_without_a_labelled_binary_target_loss_and_gradient_are_zero(kind):
     logits = torch.randn(2, 3, requires_grad=True)
     value = kind().bind(COUNTS, CPU, EACH_OUTPUT)(logits, torch.full((2, 3), -100))
@@ -203,10 +211,10 @@ def test_choices_of_tokens_lose_what_transformers_says_of_a_batch_and_padding_is
         **whole, start_positions=places[:, 0], end_positions=places[:, 1]
     ).loss  # a mean of both, and of rows
     loss = CrossEntropy().bind((0, 0), CPU, TOKENS)
-    logits = logits_of(model(**whole), whole["attention_mask"])
+    logits = logits_of(model(**whole), whole)
     assert loss(logits, places).item() == pytest.approx(4 * theirs.item(), rel=1e-5)
     wider = {name: torch.nn.functional.pad(tensor, (0, 3)) for name, tensor in whole.items()}
-    padded = logits_of(model(**wider), wider["attention_mask"])
+    padded = logits_of(model(**wider), wider)
     assert padded.shape == (2, 2, 12)
     assert loss(padded, places).item() == pytest.approx(loss(logits, places).item(), rel=1e-5)
     assert torch.equal(padded.softmax(-1)[..., 9:], torch.zeros(2, 2, 3))

@@ -74,14 +74,17 @@ def test_deepspeed_s_engine_can_leave_the_all_reduce_to_us_and_the_compiler_can_
     assert isinstance(deepspeed.ops.__compatible_ops__, dict), changed("deepspeed", "ops.__compatible_ops__ is no dict")
 
 
-def test_deepspeed_does_without_mlflow_which_can_be_imported_afterwards() -> None:
+def test_deepspeed_does_without_mlflow_and_torch_s_compiler_which_can_be_imported_afterwards() -> None:
     code = (
-        "import sys; from training.engine.deepspeed_internals import import_without_mlflow; import_without_mlflow(); "
-        "import deepspeed.autotuning; print('mlflow' in sys.modules, deepspeed.autotuning.autotuner.has_mlflow); import mlflow"
+        "import sys; from training.engine.deepspeed_internals import import_without_mlflow, skip_compilers; "
+        "import_without_mlflow(); skip_compilers(); import deepspeed.autotuning, deepspeed.runtime.zero.muon.muon_optimizer; "
+        "from deepspeed.runtime import compiler; import torch; assert compiler.compile() is torch.compile; "
+        "print('torch._inductor.compile_fx' in sys.modules, 'mlflow' in sys.modules, deepspeed.autotuning.autotuner.has_mlflow); "
+        "import mlflow"
     )
     environment = os.environ | {"DS_ACCELERATOR": "cpu"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split()[-2:] == ["False", "False"], changed("deepspeed", "it needs mlflow")
+    assert done.stdout.split()[-3:] == ["False"] * 3, changed("deepspeed", "it needs torch's compiler or mlflow")
 
 
 def test_ray_train_passes_chosen_variables_on_and_its_controller_can_be_aborted() -> None:
@@ -94,6 +97,20 @@ def test_ray_train_passes_chosen_variables_on_and_its_controller_can_be_aborted(
     failure = ValueError("of a worker")
     failures = getattr(WorkerGroupError("failed", {0: failure}), "worker_failures", None)
     assert failures == {0: failure}, changed("ray", "errors lack worker_failures")
+
+
+def test_ray_train_starts_a_process_for_datasets_and_does_without_it() -> None:
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks import DatasetsCallback
+
+    from training.engine.ray_train_internals import trainer_without_datasets
+
+    before, after = (
+        [type(one) for one in kind(print)._create_default_callbacks()]
+        for kind in (TorchTrainer, trainer_without_datasets())
+    )
+    assert DatasetsCallback in before, changed("ray", "no DatasetsCallback is among a trainer's callbacks")
+    assert after == [kind for kind in before if kind is not DatasetsCallback]
 
 
 def test_ray_tune_s_asha_learns_earlier_epochs_without_a_loop_of_its_own() -> None:

@@ -26,15 +26,16 @@ def test_a_dry_run_tells_what_a_run_would_do_and_leaves_nothing(places, capfd, m
     monkeypatch.chdir(places)
     before = files_below(places)
     storage, events = places / "elsewhere" / "storage", places / "events"
-    dry_run(
-        settings(
-            places, "runs/agent", epochs=3, num_workers=2, data={"path": "ner"}, model={"name": "model"},
-            checkpoint={"storage": str(storage)}, tracking={"tensorboard": str(events)},
-        )
-    )  # fmt: skip
+    with in_this_process():
+        dry_run(
+            settings(
+                places, "runs/agent", epochs=3, data={"path": "ner"}, model={"name": "model"},
+                checkpoint={"storage": str(storage)}, tracking={"tensorboard": str(events)},
+            )
+        )  # fmt: skip
     out = capfd.readouterr().out
     assert out.endswith("dry run passed\n")
-    assert "2 worker(s) on CPU" in out
+    assert "1 worker(s) on CPU" in out
     assert "fp32, ZeRO" in out
     assert "120 examples and evaluate on 24 (dev) and 24 (test), 3 epochs of about" in out
     assert f"write {places / 'runs' / 'agent'}" in out

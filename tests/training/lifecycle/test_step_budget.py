@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from agent.config.base import load
-from agent.tasks import Report
+from agent.errors import ConfigError
+from agent.tasks import Report, TokenClassification
 from training.config import TrainingConfig
 from training.lifecycle.job import TrainingResult
 from training.lifecycle.step_budget import MIN_STEPS, fill_in_auto
@@ -14,8 +15,8 @@ from training.loop.worker_io import TrainingOutcome
 from training.run import render
 
 
-def filled(num_windows, *arguments, length=20):
-    return fill_in_auto(load(TrainingConfig, list(arguments)), np.full(num_windows, length, np.int64))
+def filled(num_windows, *arguments, length=20, width=384):
+    return fill_in_auto(load(TrainingConfig, list(arguments)), np.full(num_windows, length, np.int64), width)
 
 
 @pytest.mark.parametrize(
@@ -30,12 +31,43 @@ def test_little_data_gets_small_batches_and_many_epochs(num_sentences, tokens, e
 
 
 def test_what_the_user_sets_stays():
-    config, line = filled(100, "epochs=2", "batch.tokens=64", "early_stopping.patience=1")
+    config, line = filled(100, "epochs=2", "batch.tokens=64", "early_stopping.patience=1", "optimizer.kind=sgd")
     assert (config.epochs, config.batch.tokens, config.early_stopping.patience) == (2, 64, 1)
     assert line == ""
     config, line = filled(100, "batch.tokens=64", "early_stopping.patience=null")
     assert config.early_stopping.patience is None
     assert line.startswith("auto: epochs=9 ")
+
+
+@pytest.mark.parametrize(
+    ("width", "arguments", "rate"),
+    [
+        (128, [], 2e-4), (384, [], 2e-4), (768, [], 5e-5), (1024, [], 2.8e-5), (4096, [], 1e-5),
+        (768, ["model.lora={}"], 1e-3), (768, ["model.trainable=head_only"], 2e-4), (768, ["optimizer.learning_rate=3e-5"], 3e-5),
+        (768, ["optimizer.kind=sgd"], 0.1),
+    ],
+)  # fmt: skip
+def test_wide_encoders_get_low_rates_and_a_rate_that_is_set_stays(width, arguments, rate):
+    config, line = filled(14_000, *arguments, width=width)
+    assert config.optimizer.peak_learning_rate == rate
+    assert config.auto_keys == ()
+    assert (f"optimizer.learning_rate={rate:g} (" in line) is ("optimizer" not in "".join(arguments))
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"), [("0", "0: Input should be greater than 0"), ("fast", "'fast': Input should be a valid number")]
+)
+def test_a_rate_is_positive_or_auto(given, shown):
+    with pytest.raises(ConfigError) as raised:
+        load(TrainingConfig, [f"optimizer.learning_rate={given}"])
+    assert str(raised.value).startswith(f"optimizer.learning_rate={shown}")
+    assert "; or Input should be 'auto'. Remedy:" in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adafactor"])
+def test_other_optimizers_have_rates_of_their_own(kind):
+    with pytest.raises(ConfigError, match=r"optimizer\.learning_rate='auto': Input should be a valid number"):
+        load(TrainingConfig, [f"optimizer.kind={kind}", "optimizer.learning_rate=auto"])
 
 
 def test_texts_of_any_length_and_one_text_alone_can_be_planned():
@@ -49,5 +81,5 @@ def test_an_agent_that_learned_nothing_is_not_called_done(after, useless):
         Report(metrics={"f1": value}, primary="f1", support=9, mode="m", text="t") for value in (0.02, after, after)
     ]
     outcome = TrainingOutcome(*reports, best_epoch=1, history=[])
-    shown = render(TrainingResult(SimpleNamespace(path="p", digest="d" * 64), outcome))
+    shown = render(TrainingResult(SimpleNamespace(path="p", digest="d" * 64, task=TokenClassification()), outcome))
     assert ("NOT READY FOR USE" in shown) is useless

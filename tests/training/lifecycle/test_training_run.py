@@ -74,13 +74,10 @@ def test_hugging_faces_pipeline_agrees_with_the_bundle(reference):
         )
 
 
-@pytest.mark.parametrize(
-    ("num_workers", "engine"), [(2, {"zero_stage": 2, "offload_optimizer": True}), (3, {"zero_stage": 3})], ids=str
-)
-def test_the_loss_curve_does_not_depend_on_workers_micro_batches_or_zero_stage(places, reference, num_workers, engine):
-    config = settings(
-        places, f"workers{num_workers}", epochs=6, num_workers=num_workers, engine=engine, batch={"micro_tokens": 32}
-    )
+def test_the_loss_curve_does_not_depend_on_workers_micro_batches_or_zero_stage(places, reference):
+    """By Ray Train's workers at stage 2; more workers, stage 3 and going over to others: test_resharding.py."""
+    engine = {"zero_stage": 2, "offload_optimizer": True}
+    config = settings(places, "workers", epochs=6, num_workers=2, engine=engine, batch={"micro_tokens": 32})
     outcome = train(config).outcome
     ours, theirs = ([row["loss"] for row in result.history] for result in (outcome, reference.outcome))
     np.testing.assert_allclose(ours, theirs, rtol=1e-3)
@@ -141,7 +138,9 @@ def test_recipes_train_under_deepspeed_and_leave_plain_models(places, name, chan
 
 def test_training_ends_when_dev_no_longer_improves(places):
     result = train_here(settings(places, "patient", epochs=40, early_stopping={"patience": 2}))
-    assert result.outcome.best_epoch + 2 == len(result.outcome.history) < 40
+    scores = [row["dev_f1"] for row in result.outcome.history]
+    assert scores.index(max(scores)) + 3 == len(scores) < 40
+    assert result.outcome.best_epoch == max(n for n, score in enumerate(scores, 1) if score == max(scores))
 
 
 def test_the_bundle_holds_a_report_that_counts_every_test_sentence(reference):

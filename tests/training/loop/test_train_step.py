@@ -32,7 +32,7 @@ def plan(epoch=0):
 def rows_in(step):
     """The windows that a prepared step computes, as tuples of their tokens and targets; a row of padding alone is none."""
     found = []
-    for inputs, targets in step.micro_batches:
+    for inputs, targets, _ in step.micro_batches:
         for ids, mask, wanted in zip(inputs["input_ids"], inputs["attention_mask"].bool(), targets, strict=True):
             if (wanted != -100).any():
                 found.append((tuple(ids[mask].tolist()), tuple(wanted[mask].tolist())))
@@ -45,7 +45,7 @@ def same(one, other):
         other.labelled, other.tokens, other.padded_tokens, other.sentences
     )  # fmt: skip
     assert len(one.micro_batches) == len(other.micro_batches)
-    for (ours, our_targets), (theirs, their_targets) in zip(one.micro_batches, other.micro_batches, strict=True):
+    for (ours, our_targets, _), (theirs, their_targets, _) in zip(one.micro_batches, other.micro_batches, strict=True):
         assert ours.keys() == theirs.keys()
         assert all(ours[name].equal(theirs[name]) for name in ours)
         assert our_targets.equal(their_targets)
@@ -77,7 +77,7 @@ def test_prepared_parts_hold_the_step_s_tokens_and_targets(num_workers):
     for wanted, *parts in zip(whole, *workers, strict=True):
         assert sorted(row for part in parts for row in rows_in(part)) == rows_in(wanted)
         assert len({len(part.micro_batches) for part in parts}) == 1
-        labelled = sum(int((targets != -100).sum()) for part in parts for _, targets in part.micro_batches)
+        labelled = sum(int((targets != -100).sum()) for part in parts for _, targets, _ in part.micro_batches)
         tokens = sum(len(ids) for part in parts for ids, _ in rows_in(part))
         for part in parts:
             assert (part.labelled, part.tokens) == (labelled, tokens)
@@ -89,7 +89,7 @@ def test_more_workers_than_windows_leave_some_with_batches_that_count_nothing():
     for rank in range(5):
         step = prefetcher(rank, 5)._prepare(rows)
         assert len(step.micro_batches) == 1
-        inputs, targets = step.micro_batches[0]
+        inputs, targets, _ = step.micro_batches[0]
         assert bool((targets != -100).any()) == (rank in busy)
         assert inputs["input_ids"].shape == targets.shape  # and a model can compute it
 
@@ -145,7 +145,14 @@ class FailingWindows(PackedWindows):
 def test_what_fails_while_collating_ahead_is_raised_in_the_loop_and_ends_the_thread():
     source = windows()
     failing = FailingWindows(
-        source.input_ids, source.targets, source.bounds, source.labelled, source.owners, source.seconds, left=[]
+        source.input_ids,
+        source.targets,
+        source.bounds,
+        source.labelled,
+        source.owners,
+        source.seconds,
+        source.logged,
+        left=[],
     )
     with pytest.raises(OSError, match="the disk is gone"):
         list(prefetcher(source=failing).steps(plan(), 0))

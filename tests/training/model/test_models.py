@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from tokenizers import normalizers, trainers
+from tokenizers import Tokenizer, normalizers, trainers
 from transformers import AutoTokenizer
 
 from agent.config.base import load
@@ -132,6 +132,50 @@ def test_a_tokenizer_is_what_its_file_says_and_not_what_its_class_makes_of_it(tm
         assert loaded(text)["input_ids"] == written.encode(text).ids
     assert "otherwise than its tokenizer.json is written (for example 'Paris')" in capsys.readouterr().out
     assert make_encoder(loaded, ModelConfig(name=str(tmp_path), stride=8)).pad_id == written.token_to_id("[PAD]")
+
+
+@pytest.fixture(scope="module")
+def spm(tmp_path_factory):
+    """A DeBERTa as the hub has it: a SentencePiece model with a map of characters (NFKC), no tokenizer.json."""
+    sentencepiece = pytest.importorskip(
+        "sentencepiece"
+    )  # not in the environment of optimum, whose transformers keeps the map
+    directory = tmp_path_factory.mktemp("spm")
+    (directory / "text.txt").write_text("Paris and final Anna 1 2 km\n" * 50, encoding="utf-8")
+    names = {
+        f"{part}_piece": f"[{word}]" for part, word in (("pad", "PAD"), ("bos", "CLS"), ("eos", "SEP"), ("unk", "UNK"))
+    }
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(directory / "text.txt"), model_prefix=str(directory / "spm"), vocab_size=40, pad_id=0, bos_id=1, eos_id=2, unk_id=3,
+        user_defined_symbols=["[MASK]"], hard_vocab_limit=False, minloglevel=2, **names,
+    )  # fmt: skip
+    (directory / "config.json").write_text('{"model_type": "deberta-v2", "vocab_size": 40}')
+    return directory
+
+
+def test_a_tokenizer_is_what_its_sentencepiece_model_says(spm, capsys):
+    processor = pytest.importorskip("sentencepiece").SentencePieceProcessor(model_file=str(spm / "spm.model"))
+    loaded = load_tokenizer(str(spm))
+    for text in ("ﬁnal", "Ａnna in  Paris", " 1\u00a0km", "① km"):
+        assert loaded(text, add_special_tokens=False)["input_ids"] == processor.encode(text)
+    assert "otherwise than its spm.model is written (for example 'ﬁnal')" in capsys.readouterr().out
+    publish._save_tokenizer(loaded, spm / "bundle")
+    assert make_encoder(loaded, ModelConfig(name=str(spm), stride=8)).pad_id == processor.pad_id()
+    assert Tokenizer.from_file(str(spm / "bundle/tokenizer.json")).encode("ﬁnal").ids == loaded("ﬁnal")["input_ids"]
+
+
+def test_a_tokenizer_that_cuts_otherwise_than_its_sentencepiece_model_is_refused(spm, tmp_path):
+    shutil.copytree(spm, tmp_path / "other")
+    lower = tmp_path / "other/tokenizer_config.json"
+    lower.write_text('{"split_by_punct": true}')
+    with pytest.raises(ModelError, match=r"its spm\.model into .*add the tokenizer\.json"):
+        load_tokenizer(str(tmp_path / "other"))
+
+
+def test_a_missing_sentencepiece_is_named(spm):
+    code = f"import sys; sys.modules['sentencepiece'] = None; from training.model.models import load_tokenizer; load_tokenizer({str(spm)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "needs the package 'sentencepiece'" in done.stderr
 
 
 def test_the_embedded_models_tokenizer_is_read_alike(capsys):

@@ -25,7 +25,9 @@ INPUTS = batch([9, 7, 3])
 
 
 @pytest.mark.parametrize(
-    "optimizer", [AdamW(weight_decay=0.1), SGD(learning_rate=0.01), Adafactor()], ids=lambda one: one.kind
+    "optimizer",
+    [AdamW(learning_rate=2e-4, weight_decay=0.1), SGD(learning_rate=0.01), Adafactor()],
+    ids=lambda one: one.kind,
 )
 @pytest.mark.parametrize("threads", [0, 2])
 def test_zeros_stay_zero_and_all_else_moves(optimizer, threads):
@@ -65,7 +67,7 @@ def test_adapters_cannot_keep_zeros():
 @pytest.mark.system
 @pytest.mark.faults
 def test_a_pruned_model_stays_pruned_under_deepspeed_with_two_workers_at_every_zero_stage(tmp_path):
-    launch(2, "tests.training.state.resharding", tmp_path, "none", "a", 5, 0, "pruned")
+    launch(2, resharding.train_rank, tmp_path, "none", "a", 5, rotation=0, recipe="pruned")
     fresh = resharding.model("pruned").state_dict()
     dead = {name: fresh[name] == 0 for name in fresh if ".layer." in name and "LayerNorm" not in name}
     assert sum(int(zeros.sum()) for zeros in dead.values()) > 1000

@@ -1,16 +1,11 @@
 """One process of a group that trains a tiny model for a few steps from one checkpoint to the next, once per ZeRO stage.
 
-    RANK=0 WORLD_SIZE=2 ... python -m tests.training.state.resharding DIR FROM TO STEPS ROTATION RECIPE [STAGES]
-
-For each of STAGES (0123): reads DIR/FROM-<stage> if FROM is not `none`, does STEPS steps at stage (stage + ROTATION) % 4, writes
-DIR/TO-<stage> and adds the losses to DIR/losses-<stage>.jsonl. No Ray: what is shown is that a checkpoint does not care who wrote it.
+No Ray: what is shown is that a checkpoint does not care who wrote it.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +42,7 @@ def windows() -> PackedWindows:
     ids = rng.integers(1, VOCABULARY, lengths.sum()).astype(np.int32)
     return PackedWindows(
         ids, ids % LABELS, np.cumsum([0, *lengths]).astype(np.int64), lengths.astype(np.int32),
-        np.arange(200, dtype=np.int32), lengths.astype(np.int32),
+        np.arange(200, dtype=np.int32), lengths.astype(np.int32), np.full((200, 2), np.nan, np.float32),
     )  # fmt: skip
 
 
@@ -82,7 +77,13 @@ def prune(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor == 0 for name, tensor in weights.items() if ".layer." in name and "LayerNorm" not in name}
 
 
-def main(directory: Path, source: str, target: str, steps: int, *, rotation: int, recipe: str, stages: str) -> None:
+def train_rank(
+    directory: Path, source: str, target: str, steps: int, *, rotation: int, recipe: str, stages: str = "0123"
+) -> None:
+    """For each stage: reads directory/source-<stage> if there is a source, trains at stage (stage + rotation) % 4, writes directory/target-<stage>
+    and adds the losses to directory/losses-<stage>.jsonl."""  # fmt: skip
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
     for stage in map(int, stages):
         before = Checkpoint.read(directory / f"{source}-{stage}") if source != "none" else None
         state = before.state if before else RunState()
@@ -101,6 +102,8 @@ def main(directory: Path, source: str, target: str, steps: int, *, rotation: int
             Checkpoint(weights, optimizer, state, []).write(place)
             with (directory / f"losses-{stage}.jsonl").open("a") as stream:
                 stream.write(json.dumps(losses) + "\n")
+    dist.barrier()  # whoever leaves while another still talks to it ends by a signal, now and then
+    dist.destroy_process_group()
 
 
 def make(
@@ -128,14 +131,3 @@ def make(
     )
     engine.train(True)
     return TrainStep(engine, prefetcher, loss, seed=0), prefetcher, engine
-
-
-if __name__ == "__main__":
-    os.environ["DS_ACCELERATOR"] = "cpu"
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    _, place, source_name, target_name, number, shift, optimizer, *rest = sys.argv
-    chosen = rest[0] if rest else "0123"
-    main(Path(place), source_name, target_name, int(number), rotation=int(shift), recipe=optimizer, stages=chosen)
-    dist.barrier()  # whoever leaves while another still talks to it ends by a signal, now and then
-    dist.destroy_process_group()

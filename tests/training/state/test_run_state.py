@@ -32,14 +32,14 @@ def test_an_epoch_without_steps_has_rates_of_nothing():
     assert summary["tokens_per_s"] == 0
 
 
-def test_the_best_epoch_is_the_first_of_equals_and_others_make_the_run_stale():
+def test_the_best_epoch_is_the_last_of_equals_and_what_is_no_better_makes_the_run_stale():
     state, seen = RunState(), []
     for number, value in enumerate(reports(0.5, 0.5, 0.7, 0.6, 0.8)):
         state.steps_in_epoch, state.totals.steps = 4, 4
         state.close_epoch(value, {"epoch": number + 1}, min_delta=0.0)
         seen.append((state.best_epoch, state.stale, state.improved))
         assert (state.steps_in_epoch, state.totals) == (0, EpochTotals())
-    assert seen == [(1, 0, True), (1, 1, False), (3, 0, True), (3, 1, False), (5, 0, True)]
+    assert seen == [(1, 0, True), (2, 1, True), (3, 0, True), (3, 1, False), (5, 0, True)]
     assert state.epoch == 5
     assert [row["epoch"] for row in state.history] == [1, 2, 3, 4, 5]
     assert state.dev.value == 0.8

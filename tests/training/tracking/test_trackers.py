@@ -136,10 +136,10 @@ def test_without_trackers_nothing_is_started_or_loaded():
 def test_a_step_pays_next_to_nothing(tmp_path):
     rows = [step_row(step) for step in range(1, 10_001)]
     with Trackers(TrackingConfig(tensorboard=str(tmp_path)), run_name="agent", parameters={}) as trackers:
-        begun = time.perf_counter()
+        begun = time.process_time()
         for row in rows:
             trackers.step(row)
-        assert (time.perf_counter() - begun) / len(rows) < 500e-6  # 3 us on a quiet machine
+        assert (time.process_time() - begun) / len(rows) < 500e-6  # 3 us on a quiet machine
     assert len(tensorboard_scalars(tmp_path / "agent")["train/loss"]) == 1250
 
 
