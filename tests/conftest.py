@@ -1,10 +1,14 @@
-"""Settings of all tests: no network, reproducible and bounded property tests, and plugins that all share."""
+"""Settings of all tests: no network, reproducible draws, bounded property tests, and plugins that all share."""
 
 import os
+import random
+import sys
+import zlib
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = [
@@ -25,3 +29,14 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 settings.load_profile("bert-agent")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Each test draws what it drew before, whichever tests its process ran first: one in twenty 95% intervals misses."""
+    seed = zlib.crc32(item.nodeid.encode())
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
