@@ -123,7 +123,9 @@ TRAINING_HOST_RATIO = _gauge(
     "training_host_ratio", "Part of the time that steps wait for their batches, 0 to 1.", "run"
 )
 TRAINING_EPOCH = _gauge("training_epoch", "Passes over the training split done, with parts.", "run")
-TRAINING_DEV_F1 = _gauge("training_dev_f1", "F1 on the dev split after the last epoch.", "run")
+TRAINING_DEV_SCORE = _gauge(
+    "training_dev_score", "The task's primary metric on the dev split after the last epoch.", "run"
+)
 TRAINING_WORKERS = _gauge("training_workers", "Data-parallel workers of the run.", "run")
 TRAINING_RESTARTS = _gauge("training_restarts", "Times the run was taken up again.", "run")
 TRAINING_FAILURES = _counter(
@@ -133,6 +135,6 @@ TRAINING_FAILURES = _counter(
 TRAINING_PROGRESS = (
     TRAINING_STEPS, TRAINING_TOKENS, TRAINING_PADDED_TOKENS, TRAINING_TOKENS_PER_SECOND, TRAINING_LOSS,
     TRAINING_LEARNING_RATE, TRAINING_PADDING_RATIO, TRAINING_STEP_SECONDS, TRAINING_HOST_RATIO, TRAINING_EPOCH,
-    TRAINING_DEV_F1, TRAINING_WORKERS, TRAINING_RESTARTS,
+    TRAINING_DEV_SCORE, TRAINING_WORKERS, TRAINING_RESTARTS,
 )  # fmt: skip
 TRAINING = (*TRAINING_PROGRESS, TRAINING_FAILURES)

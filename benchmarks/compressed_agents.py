@@ -154,7 +154,7 @@ def run(output: Path, *arguments: str) -> None:
 def compressed(config: CompressionBenchmark, agent: Path, output: Path, steps: list[Any]) -> Path:
     """Compresses the agent by a recipe, without a quality gate."""
     given = json.dumps(steps)
-    options = (f"threads={config.threads}", "gate.min_f1_kept=0", "measure=full", f"steps={given}")
+    options = (f"threads={config.threads}", "gate.min_score_kept=0", "measure=full", f"steps={given}")
     run(output, "compression/run.py", f"bundle={agent}", f"output={output}", *options)
     return output
 

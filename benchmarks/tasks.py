@@ -159,7 +159,7 @@ class TaskRun:
             return
         if not (self._compressed / "bundle.json").is_file():
             command = ["compression/run.py", f"bundle={self._trained}", f"output={self._compressed}"]
-            subprocess.run([sys.executable, *command, f"gate.min_f1_kept={_LEAST_KEPT}"], cwd=ROOT, check=True)
+            subprocess.run([sys.executable, *command, f"gate.min_score_kept={_LEAST_KEPT}"], cwd=ROOT, check=True)
         rows = json.loads((self._compressed / "report.json").read_text())["model_rows"]
         scores = [row["quality"]["metrics"][row["quality"]["primary"]] for row in (rows[0], rows[-1])]
         self._entry["compressed"] = {

@@ -18,11 +18,11 @@ from compression.tuning.trial_record import render
 USAGE = """
 usage: python compression/search.py bundle=DIR output=DIR [config.yaml ...] [key.path=value ...]
 
-Tries options of steps, drawn from the ranges in space, and publishes the fastest agent that loses no more than max_f1_loss of
-its F1 on the dev split; the gate then judges it on the test split. Steps that trials have in common are taken once. An
+Tries options of steps, drawn from the ranges in space, and publishes the fastest agent that loses no more than max_score_loss of
+its score on the dev split; the gate then judges it on the test split. Steps that trials have in common are taken once. An
 interrupted search goes on when the same command is given again. All other keys are those of compression/run.py.
 
-  python compression/search.py bundle=runs/agent output=runs/agent-fast num_trials=16 max_f1_loss=0.01
+  python compression/search.py bundle=runs/agent output=runs/agent-fast num_trials=16 max_score_loss=0.01
   python compression/search.py bundle=runs/agent output=runs/agent-fast 'space.prune.ffn_ratio=uniform(0.2, 0.6)' \\
       'space.quantize.embeddings=choice(true, false)' 'space.prune.taken=choice(true, false)'
 """
@@ -31,7 +31,7 @@ interrupted search goes on when the same command is given again. All other keys 
 def main(config: CompressionSearchConfig) -> None:
     """Searches, prints the Pareto set and the best agent's table."""
     record, report = search(config)
-    print("", *render(record, config.max_f1_loss), "", terminal_table(report), sep="\n")
+    print("", *render(record, config.max_score_loss), "", terminal_table(report), sep="\n")
     print(f"published: {config.output} (report: {config.output}/report.md)")
 
 

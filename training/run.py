@@ -12,7 +12,7 @@ from training.config import TrainingConfig  # noqa: E402
 from training.lifecycle.job import TrainingResult, train  # noqa: E402
 from training.loop.worker_io import TrainingOutcome  # noqa: E402
 
-_LEAST_GAIN = 0.02  # of F1 over the untrained head, which is what a new head scores by chance
+_LEAST_GAIN = 0.02  # of score over the untrained head, which is what a new head scores by chance
 USAGE = """usage: python training/run.py [config.yaml ...] [key.path=value ...] [--dry-run] [--print-config] [--help]
 
 Fine-tunes a pre-trained encoder on labelled data and writes a bundle. Uses the Ray cluster that RAY_ADDRESS names,
@@ -39,7 +39,7 @@ def render(result: TrainingResult) -> str:
         )
     score = outcome.after.score_name
     curve = [
-        f"  epoch {row['epoch']:.0f}  loss {row['loss']:.4f}  dev {score} {row['dev_f1']:.4f}  {'#' * round(40 * row['dev_f1'])}"
+        f"  epoch {row['epoch']:.0f}  loss {row['loss']:.4f}  dev {score} {row['dev_score']:.4f}  {'#' * round(40 * row['dev_score'])}"
         for row in outcome.history
     ]
     return "\n".join([
@@ -58,7 +58,7 @@ def _warn_if_useless(outcome: TrainingOutcome) -> list[str]:
         return []
     return [
         "",
-        f"NOT READY FOR USE: on the test split this agent is no better than guessing (F1 {after:.4f}, before fine-tuning {before:.4f}).",
+        f"NOT READY FOR USE: on the test split this agent is no better than guessing ({outcome.after.score_name} {after:.4f}, before fine-tuning {before:.4f}).",
         "What helps: more epochs (epochs=60), more labelled examples, a finished agent as teacher (teacher.bundle=DIR) with text of your field "
         "(teacher.unlabelled=FILE). The learning curve above and report.md show whether the loss still fell.",
     ]

@@ -57,7 +57,7 @@ class Report(Config):
     @property
     def score_name(self) -> str:
         """What people call the primary metric."""
-        return "F1" if self.primary == "f1" else self.primary
+        return self.primary.replace("f1", "F1").replace("_", " ")
 
 
 def _whole(value: object) -> object:

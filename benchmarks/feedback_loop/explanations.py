@@ -91,7 +91,7 @@ def trained(place: Path, config: ExplanationsConfig) -> Path:
         "training/run.py", "task.kind=text_classification", f"data.path={data}", f"model.name={place / 'model'}", f"output={place / 'agent'}",
         "epochs=8", "batch.tokens=512", "optimizer.learning_rate=0.002", "model.stride=8",
     )  # fmt: skip
-    _run("compression/run.py", f"bundle={place / 'agent'}", f"output={place / 'small'}", "gate.min_f1_kept=0.98")
+    _run("compression/run.py", f"bundle={place / 'agent'}", f"output={place / 'small'}", "gate.min_score_kept=0.98")
     return place / "small"
 
 

@@ -90,7 +90,7 @@ def _run(data: Path, seed: int, keys: list[str]) -> dict[str, float]:
     ]
     subprocess.run([sys.executable, "training/run.py", *fixed, *keys], cwd=ROOT, check=True)
     log = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    epochs = [row["dev_f1"] for row in log if row["kind"] == "epoch"]
+    epochs = [row["dev_score"] for row in log if row["kind"] == "epoch"]
     test = next(one.report for one in Bundle.load(output).manifest.evaluations if one.split == "test")
     return {
         "dev, last epoch": epochs[-1], "dev, best": max(epochs), "test": test.value, "test precision": test.metrics["precision"],

@@ -70,7 +70,7 @@ class Ours(Contestant):
         return {
             "steps": [tuple(row[name] for name in columns) for row in step_rows(outcome.metrics_log)],
             "precision": "bf16" if "bf16" in outcome.description else "fp32",
-            "points": [(seconds, row["dev_f1"]) for seconds, row in zip(clock, outcome.history, strict=True)],
+            "points": [(seconds, row["dev_score"]) for seconds, row in zip(clock, outcome.history, strict=True)],
             "test_f1": outcome.after.value,
             "test_metrics": dict(outcome.after.metrics),
             "save_share": outcome.history[-1]["save_share"],

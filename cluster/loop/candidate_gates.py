@@ -39,8 +39,10 @@ class Versions(NamedTuple):
 def compression_gate(report: Path, *, passed: bool) -> Gate:
     """What the gate of compression said in its report."""
     verdict: dict[str, Any] = json.loads(report.read_bytes())["verdict"]
-    numbers = {name: float(verdict[name]) for name in ("f1", "original", "needed")}
-    said = f"{verdict['model']} scores {numbers['f1']:.4f} of the {numbers['needed']:.4f} it needs ({verdict['split']})"
+    numbers = {name: float(verdict[name]) for name in ("score", "original", "needed")}
+    said = (
+        f"{verdict['model']} scores {numbers['score']:.4f} of the {numbers['needed']:.4f} it needs ({verdict['split']})"
+    )
     return Gate(gate="compression", passed=passed, why=said, numbers=numbers)
 
 

@@ -1,1 +1,1 @@
-"""Measures F1, calibration, latency and throughput."""
+"""Measures quality, calibration, latency and throughput."""

@@ -1,4 +1,4 @@
-"""Measures one model file or network of a run: F1, size, FLOPs, and speed in turns with others."""
+"""Measures one model file or network of a run: quality, size, FLOPs, and speed in turns with others."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Candidate:
 
     def answers(self, state: PipelineState, examples: Sequence[Any], label: str) -> Answers:
         """Runs it over labelled examples, with a progress bar."""
-        with timed_bar(f"{label}: F1 of {self.name}") as progress:
+        with timed_bar(f"{label}: quality of {self.name}") as progress:
             return answer_examples(state.bundle.task, self.encoder, examples, self.forward, progress)
 
     def measurement(

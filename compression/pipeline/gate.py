@@ -1,4 +1,4 @@
-"""The quality gate: how much F1 a compressed agent must keep to be published, and after each step."""
+"""The quality gate: how much of its score a compressed agent must keep to be published, and after each step."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ _REMEDY = "remove less (shrink, prune), distill for more epochs, leave out int8 
 class Gate(Config):
     """The least quality that is published, by the task's primary metric on the test split."""
 
-    min_f1_kept: float = Field(0.99, ge=0, le=1, description="part of the original's F1 that must remain")
-    min_f1: float | None = Field(None, ge=0, le=1, description="F1 that must be reached whatever the original's")
+    min_score_kept: float = Field(0.99, ge=0, le=1, description="part of the original's score that must remain")
+    min_score: float | None = Field(None, ge=0, le=1, description="score that must be reached whatever the original's")
     after_each: bool | None = Field(
         None,
         description="stop after a step that no later step can make up for (distill can); default: where steps are measured",
     )
     margin: float = Field(
         0.02, ge=0, le=1,
-        description="how much less than min_f1_kept may be kept after a step, where the dev split tells it",
+        description="how much less than min_score_kept may be kept after a step, where the dev split tells it",
     )  # fmt: skip
 
     def judge(self, original: Measurement, published: Sequence[Measurement]) -> Verdict:
         """Judges the worst of the model files that would be published."""
-        worst = min(published, key=lambda row: row.f1)
-        needed = max(self.min_f1_kept * original.f1, self.min_f1 or 0.0)
+        worst = min(published, key=lambda row: row.score)
+        needed = max(self.min_score_kept * original.score, self.min_score or 0.0)
         return _verdict(worst.name, worst, original, needed)
 
     def judge_step(self, row: StepRow, original: StepRow) -> Verdict:
         """Judges the state after a step by the same part of the dev split as the original."""
         assert row.measurement
         assert original.measurement
-        needed = max(0.0, self.min_f1_kept - self.margin) * original.measurement.f1
+        needed = max(0.0, self.min_score_kept - self.margin) * original.measurement.score
         split = f"{row.num_examples} examples of the dev split"
         return _verdict(f"what {row.kind} left", row.measurement, original.measurement, needed, split=split)
 
@@ -53,12 +53,12 @@ class Gate(Config):
         if verdict.passed:
             return
         if verdict.split == "test":
-            allowed = f"gate.min_f1_kept={self.min_f1_kept:g}"
-            allowed += "" if self.min_f1 is None else f" and gate.min_f1={self.min_f1:g}"
+            allowed = f"gate.min_score_kept={self.min_score_kept:g}"
+            allowed += "" if self.min_score is None else f" and gate.min_score={self.min_score:g}"
         else:
-            allowed = f"gate.min_f1_kept={self.min_f1_kept:g} less gate.margin={self.margin:g} after a step"
+            allowed = f"gate.min_score_kept={self.min_score_kept:g} less gate.margin={self.margin:g} after a step"
         raise GateError(
-            f"the gate refuses {verdict.model}: F1 {verdict.f1:.4f} is {verdict.needed - verdict.f1:.4f} below the "
+            f"the gate refuses {verdict.model}: {verdict.score_name} {verdict.score:.4f} is {verdict.needed - verdict.score:.4f} below the "
             f"{verdict.needed:.4f} it needs ({verdict.kept:.2%} of the original's {verdict.original:.4f} kept, "
             f"{verdict.split}{'' if verdict.split != 'test' else ' split'}); nothing was published, the report is {report}",
             allowed=allowed,
@@ -67,5 +67,8 @@ class Gate(Config):
 
 
 def _verdict(model: str, row: Measurement, original: Measurement, needed: float, split: str = "test") -> Verdict:
-    kept = row.f1 / original.f1 if original.f1 else 1.0
-    return Verdict(model=model, f1=row.f1, original=original.f1, kept=kept, needed=needed, split=split)
+    kept = row.score / original.score if original.score else 1.0
+    return Verdict(
+        model=model, score_name=row.quality.score_name, score=row.score, original=original.score, kept=kept,
+        needed=needed, split=split,
+    )  # fmt: skip

@@ -150,6 +150,6 @@ def _load_data(config: CompressionConfig, bundle: Bundle) -> tuple[DataConfig, S
     if splits.digest != bundle.manifest.lineage.data_digest:
         notes.append(
             f"data: {choice.path} is not the data that the agent was trained on (digest {splits.digest[:12]}, "
-            f"trained on {bundle.manifest.lineage.data_digest[:12]}); F1 is measured on what was given"
+            f"trained on {bundle.manifest.lineage.data_digest[:12]}); quality is measured on what was given"
         )
     return choice, splits, notes

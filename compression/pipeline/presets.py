@@ -23,8 +23,8 @@ _STUDENT = (ShrinkStep(layers=5, ffn_units=768), DistillStep(epochs=3))
 
 PRESETS: Mapping[PresetName, Preset] = {
     "fast": Preset(
-        (PruneStep(dev_f1_kept=0.995), ExportStep(), QuantizeStep(), VerifyStep()),
-        "minutes, no training: prunes as far as F1 allows, then int8; what is taken without a preset",
+        (PruneStep(dev_score_kept=0.995), ExportStep(), QuantizeStep(), VerifyStep()),
+        "minutes, no training: prunes as far as the score allows, then int8; what is taken without a preset",
     ),
     "exact": Preset(
         (ExportStep(), QuantizeStep(), VerifyStep()),

@@ -59,7 +59,7 @@ class Measurement(Config):
     published: bool
 
     @property
-    def f1(self) -> float:
+    def score(self) -> float:
         """The task's primary metric."""
         return self.quality.value
 
@@ -85,14 +85,16 @@ class Verdict(Config):
     """The gate's comparison of a model with the original: the worst to be published, or the state after a step.
 
     Attributes:
-        f1, original: F1 of the model and of the original.
+        score_name: Of the task's primary metric.
+        score, original: Those of the model and of the original.
         kept: Their ratio.
-        needed: F1 that the model must reach.
+        needed: Score that the model must reach.
         split: `test`, or a description of the part of the dev split.
     """
 
     model: str
-    f1: float
+    score_name: str
+    score: float
     original: float
     kept: float
     needed: float
@@ -101,7 +103,7 @@ class Verdict(Config):
     @property
     def passed(self) -> bool:
         """Whether it may be published."""
-        return self.f1 >= self.needed
+        return self.score >= self.needed
 
 
 class CompressionReport(Config):

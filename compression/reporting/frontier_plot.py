@@ -1,4 +1,4 @@
-"""Draws F1 against speed, both relative to the original, with the Pareto frontier."""
+"""Draws the score against speed, both relative to the original, with the Pareto frontier."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Point(NamedTuple):
     Attributes:
         name: Label of the mark.
         speed: Throughput relative to the original's.
-        kept: F1 relative to the original's on the same split.
+        kept: Score relative to the original's on the same split.
         step: Whether it is the state after a step (dev split, hollow mark) and not a model file.
     """
 
@@ -33,7 +33,7 @@ class Point(NamedTuple):
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """The Pareto-optimal points in speed and F1, slowest first."""
+    """The Pareto-optimal points in speed and score, slowest first."""
     best: list[Point] = []
     for point in sorted(points, key=lambda one: (-one.speed, -one.kept)):
         if not best or point.kept > best[-1].kept:
@@ -45,14 +45,14 @@ def points_of(report: CompressionReport) -> list[Point]:
     """The points of a run: the original, the states after steps, and the model files."""
     first = report.step_rows[0].measurement if report.step_rows else None
     found = [
-        Point(f"after {row.kind}", row.speed, row.measurement.f1 / first.f1, step=True)
+        Point(f"after {row.kind}", row.speed, row.measurement.score / first.score, step=True)
         for row in report.step_rows
-        if row.measurement and row.speed and first and first.f1
+        if row.measurement and row.speed and first and first.score
     ]
     original = report.model_rows[0] if report.model_rows else None
-    if original and original.f1 and original.sentences_per_s:
+    if original and original.score and original.sentences_per_s:
         found += [
-            Point(row.name, row.sentences_per_s / original.sentences_per_s, row.f1 / original.f1)
+            Point(row.name, row.sentences_per_s / original.sentences_per_s, row.score / original.score)
             for row in report.model_rows[1:]
             if row.sentences_per_s
         ]
@@ -69,15 +69,15 @@ def draw_frontier(file: Path, points: Sequence[Point]) -> None:
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         _draw(figure.subplots(), points)
         stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Title": "F1 kept against speed"})
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Title": "Score kept against speed"})
     words = html.escape(describe(points))
     file.write_text(stream.getvalue().replace("<svg ", f'<svg role="img" aria-label="{words}" ', 1), encoding="utf-8")
 
 
 def describe(points: Sequence[Point]) -> str:
     """The plot in words, as its text alternative."""
-    words = ", ".join(f"{one.name} {one.speed:.2f} times as fast with {one.kept:.1%} of F1" for one in points)
-    return f"F1 kept against speed: {words}."
+    words = ", ".join(f"{one.name} {one.speed:.2f} times as fast with {one.kept:.1%} of the score" for one in points)
+    return f"Score kept against speed: {words}."
 
 
 def _draw(axes: Axes, points: Sequence[Point]) -> None:
@@ -95,7 +95,9 @@ def _draw(axes: Axes, points: Sequence[Point]) -> None:
             one.name, (one.speed, one.kept * 100), (5, 5), textcoords="offset points", fontsize=8, color=colour
         )
     axes.set_xlabel("sentences/s over the original's, batches of 32")
-    axes.set_ylabel("F1 kept, % (hollow: after a step, dev split)" if any(one.step for one in points) else "F1 kept, %")
+    axes.set_ylabel(
+        "score kept, % (hollow: after a step, dev split)" if any(one.step for one in points) else "score kept, %"
+    )
     axes.margins(x=0.18, y=0.18)
     axes.grid(visible=True, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -15,10 +15,6 @@ NAME = "report"
 KINDS = ("json", "md", "svg")
 
 _CONTENTION = 0.2  # cores shared with other processes, above which the report warns
-_MODEL_HEAD = ("model", "MB", "parameters", "F1", "kept", "1 sentence, ms", "sentences/s", "speed")
-_STEP_HEAD = (
-    "after", "MB", "parameters", "MFLOP/token", "F1", "kept", "same texts", "same words", "calibration error",
-)  # fmt: skip
 _AGREEMENT_HEAD = ("model", "MFLOP/token", "same texts", "same words", "calibration error")
 
 
@@ -37,14 +33,15 @@ def save_report(report: CompressionReport, directory: Path, stem: str = NAME) ->
 
 def terminal_table(report: CompressionReport) -> str:
     """A short table of all model files, with the gate's verdict."""
-    return "\n".join([_plain(_rows(report)), *_contention_warning(report), _verdict_line(report)])
+    table = [_plain(_rows(report))] if report.model_rows else []
+    return "\n".join([*table, *_contention_warning(report), _verdict_line(report)])
 
 
 def markdown(report: CompressionReport, picture: str = "") -> str:
     """The report as Markdown; `picture` is the SVG file beside it."""
     lines = ["# Compression report", "", _verdict_line(report), ""]
     lines += _results(report) if report.model_rows else []
-    lines += [f"![F1 kept against speed]({picture})", ""] if picture else []
+    lines += [f"![Score kept against speed]({picture})", ""] if picture else []
     lines += _steps(report)
     lines += ["## What was done", "", *[f"- {note}" for note in report.notes], ""]
     lines += [
@@ -58,9 +55,11 @@ def step_line(row: StepRow, original: StepRow) -> str:
     """One line on the measurements after a step."""
     assert row.measurement
     assert original.measurement
-    line = f"{row.measurement.size_bytes / 1e6:.1f} MB, F1 {row.measurement.f1:.4f}"
-    if row is not original and original.measurement.f1:
-        line += f" ({row.measurement.f1 / original.measurement.f1:.1%} kept)"
+    line = (
+        f"{row.measurement.size_bytes / 1e6:.1f} MB, {row.measurement.quality.score_name} {row.measurement.score:.4f}"
+    )
+    if row is not original and original.measurement.score:
+        line += f" ({row.measurement.score / original.measurement.score:.1%} kept)"
     return f"{line} over {row.num_examples} of the dev split" + (f", {row.speed:.2f}x" if row.speed else "")
 
 
@@ -83,8 +82,10 @@ def _steps(report: CompressionReport) -> list[str]:
     if not rows:
         return []
     original = rows[0]
+    name = rows[0].measurement.quality.score_name if rows[0].measurement else ""
+    head = ("after", "MB", "parameters", "MFLOP/token", name, "kept", "same texts", "same words", "calibration error")
     named = [(row.kind, row.measurement) for row in rows if row.measurement]
-    lines = ["## After each step", "", *markdown_table([_STEP_HEAD, *(_step_cells(row, original) for row in rows)]), ""]
+    lines = ["## After each step", "", *markdown_table([head, *(_step_cells(row, original) for row in rows)]), ""]
     lines += [f"Of {original.num_examples} examples of the dev split. Expected calibration error, 15 bins. Speed below is over the original's,",
               "both measured in turns after the step; of a network the weights without their zeros.", ""]  # fmt: skip
     lines += [*markdown_table(_speeds(rows)), ""]
@@ -96,12 +97,15 @@ def _contention_warning(report: CompressionReport) -> list[str]:
         return []
     return [
         f"Other processes took {report.contention:.1f} of our {report.threads} core(s) while the clocks ran: speeds and ratios are "
-        "not to be trusted (sizes and F1 are). Run again on a quiet machine."
+        "not to be trusted (sizes and scores are). Run again on a quiet machine."
     ]
 
 
 def _rows(report: CompressionReport) -> list[tuple[str, ...]]:
-    return [_MODEL_HEAD, *[_model_cells(row, report.model_rows[0]) for row in report.model_rows]]
+    original = report.model_rows[0]
+    name = original.quality.score_name
+    head = ("model", "MB", "parameters", name, "kept", "1 sentence, ms", "sentences/s", "speed")
+    return [head, *[_model_cells(row, original) for row in report.model_rows]]
 
 
 def _verdict_line(report: CompressionReport) -> str:
@@ -109,8 +113,8 @@ def _verdict_line(report: CompressionReport) -> str:
     state = "passed" if verdict.passed else "NOT passed, nothing published"
     split = "" if verdict.split == "test" else f", {verdict.split}"
     return (
-        f"Gate {state}: {verdict.model} keeps {verdict.kept:.2%} of F1 "
-        f"({verdict.f1:.4f} of {verdict.original:.4f}; needed {verdict.needed:.4f}{split})."
+        f"Gate {state}: {verdict.model} keeps {verdict.kept:.2%} of {verdict.score_name} "
+        f"({verdict.score:.4f} of {verdict.original:.4f}; needed {verdict.needed:.4f}{split})."
     )
 
 
@@ -119,22 +123,22 @@ def _model_cells(row: Measurement, original: Measurement) -> tuple[str, ...]:
     speed = row.sentences_per_s and original.sentences_per_s and row.sentences_per_s / original.sentences_per_s
     name = row.name + ("" if row.published or row is original else " (not published)")
     clocks = (_number(shortest, ".2f"), _number(row.sentences_per_s, ".0f"), _number(speed, ".2f", "x"))
-    return (name, *_sizes(row), *_f1(row, original), *clocks)
+    return (name, *_sizes(row), *_scores(row, original), *clocks)
 
 
 def _step_cells(row: StepRow, original: StepRow) -> tuple[str, ...]:
     found, first = row.measurement, original.measurement
     assert found
     assert first
-    return (row.kind, *_sizes(found), _mflops(found), *_f1(found, first), *_agreement(found))
+    return (row.kind, *_sizes(found), _mflops(found), *_scores(found, first), *_agreement(found))
 
 
 def _sizes(row: Measurement) -> tuple[str, str]:
     return f"{row.size_bytes / 1e6:.1f}", f"{row.parameters / 1e6:.2f} M"
 
 
-def _f1(row: Measurement, original: Measurement) -> tuple[str, str]:
-    return f"{row.f1:.4f}", f"{row.f1 / original.f1:.2%}" if original.f1 else "-"
+def _scores(row: Measurement, original: Measurement) -> tuple[str, str]:
+    return f"{row.score:.4f}", f"{row.score / original.score:.2%}" if original.score else "-"
 
 
 def _agreement(row: Measurement) -> tuple[str, str, str]:
@@ -155,7 +159,7 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 def _labels(rows: Sequence[tuple[str, Measurement]]) -> list[tuple[str, ...]]:
     labels = [name for name in rows[0][1].quality.metrics if name.startswith("f1.")]
     lines = [
-        (name, f"{row.f1:.4f}", *(_number(row.quality.metrics.get(n), ".4f") for n in labels)) for name, row in rows
+        (name, f"{row.score:.4f}", *(_number(row.quality.metrics.get(n), ".4f") for n in labels)) for name, row in rows
     ]
     return [("model", "all", *(escape(label.removeprefix("f1.")) for label in labels)), *lines]
 

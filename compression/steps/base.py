@@ -16,7 +16,7 @@ class BaseStep(Config, ABC):
 
     Attributes:
         position: Orders the steps of a run, which ascend by it.
-        recovers_quality: Whether it recovers F1: the gate does not judge the steps before it.
+        recovers_quality: Whether it recovers the score: the gate does not judge the steps before it.
     """
 
     position: ClassVar[int]

@@ -31,7 +31,7 @@ class PruneStep(BaseStep):
     """Removes the heads and units that matter least to the loss. The PyTorch weights keep their shape, with zeros.
 
     The default ratios kept more than 99% of the F1 of two CoNLL-2003 agents without further training (docs/benchmarks.md). Agents that learned from
-    less text may have less to spare: `dev_f1_kept` halves the ratios until the dev split shows that it is kept.
+    less text may have less to spare: `dev_score_kept` halves the ratios until the dev split shows that it is kept.
     Step shrink removes whole layers.
     """
 
@@ -42,7 +42,7 @@ class PruneStep(BaseStep):
     target: PruningTarget | None = Field(
         None, description="what to reach instead: the ratios keep their proportion and are as small as does"
     )
-    dev_f1_kept: float | None = Field(
+    dev_score_kept: float | None = Field(
         None,
         gt=0,
         le=1,
@@ -63,8 +63,8 @@ class PruneStep(BaseStep):
     def _target_has_a_direction(self) -> Self:
         if self.target and not self.head_ratio and not self.ffn_ratio:
             raise ValueError("target needs head_ratio or ffn_ratio above 0: what to remove, in which proportion")
-        if self.dev_f1_kept and (self.target or self.recovery_epochs):
-            raise ValueError("dev_f1_kept is for ratios alone, without target and recovery_epochs")
+        if self.dev_score_kept and (self.target or self.recovery_epochs):
+            raise ValueError("dev_score_kept is for ratios alone, without target and recovery_epochs")
         return self
 
     def check_task(self, task: BaseTask[Any]) -> None:
@@ -77,7 +77,7 @@ class PruneStep(BaseStep):
             raise ConfigError(
                 f"prune.recovery_epochs={self.recovery_epochs}: an agent of {task.kind} is not taught by another",
                 allowed="0",
-                remedy="leave it out; dev_f1_kept removes as little as keeps the score",
+                remedy="leave it out; dev_score_kept removes as little as keeps the score",
             )
 
     def extra_cache_inputs(self, following: Sequence[Any]) -> Any:
@@ -96,8 +96,8 @@ class PruneStep(BaseStep):
 
         batches = labelled_batches(state.bundle.task, state.encoder, state.sample_train(self.num_calibration))
         seen = self._statistics(state, batches)
-        if self.dev_f1_kept:
-            kept, factor = self._keep_score(state, batches, seen, self.dev_f1_kept)
+        if self.dev_score_kept:
+            kept, factor = self._keep_score(state, batches, seen, self.dev_score_kept)
         else:
             kept, factor = self._remove_in_rounds(state, batches, seen, None)
         state.weights_changed = True
@@ -188,7 +188,7 @@ class PruneStep(BaseStep):
         if self.target:
             parts.append(f"for {self.target.name} {self.target.value:g}: {ratios}")
         elif factor < 1:
-            parts.append(f"to keep {self.dev_f1_kept:.1%} of the dev score: {ratios}")
+            parts.append(f"to keep {self.dev_score_kept:.1%} of the dev score: {ratios}")
         if self.rounds > 1:
             parts.append(f"{self.rounds} rounds")
         if self.recovery_epochs:

@@ -60,8 +60,8 @@ class QuantizeStep(BaseStep):
     max_calibration_tokens: int | None = Field(
         None, ge=3, description="static: longer texts are not watched; default: 64, or as many as the shortest has"
     )
-    dev_f1_kept: float = Field(
-        0.99, ge=0, le=1, description="auto: part of the float32 graph's dev F1 that a variant must keep"
+    dev_score_kept: float = Field(
+        0.99, ge=0, le=1, description="auto: part of the float32 graph's dev score that a variant must keep"
     )
     keep_fp32: bool = Field(True, description="publish the float32 graph beside the small one")
 
@@ -100,7 +100,7 @@ class QuantizeStep(BaseStep):
         Raises:
             ConfigError: No calibration text is short enough.
             ExportError: The quantiser fails, its graph is not valid, an activation is not finite, or with `auto` every variant
-                loses too much F1.
+                loses too much of the score.
         """
         place, source = next((at, graph) for at, graph in enumerate(state.graphs) if graph.precision == "fp32")
         exporter = state.exporter
@@ -175,7 +175,7 @@ class QuantizeStep(BaseStep):
         return f"static int8 ({method})"
 
     def _fastest(self, job: _QuantizationJob) -> tuple[Precision, Path, str]:
-        """Writes all variants, scores them on the dev split and keeps the fastest that keeps enough F1."""
+        """Writes all variants, scores them on the dev split and keeps the fastest that keeps enough of the score."""
         from compression.graphs.onnx_graph import graph_forward, open_session
         from compression.measurement.exporter_benchmark import interleaved_seconds
 
@@ -185,13 +185,13 @@ class QuantizeStep(BaseStep):
             for number, (variant, method) in enumerate(_AUTO_VARIANTS):
                 path = Path(scratch) / f"{number}.onnx"
                 paths[self._write(job, path, variant, method)] = path
-            needed = self.dev_f1_kept * _dev_f1(state, job.source)
-            scores = {name: _dev_f1(state, path) for name, path in paths.items()}
+            needed = self.dev_score_kept * _dev_score(state, job.source)
+            scores = {name: _dev_score(state, path) for name, path in paths.items()}
             good = {name: paths[name] for name, score in scores.items() if score >= needed}
             if not good:
                 raise ExportError(
-                    f"quantize: no variant keeps the needed dev F1 of {needed:.4f}: {_listed(scores, '.4f')}",
-                    remedy="give max_error, leave out embeddings, lower dev_f1_kept, or leave the step out",
+                    f"quantize: no variant keeps the needed dev score of {needed:.4f}: {_listed(scores, '.4f')}",
+                    remedy="give max_error, leave out embeddings, lower dev_score_kept, or leave the step out",
                 )
             forwards = {name: graph_forward(open_session(path, state.threads)) for name, path in good.items()}
             seconds = interleaved_seconds(forwards, state)
@@ -199,7 +199,7 @@ class QuantizeStep(BaseStep):
             precision: Precision = "int4" if "int4" in best else "int8"
             target = good[best].replace(state.directory / f"model.{precision}.onnx")
         times = {name: value * 1e3 for name, value in seconds.items()}
-        return precision, target, f"{best} (auto: dev F1 {_listed(scores, '.4f')}; ms {_listed(times, '.1f')})"
+        return precision, target, f"{best} (auto: dev score {_listed(scores, '.4f')}; ms {_listed(times, '.1f')})"
 
 
 class _QuantizationJob(NamedTuple):
@@ -211,7 +211,7 @@ class _QuantizationJob(NamedTuple):
     options: Quantization
 
 
-def _dev_f1(state: PipelineState, path: Path) -> float:
+def _dev_score(state: PipelineState, path: Path) -> float:
     from agent.evaluation import evaluate
     from compression.graphs.onnx_graph import graph_forward, open_session
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class ShrinkStep(BaseStep):
     """Removes layers and units down to the given sizes; the result is a stock model of the architecture.
 
-    It costs more F1 than pruning, which step distill recovers.
+    It costs more quality than pruning, which step distill recovers.
     """
 
     position: ClassVar[int] = 4

@@ -26,7 +26,7 @@ ORIGINAL = "original, PyTorch"
 
 
 class VerifyStep(BaseStep):
-    """Measures F1, size, latency and throughput of all model files; the gate judges the result."""
+    """Measures quality, size, latency and throughput of all model files; the gate judges the result."""
 
     position: ClassVar[int] = 40
     kind: Literal["verify"] = "verify"

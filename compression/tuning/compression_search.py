@@ -39,7 +39,7 @@ class CompressionSearchConfig(CompressionConfig):
     )
     measure: Thoroughness = Field("full", description="as in compression/run.py; trials are compared by the last row")
     num_trials: int = Field(12, ge=1, description="lists of steps to try; all, where space has only so many")
-    max_f1_loss: float = Field(0.01, ge=0, lt=1, description="part of the original's dev F1 that may be lost")
+    max_score_loss: float = Field(0.01, ge=0, lt=1, description="part of the original's dev score that may be lost")
     max_concurrent: int = Field(
         1, ge=1, description="trials at a time, each with its own `threads` cores of this machine"
     )

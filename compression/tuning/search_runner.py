@@ -28,7 +28,7 @@ from compression.tuning.trial_record import CompressionSearchRecord, TrialOutcom
 
 RECORD = "search.json"  # in the bundle, and while the search is under way
 PICTURE = "search.svg"
-_CHANGEABLE = ("max_concurrent", "max_f1_loss", "gate", "overwrite", "resume", "cluster")  # when a search is resumed
+_CHANGEABLE = ("max_concurrent", "max_score_loss", "gate", "overwrite", "resume", "cluster")  # when a search is resumed
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class CompressionTrials(TrialListener):
 
     def needed_keys(self) -> set[str]:
         """Keys of the snapshots that are needed by unfinished trials and by the best so far."""
-        best = self.record.best(self._config.max_f1_loss)
+        best = self.record.best(self._config.max_score_loss)
         needed = [trial.number for trial in self.record.trials if not trial.is_over or trial == best]
         return {key for number in needed for key in self._keys[number]}
 
@@ -111,7 +111,7 @@ class CompressionTrials(TrialListener):
             self.fail(number, failure)
         elif values := result.get("outcome"):
             outcome = TrialOutcome(**values)
-            line = f"F1 {outcome.f1:.4f} ({outcome.kept:.2%} kept), {outcome.speed:.2f}x, {outcome.size_bytes / 1e6:.1f} MB"
+            line = f"score {outcome.score:.4f} ({outcome.kept:.2%} kept), {outcome.speed:.2f}x, {outcome.size_bytes / 1e6:.1f} MB"
             self.update(number, line, state="finished", outcome=outcome)
             Snapshots(self._work_directory).keep_only(self.needed_keys())
 
@@ -136,8 +136,8 @@ def _outcome(last: StepRow, original: StepRow) -> TrialOutcome:
     found, first = last.measurement, original.measurement
     assert found
     assert first
-    kept = found.f1 / first.f1 if first.f1 else 1.0
-    return TrialOutcome(f1=found.f1, kept=kept, speed=last.speed or 1.0, size_bytes=found.size_bytes)
+    kept = found.score / first.score if first.score else 1.0
+    return TrialOutcome(score=found.score, kept=kept, speed=last.speed or 1.0, size_bytes=found.size_bytes)
 
 
 def _start_or_resume(config: CompressionSearchConfig, new: CompressionSearchRecord) -> CompressionSearchRecord:
@@ -170,20 +170,20 @@ def _publish(
     Raises:
         GateError: None kept enough.
     """
-    best = record.best(config.max_f1_loss)
+    best = record.best(config.max_score_loss)
     if best is None:
         kept = max((trial.outcome.kept for trial in record.trials if trial.outcome), default=None)
         raise GateError(
-            f"no trial of {len(record.trials)} kept {1 - config.max_f1_loss:.2%} of F1 on the dev split"
+            f"no trial of {len(record.trials)} kept {1 - config.max_score_loss:.2%} of the score on the dev split"
             + (f", the best kept {kept:.2%}" if kept is not None else f" ({record.failures})"),
-            remedy="raise max_f1_loss, or give a space that removes less (then set resume=false)",
+            remedy="raise max_score_loss, or give a space that removes less (then set resume=false)",
         )
 
     def add(directory: Path) -> None:
         record.write(directory / RECORD)
         draw_frontier(directory / PICTURE, record.points)
         with (directory / f"{NAME}.md").open("a", encoding="utf-8") as page:
-            trials = ["", "## Trials of the search (dev split)", "", *render(record, config.max_f1_loss)]
-            page.write("\n".join([*trials, "", f"![F1 kept against speed, by trial]({PICTURE})", ""]))
+            trials = ["", "## Trials of the search (dev split)", "", *render(record, config.max_score_loss)]
+            page.write("\n".join([*trials, "", f"![Score kept against speed, by trial]({PICTURE})", ""]))
 
     return compress(configs[best.number], add)

@@ -14,13 +14,13 @@ class TrialOutcome(Config):
     """What was measured after a trial's last step.
 
     Attributes:
-        f1: On the dev split.
-        kept: F1 as a fraction of the original's on the same split.
+        score: On the dev split.
+        kept: Score as a fraction of the original's on the same split.
         speed: Sentences per second as a multiple of the original's, measured in turns.
         size_bytes: Of the model file.
     """
 
-    f1: float
+    score: float
     kept: float
     speed: float
     size_bytes: int
@@ -42,9 +42,9 @@ class CompressionSearchRecord(BaseRecord):
     bundle_digest: str
     trials: tuple[CompressionTrial, ...]
 
-    def best(self, max_f1_loss: float) -> CompressionTrial | None:
+    def best(self, max_score_loss: float) -> CompressionTrial | None:
         """The fastest trial that lost no more; of equal ones the first."""
-        good = [trial for trial in self.trials if trial.outcome and trial.outcome.kept >= 1 - max_f1_loss]
+        good = [trial for trial in self.trials if trial.outcome and trial.outcome.kept >= 1 - max_score_loss]
         return max(good, key=lambda trial: (trial.outcome.speed if trial.outcome else 0, -trial.number), default=None)
 
     @property
@@ -57,22 +57,22 @@ class CompressionSearchRecord(BaseRecord):
 
     @property
     def pareto(self) -> list[CompressionTrial]:
-        """The trials that no other beats in both speed and F1, the slowest first."""
+        """The trials that no other beats in both speed and score, the slowest first."""
         names = {point.name for point in frontier(self.points[1:])}
         found = [trial for trial in self.trials if str(trial.number) in names]
         return sorted(found, key=lambda trial: trial.outcome.speed if trial.outcome else 0)
 
 
-def render(record: CompressionSearchRecord, max_f1_loss: float) -> list[str]:
+def render(record: CompressionSearchRecord, max_score_loss: float) -> list[str]:
     """Markdown of the Pareto set, and of the others below it."""
-    best, pareto = record.best(max_f1_loss), record.pareto
+    best, pareto = record.best(max_score_loss), record.pareto
     others = [one for one in record.trials if one not in pareto]
     lines = ["Pareto set (nothing is faster and better at once):", "", *_table(pareto, best)]
     return [*lines, "", "Others:", "", *_table(others, best)] if others else lines
 
 
 def _table(trials: Sequence[CompressionTrial], best: CompressionTrial | None) -> list[str]:
-    head = ("trial", "settings", "dev F1", "kept", "speed", "MB")
+    head = ("trial", "settings", "dev score", "kept", "speed", "MB")
     return table([head, *(_row(one, one == best) for one in trials)], num_text_columns=2)
 
 
@@ -82,4 +82,4 @@ def _row(trial: CompressionTrial, is_best: bool) -> tuple[str, ...]:
         return name, settings, f"{trial.state} {escape(trial.failure)}", "", "", ""
     found = trial.outcome
     size = f"{found.size_bytes / 1e6:.1f}"
-    return name, settings, f"{found.f1:.4f}", f"{found.kept:.2%}", f"{found.speed:.2f}x", size
+    return name, settings, f"{found.score:.4f}", f"{found.kept:.2%}", f"{found.speed:.2f}x", size

@@ -106,6 +106,7 @@ def test_the_gate_measures_int8_graphs_that_open_though_embeddings_are_tied(smal
     assert [variant.precision for variant in bundle.manifest.onnx] == ["fp32", "int8"]
     assert all("asked" in variant.inputs for variant in bundle.manifest.onnx)
     assert report.verdict.kept > 0.9
+    assert report.verdict.score_name == "accuracy"
 
 
 @pytest.mark.parametrize("step", [{"kind": "distill"}, {"kind": "vocabulary"}, {"kind": "prune", "recovery_epochs": 1}, {"kind": "low_rank"}])  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 from agent.bundle import Bundle
 from agent.evaluation import predict
 from compression.encoder.torch_model import load_model, torch_forward
+from compression.reporting.report_files import terminal_table
 from serving.annotation.formats import FORMATS
 from serving.annotation.records import Fields
 from serving.annotation.storage import StorageLocation
@@ -127,6 +128,9 @@ def test_the_gate_measures_pruned_and_int8_graphs(small):
     bundle, report = small
     assert [variant.precision for variant in bundle.manifest.onnx] == ["fp32", "int8"]
     assert report.verdict.kept > 0.9
+    name = "macro F1" if bundle.task.kind == "relation_extraction" else "F1"
+    assert f"of {name} (" in terminal_table(report)
+    assert f"| {name} |" in (bundle.path / "report.md").read_text()
     assert all(0 <= row.calibration_error < 0.5 for row in report.model_rows)
 
 

@@ -64,7 +64,7 @@ def test_a_task_goes_from_data_to_predictions_by_the_documented_commands(tmp_pat
     assert "test split after fine-tuning" in curve
     scores = {evaluation.split: evaluation.report.value for evaluation in Bundle.load(trained).manifest.evaluations}
     assert scores["test"] > 0.9
-    table = station("compression/run.py", f"bundle={trained}", f"output={small}", "gate.min_f1_kept=0.8")
+    table = station("compression/run.py", f"bundle={trained}", f"output={small}", "gate.min_score_kept=0.8")
     assert "WARNING" not in table
     assert "Gate passed" in table
     texts = ["anna went to oslo .", "in lima , acme hired bruno .", "nothing happened today ."]

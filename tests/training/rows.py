@@ -13,7 +13,7 @@ def step_row(step, **changes):
 
 def epoch_row(epoch, **changes):
     row = {
-        "kind": "epoch", "epoch": epoch, "step": 10 * epoch, "loss": 1.0 / epoch, "dev_f1": 1 - 0.5**epoch, "learning_rate": 1e-3,
+        "kind": "epoch", "epoch": epoch, "step": 10 * epoch, "loss": 1.0 / epoch, "dev_score": 1 - 0.5**epoch, "learning_rate": 1e-3,
         "seconds": 1.0, "tokens_per_s": 800.0, "sentences_per_s": 50.0, "padding_share": 0.2, "host_share": 0.1,
     }  # fmt: skip
     return row | changes

@@ -180,7 +180,7 @@ class Worker:
             "epoch": self.state.epoch + 1,
             "step": self.state.step,
             "learning_rate": self.components.engine.learning_rate,
-            "dev_f1": report.value,
+            "dev_score": report.value,
             "evaluation_s": time.perf_counter() - start,
             **self.state.totals.summary(),
         }

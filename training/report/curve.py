@@ -53,7 +53,7 @@ def draw_curve(
 
 def describe_curve(history: Sequence[Mapping[str, float]], score: str = "F1") -> str:
     """A description of the curve, for screen readers."""
-    quality = ", ".join(f"{row['dev_f1']:.4f}" for row in history)
+    quality = ", ".join(f"{row['dev_score']:.4f}" for row in history)
     return f"Learning curve. {score} on the dev split by epoch: {quality}. Mean loss by epoch: " + ", ".join(
         f"{row['loss']:.4f}" for row in history
     )
@@ -71,7 +71,7 @@ def _draw_loss(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _draw_quality(axes: Axes, history: Sequence[Mapping[str, float]], score: str) -> None:
-    steps, values = [row["step"] for row in history], [row["dev_f1"] for row in history]
+    steps, values = [row["step"] for row in history], [row["dev_score"] for row in history]
     axes.plot(steps, values, color=_ORANGE, marker="o", linestyle="--", linewidth=1.5)
     best = int(np.flatnonzero(values == np.max(values))[-1])
     point = (steps[best], values[best])

@@ -14,7 +14,7 @@ _COLUMNS = (
     ("epoch", "epoch", ".0f"),
     ("steps", "step", ",.0f"),
     ("loss", "loss", ".4f"),
-    ("dev {score}", "dev_f1", ".4f"),
+    ("dev {score}", "dev_score", ".4f"),
     ("learning rate", "learning_rate", ".2e"),
     ("seconds", "seconds", ",.1f"),
     ("sentences/s", "sentences_per_s", ",.0f"),
@@ -57,7 +57,7 @@ def _scores(report: RunReport) -> list[str]:
         *[(f"**{name}**", *_change(before.get(name), after.get(name))) for name in dict.fromkeys(whole)],
         *[(escape(name.removeprefix("f1.")), *_change(before.get(name), after.get(name))) for name in labels],
     ]
-    head = ("all, then F1 by label", "before fine-tuning", "after", "change")
+    head = ("all, then F1 by label" if labels else "all", "before fine-tuning", "after", "change")
     full = [
         line
         for title, part in (("After", report.after), ("Before", report.before))

@@ -197,7 +197,7 @@ def _fold_of(bundle: Bundle, splits: Splits, number: int) -> Fold:
         num_dev=len(splits.dev),
         best_epoch=report.best_epoch,
         score=report.dev.value,
-        last_score=report.epochs[-1]["dev_f1"],
+        last_score=report.epochs[-1]["dev_score"],
         metrics=report.dev.metrics,
     )
 

@@ -22,7 +22,7 @@ from training.lifecycle.job import train
 from training.lifecycle.preparation import RunOverrides
 from training.lifecycle.resume import checkpoint_store
 
-EPOCH, SCORE = "epoch", "dev_f1"  # in a result
+EPOCH, SCORE = "epoch", "dev_score"  # in a result
 FAILURE = "failure"  # in the last result of a trial that an error ended
 
 _POLL_S = 1.0  # between checks whether the run has ended without another report

@@ -75,7 +75,7 @@ class TrainingTrials(TrialListener):
         """Records the score of an epoch, or why the trial failed."""
         trial, epoch, score = self.record.trials[number - 1], result[EPOCH], result[SCORE]
         if epoch and trial.epochs.get(epoch) != score:
-            line = f"epoch {epoch}/{self._configs[number].num_epochs}: dev F1 {score:.4f}"
+            line = f"epoch {epoch}/{self._configs[number].num_epochs}: dev score {score:.4f}"
             self.update(number, line, epochs={**trial.epochs, epoch: score})
         if error := result.get(FAILURE):
             self.crashed(number, error)
@@ -108,4 +108,4 @@ class TrainingTrials(TrialListener):
 
 
 def _score_text(score: float | None) -> str:
-    return f"dev F1 {score:.4f}" if score is not None else "no score"
+    return f"dev score {score:.4f}" if score is not None else "no score"

@@ -54,7 +54,7 @@ class RayMetrics:
         """Records an epoch row."""
         if rest := self._aggregator.flush():
             self._export(rest)
-        self._record(telemetry.TRAINING_DEV_F1, row["dev_f1"])
+        self._record(telemetry.TRAINING_DEV_SCORE, row["dev_score"])
 
     def close(self) -> None:
         """Stops refreshing the run's gauges; Ray drops them soon."""

@@ -104,7 +104,7 @@ class RunObservers:
 
 def _epoch_line(row: dict[str, Any], epochs: int, *, best: bool, score: str) -> str:
     return (
-        f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}  dev {score} {row['dev_f1']:.4f}{' (best)' if best else ''}  "
+        f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}  dev {score} {row['dev_score']:.4f}{' (best)' if best else ''}  "
         f"{row['sentences_per_s']:,.0f} sentences/s  {row['tokens_per_s']:,.0f} tokens/s  padding {row['padding_share']:.1%}  "
         f"host {row['host_share']:.1%}  checkpoints {row['save_share']:.1%}  {row['seconds']:.1f} s"
     )

@@ -35,7 +35,7 @@ _STEP_NAMES = {
     "host_share": "train/host_share",
 }
 _EPOCH_NAMES = {
-    "dev_f1": "dev/f1",
+    "dev_score": "dev/score",
     "loss": "epoch/loss",
     "seconds": "epoch/seconds",
     "sentences_per_s": "epoch/sentences_per_s",

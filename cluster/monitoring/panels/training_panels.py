@@ -1,4 +1,4 @@
-"""The dashboard Training: loss, F1, throughput and workers of training runs."""
+"""The dashboard Training: loss, dev score, throughput and workers of training runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _of_processes(series: str) -> tuple[str, str]:
 # fmt: off
 _LEARNING = Row("Learning", (
     _gauge("Loss", "none", "Training loss, the mean over the last steps.", t.TRAINING_LOSS),
-    _gauge("Dev F1 by epoch", "percentunit", "F1 on the dev split after each epoch: a stair, one step an epoch.", t.TRAINING_DEV_F1),
+    _gauge("Dev score by epoch", "percentunit", "The task's primary metric on the dev split after each epoch: a stair, one step an epoch.", t.TRAINING_DEV_SCORE),
     _gauge("Epochs", "none", "Passes over the training split done, with parts.", t.TRAINING_EPOCH),
     _gauge("Learning rate", "none", "What the schedule gives now.", t.TRAINING_LEARNING_RATE),
     panel(

@@ -152,7 +152,7 @@ def test_graphs_hold_two_products_and_agree_with_the_stock_model(
     assert isinstance(smaller.get_input_embeddings(), FactorisedEmbedding)
     assert any(isinstance(block.ffn_input.linear, FactorisedLinear) for block in find_blocks(smaller))
     assert num_parameters(smaller) == fp32.parameters
-    assert stock.f1 == pytest.approx(fp32.f1, abs=1e-6)
+    assert stock.score == pytest.approx(fp32.score, abs=1e-6)
 
 
 def test_both_measures_at_once_are_refused_and_other_architectures_by_name() -> None:

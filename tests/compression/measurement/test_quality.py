@@ -95,7 +95,7 @@ def test_the_picture_is_text_and_is_told_in_words(tmp_path: Path) -> None:
     draw_frontier(tmp_path / "one.svg", [Point("original", 1.0, 1.0), Point('"<int8>"', 3.5, 0.994)])
     draw_frontier(tmp_path / "two.svg", [Point("original", 1.0, 1.0), Point('"<int8>"', 3.5, 0.994)])
     root = ElementTree.parse(tmp_path / "one.svg").getroot()
-    assert root.get("aria-label", "").endswith('"<int8>" 3.50 times as fast with 99.4% of F1.')
+    assert root.get("aria-label", "").endswith('"<int8>" 3.50 times as fast with 99.4% of the score.')
     assert '"<int8>"' in [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
 

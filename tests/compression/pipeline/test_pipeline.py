@@ -34,7 +34,7 @@ def run(bundle: Path, output: Path, steps: list[Any], **keys: Any) -> Compressio
         "output": str(output),
         "threads": 1,
         "steps": [*steps, QUICK],
-        "gate": {"min_f1_kept": 0},
+        "gate": {"min_score_kept": 0},
     }
     return compress(from_mapping(CompressionConfig, tree | keys))
 
@@ -59,7 +59,7 @@ def check(output: Path, report: CompressionReport, parent: Path) -> Bundle:
     assert {variant.file for variant in bundle.manifest.onnx} <= set(measured)
     assert json.loads((output / "report.json").read_text())["passed"] is True
     assert report.verdict.passed
-    assert report.verdict.f1 == min(one.value for one in measured.values())
+    assert report.verdict.score == min(one.value for one in measured.values())
     assert "| ONNX" in (output / "report.md").read_text() or not bundle.manifest.onnx
     assert not [file.name for file in output.parent.iterdir() if file.name.startswith(".")]
     check_distributions(bundle, before)
@@ -99,7 +99,7 @@ def test_every_step_alone_and_together_gives_a_bundle(tagger: Path, tmp_path: Pa
         : sum(s != "prune" for s in steps)
     ]
     if not steps:
-        assert report.model_rows[0].f1 == report.verdict.f1
+        assert report.model_rows[0].score == report.verdict.score
 
 
 @pytest.mark.parametrize("exporter", AVAILABLE)

@@ -47,9 +47,9 @@ def test_a_run_without_a_preset_says_nothing_of_one(capsys: pytest.CaptureFixtur
 
 
 def test_steps_that_are_given_replace_the_presets_and_other_keys_stand_beside_it() -> None:
-    chosen = load(CompressionConfig, [*WHERE, "preset=small", "steps=[prune,verify]", "gate.min_f1_kept=0.9"])
+    chosen = load(CompressionConfig, [*WHERE, "preset=small", "steps=[prune,verify]", "gate.min_score_kept=0.9"])
     assert [step.kind for step in chosen.steps] == ["prune", "verify"]
-    assert load(CompressionConfig, [*WHERE, "preset=small", "gate.min_f1_kept=0.9"]).gate.min_f1_kept == 0.9
+    assert load(CompressionConfig, [*WHERE, "preset=small", "gate.min_score_kept=0.9"]).gate.min_score_kept == 0.9
     assert load(CompressionConfig, [*WHERE, "preset=small"]).steps == PRESETS["small"].steps
 
 

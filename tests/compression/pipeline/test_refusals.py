@@ -68,7 +68,7 @@ def test_a_step_that_loses_too_much_stops_the_run_there(
     assert "verify" not in capfd.readouterr().err
     page, tree = (tmp_path / "out.report.md").read_text(), json.loads((tmp_path / "out.report.json").read_text())
     assert "NOT passed, nothing published: what prune left keeps" in page
-    assert "![F1 kept against speed](out.report.svg)" in page
+    assert "![Score kept against speed](out.report.svg)" in page
     assert [row["kind"] for row in tree["step_rows"]] == ["original", "prune"]
     assert (tree["passed"], tree["model_rows"]) == (False, [])
     assert not (tmp_path / "out").exists()
@@ -117,7 +117,7 @@ def test_the_gate_holds_an_absolute_f1(tagger: Path, tmp_path: Path) -> None:
             tagger,
             tmp_path / "out",
             [{"kind": "prune", "ffn_ratio": 0.9, "repair": False}],
-            gate={"min_f1": 1.0, "min_f1_kept": 0},
+            gate={"min_score": 1.0, "min_score_kept": 0},
         )
 
 
@@ -126,7 +126,7 @@ def test_a_refusal_leaves_the_bundle_that_was_there(tagger: Path, tmp_path: Path
     before = (tmp_path / "out/bundle.json").read_bytes()
     harsh = {"kind": "prune", "ffn_ratio": 0.9, "repair": False}
     with pytest.raises(GateError):
-        run(tagger, tmp_path / "out", [harsh], gate={"min_f1": 1.0}, overwrite=True)
+        run(tagger, tmp_path / "out", [harsh], gate={"min_score": 1.0}, overwrite=True)
     assert (tmp_path / "out/bundle.json").read_bytes() == before
 
 
@@ -201,7 +201,7 @@ def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_compresses_an_agent(tagger: Path, tmp_path: Path) -> None:
     steps = "steps=[prune,{kind: export, exporter: torchscript},quantize,{kind: verify, rounds: 1}]"
-    done = _command(f"bundle={tagger}", f"output={tmp_path / 'out'}", "threads=1", "gate.min_f1_kept=0.5", steps)
+    done = _command(f"bundle={tagger}", f"output={tmp_path / 'out'}", "threads=1", "gate.min_score_kept=0.5", steps)
     assert done.returncode == 0, done.stderr
     assert "ONNX int8" in done.stdout
     assert "Gate passed" in done.stdout
@@ -214,7 +214,7 @@ def test_help_and_wrong_keys_answer_without_heavy_imports() -> None:
     assert "steps" in _command("--help").stdout
     wrong = _command("bundle=a", "output=b", "gate.min_f1_keep=0.9")
     assert wrong.returncode == 2
-    assert "did you mean gate.min_f1_kept" in wrong.stderr
+    assert "did you mean gate.min_score_kept" in wrong.stderr
     code = "import sys, compression.pipeline.pipeline; print({'torch', 'transformers', 'onnx', 'onnxruntime', 'ray'} & set(sys.modules))"
     light = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True, timeout=60

@@ -28,7 +28,7 @@ VERIFY = {"kind": "verify", "rounds": 1, "max_sentences": 16}
 
 def command(bundle: Path, output: Path) -> list[str]:
     steps = json.dumps([*STEPS, VERIFY])
-    given = [f"bundle={bundle}", f"output={output}", "threads=1", "gate.min_f1_kept=0.3", f"steps={steps}"]
+    given = [f"bundle={bundle}", f"output={output}", "threads=1", "gate.min_score_kept=0.3", f"steps={steps}"]
     return [sys.executable, str(ROOT / "compression/run.py"), *given]
 
 
@@ -71,7 +71,7 @@ def test_a_killed_run_goes_on_behind_its_last_finished_step_and_comes_to_the_sam
     assert "prune: importance" not in done.stderr
     assert "export: torchscript" not in done.stderr
     assert "verify: F1" in done.stderr
-    run(tagger, tmp_path / "undisturbed", STEPS, gate={"min_f1_kept": 0.3})
+    run(tagger, tmp_path / "undisturbed", STEPS, gate={"min_score_kept": 0.3})
     assert essence(tmp_path / "out") == essence(tmp_path / "undisturbed")
     assert [name for name in os.listdir(tmp_path) if name.startswith(".") and "work" in name] == []
 
@@ -79,7 +79,7 @@ def test_a_killed_run_goes_on_behind_its_last_finished_step_and_comes_to_the_sam
 def stopped(bundle: Path, output: Path, steps: list[Any], **keys: Any) -> None:
     """A run that all steps were finished of, and that the gate then refused."""
     with pytest.raises(GateError):
-        run(bundle, output, steps, gate={"min_f1": 1.0, "min_f1_kept": 0, "after_each": False}, **keys)
+        run(bundle, output, steps, gate={"min_score": 1.0, "min_score_kept": 0, "after_each": False}, **keys)
 
 
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -204,7 +204,7 @@ def test_ratios_are_halved_until_the_dev_score_is_kept(tagger: Path, capsys: pyt
         gone.append([live_units(block).tolist() for block in find_blocks(one.model)])
     kept = next((number for number, score in enumerate(scores) if score >= needed), 3)
     assert kept > 0, scores
-    PruneStep(**harsh, dev_f1_kept=0.9).run(own)
+    PruneStep(**harsh, dev_score_kept=0.9).run(own)
     assert [live_units(block).tolist() for block in find_blocks(own.model)] == gone[kept]
     assert prune._dev_score(own) == scores[kept]
     assert capsys.readouterr().out.count("again with half of the ratios") == kept
@@ -214,7 +214,7 @@ def test_ratios_are_halved_until_the_dev_score_is_kept(tagger: Path, capsys: pyt
 def test_ratios_that_keep_the_dev_score_are_not_halved(tagger: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own, other = state(tagger), state(tagger)
     PruneStep(head_ratio=0.2, num_calibration=16).run(own)
-    PruneStep(head_ratio=0.2, num_calibration=16, dev_f1_kept=1e-9).run(other)
+    PruneStep(head_ratio=0.2, num_calibration=16, dev_score_kept=1e-9).run(other)
     assert "again with half" not in capsys.readouterr().out
     assert other.notes == own.notes
     gap, _ = largest_difference(torch_forward(own.model), torch_forward(other.model), probes(100, MAX_TOKENS, seed=1))
@@ -230,9 +230,9 @@ def test_ratios_that_keep_the_dev_score_are_not_halved(tagger: Path, capsys: pyt
         ({"target": {"size": 3}}, "size"),
         ({"target": {"parameters": 5}, "head_ratio": 0, "ffn_ratio": 0}, "needs head_ratio or ffn_ratio above 0"),
         ({"importance": "magnitude"}, "first_order"),
-        ({"target": {"parameters": 5}, "dev_f1_kept": 0.9}, "dev_f1_kept is for ratios alone, without target"),
-        ({"recovery_epochs": 1, "dev_f1_kept": 0.9}, "dev_f1_kept is for ratios alone, without target"),
-        ({"dev_f1_kept": 1.5}, "less than or equal to 1"),
+        ({"target": {"parameters": 5}, "dev_score_kept": 0.9}, "dev_score_kept is for ratios alone, without target"),
+        ({"recovery_epochs": 1, "dev_score_kept": 0.9}, "dev_score_kept is for ratios alone, without target"),
+        ({"dev_score_kept": 1.5}, "less than or equal to 1"),
         ({"rounds": 0}, "greater than or equal to 1"),
         ({"recovery": {"hidden": 1}}, "hidden"),
     ],
@@ -273,9 +273,9 @@ def test_recovery_between_rounds_keeps_zeros_and_wins_back_what_was_lost(tagger:
     recovery = {"learning_rate": 0.005, "batch_tokens": 128, "hidden_weight": 0.1}
     lost = run(tagger, tmp_path / "lost", [harsh, EXPORT])
     report = run(tagger, tmp_path / "out", [harsh | {"rounds": 2, "recovery_epochs": 3, "recovery": recovery}, EXPORT])
-    assert report.model_rows[-1].f1 > lost.model_rows[-1].f1
+    assert report.model_rows[-1].score > lost.model_rows[-1].score
     assert report.model_rows[-1].parameters <= lost.model_rows[-1].parameters
     shutil.rmtree(tmp_path / "lost")
     check(tmp_path / "out", report, tagger)
     assert any("2 rounds; after each 3 epochs" in note for note in report.notes)
-    assert np.isfinite(report.model_rows[-1].f1)
+    assert np.isfinite(report.model_rows[-1].score)

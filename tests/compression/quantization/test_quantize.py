@@ -187,7 +187,7 @@ def test_every_variant_gives_a_bundle(tagger: Path, tmp_path: Path, step: dict[s
 
 
 def test_auto_measures_all_and_keeps_the_fastest_that_is_good(tagger: Path, tmp_path: Path) -> None:
-    report = run(tagger, tmp_path / "out", [EXPORT, {"kind": "quantize", "variant": "auto", "dev_f1_kept": 0.5}])
+    report = run(tagger, tmp_path / "out", [EXPORT, {"kind": "quantize", "variant": "auto", "dev_score_kept": 0.5}])
     check(tmp_path / "out", report, tagger)
     said = next(note for note in report.notes if note.startswith("quantize:"))
     for name in ("dynamic int8", *(f"static int8 ({method})" for method in METHODS), "int4 products"):
@@ -215,7 +215,7 @@ def test_long_texts_and_a_single_one_are_enough_to_calibrate(
         "compression.quantization.quantizers._CALIBRATION_TOKENS", 3
     )  # shorter than any text, as 64 may be elsewhere
     report = run(
-        tagger, tmp_path / "out", [EXPORT, {"kind": "quantize", "num_calibration": 1}], gate={"min_f1_kept": 0.0}
+        tagger, tmp_path / "out", [EXPORT, {"kind": "quantize", "num_calibration": 1}], gate={"min_score_kept": 0.0}
     )
     check(tmp_path / "out", report, tagger)
     assert any(note.startswith("quantize: static int8 (percentile)") for note in report.notes)

@@ -155,7 +155,7 @@ def test_a_student_is_taught_and_an_interrupted_run_does_not_teach_it_again(
     capfd.readouterr()
     report = run(tagger, tmp_path / "out", steps)
     assert "finished steps: shrink, distill" in capfd.readouterr().out
-    assert report.model_rows[1].f1 > untaught.model_rows[1].f1
+    assert report.model_rows[1].score > untaught.model_rows[1].score
     shutil.rmtree(tmp_path / "untaught")
     check(tmp_path / "out", report, tagger)
 

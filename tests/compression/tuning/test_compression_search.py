@@ -27,8 +27,8 @@ EXPORT = {"kind": "export", "exporter": "torchscript"}
 
 def config(bundle: Path, output: Path, **keys: Any) -> CompressionSearchConfig:
     tree = {
-        "bundle": str(bundle), "output": str(output), "threads": 1, "gate": {"min_f1_kept": 0}, "cluster": {"dashboard": False},
-        "steps": ["prune", EXPORT, "quantize", QUICK], "max_f1_loss": 0.2,
+        "bundle": str(bundle), "output": str(output), "threads": 1, "gate": {"min_score_kept": 0}, "cluster": {"dashboard": False},
+        "steps": ["prune", EXPORT, "quantize", QUICK], "max_score_loss": 0.2,
         "space": {"prune.ffn_ratio": "choice(0.0, 0.9)", "quantize.taken": "choice(true, false)", "prune.repair": "choice(false)"},
     }  # fmt: skip
     return from_mapping(CompressionSearchConfig, tree | keys)
@@ -73,7 +73,7 @@ def test_the_fastest_within_the_loss_is_published_and_an_unfinished_search_goes_
     assert "## Trials of the search (dev split)" in (tmp_path / "out/report.md").read_text()
     assert "finished steps: prune, export" in out
     assert report.step_rows[-2].measurement
-    assert report.step_rows[-2].measurement.f1 == best.outcome.f1
+    assert report.step_rows[-2].measurement.score == best.outcome.score
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     with pytest.raises(BundleError, match="already holds a bundle"):
         search(asked)
@@ -90,17 +90,17 @@ def test_where_none_keeps_enough_nothing_is_published_and_a_greater_loss_needs_n
         search(config(tagger, tmp_path / "out", space=space))
     assert list(tmp_path.iterdir()) == []
     space["prune.head_ratio"] = "choice(0.5)"
-    with pytest.raises(GateError, match=r"no trial of 1 kept 100.00% of F1 on the dev split, the best kept \d"):
-        search(config(tagger, tmp_path / "out", space=space, max_f1_loss=0.0))
+    with pytest.raises(GateError, match=r"no trial of 1 kept 100.00% of the score on the dev split, the best kept \d"):
+        search(config(tagger, tmp_path / "out", space=space, max_score_loss=0.0))
     assert [path.name for path in tmp_path.iterdir()] == [".out.work"]
     capfd.readouterr()
-    search(config(tagger, tmp_path / "out", space=space, max_f1_loss=0.99))
+    search(config(tagger, tmp_path / "out", space=space, max_score_loss=0.99))
     assert "trial 1/1" not in capfd.readouterr().out
     assert (tmp_path / "out/bundle.json").is_file()
 
 
 def trial(number: int, kept: float, speed: float) -> CompressionTrial:
-    outcome = TrialOutcome(f1=kept * 0.9, kept=kept, speed=speed, size_bytes=1_000_000)
+    outcome = TrialOutcome(score=kept * 0.9, kept=kept, speed=speed, size_bytes=1_000_000)
     return CompressionTrial(
         number=number, settings={"prune.ffn_ratio": 0.1 * number}, state="finished", outcome=outcome
     )
@@ -143,7 +143,7 @@ def test_a_trial_is_the_given_compression_with_its_settings() -> None:
     made = asked.compressed_with({"prune.ffn_ratio": 0.5, "quantize.taken": False})
     assert [step.kind for step in made.steps] == ["prune", "export", "verify"]
     assert (made.steps[0].head_ratio, made.steps[0].ffn_ratio, made.threads) == (0.2, 0.5, 1)
-    assert given().compressed_with({"prune.ffn_ratio": 0.5}).steps[0].dev_f1_kept is None
+    assert given().compressed_with({"prune.ffn_ratio": 0.5}).steps[0].dev_score_kept is None
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_trial_is_the_given_compression_with_its_settings() -> None:
         (["measure=none"], "leaves nothing to compare trials by"),
         (["steps=[verify]"], "nothing to search in steps verify"),
         (["steps=[export,verify]"], "nothing to search in steps export, verify"),
-        (["max_f1_loss=1.0"], "less than 1"),
+        (["max_score_loss=1.0"], "less than 1"),
     ],
 )
 def test_a_search_that_makes_no_sense_is_refused(arguments: list[str], told: str) -> None:
@@ -203,5 +203,5 @@ def test_help_answers_without_heavy_imports() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True, timeout=60
     )
     assert done.stdout.splitlines()[-1] == "[]"
-    assert "max_f1_loss" in done.stdout
+    assert "max_score_loss" in done.stdout
     assert json.dumps("space.prune.ffn_ratio")[1:-1] in done.stdout

@@ -138,7 +138,7 @@ def test_recipes_train_under_deepspeed_and_leave_plain_models(places, name, chan
 
 def test_training_ends_when_dev_no_longer_improves(places):
     result = train_here(settings(places, "patient", epochs=40, early_stopping={"patience": 2}))
-    scores = [row["dev_f1"] for row in result.outcome.history]
+    scores = [row["dev_score"] for row in result.outcome.history]
     assert scores.index(max(scores)) + 3 == len(scores) < 40
     assert result.outcome.best_epoch == max(n for n, score in enumerate(scores, 1) if score == max(scores))
 

@@ -60,7 +60,7 @@ def begun(places):
             }
         )
     )
-    history = {int(row["epoch"]): row["dev_f1"] for row in done.outcome.history}
+    history = {int(row["epoch"]): row["dev_score"] for row in done.outcome.history}
     record.with_trial(1, state="finished", epochs=history).with_trial(2, state="running").write(workplace / RECORD)
     return history
 

@@ -11,7 +11,7 @@ from training.tracking.metrics_log import MetricsLog, StepAggregator, aggregate,
 
 def test_rows_come_back_as_they_were():
     log = MetricsLog()
-    rows = [step_row(1), step_row(2), epoch_row(1, dev_f1=1 / 3), {"kind": "test", "before": 0.25, "after": 2 / 3}]
+    rows = [step_row(1), step_row(2), epoch_row(1, dev_score=1 / 3), {"kind": "test", "before": 0.25, "after": 2 / 3}]
     for row in rows:
         log.add(row)
     assert step_rows(log.lines) == rows[:2]

@@ -59,13 +59,13 @@ def test_rays_own_exporter_has_every_metric_of_a_run(metrics_url):
     assert ours["steps_total"] == 2000
     assert ours["tokens_total"] == 200_000
     assert (ours["tokens_per_second"], ours["step_seconds"], ours["epoch"], ours["workers"]) == (800, 0.125, 200, 2)
-    assert (ours["dev_f1"], ours["restarts"]) == (0.5, 2)
+    assert (ours["dev_score"], ours["restarts"]) == (0.5, 2)
     assert ours["failures_total"] == 1
     assert ours["padding_ratio"] == pytest.approx(0.2)
     # Ray forgets a gauge two exports after it was last set; a run that stalls must not look like one that ended.
     time.sleep(4)
     limit = time.monotonic() + 60
-    while "ray_bert_agent_training_dev_f1" not in exported(metrics_url, "runs/ner"):
+    while "ray_bert_agent_training_dev_score" not in exported(metrics_url, "runs/ner"):
         assert time.monotonic() < limit
         time.sleep(0.5)
     gauges.close()

@@ -49,7 +49,7 @@ def test_tensorboard_reads_points_of_a_second_each_the_epoch_and_the_end(tmp_pat
     means = [sum(2 / step for step in steps) / len(steps) for steps in (range(1, 9), range(9, 17), range(17, 21))]
     assert scalars["train/loss"] == [(8, round(means[0], 5)), (16, round(means[1], 5)), (20, round(means[2], 5))]
     assert scalars["train/tokens_per_s"] == [(8, 800.0), (16, 800.0), (20, 800.0)]
-    assert scalars["dev/f1"] == [(20, 0.5)]
+    assert scalars["dev/score"] == [(20, 0.5)]
     assert scalars["test/f1"] == [(20, 0.75)]
 
 
@@ -72,7 +72,7 @@ def test_mlflow_holds_parameters_metrics_and_the_end_of_the_run(tmp_path):
     assert (run.info.status, run.info.run_name) == ("FINISHED", "agent")
     assert client.get_experiment(run.info.experiment_id).name == "mine"
     assert run.data.params == {"epochs": "3", "batch.tokens": "1024"}
-    assert run.data.metrics["dev/f1"] == 0.5
+    assert run.data.metrics["dev/score"] == 0.5
     assert run.data.metrics["test/f1"] == 0.75
     assert [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")] == [8, 16, 20]
 
