@@ -48,5 +48,8 @@ KINDS: Mapping[str, Kind] = {
         "cls_banking77", joined_texts, Sizes(400, 100, 150), "text-classification", epochs=4
     ),
     "question_answering": Kind("qa_squad_v1", squad_questions, Sizes(500, 100, 200), "", epochs=1, batch_texts=8),
+    "relation_extraction": Kind(
+        "rel_semeval2010_task8", as_they_are, Sizes(4_000, 500, 2_717), "text-classification", epochs=3
+    ),
     "token_classification": Kind("ner_conll2003", tagged_sentences, Sizes(1_500, 300, 800), "token-classification"),
 }

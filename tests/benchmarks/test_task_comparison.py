@@ -21,7 +21,7 @@ from benchmarks.task_comparison.slices import DIFFERENT, SAME, Sizes, intent_pai
 from benchmarks.task_comparison.task_result import aims, figures, line
 from benchmarks.trainer_comparison.base import load_material, named_targets
 from serving.inference.engine import Engine
-from tests.serving.tiny import JUDGE, LABELLER, READER, TEXTS, make_bundle
+from tests.serving.tiny import JUDGE, LABELLER, READER, RELATER, TEXTS, make_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = Sizes(train=24, dev=6, test=6)
@@ -29,6 +29,14 @@ SIZES = Sizes(train=24, dev=6, test=6)
 
 def write_lines(file, records):
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def relation(number):
+    """A sentence in the form of the shared set: places of both entities beside the text."""
+    text = f"Anna{number} flew to Lima{number} ."
+    ends = 4 + len(str(number)), len(text) - 2
+    label = ("Flight(e1,e2)", "Flight(e2,e1)", "Other")[number % 3]
+    return {"id": number, "text": text, "e1": [0, ends[0]], "e2": [ends[0] + 9, ends[1]], "label": label}
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +49,8 @@ def shared(tmp_path_factory):
     for name in ("cls_sst2", "cls_banking77"):
         write_lines(place / name / "train.jsonl", texts)
         write_lines(place / name / "test.jsonl", texts[:40])
+    for name, count in (("train", 90), ("test", 40)):
+        write_lines(place / "rel_semeval2010_task8" / f"{name}.jsonl", [relation(number) for number in range(count)])
     articles = []
     for number in range(40):
         question = {"question": f"Who is {number}?", "answers": [{"text": f"Anna {number}", "answer_start": 0}]}
@@ -115,7 +125,11 @@ def test_answers_of_all_forms_are_compared_by_what_they_say(answer, decision):
 
 @pytest.mark.parametrize(
     ("task", "inputs"),
-    [(JUDGE, [{"text": one, "text_pair": TEXTS[0]} for one in TEXTS]), (LABELLER, TEXTS)],
+    [
+        (JUDGE, [{"text": one, "text_pair": TEXTS[0]} for one in TEXTS]),
+        (LABELLER, TEXTS),
+        (RELATER, [f"<e1>anna</e1> saw <e2>oslo</e2> . {one}" for one in TEXTS]),
+    ],
 )
 def test_the_rival_answers_every_kind_alone_and_together_as_the_agent_in_fp32(task, inputs, tmp_path):
     path = make_bundle(tmp_path / "bundle", task, max_tokens=128)
