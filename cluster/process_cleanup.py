@@ -15,6 +15,7 @@ from types import FrameType
 _Handler = Callable[[int, FrameType | None], object]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a terminal that was closed
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_LOOKS = 2  # that find nothing before nothing is said to be left
 _PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # looked up here: little may be done between fork and exec
 
 
@@ -49,14 +50,19 @@ def kill_marked(mark: str, *, timeout_s: float = 5) -> None:
     """Kills every process that has the mark in its environment, and waits until it is gone.
 
     Repeated, since one of them may start another meanwhile: nothing in ray.shutdown() waits for the HAProxyManager, which starts
-    HAProxies (not observed, but possible).
+    HAProxies (not observed, but possible). And looked for twice: for a moment the kernel shows no environment of a process that is
+    being started, sometimes still when `subprocess.Popen` has returned.
     """
     deadline = time.monotonic() + timeout_s
-    while (pids := find_marked(mark)) and time.monotonic() < deadline:
+    looks = 0
+    while looks < _LOOKS and time.monotonic() < deadline:
+        pids = find_marked(mark)
+        looks = 0 if pids else looks + 1
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        time.sleep(0.05)
+        if looks < _LOOKS:
+            time.sleep(0.05)
 
 
 def find_marked(mark: str) -> list[int]:

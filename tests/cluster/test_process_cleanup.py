@@ -99,6 +99,15 @@ def test_what_a_process_left_behind_is_found_by_its_environment_and_seen_off() -
     assert find_marked(mark) == []
 
 
+def test_a_process_that_has_just_been_started_is_seen_off_too() -> None:
+    """Of fifty about one had no environment to be read yet."""
+    for _ in range(50):
+        mark = f"starting-{uuid.uuid4()}"
+        with subprocess.Popen(["sleep", "20"], env={"MARK": mark}) as process:  # ends by itself, where the test fails
+            kill_marked(mark)
+            assert process.wait() == -signal.SIGKILL
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 def test_a_child_goes_when_its_parent_is_killed() -> None:
     with _start(_CHILD) as parent:

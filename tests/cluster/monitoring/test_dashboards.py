@@ -37,7 +37,7 @@ DEMANDED = {
         "Entities per second by type", "Score drift", "Evidence for drift",
     },
     "bert-agent-training": {
-        "Tokens per second", "Loss", "Dev F1 by epoch", "Step time split", "Wait share", "Padding share", "Workers", "Restarts", "GPU memory",
+        "Tokens per second", "Loss", "Dev score by epoch", "Step time split", "Wait share", "Padding share", "Workers", "Restarts", "GPU memory",
     },
     "bert-agent-fleet": {
         "Nodes", "GCS alive", "CPUs of the cluster", "Autoscaler errors", "Object store", "Upgrades under way", "Versions served",
