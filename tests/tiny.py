@@ -162,9 +162,11 @@ def train_wordpiece(texts: Sequence[str], vocab_size: int, special: Sequence[str
         return tokenizer
 
     cut = [pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text)) for text in texts]
+    letters = sorted({letter for pieces in cut for word, _ in pieces for letter in word})
     inner = sorted({f"##{letter}" for pieces in cut for word, _ in pieces for letter in word[1:]})
     trained = made(models.WordPiece())
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=[*special, *inner], show_progress=False)
+    known = [*special, *letters, *inner]
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=known, show_progress=False)
     trained.train_from_iterator(texts, trainer)
     tokenizer = made(models.WordPiece(trained.get_vocab(), unk_token="[UNK]", **options))
     tokenizer.add_special_tokens(list(special))
