@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.ports import free_port
 
 _USER = "postgres"  # the server refuses to run as root
 
@@ -32,8 +33,7 @@ class Postgres:
 
     def __init__(self, programs: Path, place: Path) -> None:
         self._programs, self._place = programs, place
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self.url = f"postgresql+psycopg://{_USER}@127.0.0.1:{self._port}/postgres"
         self._run("initdb", "-D", str(place / "data"), "-A", "trust", "-U", _USER, "-E", "UTF8", "--no-sync")
         self.start()

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -147,16 +148,38 @@ WRITERS = {
 }
 
 
+def train_wordpiece(texts: Sequence[str], vocab_size: int, special: Sequence[str], **options: Any) -> Tokenizer:
+    """A WordPiece tokenizer in BERT's manner, the same in every process.
+
+    The trainer numbers `##a` to `##z` in the order of a hash table, which is another in every process, and goes by these numbers where pieces
+    are equally frequent. So they are given to it in order.
+    """
+    normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+
+    def made(model: models.WordPiece) -> Tokenizer:
+        tokenizer = Tokenizer(model)
+        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizer
+        return tokenizer
+
+    cut = [pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text)) for text in texts]
+    letters = sorted({letter for pieces in cut for word, _ in pieces for letter in word})
+    inner = sorted({f"##{letter}" for pieces in cut for word, _ in pieces for letter in word[1:]})
+    trained = made(models.WordPiece())
+    known = [*special, *letters, *inner]
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=known, show_progress=False)
+    trained.train_from_iterator(texts, trainer)
+    tokenizer = made(models.WordPiece(trained.get_vocab(), unk_token="[UNK]", **options))
+    tokenizer.add_special_tokens(list(special))
+    return tokenizer
+
+
 def make_tokenizer(texts: list[str] | None = None) -> Tokenizer:
     """A WordPiece tokenizer in BERT's manner, with a vocabulary of a few hundred pieces (of the toy language)."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     if texts is None:
         texts = [" ".join(words) for words, _ in sentences(400, 9)]
         texts.append("abcdefghijklmnopqrstuvwxyz 0123456789 .,;:!?'-\"()")
-    tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
+    tokenizer = train_wordpiece(texts, 300, special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",

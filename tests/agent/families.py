@@ -7,6 +7,8 @@ from functools import cache
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
+from tests.tiny import train_wordpiece
+
 CORPUS = [
     "the quick brown fox jumps over the lazy dog",
     "Anna Smith works in London for Acme Inc .",
@@ -31,12 +33,7 @@ def make(family: str) -> Tokenizer:
 
 def _wordpiece() -> Tokenizer:
     """As BERT, uncased."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(
-        CORPUS, trainers.WordPieceTrainer(vocab_size=160, special_tokens=BERT, show_progress=False)
-    )
+    tokenizer = train_wordpiece(CORPUS, 160, BERT, max_input_chars_per_word=100)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )

@@ -342,7 +342,7 @@ def test_a_request_that_allows_too_little_time_gets_408_and_is_not_computed(
     url = serve_with(warm=False, engine=slow)
     with concurrent.futures.ThreadPoolExecutor(4) as callers:
         patient = [callers.submit(post, url, {"inputs": TEXTS[0]}) for _ in range(slow.plan.sessions)]
-        time.sleep(0.5)  # they hold every session
+        _wait(lambda: slow.free < 0)  # they hold every session
         answer = post(url, {"inputs": TEXTS[0]}, **{"x-request-timeout-seconds": "0.2"})
         waiting = _samples(url)["bert_agent_queued_windows",]
         slow.gate.set()

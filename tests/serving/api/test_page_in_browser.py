@@ -360,7 +360,8 @@ def test_a_busy_server_says_when_to_come_back(
     url = serve_with(warm=False, engine=slow, max_concurrent_requests=1)
     with visiting(browser, url) as page, concurrent.futures.ThreadPoolExecutor(1) as caller:
         first = caller.submit(httpx.post, url, json={"inputs": TEXTS[0]}, timeout=20)
-        time.sleep(0.5)
+        while slow.free >= 0:  # until it is computed
+            time.sleep(0.01)
         ask(page, TEXTS[0])
         slow.gate.set()
         assert page.get_by_role("alert").locator(".status").text_content() == "429"

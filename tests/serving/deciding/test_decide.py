@@ -112,7 +112,8 @@ def test_rewards_of_an_exploring_agent_weigh_by_importance(classifier_path: Path
     cuts, right = planted(engine)
     url = f"sqlite:///{tmp_path / 'd.db'}"
     logged(url, classifier_path, right, explore=ExploreConfig(epsilon=0.3), rewards=True)
-    assert command(f"bundle={classifier_path}", f"costs={costs}", f"log={url}", f"output={tmp_path / 'out'}") == 0
+    where = [f"bundle={classifier_path}", f"costs={costs}", f"log={url}", f"output={tmp_path / 'out'}"]
+    assert command(*where, "evidence.confidence=0.999") == 0  # of 95% intervals one in twenty misses, on another CPU
     policy = Bundle.load(tmp_path / "out").policy
     assert policy is not None
     best = [answer[0] for answer in engine.predict(texts())]

@@ -1,14 +1,15 @@
-"""Plans of an engine: which are tried, and which is taken. The work measured is real waiting, not real graphs."""
+"""Plans of an engine: which are tried, and which is taken. The work measured moves a clock of its own, which neighbours do not slow."""
 
 from __future__ import annotations
 
-import time
+import threading
 
 import numpy as np
 import pytest
 
 from agent.batching import Batch
 from agent.encoding import Float32
+from serving.inference import session_plan
 from serving.inference.engine import EngineConfig
 from serving.inference.session_plan import Forward, SessionPlan, candidates, everyday, measured
 
@@ -44,24 +45,38 @@ def test_a_gpu_computes_one_batch_at_a_time() -> None:
     assert everyday(EngineConfig(), num_cpus=8, gpu=True).sessions == 1
 
 
-@pytest.mark.parametrize("fastest", PLANS)
-def test_the_clearly_fastest_plan_is_taken(fastest: SessionPlan) -> None:
-    assert measured(PLANS, _waiting(dict.fromkeys(PLANS, 0.004) | {fastest: 0.001}), BATCHES) == fastest
+class Work:
+    """Opens what takes a plan's time for a batch, on a clock that all sessions share, so that they do not add up."""
 
+    def __init__(self, seconds: dict[SessionPlan, float]) -> None:
+        self._seconds, self._now, self._lock = seconds, 0.0, threading.Lock()
 
-def test_the_everyday_plan_stays_where_none_is_clearly_faster() -> None:
-    plans = [SessionPlan(1, 1), SessionPlan(1, 1, arena=False)]
-    assert measured(plans, _waiting({plans[0]: 0.0100, plans[1]: 0.0098}), BATCHES) == plans[0]
+    def monotonic(self) -> float:
+        return self._now
 
-
-def _waiting(seconds: dict[SessionPlan, float]) -> object:
-    """Opens what takes a plan's time for a batch and for each of its sessions, so that sessions do not add up."""
-
-    def open_forward(plan: SessionPlan) -> Forward:
+    def __call__(self, plan: SessionPlan) -> Forward:
         def forward(batch: Batch) -> Float32:
-            time.sleep(seconds[plan] * plan.sessions)
+            with self._lock:
+                self._now += self._seconds[plan]
             return np.zeros((4, 8, 3), np.float32)
 
         return forward
 
-    return open_forward
+
+def best_of(
+    plans: list[SessionPlan], seconds: dict[SessionPlan, float], monkeypatch: pytest.MonkeyPatch
+) -> SessionPlan:
+    work = Work(seconds)
+    monkeypatch.setattr(session_plan, "time", work)
+    return measured(plans, work, BATCHES)
+
+
+@pytest.mark.parametrize("fastest", PLANS)
+def test_the_clearly_fastest_plan_is_taken(fastest: SessionPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert best_of(PLANS, dict.fromkeys(PLANS, 0.004) | {fastest: 0.001}, monkeypatch) == fastest
+
+
+def test_the_everyday_plan_stays_where_none_is_clearly_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = [SessionPlan(1, 1), SessionPlan(1, 1, arena=False)]
+    assert best_of(plans, {plans[0]: 0.0100, plans[1]: 0.0098}, monkeypatch) == plans[0]
+    assert best_of(plans, {plans[0]: 0.0100, plans[1]: 0.0090}, monkeypatch) == plans[1]

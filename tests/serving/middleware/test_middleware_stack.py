@@ -208,7 +208,7 @@ def test_texts_refused_because_the_server_was_full_cost_the_key_nothing(
     url = serve_with(warm=False, engine=slow, front=front, max_concurrent_requests=1)
     with concurrent.futures.ThreadPoolExecutor(1) as callers:
         first = callers.submit(httpx.post, url, json=TEXT, headers=BEARER, timeout=20)
-        time.sleep(0.5)
+        _wait(lambda: slow.free < 0)  # it is computed
         for _ in range(4):
             refused = httpx.post(url, json=TEXT, headers=BEARER)
             assert (refused.status_code, "busy" in refused.text) == (429, True)

@@ -14,10 +14,12 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
+
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.system, pytest.mark.faults]
 ROOT = Path(__file__).parents[3]
@@ -58,8 +60,7 @@ class Served(NamedTuple):
 def served(tagger_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     directory = tmp_path_factory.mktemp("hostile")
     (directory / "keys").write_text(f"anna: {KEY}\n")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
             [
@@ -249,12 +250,20 @@ def test_predictions_pass_ray_serve_by(served: Served) -> None:
     assert re.search(rb"\r\nx-request-id: [0-9a-f]{32}\r\n", answers[-1]), answers[-1]
 
 
+def _access(served: Served) -> list[dict[str, Any]]:
+    """The lines of the access log that are whole."""
+    texts = [file.read_text() for file in (served.directory / "access").glob("*")]
+    return [json.loads(line) for text in texts for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
 def test_logs_know_ids_and_keys_names_but_no_text_and_no_key(served: Served) -> None:
     served.send(GOOD.replace(PLAIN, PLAIN + b"x-request-id: one-of-many\r\n"))
     served.send(GOOD.replace(b'{"inputs"', b'{"INPUTS"'))
-    time.sleep(0.5)
-    lines = [json.loads(line) for file in (served.directory / "access").glob("*") for line in file.open()]
-    mine = next(line for line in lines if line["id"] == "one-of-many")
+    deadline = time.monotonic() + 20
+    while not (found := [line for line in _access(served) if line["id"] == "one-of-many"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (mine,) = found
     assert (mine["key"], mine["client"], mine["status"], mine["texts"]) == ("anna", "127.0.0.1", 200, 1)
     session = next(line for line in _sessions(served.process.pid))
     files = [

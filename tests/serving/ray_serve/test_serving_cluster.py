@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.ports import free_port
 from tests.serving.tiny import TEXTS
 
 pytestmark = [pytest.mark.system, pytest.mark.faults, pytest.mark.timeout(300)]
@@ -51,8 +51,7 @@ class TwoNodes:
 
 @pytest.fixture(scope="module")
 def two_nodes(tagger_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     mark, log = f"bert-agent-{uuid.uuid4()}", tmp_path_factory.mktemp("two-nodes") / "log"
     own = {"BERT_AGENT_TEST": mark, "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1"}
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | own

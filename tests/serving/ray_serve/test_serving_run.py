@@ -21,6 +21,7 @@ from serving.inference.engine import EngineConfig
 from serving.middleware.api_keys import AuthConfig
 from serving.ray_serve.haproxy import SWITCHES, own_haproxy
 from serving.run import ServingConfig, running
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 
@@ -83,8 +84,7 @@ def test_another_cluster_is_not_used_by_accident(tagger_path: Path, monkeypatch:
 def test_sigterm_while_it_starts_ends_it_as_ctrl_c_does(tagger_path: Path) -> None:
     mark = f"bert-agent-{uuid.uuid4()}"
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     with subprocess.Popen(
         [sys.executable, "serving/run.py", f"bundle={tagger_path}", f"port={port}", "replicas.num_cpus=1", "cluster.dashboard=false"],
         cwd=ROOT, env=environment | {"BERT_AGENT_TEST": mark}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import pickle
 import threading
 import time
@@ -45,6 +46,21 @@ class Model:
 
     def lengths(self) -> list[list[int]]:
         return [[length for _, length in batch] for batch in self.batches]
+
+
+class Clocked(Model):
+    """Computes at once, on a clock of its own: what is due when does not hang on the machine's neighbours."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.took, self.now = seconds, 0.0
+
+    def __call__(self, windows: Sequence[Window]) -> list[Float32]:
+        self.now += self.took
+        return super().__call__(windows)
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 class Collector:
@@ -169,7 +185,7 @@ def test_a_lone_window_starts_at_once() -> None:
             await run(batcher, [window(5)])
         return (time.perf_counter() - started) / 20
 
-    assert drive(model, scenario, max_wait_s=5) < 0.02
+    assert drive(model, scenario, max_wait_s=5) < 0.5  # on a machine however busy
 
 
 def test_short_texts_overtake_long_ones_that_have_not_waited_long() -> None:
@@ -230,8 +246,10 @@ def test_a_text_is_not_overtaken_for_longer_than_a_multiple_of_its_own_work() ->
     assert long < 10 + 10 + 30  # before it came, in its turn, and what a busy machine adds
 
 
-def test_a_large_request_leaves_room_to_others_and_is_not_starved_by_them() -> None:
-    model = Model(0.004)
+def test_a_large_request_leaves_room_to_others_and_is_not_starved_by_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Clocked(0.004)
+    for module in ("batcher", "executors"):
+        monkeypatch.setattr(f"serving.scheduling.{module}.time", model)
 
     async def scenario(batcher: TokenBatcher) -> None:
         async def stream() -> None:
@@ -240,10 +258,11 @@ def test_a_large_request_leaves_room_to_others_and_is_not_starved_by_them() -> N
 
         await run(batcher, [window(60, 9)])  # the rate is known
         large = asyncio.create_task(run(batcher, [window(60, 1)] * 60))
-        await asyncio.sleep(0.03)
+        while len(model.batches) < 8:
+            await asyncio.sleep(0)
         await asyncio.gather(*(stream() for _ in range(4)))
 
-    drive(model, scenario, max_wait_s=0.01)
+    drive(model, scenario, workers=0, max_wait_s=0.01)
     marks = [mark for batch in model.batches for mark, _ in batch]
     begin, end = marks.index(2), len(marks) - marks[::-1].index(1)
     large, others = marks[begin:end].count(1), marks[begin:end].count(2)
@@ -326,17 +345,20 @@ def test_a_full_queue_refuses_with_a_time_to_come_back_and_recovers() -> None:
 def test_the_time_to_come_back_follows_the_measured_rate() -> None:
     model = Model(0.05)
 
-    async def scenario(batcher: TokenBatcher) -> int:
-        await run(batcher, [window(10)])  # 200 tokens a second
+    async def scenario(batcher: TokenBatcher) -> tuple[int, float]:
+        started = time.perf_counter()
+        await run(batcher, [window(10)])  # 200 tokens a second; a busy machine computes more slowly
+        took = time.perf_counter() - started
         waiting = [asyncio.create_task(run(batcher, [window(50)])) for _ in range(17)]
         await asyncio.sleep(0)
         seconds = batcher.retry_after_s()
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-        return seconds
+        return seconds, took
 
-    assert 3 <= drive(model, scenario) <= 10  # 4.25 s of work; a busy machine computes more slowly
+    seconds, took = drive(model, scenario)
+    assert 3 <= seconds <= math.ceil(850 / 10 * took)  # 4.25 s of work at least
 
 
 def test_a_request_larger_than_the_queue_is_refused_as_too_large() -> None:
@@ -370,7 +392,9 @@ def test_a_request_that_would_wait_too_long_is_refused_and_a_shorter_one_is_not(
     model = Model(seconds=0.1)
 
     async def scenario(batcher: TokenBatcher) -> list[float]:
+        started = time.monotonic()
         await run(batcher, [window(BUDGET)])  # measured: about 10 x BUDGET tokens a second
+        took = time.monotonic() - started
         long = [asyncio.create_task(run(batcher, [window(BUDGET)])) for _ in range(20)]
         await asyncio.sleep(0)
         assert batcher.queued_s > 1
@@ -382,10 +406,10 @@ def test_a_request_that_would_wait_too_long_is_refused_and_a_shorter_one_is_not(
         for task in long:
             task.cancel()
         await asyncio.gather(*long, return_exceptions=True)
-        return [refused.value.retry_after_s, seconds]
+        return [refused.value.retry_after_s, took, seconds]
 
-    retry_after_s, seconds = drive(model, scenario, max_queued_s=1)
-    assert 1 <= retry_after_s <= 3
+    retry_after_s, took, seconds = drive(model, scenario, max_queued_s=1)
+    assert 1 <= retry_after_s <= math.ceil(20 * took)
     assert seconds < 1
 
 
