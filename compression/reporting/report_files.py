@@ -70,7 +70,9 @@ def _results(report: CompressionReport) -> list[str]:
     lines += ["", f"Sizes are of the model file alone. Speed: {report.threads} thread(s) for PyTorch and ONNX Runtime",
               f"alike, measured in turns in one process. Throughput: batches of {report.batch_size} test sentences of like",
               f"length, the same batches for all, the fastest pass of each. One sentence: of {min(rows[0].latency)} tokens, the median. {report.machine}.", ""]  # fmt: skip
-    lines += ["## F1 by label (test split)", "", *markdown_table(_labels([(row.name, row) for row in rows])), ""]
+    by_label = _labels([(row.name, row) for row in rows])
+    if len(by_label[0]) > 2:  # some tasks have no scores of labels
+        lines += ["## F1 by label (test split)", "", *markdown_table(by_label), ""]
     lines += ["## Latency of one sentence, ms", "", *markdown_table(_latencies([(row.name, row) for row in rows])), ""]
     alike = [_AGREEMENT_HEAD, *((row.name, _mflops(row), *_agreement(row)) for row in rows)]
     lines += ["## Against the original (test split)", "", *markdown_table(alike), ""]

@@ -107,6 +107,9 @@ def test_the_gate_measures_int8_graphs_that_open_though_embeddings_are_tied(smal
     assert all("asked" in variant.inputs for variant in bundle.manifest.onnx)
     assert report.verdict.kept > 0.9
     assert report.verdict.score_name == "accuracy"
+    page = (bundle.path / "report.md").read_text()
+    assert "| accuracy |" in page
+    assert "F1" not in page
 
 
 @pytest.mark.parametrize("step", [{"kind": "distill"}, {"kind": "vocabulary"}, {"kind": "prune", "recovery_epochs": 1}, {"kind": "low_rank"}])  # fmt: skip
