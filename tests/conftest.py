@@ -1,5 +1,6 @@
 """Settings of all tests: no network, reproducible draws, bounded property tests, and plugins that all share."""
 
+import inspect
 import os
 import random
 import sys
@@ -10,6 +11,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.waiting import PATIENCE_S
 
 pytest_plugins = [
     "tests.wanted_modules",
@@ -33,7 +36,13 @@ settings.load_profile("bert-agent")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Each test draws what it drew before, whichever tests its process ran first: one in twenty 95% intervals misses."""
+    """Each test draws what it drew before, whichever tests its process ran first: one in twenty 95% intervals misses.
+
+    A machine that others use may stand still for longer than the 5 s that httpx waits where it is not told.
+    """
+    if "httpx" in sys.modules:
+        allowed = inspect.signature(sys.modules["httpx"].get).parameters["timeout"].default
+        allowed.connect = allowed.read = allowed.write = allowed.pool = PATIENCE_S
     seed = zlib.crc32(item.nodeid.encode())
     random.seed(seed)
     if "numpy" in sys.modules:

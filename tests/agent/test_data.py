@@ -526,7 +526,7 @@ def test_a_hub_data_set_without_network_is_refused_at_once(monkeypatch):
         DataError, match=r"data\.path='nobody/nothing' is no directory, and the hub did not give it .*Remedy: .*network"
     ):
         load("nobody/nothing")
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 60  # a hub that is asked again and again takes minutes
 
 
 def test_hub_classes_become_names():

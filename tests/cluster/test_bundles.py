@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from pathlib import Path
 
@@ -134,9 +133,7 @@ def test_waiting_ends_when_the_bundle_is_there(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bundles, "_POLL_S", 0.05)
     place = tmp_path / "agent"
     threading.Timer(0.3, make_bundle, [place]).start()
-    started = time.monotonic()
-    assert bundles.wait_for(str(place), 20).path == place
-    assert time.monotonic() - started < 10
+    assert bundles.wait_for(str(place), 3_600).path == place  # the test's own limit is shorter
     assert "waiting: " in capsys.readouterr().out
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from cluster.child_process import run_command
 from tests.signals import as_from_a_terminal
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 PARENT = """
@@ -50,10 +50,7 @@ def test_it_does_not_outlive_its_parent_however_that_ends(number: signal.Signals
         assert child.exists()
         parent.send_signal(number)
         assert parent.wait(30) == status
-        deadline = time.monotonic() + 30
-        while _lives(child) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not _lives(child)
+        assert until(lambda: not _lives(child))
 
 
 def _lives(process: Path) -> bool:

@@ -68,7 +68,7 @@ def refusal(address):
     begin = time.monotonic()
     with pytest.raises(ClusterError) as caught:
         connect(ClusterConfig(address=address))
-    assert time.monotonic() - begin < 15
+    assert time.monotonic() - begin < 60
     message = str(caught.value)
     assert f"cannot use Ray at {address}" in message
     assert "Remedy: check RAY_ADDRESS" in message

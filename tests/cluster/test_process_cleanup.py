@@ -14,6 +14,7 @@ import pytest
 
 from cluster.process_cleanup import find_marked, kill_marked
 from tests.signals import as_from_a_terminal
+from tests.waiting import until
 
 pytestmark = pytest.mark.faults
 ROOT = Path(__file__).parents[2]
@@ -50,16 +51,14 @@ def _start(code: str, **environment: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def _gone(pid: int, seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+def _gone(pid: int) -> bool:
+    def is_gone() -> bool:
         try:
-            if (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]) == "Z":
-                return True
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
         except OSError:
             return True
-        time.sleep(0.05)
-    return False
+
+    return until(is_gone)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -90,10 +89,7 @@ def test_nohup_keeps_its_meaning() -> None:
 def test_what_a_process_left_behind_is_found_by_its_environment_and_seen_off() -> None:
     mark = f"leaving-{uuid.uuid4()}"
     subprocess.run([*_PYTHON, _GRANDCHILD], env=os.environ | {"MARK": mark}, check=True)
-    deadline = time.monotonic() + 10
-    while not (found := find_marked(mark)) and time.monotonic() < deadline:
-        time.sleep(0.05)  # while a process takes on its program, its environment cannot be read
-    (pid,) = found
+    (pid,) = until(lambda: find_marked(mark))  # while a process takes on its program, its environment cannot be read
     kill_marked(mark)
     assert _gone(pid)
     assert find_marked(mark) == []

@@ -10,7 +10,7 @@ import ray
 import ray._private.worker
 
 from cluster import ray_output
-from tests.cluster.monitoring.tools import until
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -50,7 +50,7 @@ def test_the_terminal_shows_our_lines_and_the_file_the_others(tmp_path):
             first, *shown = [started.stdout.readline().rstrip() for _ in range(3)]
             found = re.fullmatch(r"cluster: local Ray, 1 node\(s\), 1 CPUs, 0 GPUs; what Ray says: (\S+)", first)
             log = Path(found[1])
-            until(lambda: "a library grumbles" in log.read_text(), seconds=60)
+            until(lambda: "a library grumbles" in log.read_text())
             others, errors = started.communicate("\n", timeout=60)
         finally:
             started.kill()

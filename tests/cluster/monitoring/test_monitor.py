@@ -23,9 +23,10 @@ from cluster.monitoring.panels.dashboards import DASHBOARDS
 from cluster.monitoring.panels.fleet_panels import FLEET_BOARD
 from cluster.monitoring.panels.serving_panels import SERVING
 from cluster.monitoring.stack import Prometheus
-from tests.cluster.monitoring.tools import Webhook, needed, unanswered, until
+from tests.cluster.monitoring.tools import Webhook, needed, unanswered
 from tests.serving.tiny import TAGGER, TEXTS, make_bundle
 from tests.signals import as_from_a_terminal
+from tests.waiting import until
 
 pytestmark = [pytest.mark.system, pytest.mark.faults]
 ROOT = Path(__file__).parents[3]
@@ -120,7 +121,7 @@ def test_a_version_that_fails_verification_fires_its_alert(monitor: Monitor, web
     good = manifest.read_bytes()
     manifest.write_bytes(good.replace(b'"sha256": "', b'"sha256": "0', 1))
     try:
-        (alert, *_) = until(lambda: webhook.fired("BertAgentVersionRefused"), 60)
+        (alert, *_) = until(lambda: webhook.fired("BertAgentVersionRefused"))
     finally:
         manifest.write_bytes(good)
     assert alert["labels"]["agent"] == "bundle"
@@ -142,7 +143,7 @@ def test_every_rule_is_sound_and_every_recorded_series_has_data(monitor: Monitor
     assert len(rules) > 40
     assert [rule["name"] for rule in rules if rule["health"] != "ok"] == []
     recorded = {rule["name"] for rule in rules if rule["type"] == "recording"}
-    assert until(lambda: not _empty(monitor, recorded), 60), _empty(monitor, recorded)
+    assert until(lambda: not _empty(monitor, recorded)), _empty(monitor, recorded)
 
 
 def _empty(monitor: Monitor, series: set[str]) -> set[str]:
@@ -153,7 +154,7 @@ def _empty(monitor: Monitor, series: set[str]) -> set[str]:
 def test_throughput_and_latency_are_those_that_the_callers_see(monitor: Monitor) -> None:
     def value(expr: str) -> float:
         """A busy machine misses a scrape now and then."""
-        ((_, found),) = until(lambda: monitor.prometheus.query(expr), 20)
+        ((_, found),) = until(lambda: monitor.prometheus.query(expr))
         return found
 
     before, began = value("sum(ray_bert_agent_texts_total)"), time.time()
@@ -167,7 +168,7 @@ def test_throughput_and_latency_are_those_that_the_callers_see(monitor: Monitor)
 
 
 def test_a_calm_server_fires_nothing(monitor: Monitor) -> None:
-    assert until(lambda: not monitor.firing("BertAgentVersionRefused"), 60)  # what the first test left
+    assert until(lambda: not monitor.firing("BertAgentVersionRefused"))  # what the first test left
     firing = {one["labels"]["alertname"] for one in monitor.prometheus.alerts() if one["state"] == "firing"}
     assert firing <= {"BertAgentDiskFull"}  # the machine's own
 
@@ -220,5 +221,5 @@ def test_a_closed_terminal_stops_everything_and_an_impatient_ctrl_c_interrupts_n
         time.sleep(0.3)
         os.killpg(monitor.process.pid, signal.SIGINT)
     assert monitor.process.wait(120) == 0, monitor.log.read_text()
-    assert until(lambda: not monitor.processes(), 30), monitor.processes()
+    assert until(lambda: not monitor.processes()), monitor.processes()
     assert "stopped" in monitor.log.read_text()

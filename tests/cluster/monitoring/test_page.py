@@ -17,7 +17,8 @@ from agent.errors import ClusterError
 from cluster.monitoring.page_server import Page, serve_page
 from cluster.monitoring.promql import Clock
 from cluster.monitoring.stack import PROMETHEUS, find, monitoring
-from tests.cluster.monitoring.tools import Webhook, needed, until
+from tests.cluster.monitoring.tools import Webhook, needed
+from tests.waiting import until
 
 PAGE = Path(__file__).parents[3] / "cluster" / "monitoring" / "page"
 SERVING = "bert-agent-serving"
@@ -46,7 +47,7 @@ def page_url(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Iter
         monitoring(discovery, clock=Clock(1000), webhook=webhook.url) as prometheus,
         serve_page(Page(prometheus, notice="a notice"), 0) as url,
     ):
-        until(lambda: prometheus.query("ray_bert_agent_info"), 30)
+        until(lambda: prometheus.query("ray_bert_agent_info"))
         yield url
     server.shutdown()
     thread.join()
@@ -60,7 +61,7 @@ def test_agents_are_called_by_their_names(page_url: str) -> None:
 
 def test_a_panel_gives_the_lines_of_those_that_were_chosen(page_url: str) -> None:
     def lines(**chosen: str) -> list[str]:
-        found = until(lambda: httpx.get(f"{page_url}/api/panels/{SERVING}/0", params=chosen).json(), 30)
+        found = until(lambda: httpx.get(f"{page_url}/api/panels/{SERVING}/0", params=chosen).json())
         assert all(point[1] == 0 for line in found for point in line["points"])  # nothing came since
         return sorted(line["name"] for line in found)
 
@@ -103,7 +104,7 @@ def test_the_page_shows_every_panel_and_loads_nothing_from_elsewhere(page_url: s
 
 
 def test_an_endpoint_that_is_down_reaches_the_webhook_and_the_page(page_url: str, webhook: Webhook) -> None:
-    (alert, *_) = until(lambda: webhook.fired("BertAgentNodeDown"), 60)
+    (alert, *_) = until(lambda: webhook.fired("BertAgentNodeDown"))
     assert alert["labels"]["instance"] == "127.0.0.1:9"
     assert alert["annotations"]["runbook_url"].endswith("runbooks.md#bertagentnodedown")
     shown_alerts = httpx.get(f"{page_url}/api/alerts").json()

@@ -19,9 +19,10 @@ import pytest
 from cluster.monitoring.panels.training_panels import TRAINING
 from cluster.monitoring.promql import Clock
 from cluster.monitoring.stack import Prometheus, free_port, monitoring
-from tests.cluster.monitoring.tools import Webhook, needed, unanswered, until
+from tests.cluster.monitoring.tools import Webhook, needed, unanswered
 from tests.system.nodes import FREE_PORTS
 from tests.tiny import make_model, write_conll
+from tests.waiting import until
 
 pytestmark = [pytest.mark.system, pytest.mark.faults]
 ROOT = Path(__file__).parents[3]
@@ -113,6 +114,6 @@ def test_a_run_whose_loss_runs_away_fires_its_alert_and_reaches_the_webhook(watc
     with watched.training("wild", "epochs=50", wild, "schedule.warmup_fraction=0") as run:
         assert run.wait(120) == 1
     assert "error: the loss" in (watched.places / "wild.log").read_text()
-    (alert, *_) = until(lambda: webhook.fired("BertAgentTrainingLossNotFinite"), 30)
+    (alert, *_) = until(lambda: webhook.fired("BertAgentTrainingLossNotFinite"))
     assert alert["labels"]["run"] == "wild"
     assert not unanswered(watched.prometheus, [TRAINING], without={panel.title for panel in TRAINING.panels} - {FAILED})

@@ -6,8 +6,7 @@ import json
 import math
 import shutil
 import threading
-import time
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeVar
 
@@ -60,14 +59,6 @@ def webhook() -> Iterator[Webhook]:
     hook = Webhook()
     yield hook
     hook.close()
-
-
-def until(condition: Callable[[], T], seconds: float) -> T:
-    """What a condition gives once it is true; what it gave last if the time is up."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return found
 
 
 def unanswered(prometheus: Prometheus, boards: Iterable[Dashboard], *, without: Container[str] = ()) -> list[str]:

@@ -7,7 +7,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 
 from tests.manifests.world import K8S, load_files
 from tests.ports import free_port
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("redis-server") and shutil.which("redis-cli")), reason="no redis-server on PATH"
@@ -43,9 +43,7 @@ def _running(place: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     command = [*container["command"], script.replace("/etc/redis/redis.conf", str(place / "redis.conf"))]
     with subprocess.Popen(command, env=_environment(port), stdout=subprocess.DEVNULL) as server:
         try:
-            deadline = time.monotonic() + 20
-            while not _probe(port) and time.monotonic() < deadline:
-                time.sleep(0.1)
+            assert until(lambda: _probe(port))
             yield server
         finally:
             server.kill()

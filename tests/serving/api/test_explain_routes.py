@@ -6,7 +6,6 @@ import concurrent.futures
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +25,7 @@ from tests.serving.conftest import listening
 from tests.serving.explanation.planted import FILLER, engine_of, topic_bundle, topic_texts
 from tests.serving.gated import Gated
 from tests.serving.tiny import TEXTS
+from tests.waiting import until
 
 KEY = "anna-0123456789abcdef"
 TEXT = "nothing happened while a storm waited ."
@@ -172,20 +172,13 @@ def gated_topics(path: Path, free: int) -> Gated:
     return engine
 
 
-def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_only_so_many_are_explained_at_once_and_predictions_go_on(stack: ExitStack, topic_path: Path) -> None:
     engine = gated_topics(topic_path, 1_000)
     served = Served(stack, engine, explain=ExplainLimits(max_concurrent=1), max_queued_s=60)
     engine.free = 0
     with concurrent.futures.ThreadPoolExecutor(2) as callers:
         first = callers.submit(served.explain)
-        wait_for(lambda: engine.free < 0)
+        assert until(lambda: engine.free < 0)
         refused = served.explain()
         assert (refused.status_code, "too many explanations" in refused.json()["error"]) == (429, True)
         assert refused.headers["retry-after"]
@@ -204,7 +197,7 @@ def test_an_explanation_has_few_texts_in_the_queue(stack: ExitStack, topic_path:
     text, _ = topic_texts(1)[0]
     with concurrent.futures.ThreadPoolExecutor(1) as callers:
         explaining = callers.submit(served.explain, text)
-        wait_for(lambda: engine.free < 0)
+        assert until(lambda: engine.free < 0)
         assert 0 < served.predictor.batcher.queued_windows <= 32
         engine.gate.set()
         assert explaining.result().json()["interventions"] > 100
@@ -218,7 +211,7 @@ def test_the_time_that_a_caller_allows_ends_it(stack: ExitStack, topic_path: Pat
     assert late.status_code == 408
     assert served.explain(5, {"x-request-timeout-seconds": "1e-9"}).status_code == 422  # what is wrong is said first
     engine.gate.set()
-    wait_for(lambda: served.predictor.batcher.queued_windows == 0)
+    assert until(lambda: served.predictor.batcher.queued_windows == 0)
     assert served.explain().status_code == 200
     assert served.counted("bert_agent_explanations_total{") == {"timeout": 1, "invalid": 1, "answered": 1}
 
@@ -233,10 +226,10 @@ def test_a_caller_who_hangs_up_costs_no_more(stack: ExitStack, topic_path: Path)
     with socket.create_connection((place.host, place.port)) as client:
         head = f"POST /explain HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         client.sendall(head.encode() + body)
-        wait_for(lambda: engine.free < 0)
+        assert until(lambda: engine.free < 0)
     engine.gate.set()
-    wait_for(lambda: served.counted("bert_agent_explanations_total{") == {"cancelled": 1})
-    wait_for(lambda: served.predictor.batcher.queued_windows == 0)
+    assert until(lambda: served.counted("bert_agent_explanations_total{") == {"cancelled": 1})
+    assert until(lambda: served.predictor.batcher.queued_windows == 0)
     line = next(
         line for line in served.metrics.render().decode().splitlines() if line.startswith("bert_agent_interventions")
     )

@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import json
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -36,6 +35,7 @@ from serving.middleware.middleware_stack import FrontConfig
 from serving.scheduling.predictor import Predictor
 from tests.serving.conftest import calling, listening
 from tests.serving.tiny import TEXTS
+from tests.waiting import until
 
 ANNA, BRUNO = "anna-0123456789abcdef", "bruno-0123456789abcdef"
 
@@ -67,9 +67,8 @@ class Served:
 
     def logged(self, number: int) -> list[LoggedDecision]:
         """What is in the log once so many decisions are there."""
-        deadline = time.monotonic() + 10
-        while len(found := list(self.store.read())) < number and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: len(list(self.store.read())) >= number)
+        found = list(self.store.read())
         assert len(found) == number
         return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from serving.scheduling.predictor import Predictor
 from tests.serving.conftest import calling
 from tests.serving.gated import gated
 from tests.serving.tiny import TEXTS
+from tests.waiting import until
 
 KEY, OTHER = "anna-0123456789abcdef", "0123456789abcdef-bruno"
 
@@ -185,17 +185,17 @@ def test_overload_tells_when_to_come_back_and_deadlines_and_hang_ups_drop_the_wo
         slow.gate.clear()
         slow.free = 0
         held = stub.ModelInfer.future(inference(TEXTS[:1]))  # holds the only session
-        _until(lambda: slow.free < 0)
+        assert until(lambda: slow.free < 0)
         abandoned = stub.ModelInfer.future(inference(TEXTS[:1]))
-        _until(lambda: predictor.batcher.queued_tokens == tokens)
+        assert until(lambda: predictor.batcher.queued_tokens == tokens)
         error = refused(stub.ModelInfer, inference([TEXTS[0], TEXTS[0]]), grpc.StatusCode.RESOURCE_EXHAUSTED)
         assert int(dict(error.trailing_metadata())["retry-after"]) >= 1
         abandoned.cancel()
-        _until(lambda: predictor.batcher.queued_tokens == 0)
+        assert until(lambda: predictor.batcher.queued_tokens == 0)
         with pytest.raises(grpc.RpcError) as caught:
-            stub.ModelInfer(inference(["Anna"]), timeout=1)  # it reaches a busy server, which counts it
+            stub.ModelInfer(inference(["Anna"]), timeout=3)  # it reaches a busy server, which counts it
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        _until(lambda: predictor.batcher.queued_tokens == 0)
+        assert until(lambda: predictor.batcher.queued_tokens == 0)
         allowed = [("x-request-timeout-seconds", "0.2")]
         error = refused(stub.ModelInfer, inference(["Anna"]), grpc.StatusCode.DEADLINE_EXCEEDED, metadata=allowed)
         assert "no answer within" in error.details()
@@ -223,10 +223,3 @@ def test_an_internal_failure_tells_the_log_and_not_the_caller(
         error = refused(GRPCInferenceServiceStub(channel).ModelInfer, inference(["a"]), grpc.StatusCode.INTERNAL)
     assert "secret" not in error.details()
     assert "secret internals" in caplog.text
-
-
-def _until(condition: Any) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -6,7 +6,6 @@ import concurrent.futures
 import json
 import logging
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from serving.scheduling.predictor import Predictor
 from tests.serving.conftest import listening
 from tests.serving.gated import gated
 from tests.serving.tiny import TEXTS
+from tests.waiting import until
 
 KEY, OTHER, NEW = "anna-0123456789abcdef", "0123456789abcdef-bruno", "chidi-0123456789abcdef"
 BEARER = {"authorization": f"Bearer {KEY}"}
@@ -177,10 +177,7 @@ def test_keys_are_rotated_without_a_restart(serve_with: Callable[..., str], tmp_
     url = serve_with(front=FrontConfig(auth=AuthConfig(keys_file=str(file))))
     (tmp_path / "next").write_text(f"{NEW}\n")
     (tmp_path / "next").rename(file)
-    deadline = time.monotonic() + 10
-    while httpx.get(url + "/info", headers={"x-api-key": NEW}).status_code != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    assert until(lambda: httpx.get(url + "/info", headers={"x-api-key": NEW}).status_code == 200)
     assert httpx.get(url + "/info", headers=BEARER).status_code == 403
 
 
@@ -208,7 +205,7 @@ def test_texts_refused_because_the_server_was_full_cost_the_key_nothing(
     url = serve_with(warm=False, engine=slow, front=front, max_concurrent_requests=1)
     with concurrent.futures.ThreadPoolExecutor(1) as callers:
         first = callers.submit(httpx.post, url, json=TEXT, headers=BEARER, timeout=20)
-        _wait(lambda: slow.free < 0)  # it is computed
+        assert until(lambda: slow.free < 0)  # it is computed
         for _ in range(4):
             refused = httpx.post(url, json=TEXT, headers=BEARER)
             assert (refused.status_code, "busy" in refused.text) == (429, True)
@@ -234,7 +231,7 @@ def test_an_id_that_could_break_a_log_is_refused(tagger_url: str, given: str) ->
 def lines(directory: Path, count: int = 1) -> list[dict[str, Any]]:
     """What an access log holds as soon as that is enough."""
     file = directory / "access-local.log"
-    _wait(lambda: len(file.read_text().splitlines()) >= count)
+    assert until(lambda: len(file.read_text().splitlines()) >= count)
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
@@ -344,10 +341,3 @@ def test_texts_cannot_be_logged_without_a_log() -> None:
 def _connect(url: str) -> socket.socket:
     place = httpx.URL(url)
     return socket.create_connection((place.host, place.port), timeout=10)
-
-
-def _wait(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -22,6 +22,7 @@ from serving.inference.engine import Engine
 from serving.middleware.middleware_stack import FrontConfig
 from serving.middleware.tracing import TracingConfig
 from tests.serving.tiny import TEXTS
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -70,13 +71,6 @@ def front(collector: Collector, **more: float) -> FrontConfig:
     return FrontConfig(tracing=TracingConfig(endpoint=collector.url, **more))
 
 
-def wait(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def attributes(span: Span) -> dict[str, object]:
     return {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in span.attributes}
 
@@ -87,7 +81,7 @@ def test_a_request_and_its_stages_become_spans_below_the_callers(
     url = serve_with(front=front(collector))
     headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "x-request-id": "one"}
     httpx.post(url, json={"inputs": TEXTS[:2]}, headers=headers)
-    wait(lambda: len(collector.spans()) == 4)
+    assert until(lambda: len(collector.spans()) == 4)
     by_name = {span.name: span for span in collector.spans()}
     assert set(by_name) == {"POST /", "tokenize", "queue and infer", "decode"}
     root = by_name.pop("POST /")
@@ -114,7 +108,7 @@ def test_a_caller_who_does_not_sample_is_not_traced_and_nonsense_starts_a_new_tr
     url = serve_with(front=front(collector))
     httpx.get(url + "/health", headers={"traceparent": f"00-{TRACE}-{PARENT}-00"})
     httpx.get(url + "/health", headers={"traceparent": "nonsense"})
-    wait(collector.spans)
+    assert until(collector.spans)
     time.sleep(0.5)
     (span,) = collector.spans()
     assert (span.name, span.parent_span_id) == ("GET /health", b"")
@@ -125,7 +119,7 @@ def test_a_ratio_of_zero_traces_only_what_callers_sample(serve_with: Callable[..
     url = serve_with(front=front(collector, sample_ratio=0))
     httpx.get(url + "/health")
     httpx.get(url + "/ready", headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
-    wait(collector.spans)
+    assert until(collector.spans)
     assert [span.name for span in collector.spans()] == ["GET /ready"]
 
 
@@ -136,7 +130,7 @@ def test_failures_are_errors(serve_with: Callable[..., str], collector: Collecto
 
     url = serve_with(warm=False, engine=Broken(Bundle.load(tagger_path)), front=front(collector))
     httpx.post(url, json={"inputs": "a"})
-    wait(collector.spans)
+    assert until(collector.spans)
     root = next(span for span in collector.spans() if span.name == "POST /")
     assert root.status.code == Status.STATUS_CODE_ERROR
 

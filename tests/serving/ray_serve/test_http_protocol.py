@@ -32,6 +32,7 @@ from serving.scheduling.predictor import Predictor
 from tests.serving.conftest import listening
 from tests.serving.gated import gated
 from tests.serving.tiny import TEXTS
+from tests.waiting import until
 
 WRITTEN_FOR = "0.54"
 KEY = "anna-0123456789abcdef"
@@ -42,7 +43,7 @@ GOOD = HEAD + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
 
 @pytest.fixture(scope="module")
 def url(tagger_path: Path) -> Iterator[str]:
-    limits = LimitsConfig(max_body_bytes=20_000, max_body_s=0.5)
+    limits = LimitsConfig(max_body_bytes=20_000, max_body_s=3)
     with listening(Predictor(Engine(Bundle.load(tagger_path), num_cpus=1), limits)) as place:
         yield place
 
@@ -171,7 +172,7 @@ def test_a_body_that_grows_too_large_or_comes_too_slowly_is_refused(url: str) ->
     assert exchange(url, HEAD + b"transfer-encoding: chunked\r\n\r\n", chunk, chunk, chunk)[0][0] == 413
     status, _, body = exchange(url, HEAD + b"content-length: 100\r\n\r\n", b"{")[0]
     assert status == 408
-    assert "within 0.5 s" in json.loads(body)["error"]
+    assert "within 3 s" in json.loads(body)["error"]
 
 
 def test_the_connection_goes_on_after_a_refusal(url: str) -> None:
@@ -188,11 +189,11 @@ def test_the_work_of_a_caller_who_hangs_up_is_dropped(tagger_path: Path) -> None
     predictor = Predictor(gated(tagger_path), metrics=metrics)
     with listening(predictor, warm=False) as place, connect(place) as first:
         first.sendall(GOOD)
-        _until(lambda: predictor._live.in_flight == 1)
+        assert until(lambda: predictor._live.in_flight == 1)
         with connect(place) as second:
             second.sendall(_ask([TEXTS[0]] * 20))
-            _until(lambda: predictor.batcher.queued_windows >= 20)
-        _until(lambda: predictor.batcher.queued_windows == 0)
+            assert until(lambda: predictor.batcher.queued_windows >= 20)
+        assert until(lambda: predictor.batcher.queued_windows == 0)
         predictor.engine.gate.set()  # type: ignore[attr-defined]
         assert _answer(first.makefile("rb"))[0] == 200
     assert 'rejected_requests_total{reason="cancelled",replica="local"} 1.0' in metrics.render().decode()
@@ -221,13 +222,15 @@ def test_keys_and_origins_are_seen_to_on_every_way(tagger_path: Path, tmp_path: 
 
 
 class Slow(Engine):
-    """An engine whose long windows hold the event loop for a known time."""
+    """An engine whose long windows hold the event loop for a known time each."""
 
     HOLD_S = 0.05
+    held = 0
 
     def forward(self, batch: Batch) -> Float32:
         if batch.input_ids.shape[1] > 16:
             time.sleep(self.HOLD_S)
+            self.held += 1
         return super().forward(batch)
 
 
@@ -236,23 +239,22 @@ def test_a_long_text_holds_others_no_longer_than_one_of_its_windows(tagger_path:
     engine = Slow(Bundle.load(tagger_path), EngineConfig(max_batch_tokens=32), num_cpus=1)
     assert engine.plan.on_event_loop
 
-    async def scenario(place: str) -> tuple[float, float, int]:
+    async def scenario(place: str) -> list[int]:
         async with httpx.AsyncClient(timeout=60) as client:
-            started = time.monotonic()
             long = asyncio.create_task(client.post(place, json={"inputs": TEXTS[2] * 40}))
             waits = []
             while not long.done():
-                begun = time.monotonic()
+                before = engine.held
                 assert (await client.get(place + "/health")).status_code == 200
-                waits.append(time.monotonic() - begun)
+                waits.append(engine.held - before)
             assert long.result().status_code == 200
-            return time.monotonic() - started, sorted(waits)[len(waits) // 2], len(waits)
+            return sorted(waits)
 
     with listening(Predictor(engine)) as place:
-        seconds, median, checks = asyncio.run(scenario(place))
-    assert seconds > 20 * Slow.HOLD_S  # many windows
-    assert checks > 5
-    assert median < seconds / 5  # one or two turns, on a busy machine too
+        waits = asyncio.run(scenario(place))
+    assert engine.held > 20  # windows
+    assert len(waits) > 5
+    assert waits[len(waits) // 2] <= 3  # turns for which a check waits
 
 
 def test_a_plan_whose_longest_window_takes_too_long_leaves_the_event_loop(tagger_path: Path) -> None:
@@ -273,10 +275,3 @@ def test_a_plan_whose_longest_window_takes_too_long_leaves_the_event_loop(tagger
     assert not Longer(Bundle.load(tagger_path), config, num_cpus=1).best_plan().on_event_loop
     threads = EngineConfig(arena=True, executor="threads")
     assert not Engine(Bundle.load(tagger_path), threads, num_cpus=1).best_plan().on_event_loop
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 
 from tests.ports import free_port
 from tests.serving.tiny import TEXTS
+from tests.waiting import until
 
 pytestmark = [pytest.mark.system, pytest.mark.faults, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[3]
@@ -93,9 +94,9 @@ def test_a_lost_node_loses_no_request_and_its_replica_comes_back_with_another(tw
     with _callers(two_nodes.url) as answers:
         time.sleep(1)
         two_nodes.order("lose")
-        _wait(lambda: len(two_nodes.replicas()) == 1)
+        assert until(lambda: len(two_nodes.replicas()) == 1)
         two_nodes.order("join")
-        _wait(lambda: len(two_nodes.replicas()) == 2)
+        assert until(lambda: len(two_nodes.replicas()) == 2)
         time.sleep(1)
     assert len(answers) > 50
     assert set(answers) == {200}
@@ -104,7 +105,7 @@ def test_a_lost_node_loses_no_request_and_its_replica_comes_back_with_another(tw
 def test_scaling_down_loses_no_request(two_nodes: TwoNodes) -> None:
     with _callers(two_nodes.url, pause_s=0.05) as answers:
         two_nodes.order("shrink")
-        _wait(lambda: len(two_nodes.replicas()) == 1)
+        assert until(lambda: len(two_nodes.replicas()) == 1)
         time.sleep(1)
     assert len(answers) > 50
     assert set(answers) == {200}
@@ -139,10 +140,3 @@ def _callers(url: str, *, pause_s: float = 0.0) -> Iterator[list[int | str]]:
 def _texts(nodes: TwoNodes) -> float:
     text = httpx.get(nodes.url + "/metrics", timeout=20).text
     return sum(map(float, re.findall(r"^bert_agent_texts_total\{.*\} (.*)$", text, flags=re.MULTILINE)))
-
-
-def _wait(condition: Callable[[], object], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.3)
