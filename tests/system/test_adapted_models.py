@@ -11,18 +11,20 @@ import pytest
 from agent.bundle import Bundle
 from agent.data import DataConfig, load_splits
 from agent.encoding import IGNORED
-from agent.errors import ConfigError
+from agent.errors import CheckpointError, ConfigError
 from agent.evaluation import predict
 from agent.tasks import MaskedLanguageModelling
 from compression.encoder.torch_model import load_model, torch_forward
 from serving.inference.engine import Engine
 from serving.scheduling.predictor import Predictor
 from tests.compression.pipeline.test_pipeline import run
+from tests.local_ray import commands_join
 from tests.serving.conftest import listening
 from tests.tiny import WRITERS, make_model, make_tokenizer
-from tests.training.runs import settings, train_here
+from tests.training.runs import settings, train_by_ranks, train_here
 from training.data.ingest import IngestConfig, encode_splits
 from training.data.masked_windows import MaskedWindows
+from training.loop.checkpoint_manager import CheckpointManager
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("local_ray")]
 TEXTS = ["anna went to [MASK] .", "in lima , [MASK] hired [MASK] ."]
@@ -64,6 +66,36 @@ def test_it_learns_words_and_its_bundle_gives_what_its_reports_say(trained):
         examples = getattr(splits, evaluation.split)
         found = predict(bundle.task, bundle.encoder, examples, torch_forward(load_model(bundle)))
         assert bundle.task.score(examples, found).metrics == pytest.approx(evaluation.report.metrics, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    return train_here(config(place, "whole", epochs=3)).outcome
+
+
+@pytest.mark.faults  # of groups that Ray starts: test_training_run.py, test_two_nodes.py
+def test_two_workers_at_zero_stage_2_learn_what_one_learns(place, whole):
+    changes = {"num_workers": 2, "engine": {"zero_stage": 2}, "batch": {"micro_tokens": 64}}
+    with commands_join():
+        both = train_by_ranks(config(place, "two", epochs=3, **changes))
+    np.testing.assert_allclose(*([row["loss"] for row in one.history] for one in (both, whole)), rtol=1e-3)
+
+
+def test_a_run_that_ends_in_the_middle_goes_on_by_the_same_command(place, whole, monkeypatch):
+    save = CheckpointManager.save
+
+    def last_save(manager, state, observers):
+        save(manager, state, observers)
+        if state.epoch == 1:
+            manager.wait()
+            raise CheckpointError("the storage is gone")
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="the storage is gone"):
+        patch.setattr(CheckpointManager, "save", last_save)
+        train_here(config(place, "cut", epochs=3))
+    resumed = train_here(config(place, "cut", epochs=3)).outcome
+    np.testing.assert_allclose(*([row["loss"] for row in one.history] for one in (resumed, whole)), rtol=1e-6)
+    assert resumed.after.metrics == pytest.approx(whole.after.metrics, rel=1e-3)
 
 
 def test_the_bundle_is_a_base_model_with_a_new_head(place, trained):

@@ -162,7 +162,7 @@ class TrainingEngine:
         with deepspeed.zero.GatheredParameters(gathered, enabled=bool(gathered)):
             if self._engine.global_rank:
                 return None
-            return {name: tensor.detach().float().cpu().clone() for name, tensor in module.state_dict().items()}
+            return copy_weights(module)
 
     def gather_optimizer(self) -> OptimizerState | None:
         """The whole optimizer state: on worker 0, None elsewhere. All workers must call it, after a step."""
@@ -171,6 +171,13 @@ class TrainingEngine:
     def load_optimizer(self, state: OptimizerState) -> None:
         """Loads what `gather_optimizer` returned. Every worker calls it, before the first step."""
         load_optimizer_state(self._engine, state)
+
+
+def copy_weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of all weights by name, in fp32 on the CPU; layers that share a matrix share its copy."""
+    weights = module.state_dict(keep_vars=True)
+    copies = {id(tensor): tensor.detach().float().cpu().clone() for tensor in weights.values()}
+    return {name: copies[id(tensor)] for name, tensor in weights.items()}
 
 
 def _check_shardable(optimizer: Optimizer, config: TrainingEngineConfig) -> None:

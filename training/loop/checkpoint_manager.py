@@ -12,7 +12,6 @@ import numpy as np
 
 from agent.errors import CheckpointError
 from training.model.adapters import merged_weights, unwrap
-from training.model.tied_weights import save_gathered
 from training.state.checkpoint import BEST, LAST, Checkpoint, CheckpointWriter
 from training.state.directory_store import DirectoryStore
 
@@ -137,4 +136,4 @@ class CheckpointManager:
 
         model = self._components.model
         merged = without_projections(merged_weights(model, weights))
-        save_gathered(unwrap(model), merged, directory)
+        unwrap(model).save_pretrained(directory, state_dict=merged)

@@ -50,7 +50,7 @@ class Checkpoint:
     """Everything that a run needs to go on.
 
     Attributes:
-        weights: float32, the whole model's, by name.
+        weights: float32, the whole model's, by name; layers that share a matrix share a tensor, which is stored once.
         optimizer: Moments and counters.
         state: The position.
         metrics_log: Rows of the run up to here, as JSON lines.
@@ -65,9 +65,12 @@ class Checkpoint:
         """Writes safetensors and JSON; no pickle."""
         from safetensors.torch import save_file
 
-        save_file({name: tensor.contiguous() for name, tensor in self.weights.items()}, directory / _WEIGHTS)
+        names = {id(tensor): name for name, tensor in reversed(self.weights.items())}
+        shared = {name: first for name, tensor in self.weights.items() if (first := names[id(tensor)]) != name}
+        stored = {name: tensor.contiguous() for name, tensor in self.weights.items() if name not in shared}
+        save_file(stored, directory / _WEIGHTS)
         save_file({name: tensor.contiguous() for name, tensor in self.optimizer.moments.items()}, directory / _MOMENTS)
-        state = {"counters": self.optimizer.counters, "run": self.state.model_dump(mode="json")}
+        state = {"counters": self.optimizer.counters, "shared": shared, "run": self.state.model_dump(mode="json")}
         (directory / _STATE).write_text(json.dumps(state), encoding="utf-8")
         (directory / _METRICS).write_text("".join(f"{line}\n" for line in self.metrics_log), encoding="utf-8")
 
@@ -77,8 +80,9 @@ class Checkpoint:
         from safetensors.torch import load_file
 
         state = json.loads((directory / _STATE).read_text(encoding="utf-8"))
+        weights = load_file(directory / _WEIGHTS)
         return cls(
-            load_file(directory / _WEIGHTS),
+            weights | {name: weights[first] for name, first in state["shared"].items()},
             OptimizerState(load_file(directory / _MOMENTS), state["counters"]),
             RunState.model_validate(state["run"]),
             (directory / _METRICS).read_text(encoding="utf-8").split("\n")[:-1],  # splitlines would cut at U+2028 too

@@ -13,8 +13,14 @@ from agent.data import DataConfig
 from agent.data.splits import open_split
 from agent.encoding import Encoder
 from agent.errors import DataError
-from agent.tasks import MultiLabelClassification, TextClassification, TextPairClassification, TokenClassification
-from tests.tiny import make_tokenizer, sentences, write_classes, write_conll, write_label_sets, write_pairs
+from agent.tasks import (
+    MaskedLanguageModelling,
+    MultiLabelClassification,
+    TextClassification,
+    TextPairClassification,
+    TokenClassification,
+)
+from tests.tiny import make_tokenizer, sentences, write_classes, write_conll, write_label_sets, write_pairs, write_texts
 from training.data import ingest
 from training.data.ingest import IngestConfig, open_data, streams
 from training.data.parallel_encoding import ParallelEncoding
@@ -75,6 +81,7 @@ def equal(one, other):
         (write_label_sets, MultiLabelClassification(labels=("PER", "NEVER", "ORG", "LOC"))),
         (write_uneven, TokenClassification(labels=("ZZZ", "PER", "ORG", "LOC", "AAA"))),
         (write_uneven, TokenClassification()),
+        (write_texts, MaskedLanguageModelling()),
     ],
 )
 def test_streaming_gives_what_memory_gives(tmp_path, read, write, task):

@@ -17,7 +17,10 @@ from transformers import (
     RobertaConfig,
 )
 
-from training.model.tied_weights import save_gathered
+from training.engine.deepspeed_engine import copy_weights
+from training.engine.optimizer_state import OptimizerState
+from training.state.checkpoint import Checkpoint
+from training.state.run_state import RunState
 
 SIZES = {"vocab_size": 90, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 FAMILIES = {
@@ -29,11 +32,12 @@ IDS = torch.arange(5, 45).reshape(4, 10)
 
 
 def written(config: PretrainedConfig, directory: Path) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
-    """A random model, and the weights of it that a worker gathers: copies."""
+    """A random model, and the weights of it that a worker gathers: copies, which went through a checkpoint."""
     torch.manual_seed(0)
     model = AutoModelForMaskedLM.from_config(config).eval()
-    weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    save_gathered(model, weights, directory)
+    Checkpoint(copy_weights(model), OptimizerState({}, {}), RunState(), []).write(directory)
+    weights = Checkpoint.read(directory).weights
+    model.save_pretrained(directory, state_dict=dict(weights))  # it takes out what is tied
     return model, weights
 
 
@@ -47,6 +51,9 @@ def test_a_tied_matrix_is_stored_once_and_loads_as_it_was(family: str, tmp_path:
     model, weights = written(FAMILIES[family], tmp_path)
     found = stored(tmp_path)
     table = model.get_input_embeddings().weight
+    with safe_open(tmp_path / "weights.safetensors", "pt") as checkpoint:
+        assert set(checkpoint.keys()) == {name for name, _ in model.named_parameters()}  # which names a shared one once
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
     assert sum(tensor.shape == table.shape and bool(tensor.eq(table).all()) for tensor in found.values()) == 1
     assert set(weights) - set(found) == set(model.all_tied_weights_keys) & set(weights)
     loaded, told = AutoModelForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
