@@ -90,9 +90,10 @@ def test_a_run_that_ends_in_the_middle_goes_on_by_the_same_command(place, whole,
             manager.wait()
             raise CheckpointError("the storage is gone")
 
-    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="the storage is gone"):
+    with monkeypatch.context() as patch:
         patch.setattr(CheckpointManager, "save", last_save)
-        train_here(config(place, "cut", epochs=3))
+        with pytest.raises(CheckpointError, match="the storage is gone"):
+            train_here(config(place, "cut", epochs=3))
     resumed = train_here(config(place, "cut", epochs=3)).outcome
     np.testing.assert_allclose(*([row["loss"] for row in one.history] for one in (resumed, whole)), rtol=1e-6)
     assert resumed.after.metrics == pytest.approx(whole.after.metrics, rel=1e-3)
