@@ -1,0 +1,1 @@
+"""Models that write outside of training: their form for CTranslate2."""
