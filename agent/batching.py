@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.encoding import Float32, Int64, Window
 
@@ -19,13 +20,15 @@ class Batch:
     Attributes:
         input_ids, attention_mask, token_type_ids: int64 [rows, tokens].
         asked: int64 [rows, tokens], 1 at tokens that the model is asked about; None: about all. Only models that choose of a whole
-            vocabulary are told.
+            vocabulary are told. Beside `decoder_ids` it is of their shape.
+        decoder_ids: int64 [rows, written tokens], what a decoder writes of each row; None where there is no decoder.
     """
 
     input_ids: Int64
     attention_mask: Int64
     token_type_ids: Int64
     asked: Int64 | None = None
+    decoder_ids: Int64 | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -63,7 +66,39 @@ def pad(windows: Sequence[Window], pad_id: int) -> Batch:
         batch.token_type_ids[row, :length] = window.type_ids
         if asked is not None:
             asked[row, :length] = 1 if window.asked is None else window.asked
-    return batch
+    return part_decoded(batch, pad_id) if windows[0].decodes else batch
+
+
+def part_decoded(batch: Batch, pad_id: int) -> Batch:
+    """Parts rows that end with what a decoder writes, which is of type 1 and asked about where the model has to say it.
+
+    Args:
+        batch: Padded on the right, with `asked`.
+        pad_id: Of the tokenizer.
+
+    Returns:
+        The tokens before as `input_ids`, the written ones as `decoder_ids`; a column of each at least.
+    """
+    assert batch.asked is not None
+    written = batch.token_type_ids == 1
+    source = batch.attention_mask.astype(bool) & ~written
+    mask = _moved_left(batch.attention_mask, source, 0)
+    return Batch(
+        _moved_left(batch.input_ids, source, pad_id),
+        mask,
+        np.zeros_like(mask),
+        _moved_left(batch.asked, written, 0),
+        _moved_left(batch.input_ids, written, pad_id),
+    )
+
+
+def _moved_left(array: Int64, chosen: NDArray[np.bool_], fill: int) -> Int64:
+    """The chosen items of each row, in their order, from the first column on."""
+    counts = chosen.sum(axis=1)
+    places = np.arange(counts.max(initial=1)) < counts[:, None]
+    moved = np.full(places.shape, fill, np.int64)
+    moved[places] = array[chosen]
+    return moved
 
 
 def cut_by_length(lengths: Sequence[int], *, max_tokens: int) -> Iterator[list[int]]:

@@ -31,6 +31,7 @@ from agent.tasks import BaseTask, Report, Task
 from agent.tasks.governed.governed_tasks import govern
 from agent.tasks.relations.relation_extraction import RelationExtraction
 from agent.tasks.relations.triple_extraction import with_entities
+from agent.tasks.writing.stations_ahead import refuse_writing
 
 FORMAT_VERSION = 2  # 2: how texts are cut is recorded
 MANIFEST = "bundle.json"
@@ -201,14 +202,14 @@ class Bundle:
         Raises:
             BundleError: The bundle has no such graph.
         """
+        refuse_writing(self.manifest.task, self.path, "serve")
         found = [variant for variant in self.manifest.onnx if precision in ("auto", variant.precision)]
         fitting = [variant for variant in found if precision != "auto" or hardware in variant.hardware]
         if found:
             return (fitting or found)[-1]
-        has = ", ".join(variant.precision for variant in self.manifest.onnx) or "none"
         raise BundleError(
             f"bundle {self.path} has no ONNX graph of precision {precision!r}",
-            allowed=f"auto, {has}" if self.manifest.onnx else "",
+            allowed=", ".join(["auto", *(each.precision for each in self.manifest.onnx)]) if self.manifest.onnx else "",
             remedy=f"run python compression/run.py bundle={self.path} output=...",
         )
 
@@ -266,12 +267,11 @@ class Draft:
         """Writes the manifest with sizes and digests of all files, and makes them readable for all (safetensors writes 0600)."""
         names = sorted(file.relative_to(self.path).as_posix() for file in self.path.rglob("*") if file.is_file())
         files = {name: _measure(self.path / name) for name in names if name != MANIFEST}
-        complete = manifest.model_copy(update={"files": files})
+        complete = manifest.model_copy(update={"files": files}).model_dump(mode="json")
         for name in names:
             (self.path / name).chmod(0o644)
-        (self.path / MANIFEST).write_text(
-            json.dumps(complete.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        content = json.dumps(complete, indent=1, ensure_ascii=False) + "\n"
+        (self.path / MANIFEST).write_text(content, encoding="utf-8")
 
 
 def lineage_now(**fields: Any) -> Lineage:

@@ -41,6 +41,7 @@ class Window:
             second text.
         offset: Position of sub-word `first` within `input_ids` (1 after a [CLS]).
         asked: int64 [tokens], 1 at tokens that the model is asked about, 0 elsewhere; None: about all.
+        decodes: Whether tokens of type 1 are what a decoder writes of those before them; never with `asked` None.
     """
 
     input_ids: Int64
@@ -49,6 +50,7 @@ class Window:
     last: int
     offset: int
     asked: Int64 | None = None
+    decodes: bool = False
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,19 @@ class TrainingConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _models_that_write_are_trained_whole(self) -> Self:
+        given = {
+            "teacher": self.teacher is not None, "optimizer.layer_decay": self.optimizer.layer_decay < 1,
+            "model.trainable": self.model.trainable != "all", "model.lora": self.model.lora is not None,
+            "model.keep_zeros": self.model.keep_zeros,
+        }  # fmt: skip
+        if self.task.writes and (keys := [key for key, is_set in given.items() if is_set]):
+            raise ValueError(
+                f"{keys[0]} is for encoders, and the model of task.kind={self.task.kind} is trained whole: leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _teacher_fits_the_engine(self) -> Self:
         if self.engine.compile and self.teacher and self.teacher.uses_activations:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The demonstration corpus as records for each task: entities, genres, sets of what a sentence mentions, sentences with hypotheses, questions, relations."""
+"""The demonstration corpus as records for each task: entities, genres, sets of what a sentence mentions, hypotheses, questions, relations, texts to write."""
 
 import random
 from collections import Counter
@@ -92,6 +92,24 @@ def _pair(sentence: Sentence, hypothesis: str, *, follows: bool) -> Record:
     return {"text": sentence.text, "text_pair": hypothesis, "label": label}
 
 
+def listing_record(sentence: Sentence) -> Record:
+    """The record of a sentence from which another text is written: a list of what it mentions."""
+    return {"text": sentence.text, "target": _listed(sentence)}
+
+
+def dialogue_record(sentence: Sentence) -> Record:
+    """The record of a dialogue about a sentence: what it mentions, then how often."""
+    counted = f"{len(sentence.spans)} in all." if sentence.spans else "Not one."
+    said = (f"What is mentioned? {sentence.text}", _listed(sentence), "How many are they?", counted)
+    roles = ("user", "assistant") * 2
+    return {"messages": [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]}
+
+
+def _listed(sentence: Sentence) -> str:
+    names = [f"{_MENTIONED[label]} {sentence.text[start:end]}" for start, end, label in sentence.spans]
+    return f"{'; '.join(names)}." if names else "Nothing."
+
+
 def _each(record: Callable[[Sentence], Record]) -> Callable[[Sequence[Sentence]], Iterator[Record]]:
     return lambda sentences: map(record, sentences)
 
@@ -104,5 +122,7 @@ RECORDS: Mapping[str, Callable[[Sequence[Sentence]], Iterator[Record]]] = {
     "question_answering": question_records,
     "masked_language_modelling": _each(text_record),
     "relation_extraction": relation_records,
+    "sequence_to_sequence": _each(listing_record),
+    "text_generation": _each(dialogue_record),
 }
 """Records of the sentences of a split, for each kind of task."""

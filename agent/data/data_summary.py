@@ -68,6 +68,8 @@ def text_of(record: Mapping[str, Any]) -> str:
     """The text of a record, all of an input that has several, or its words with blanks between them."""
     if "tokens" in record:
         return " ".join(record["tokens"])
+    if "messages" in record:
+        return "\n".join(str(turn["content"]) for turn in record["messages"])
     return "\n".join(str(record[key]) for key in ("text", "text_pair", "question", "context") if key in record)
 
 
@@ -110,7 +112,7 @@ def _lengths(splits: Mapping[str, ReadSplit]) -> list[str]:
 
 def _longest(record: Mapping[str, Any]) -> str:
     """The text of a record that windows go over."""
-    return str(record.get("context", record.get("text", "")))
+    return text_of(record) if "messages" in record else str(record.get("context", record.get("text", "")))
 
 
 def _untaught(splits: Mapping[str, ReadSplit]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from agent.data.formats import brat, columns, doccano, label_studio, prodigy
 from agent.data.formats.base import Record
 from agent.data.normalisation.answer_keys import is_question
+from agent.data.normalisation.written_keys import is_written, read_written
 from agent.errors import DataError
 from agent.segmentation import Pieces, Segmentation, cut
 from agent.spans import to_iob2
@@ -71,6 +72,8 @@ def _normal_record(record: Mapping[str, Any]) -> dict[str, Any]:
         return {"tokens": record["tokens"], "tags": to_iob2(record["tags"])}
     if is_question(record):
         return {key: record[key] for key in ("id", "question", "context", "answers") if key in record}
+    if is_written(record):
+        return read_written(dict(record))
     spans, labels = record.get("spans"), record.get("labels")
     classes = {"labels": labels} if isinstance(labels, list) else {}
     classes |= {"label": record["label"]} if isinstance(record.get("label"), str) else {}

@@ -13,6 +13,8 @@ from agent.tasks.relations.relation_extraction import RelationExtraction
 from agent.tasks.text_classification import TextClassification
 from agent.tasks.text_pair_classification import TextPairClassification
 from agent.tasks.token_classification import TokenClassification
+from agent.tasks.writing.sequence_to_sequence import SequenceToSequence
+from agent.tasks.writing.text_generation import TextGeneration
 
 Task = Annotated[
     TokenClassification
@@ -21,7 +23,9 @@ Task = Annotated[
     | TextPairClassification
     | QuestionAnswering
     | RelationExtraction
-    | MaskedLanguageModelling,
+    | MaskedLanguageModelling
+    | SequenceToSequence
+    | TextGeneration,
     Field(discriminator="kind"),
 ]  # fmt: skip
 
@@ -31,5 +35,5 @@ KINDS: Mapping[str, type[BaseTask[Any]]] = {
 
 __all__ = [
     "KINDS", "BaseTask", "Example", "MaskedLanguageModelling", "MultiLabelClassification", "Parameters", "QuestionAnswering",
-    "RelationExtraction", "Report", "Task", "TextClassification", "TextPairClassification", "TokenClassification",
+    "RelationExtraction", "Report", "SequenceToSequence", "Task", "TextClassification", "TextGeneration", "TextPairClassification", "TokenClassification",
 ]  # fmt: skip

@@ -131,8 +131,8 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     record_keys: ClassVar[tuple[frozenset[str], ...]]  # of records that are data for it, in each of their shapes
     record_shape: ClassVar[str]  # the same for people
     purpose: ClassVar[str]  # one sentence for people, with {and} or {or} where its labels stand
-    # How a page shows an answer: places in the text, labels with scores, places in the last text of an input, words for masks, or triples.
-    picture: ClassVar[Literal["marks", "ranking", "answers", "fillings", "triples"]]
+    # How a page shows an answer: places in the text, labels with scores, places in the last text of an input, words for masks, triples, or a text.
+    picture: ClassVar[Literal["marks", "ranking", "answers", "fillings", "triples", "written"]]
     item_name: ClassVar[str] = "label"  # what a text may lack
     tunes: ClassVar[bool] = False  # whether `tuned` chooses anything
     parameters: ClassVar[type[Parameters]]
@@ -146,6 +146,7 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     takes_words: ClassVar[bool] = False  # whether a request may bring the words of a text
     explains: ClassVar[bool] = False  # whether answers are claims with probabilities, which interventions can explain
     learns_from_text: ClassVar[bool] = False  # whether it needs no labels: data is any text, also plain files of it
+    writes: ClassVar[bool] = False  # whether answers are texts, said sub-word by sub-word
     nests: ClassVar[bool] = False  # whether the answer to one input may be a list of lists of items
 
     kind: str

@@ -1,4 +1,4 @@
-"""The vocabulary of a tokenizer: its mask token, the sub-words that stand for text, and how they are written."""
+"""The vocabulary of a tokenizer: the sub-words that stand for text, how they are written, and its mask token if it has one."""
 
 from __future__ import annotations
 
@@ -22,39 +22,50 @@ class Vocabulary:
     Attributes:
         tokenizer: Whose.
         size: Of its sub-words, special ones included.
-        mask_token, mask_id: What stands for a hidden sub-word.
         ordinary: int64, ids of the sub-words that stand for text, ascending.
     """
 
     tokenizer: Tokenizer
     size: int
-    mask_token: str
-    mask_id: int
     ordinary: NDArray[np.int64]
+    _mask: tuple[str, int] | None
     _stands_for_text: NDArray[np.bool_]
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Vocabulary:
-        """Reads the vocabulary of a tokenizer.
+        """Reads the vocabulary of a tokenizer."""
+        known = tokenizer.get_vocab()
+        mask, size = next(((token, known[token]) for token in _MASKS if token in known), None), 1 + max(known.values())
+        special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        special |= {known[token] for token in (*_UNKNOWN, *(mask or ())[:1]) if token in known}
+        ordinary = np.setdiff1d(np.arange(size, dtype=np.int64), np.array(sorted(special), np.int64))
+        stands_for_text = np.zeros(size, bool)
+        stands_for_text[ordinary] = True
+        return cls(tokenizer, size, ordinary, mask, stands_for_text)
+
+    @property
+    def mask_token(self) -> str:
+        """What stands for a hidden sub-word.
 
         Raises:
-            ModelError: It has no mask token.
+            ModelError: The tokenizer has no such token.
         """
-        known = tokenizer.get_vocab()
-        mask_token = next((token for token in _MASKS if token in known), None)
-        if mask_token is None:
+        return self._known_mask[0]
+
+    @property
+    def mask_id(self) -> int:
+        """The id of `mask_token`; raises as it does."""
+        return self._known_mask[1]
+
+    @property
+    def _known_mask(self) -> tuple[str, int]:
+        if self._mask is None:
             raise ModelError(
                 "the model's tokenizer has no mask token",
                 allowed=f"one that knows {' or '.join(_MASKS)}",
                 remedy="choose a model.name that was trained to fill masks, such as a BERT or a RoBERTa",
             )
-        mask_id, size = known[mask_token], 1 + max(known.values())
-        special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-        special |= {mask_id, *(known[token] for token in _UNKNOWN if token in known)}
-        ordinary = np.setdiff1d(np.arange(size, dtype=np.int64), np.array(sorted(special), np.int64))
-        stands_for_text = np.zeros(size, bool)
-        stands_for_text[ordinary] = True
-        return cls(tokenizer, size, mask_token, mask_id, ordinary, stands_for_text)
+        return self._mask
 
     def is_ordinary(self, token_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which sub-words stand for text."""

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, pre_tokenizers
 
-from agent.errors import RequestError
+from agent.errors import ModelError, RequestError
+
+_ENDS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<eos>")  # as families of decoders write it
 
 
 def pad_id(tokenizer: Tokenizer) -> int:
@@ -18,6 +20,25 @@ def pad_id(tokenizer: Tokenizer) -> int:
         if (found := tokenizer.token_to_id(token)) is not None:
             return int(found)
     return 0
+
+
+def end_id(tokenizer: Tokenizer) -> int:
+    """The id of the token that ends a text: the last that the tokenizer itself puts behind one, or else one of a known name.
+
+    Raises:
+        ModelError: There is none.
+    """
+    probe = tokenizer.encode("a", add_special_tokens=True)
+    if len(probe) > 1 and probe.special_tokens_mask[-1]:
+        return int(probe.ids[-1])
+    for token in _ENDS:
+        if (found := tokenizer.token_to_id(token)) is not None:
+            return int(found)
+    raise ModelError(
+        "the model's tokenizer has no token that ends a text",
+        allowed=f"one that puts a token behind texts, or knows {' or '.join(_ENDS)}",
+        remedy="choose a model.name that was made to write, such as a T5, a BART or a GPT-2",
+    )
 
 
 def unknown_id(tokenizer: Tokenizer) -> int | None:

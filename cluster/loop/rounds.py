@@ -12,6 +12,7 @@ from agent.bundle import Bundle
 from agent.config.resume_check import check_unchanged
 from agent.data import DataConfig
 from agent.errors import LoopError
+from agent.tasks.writing.stations_ahead import refuse_writing
 from cluster.loop.collection import Collected, collect
 from cluster.loop.loop_config import LoopConfig
 from cluster.loop.loop_round import Ending, LoopRound, check_rewards, find_trained, slice_digest
@@ -79,6 +80,7 @@ def _begin(config: LoopConfig, workspace: Workspace, number: int) -> RoundState 
     """Collects; the entry of a round that has nothing to learn."""
     started = time.monotonic()
     live = Bundle.load(config.live_path)
+    refuse_writing(live.task, live.path, "go round the loop with")
     check_rewards(config, live.task)
     trained = find_trained(config, live)
     found = collect(

@@ -12,6 +12,7 @@ from agent.bundle import Bundle, installed_versions
 from agent.config.base import Config, from_mapping
 from agent.data import DataConfig, Splits, load_splits
 from agent.errors import BundleError
+from agent.tasks.writing.stations_ahead import refuse_writing
 from cluster.connection import usable_cores
 from compression.pipeline.gate import Gate
 from compression.pipeline.presets import PRESETS, PresetName
@@ -130,6 +131,7 @@ def prepare(config: CompressionConfig) -> PipelineInputs:
 
 def _load_bundle(config: CompressionConfig) -> Bundle:
     bundle = Bundle.load(config.bundle)
+    refuse_writing(bundle.task, bundle.path, "compress")
     if bundle.manifest.onnx:
         raise BundleError(
             f"bundle {config.bundle} is compressed already (it holds {bundle.manifest.onnx[-1].file})",

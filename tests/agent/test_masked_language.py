@@ -263,8 +263,9 @@ def test_a_request_that_cannot_be_filled_is_refused_by_name(text, targets, field
 def test_a_tokenizer_without_a_mask_is_refused():
     from tokenizers import Tokenizer, models
 
+    vocabulary = Vocabulary.of(Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]")))
     with pytest.raises(ModelError, match="no mask token"):
-        Vocabulary.of(Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]")))
+        vocabulary.put("a", 0, 1, vocabulary.mask_id)
 
 
 def test_the_parts_of_what_is_hidden_are_at_most_all_of_it():

@@ -11,11 +11,14 @@ from pathlib import Path
 
 from agent.bundle import Bundle
 from agent.errors import AgentError, CheckpointError
+from agent.tasks import SequenceToSequence
 from cluster import WorkerPlan
 from cluster.output_lock import lock_output
 from training.config import TrainingConfig, absolute, output_of
 from training.data.batch_plan import BatchConfig
 from training.data.masked_windows import MaskedWindows
+from training.data.packing import Windows
+from training.data.written_windows import WrittenWindows
 from training.engine.ray_train_internals import (
     cluster_address_for_helpers,
     no_preemption_watcher,
@@ -127,11 +130,10 @@ def _num_halvings(batch: BatchConfig) -> int:
 
 def _worker_input(prepared: PreparedRun, store: DirectoryStore) -> WorkerInput:
     data, encoder, config = prepared.data, prepared.encoder, prepared.config
-    masking = data.task.masking(encoder)
     return WorkerInput(
         config.model_copy(update={"tracking": config.tracking.absolute()}),
         data.task,
-        train=MaskedWindows(data.train, masking, config.seed) if masking else data.train,
+        train=_training_windows(prepared),
         dev=evaluation_set(data.task, encoder, data.dev),
         test=evaluation_set(data.task, encoder, data.test),
         store=store,
@@ -139,6 +141,15 @@ def _worker_input(prepared: PreparedRun, store: DirectoryStore) -> WorkerInput:
         interactive=sys.stderr.isatty(),
         run_name=Path(config.output).name,
     )
+
+
+def _training_windows(prepared: PreparedRun) -> Windows:
+    """The windows as batches are made of them."""
+    data = prepared.data
+    if data.task.writes:
+        return WrittenWindows(data.train, decodes=isinstance(data.task, SequenceToSequence))
+    masking = data.task.masking(prepared.encoder)
+    return MaskedWindows(data.train, masking, prepared.config.seed) if masking else data.train
 
 
 def _resources(plan: WorkerPlan) -> Mapping[str, float]:

@@ -111,11 +111,14 @@ def connect_to_ray(config: TrainingConfig, *, worker_lines: bool = True) -> None
 
 
 def _read_data(config: TrainingConfig, splits: Splits | None) -> tuple[TrainingData, Any, Encoder]:
-    from training.model.models import load_tokenizer, make_encoder
+    from training.model.models import load_config, load_tokenizer, make_encoder
+    from training.model.writing_models import check_writer
 
     made: list[tuple[Any, Encoder]] = []
 
     def encoder() -> Encoder:  # made after the data was opened, whose errors are the common ones
+        if config.task.writes:
+            check_writer(load_config(config.model.name), config.task, config.model.name)
         tokenizer = load_tokenizer(config.model.name)
         made.append((tokenizer, make_encoder(tokenizer, config.model)))
         return made[0][1]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from training.loop.worker_setup import WorkerComponents
 
 _BATCH_TOKENS = 4096  # padded tokens of an evaluation batch
+_WRITTEN_TOKENS = 1024  # the same where each may have logits of a whole vocabulary
 
 
 def predict_split(task: BaseTask[Any], split: EvaluationSet, forward: Forward, *, pad_id: int, rank: int) -> list[Any]:
@@ -34,7 +35,8 @@ def predict_split(task: BaseTask[Any], split: EvaluationSet, forward: Forward, *
     def predicted_of(number: int, logits: list[Float32]) -> tuple[int, Any]:
         return mine[number], task.predict(documents[number], logits)
 
-    predicted = run_each(documents, forward, predicted_of, pad_id=pad_id, max_tokens=_BATCH_TOKENS)
+    max_tokens = _WRITTEN_TOKENS if task.writes else _BATCH_TOKENS
+    predicted = run_each(documents, forward, predicted_of, pad_id=pad_id, max_tokens=max_tokens)
     parts: list[list[tuple[int, Any]]] = [[] for _ in range(num_workers)]
     dist.all_gather_object(parts, predicted)
     found = dict(item for part in parts for item in part)

@@ -67,11 +67,13 @@ class ModelInputs:
         names: ModelInputs that the model has.
         device: Where it computes.
         packed: Whether it takes rows end to end.
+        start_id: What a decoder beside an encoder starts with; None where there is none.
     """
 
     names: frozenset[str]
     device: torch.device
     packed: bool
+    start_id: int | None = None
 
     def to_host(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Tensors in host memory, pinned for a GPU."""
@@ -80,8 +82,24 @@ class ModelInputs:
             "attention_mask": batch.attention_mask,
             "token_type_ids": batch.token_type_ids,
             "asked": batch.asked,
+            "decoder_input_ids": self.decoder_input_ids(batch),
         }
         return {name: self.pin(array) for name, array in arrays.items() if name in self.names and array is not None}
+
+    def decoder_input_ids(self, batch: Batch) -> Int64 | None:
+        """What a decoder sees: the token that it starts with, then what was written but for the last; int64 [rows, written tokens]."""
+        if batch.decoder_ids is None:
+            return None
+        assert self.start_id is not None
+        start = np.full((len(batch.decoder_ids), 1), self.start_id, np.int64)
+        return np.concatenate([start, batch.decoder_ids[:, :-1]], axis=1)
+
+    def touched_rows(self, batch: Batch) -> torch.Tensor:
+        """Rows of the input embedding that a batch reads: int64, ascending."""
+        import torch
+
+        seen = [batch.input_ids, self.decoder_input_ids(batch)]
+        return torch.from_numpy(np.unique(np.concatenate([ids.ravel() for ids in seen if ids is not None])))
 
     def pin(self, array: Int64) -> torch.Tensor:
         """A host tensor over an array, pinned for a GPU."""
@@ -157,8 +175,6 @@ class BatchPrefetcher:
                 yield step, waited
 
     def _prepare(self, rows: Int64, windows: Windows | None = None, epoch: int = 0) -> PreparedStep:
-        import torch
-
         windows, lengths = windows or self.windows, self._lengths
         own = share(
             rows, lengths, config=self.batch, rank=self.rank, num_workers=self.num_workers, num_parallel=self.num_parallel
@@ -167,7 +183,7 @@ class BatchPrefetcher:
         touched_rows = None
         if self.finds_touched_rows:
             whole_step, _ = windows.collate(rows, self.pad_id)
-            touched_rows = torch.from_numpy(np.unique(whole_step.input_ids))
+            touched_rows = self.inputs.touched_rows(whole_step)
         return PreparedStep(
             [
                 MicroBatch(self.inputs.to_host(batch), self.inputs.pin(targets), self.facts(part, epoch))

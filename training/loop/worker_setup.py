@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from agent.tasks.output_decision import Decision
+from agent.tasks import BaseTask
 from training.engine.deepspeed_engine import OptimizerPlan, TrainingEngine
 from training.engine.engine_config import Precision, choose_precision, choose_thread_parallel
 from training.loop.train_step import BatchPrefetcher, ModelInputs, TrainStep
@@ -15,6 +15,7 @@ from training.model.adapters import adapt, unwrap
 from training.model.attention import Attention, choose_attention
 from training.model.label_prior import start_at_shares
 from training.model.models import build_model
+from training.model.writing_models import start_id
 from training.state.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -60,7 +61,6 @@ def build_components(
     config = worker_input.config
     torch.manual_seed(config.seed)  # the same on all workers: the new head must not differ
     precision = choose_precision(config.engine.precision, worker.device)
-    decision = worker_input.task.decision
     counts = worker_input.train.target_counts(len(worker_input.task.outputs)).tolist()
     model, attention = _build_model(worker_input, worker, precision, counts)
     teacher, recorder = None, None
@@ -88,7 +88,9 @@ def build_components(
         engine.load_optimizer(checkpoint.optimizer)
     prefetcher = BatchPrefetcher(
         worker_input.train,
-        ModelInputs(_accepted_inputs(model, decision), worker.device, attention.packed),
+        ModelInputs(
+            _accepted_inputs(model, worker_input.task), worker.device, attention.packed, start_id(unwrap(model).config)
+        ),
         config.batch.model_copy(update={"micro_tokens": micro_tokens}),
         worker_input.pad_id,
         worker.rank,
@@ -97,7 +99,7 @@ def build_components(
         finds_touched_rows=engine.uses_touched_rows,
         seed=config.seed,
     )
-    loss = config.objective.bind(counts, worker.device, decision, worker_input.task)
+    loss = config.objective.bind(counts, worker.device, worker_input.task.decision, worker_input.task)
     train_step = TrainStep(engine, prefetcher, loss, seed=config.seed, teacher=teacher)
     threads = f"{thread_groups} thread group(s)" if thread_groups else f"no thread groups ({reason})"
     description = _describe(worker_input, worker, model, (precision, attention, threads))
@@ -131,9 +133,11 @@ def _build_model(
     return on_device, attention
 
 
-def _accepted_inputs(model: torch.nn.Module, decision: Decision) -> frozenset[str]:
-    accepted = inspect.signature(unwrap(model).forward).parameters
-    return frozenset((*accepted, "asked") if decision.of_vocabulary else accepted)
+def _accepted_inputs(model: torch.nn.Module, task: BaseTask[Any]) -> frozenset[str]:
+    accepted = frozenset(inspect.signature(unwrap(model).forward).parameters)
+    if task.writes:  # GPT-2 has token types, and adds the embedding of a sub-word for each
+        accepted -= {"token_type_ids"}
+    return accepted | {"asked"} if task.decision.of_vocabulary else accepted
 
 
 def _describe(

@@ -18,6 +18,7 @@ from agent.tasks import BaseTask
 from agent.tasks.output_decision import OUT_OF_REACH
 from training.model.adapters import LoraConfig
 from training.model.sentencepiece_file import FILES, as_written, require_sentencepiece
+from training.model.writing_models import dropout_options, without_cache
 
 if TYPE_CHECKING:
     import torch
@@ -192,7 +193,9 @@ def build_model(config: ModelConfig, task: BaseTask[Any]) -> PreTrainedModel:
     options: dict[str, Any] = {"dtype": "float32", **task.head}
     if names:
         options |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
-    if config.dropout is not None:
+    if config.dropout is not None and task.writes:
+        options |= dropout_options(load_config(config.name), config.dropout)
+    elif config.dropout is not None:
         options |= {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}
     kind = getattr(transformers, task.architecture)
     if config.init == "random":
@@ -202,6 +205,8 @@ def build_model(config: ModelConfig, task: BaseTask[Any]) -> PreTrainedModel:
         model = _from_hub(kind, config.name, ignore_mismatched_sizes=True, **options)
     if task.decision.of_vocabulary:
         take_asked(model)
+    if task.writes:
+        without_cache(model)
     return model
 
 

@@ -16,6 +16,7 @@ from agent.data.normalisation.answer_keys import holds_articles, is_question, qu
 from agent.data.normalisation.class_keys import names_classes, read_classes
 from agent.data.normalisation.entity_keys import has_entities, read_entities
 from agent.data.normalisation.span_keys import read_spans
+from agent.data.normalisation.written_keys import is_written, read_written
 from agent.errors import DataError
 
 Convert = Callable[[dict[str, Any], str, Findings], dict[str, Any] | None]
@@ -145,6 +146,10 @@ def _relation(record: dict[str, Any], where: str, findings: Findings) -> dict[st
     return read_entities(record, where)
 
 
+def _written(record: dict[str, Any], where: str, findings: Findings) -> dict[str, Any]:
+    return read_written(record)
+
+
 def _has_class(record: Mapping[str, Any]) -> bool:
     return "label" in record and "spans" not in record and not isinstance(record["label"], list)
 
@@ -154,6 +159,7 @@ _PLAIN = Shape("texts with spans", lambda record: True, _own, own=True)
 SHAPES = (
     _ARTICLES,
     Shape("questions with contexts and answers", is_question, _question, own=True),
+    Shape("texts to write", is_written, _written, own=True),
     Shape("texts with two entities", has_entities, _relation, own=True),
     Shape("Label Studio", label_studio.matches, label_studio.convert),
     Shape("Label Studio (JSON-MIN)", label_studio.matches_flat, label_studio.convert_flat),
@@ -165,12 +171,10 @@ SHAPES = (
     Shape("texts with classes", _has_class, _own, own=True),
 )
 _ALLOWED = (
-    '{"tokens", "tags"}, {"text", "spans"}, {"text", "label"}, {"text", "labels"}, {"text", "text_pair", "label"}, {"text", "head", "tail", "label"} or {"question", "context", "answers"}, articles of SQuAD, an export of Prodigy, doccano or Label Studio '
+    '{"tokens", "tags"}, {"text", "spans"}, {"text", "label"}, {"text", "labels"}, {"text", "text_pair", "label"}, {"text", "head", "tail", "label"} or {"question", "context", "answers"}, {"text", "target"}, {"messages"}, articles of SQuAD, an export of Prodigy, doccano or Label Studio '
     "(docs/data.md shows each)"
 )
 _FOREIGN = (
-    ({"messages"}, "a conversation", "give texts with spans or classes"),
-    ({"prompt", "completion"}, "prompts with completions", "give texts with spans or classes"),
     (
         {"tokenized_text", "ner"},
         "words with spans over words (GLiNER)",

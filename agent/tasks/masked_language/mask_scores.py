@@ -1,4 +1,4 @@
-"""How well hidden sub-words were named: accuracy and pseudo-perplexity."""
+"""Sub-words that a model named beside the right ones, and how well hidden ones were named: accuracy and pseudo-perplexity."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+import numpy as np
+
+from agent.encoding import Float32
 from agent.tasks.base import Report
+from agent.tasks.pairs import Pair
+from agent.windows.token_vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
 class NamedToken:
-    """A hidden sub-word and what the model named in its place.
+    """The right sub-word in a place and what the model named there.
 
     Attributes:
         gold, said: As they are written.
         right: Whether they are the same sub-word.
-        word: Number of the word that it belongs to.
-        log_probability: Of the hidden one.
+        word: Number of the word, or of the text, that it belongs to.
+        log_probability: Of the right one.
     """
 
     gold: str
@@ -26,6 +31,24 @@ class NamedToken:
     right: bool
     word: int
     log_probability: float = field(compare=False)
+
+
+def name_token(vocabulary: Vocabulary, gold: int, word: int, logits: Float32) -> NamedToken:
+    """The likeliest sub-word beside the right one, by logits of the whole vocabulary, float32 [sub-words or more, where a model has them]."""
+    said, highest = int(logits[: vocabulary.size].argmax()), float(logits.max())
+    log_probability = float(logits[gold]) - highest - float(np.log(np.exp(logits - highest).sum()))
+    return NamedToken(vocabulary.written(gold), vocabulary.written(said), said == gold, word, log_probability)
+
+
+def pair_tokens(prediction: Sequence[NamedToken], item: str) -> list[Pair]:
+    """Each right sub-word beside the one named in its place, as items of one label."""
+    return [
+        Pair(
+            outcome="right" if token.right else "confused", gold=item, predicted=item if token.right else f"another {item}",
+            gold_text=token.gold, predicted_text=token.said,
+        )
+        for token in prediction
+    ]  # fmt: skip
 
 
 def score_tokens(predictions: Sequence[Sequence[NamedToken]]) -> Report:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, Strict, model_validator
 from agent.encoding import IGNORED, Document, Encoder, Float32, Int64
 from agent.errors import RequestError
 from agent.tasks.base import WHOLE, BaseTask, Column, Example, Join, Parameters, Report, as_json
-from agent.tasks.masked_language.mask_scores import NamedToken, score_tokens
+from agent.tasks.masked_language.mask_scores import NamedToken, name_token, pair_tokens, score_tokens
 from agent.tasks.masked_language.masked_document import (
     MaskedDocument,
     ask,
@@ -203,7 +203,7 @@ class MaskedLanguageModelling(BaseTask[PlainText]):
             return ()
         vocabulary, words = document.vocabulary, words_of(document, document.vocabulary)
         return tuple(
-            _named(vocabulary, int(document.token_ids[place]), int(words[place]), logits)
+            name_token(vocabulary, int(document.token_ids[place]), int(words[place]), logits)
             for place, logits in document.by_place(outputs)
         )
 
@@ -213,13 +213,7 @@ class MaskedLanguageModelling(BaseTask[PlainText]):
 
     def pairs(self, example: PlainText, prediction: Sequence[NamedToken]) -> list[Pair]:
         """Each hidden sub-word beside the one named in its place."""
-        return [
-            Pair(
-                outcome="right" if token.right else "confused", gold=WORD, predicted=WORD if token.right else f"another {WORD}",
-                gold_text=token.gold, predicted_text=token.said,
-            )
-            for token in prediction
-        ]  # fmt: skip
+        return pair_tokens(prediction, WORD)
 
     def answer(
         self, text: str, document: Document, outputs: Sequence[Float32], parameters: FillMaskParameters
@@ -272,12 +266,6 @@ def _around(window: Any) -> tuple[int, int]:
 
 def _asked(window: Any) -> Int64:
     return np.zeros(len(window.input_ids), np.int64) if window.asked is None else window.asked
-
-
-def _named(vocabulary: Vocabulary, gold: int, word: int, logits: Float32) -> NamedToken:
-    said, highest = int(logits.argmax()), float(logits.max())
-    log_probability = float(logits[gold]) - highest - float(np.log(np.exp(logits - highest).sum()))
-    return NamedToken(vocabulary.written(gold), vocabulary.written(said), said == gold, word, log_probability)
 
 
 def _targets(vocabulary: Vocabulary, parameters: FillMaskParameters) -> Int64 | None:

@@ -8,13 +8,15 @@ import pytest
 
 from agent.config.base import load
 from agent.data import DataConfig
-from agent.errors import ConfigError
+from agent.errors import BundleError, ConfigError
 from agent.tasks import KINDS
 from cluster.loop.candidate_gates import Gate, Versions, ask_the_log, no_verdict
 from cluster.loop.loop_config import LoopConfig
 from cluster.loop.loop_round import check_rewards, objective_for
+from cluster.loop.rounds import run_round
 from cluster.loop.stations import merged
 from cluster.loop.workspace import Origin
+from tests.tiny_writers import publish_writer
 from training.objectives import PolicyGradient
 
 PLACES = ("directory=loop", "store=sqlite:///d.db", "live=small")
@@ -87,3 +89,12 @@ def test_keys_are_merged_and_another_kind_starts_from_its_defaults() -> None:
     }  # fmt: skip
     assert merged(recorded, {"optimizer": {"kind": "sgd"}})["optimizer"] == {"kind": "sgd"}
     assert recorded["epochs"] == 3
+
+
+def test_an_agent_that_writes_goes_no_round(tmp_path: Path) -> None:
+    live = publish_writer(tmp_path / "agent", "text_generation")
+    config = load(LoopConfig, [f"directory={tmp_path / 'loop'}", f"store=sqlite:///{tmp_path}/d.db", f"live={live}"])
+    with pytest.raises(
+        BundleError, match=r"of text_generation, which writes texts, .*loop.*Allowed: .*Remedy: .*AutoModelForCausalLM"
+    ):
+        run_round(config)

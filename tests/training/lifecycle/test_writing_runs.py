@@ -1,0 +1,90 @@
+"""Whole runs of agents that write: learned by heart, the same by two workers and after a break, read by transformers."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.config.base import from_mapping
+from agent.data import DataConfig, load_splits
+from tests.tiny_writers import make_writer, write_pairs_to_write
+from tests.training.runs import train_by_ranks, train_here
+from training.config import TrainingConfig
+from training.loop.worker import Worker
+
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("local_ray")]
+KINDS = {"t5": "sequence_to_sequence", "bart": "sequence_to_sequence", "gpt2": "text_generation"}
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """A directory with data and a model of each family, that no test writes to."""
+    root = tmp_path_factory.mktemp("words")
+    write_pairs_to_write(root / "data", times=30)
+    write_pairs_to_write(root / "less", times=4)
+    for family in KINDS:
+        make_writer(root / family, family)
+    return root
+
+
+def config_of(words, output, family, **changes):
+    return from_mapping(TrainingConfig, {
+        "output": str(output), "epochs": 5, "task": {"kind": KINDS[family]}, "data": {"path": str(words / "data")},
+        "model": {"name": str(words / family), "dropout": 0.0, "stride": 8}, "batch": {"tokens": 128},
+        "optimizer": {"kind": "adamw", "learning_rate": 0.008}, "engine": {"precision": "fp32"}, **changes,
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_a_run_learns_texts_by_heart_and_transformers_writes_them(words, tmp_path, family):
+    import torch
+    import transformers
+
+    result = train_here(config_of(words, tmp_path / "agent", family))
+    outcome, bundle = result.outcome, result.bundle
+    assert outcome.before.metrics["accuracy"] < 0.3
+    assert outcome.after.metrics["text_accuracy"] == 1.0
+    assert outcome.after.metrics["inverse_perplexity"] > 0.9
+    tokenizer = transformers.AutoTokenizer.from_pretrained(bundle.path)
+    model = getattr(transformers, bundle.task.architecture).from_pretrained(bundle.path)
+    for example in load_splits(DataConfig(path=str(words / "data")), bundle.task).test:
+        asked = tokenizer(example.text, return_tensors="pt")
+        with torch.inference_mode():
+            ids = model.generate(
+                input_ids=asked["input_ids"], attention_mask=asked["attention_mask"], max_new_tokens=8
+            )[0]
+        new = ids[asked["input_ids"].shape[1] :] if family == "gpt2" else ids
+        assert tokenizer.decode(new, skip_special_tokens=True) == example.target
+
+
+@pytest.mark.long
+def test_two_workers_and_smaller_parts_of_steps_train_what_one_worker_trains(words, tmp_path):
+    """Of an encoder-decoder whose embedding is not shared with the output, so that rows of it are exchanged by what the step touched."""
+    make_writer(tmp_path / "untied", "t5", tie_word_embeddings=False)
+    model = {"name": str(tmp_path / "untied"), "dropout": 0.0, "stride": 8}
+    changes = {"epochs": 2, "model": model, "data": {"path": str(words / "less")}}
+    one = train_here(config_of(words, tmp_path / "one", "t5", **changes)).outcome
+    changes |= {"num_workers": 2, "batch": {"tokens": 128, "micro_tokens": 32}}
+    two = train_by_ranks(config_of(words, tmp_path / "two", "t5", **changes))
+    assert [row["loss"] for row in two.history] == pytest.approx([row["loss"] for row in one.history], rel=2e-4)
+    assert two.after.metrics == pytest.approx(one.after.metrics, rel=1e-3)
+
+
+def test_a_run_goes_on_where_it_broke_off(words, tmp_path, monkeypatch):
+    changes = {"epochs": 3, "data": {"path": str(words / "less")}}
+    whole = train_here(config_of(words, tmp_path / "whole", "gpt2", **changes)).outcome
+    close, broken = Worker._close_epoch, config_of(words, tmp_path / "broken", "gpt2", **changes)
+
+    def breaks_off(worker, observers):
+        close(worker, observers)
+        worker.checkpoints.wait()
+        if worker.state.epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Worker, "_close_epoch", breaks_off)
+    with pytest.raises(KeyboardInterrupt):
+        train_here(broken)
+    monkeypatch.undo()
+    again = train_here(broken).outcome
+    assert len(again.history) == 3
+    assert again.history[-1]["loss"] == pytest.approx(whole.history[-1]["loss"], rel=1e-4)
+    assert again.after.metrics == pytest.approx(whole.after.metrics, rel=1e-4)

@@ -1,0 +1,83 @@
+"""What models that write need in training: a family that can, the token that a decoder starts with, dropout by its names, no cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from agent.errors import ModelError
+from agent.tasks import BaseTask, SequenceToSequence
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# As families name the dropout of hidden states and of attention: BART and its kin, T5, GPT-2; Llama has the second of the first.
+_DROPOUTS = ("dropout", "attention_dropout", "dropout_rate", "resid_pdrop", "embd_pdrop", "attn_pdrop")
+
+
+def check_writer(config: Any, task: BaseTask[Any], name: str) -> None:
+    """Refuses models that cannot write for a task: most encoders have a head that does, and would see what they are to say.
+
+    Args:
+        config: The model's, of transformers.
+        task: A task that writes.
+        name: Of the model, as the user gave it.
+
+    Raises:
+        ModelError: It is another kind of model, or does not say what its decoder starts with.
+    """
+    from transformers.models.auto import modeling_auto
+
+    decodes, encoders = isinstance(task, SequenceToSequence), modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    known = (
+        config.model_type in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+        if decodes
+        else config.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and config.model_type not in encoders
+    )
+    if not known or bool(config.is_encoder_decoder) != decodes:
+        wanted = (
+            "an encoder with a decoder, such as T5, BART, Pegasus"
+            if decodes
+            else "a decoder, such as GPT-2, Llama, Qwen"
+        )
+        raise ModelError(
+            f"model.name={name!r} is a {config.model_type} model, and the task is {task.kind}",
+            allowed=wanted,
+            remedy="choose another model.name",
+        )
+    if decodes and start_id(config) is None:
+        raise ModelError(
+            f"model.name={name!r}: its config.json does not say what the decoder starts with",
+            allowed="decoder_start_token_id, the number of a token",
+            remedy="add it: that of <pad> for a T5, of the language written for an mBART",
+        )
+
+
+def start_id(config: Any) -> int | None:
+    """What a decoder starts with; None where there is no encoder, or nothing is said."""
+    found: int | None = getattr(config, "decoder_start_token_id", None) if config.is_encoder_decoder else None
+    return found
+
+
+def dropout_options(config: Any, dropout: float) -> dict[str, float]:
+    """The keys of a model's configuration that set its dropout.
+
+    Raises:
+        ModelError: It has none.
+    """
+    found = {key: dropout for key in _DROPOUTS if hasattr(config, key)}
+    if not found:
+        raise ModelError(
+            f"model.dropout={dropout}, but a {config.model_type} model has no dropout that is known",
+            allowed=f"models with {', '.join(_DROPOUTS)}",
+            remedy="leave model.dropout out",
+        )
+    return found
+
+
+def without_cache(model: PreTrainedModel) -> None:
+    """Has a model keep no keys and values of earlier tokens, which only generation needs. Its configuration stays as it is."""
+    model.register_forward_pre_hook(_no_cache, with_kwargs=True)
+
+
+def _no_cache(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return args, {**kwargs, "use_cache": False}
