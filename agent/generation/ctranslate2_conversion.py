@@ -12,7 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from tokenizers import Tokenizer
+
 from agent.errors import ModelError
+from agent.windows.tokenizer_setup import unknown_id
 
 Quantization = Literal["float32", "float16", "int8", "int8_float16"]
 _ROPE_THETA = 10_000.0  # what the converter takes for GPT-NeoX, whatever the configuration says
@@ -60,63 +63,70 @@ DECODERS: Mapping[str, Callable[[Any], None]] = {
 _MENDS = {**ENCODER_DECODERS, **DECODERS}
 
 
-def check_convertible(directory: Path) -> None:
+def check_convertible(config: Mapping[str, Any], name: str) -> None:
     """Refuses models that CTranslate2 does not know or would compute otherwise.
 
     Args:
-        directory: A model as transformers writes it; its configuration is read, and its tokenizer's size.
+        config: The content of config.json, as transformers writes it.
+        name: Of the model, for messages.
 
     Raises:
         ModelError: Names the family, and what may be converted.
     """
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     family = config.get("model_type")
     if family not in _MENDS:
         known = ENCODER_DECODERS if config.get("is_encoder_decoder") else DECODERS
         raise ModelError(
-            f"{directory} is a {family} model, which CTranslate2 does not convert as transformers writes it",
+            f"{name} is a {family} model, which CTranslate2 does not convert as transformers writes it",
             allowed=", ".join(known),
             remedy="choose a model of one of these families",
         )
     theta = (config.get("rope_parameters") or {}).get("rope_theta", _ROPE_THETA)
     if family == "gpt_neox" and theta != _ROPE_THETA:
         raise ModelError(
-            f"{directory} has rope_theta={theta}, and CTranslate2 computes GPT-NeoX with {_ROPE_THETA:.0f} alone",
+            f"{name} has rope_theta={theta}, and CTranslate2 computes GPT-NeoX with {_ROPE_THETA:.0f} alone",
             allowed=f"rope_theta={_ROPE_THETA:.0f}",
             remedy="choose another model",
         )
     if family == "opt" and config["vocab_size"] % _WIDTH:
         raise ModelError(
-            f"{directory} has a vocabulary of {config['vocab_size']}, and CTranslate2 pads OPT's to a multiple of {_WIDTH}",
+            f"{name} has a vocabulary of {config['vocab_size']}, and CTranslate2 pads OPT's to a multiple of {_WIDTH}",
             allowed=f"a multiple of {_WIDTH}",
             remedy=f"resize its embeddings: model.resize_token_embeddings(pad_to_multiple_of={_WIDTH})",
         )
     if family == "m2m_100" and config["pad_token_id"] != 1:
         raise ModelError(
-            f"{directory} has <pad> as sub-word {config['pad_token_id']}, from which M2M100 counts positions, and CTranslate2 takes the first for it",
+            f"{name} has <pad> as sub-word {config['pad_token_id']}, from which M2M100 counts positions, and CTranslate2 takes the first for it",
             allowed="pad_token_id=1, as the models of facebook have it",
             remedy="move <pad> in the vocabulary",
         )
     if family == "marian" and config["pad_token_id"] != config["vocab_size"] - 1:
         raise ModelError(
-            f"{directory} has <pad> as sub-word {config['pad_token_id']}, and CTranslate2 takes Marian's last one for it",
+            f"{name} has <pad> as sub-word {config['pad_token_id']}, and CTranslate2 takes Marian's last one for it",
             allowed=f"pad_token_id={config['vocab_size'] - 1}",
             remedy="put <pad> at the end of the vocabulary, as the models of Helsinki-NLP have it",
         )
 
 
-def convert(source: Path, target: Path, *, quantization: Quantization = "float32") -> None:
-    """Writes a model's directory for CTranslate2: model.bin, config.json and its vocabulary.
+def convert(
+    source: Path, target: Path, tokenizer: Tokenizer, end: str, *, quantization: Quantization = "float32"
+) -> None:
+    """Writes a model for CTranslate2: a directory with model.bin, config.json and its vocabulary.
 
     Args:
-        source: A model with its tokenizer, as transformers writes them.
+        source: The model, as transformers writes it.
         target: A directory that is not there yet.
+        tokenizer: The model's.
+        end: The token that ends a text.
         quantization: Of the weights.
 
     Raises:
         ModelError: The family or what is in the directory cannot be converted.
     """
     from ctranslate2.converters import TransformersConverter
+
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    check_convertible(config, str(source))
 
     class Converter(TransformersConverter):  # type: ignore[misc] # not typed
         def load_model(self, *arguments: Any, **options: Any) -> Any:
@@ -125,28 +135,44 @@ def convert(source: Path, target: Path, *, quantization: Quantization = "float32
             _check_start(model, source)
             return model
 
-    check_convertible(source)
+        def load_tokenizer(self, *_: Any, **__: Any) -> Any:
+            """Agents have tokenizer.json; the classes of transformers would build some of them anew."""
+            return _NamedTokens(tokenizer, config, end)
+
     try:
         Converter(str(source)).convert(str(target), quantization=quantization)
     except ValueError as error:
         raise ModelError(
-            f"CTranslate2 cannot convert {source}: {error}", remedy="see whether tokenizer.json and config.json fit"
+            f"CTranslate2 cannot convert {source}: {error}", remedy="see whether its tokenizer and config.json fit"
         ) from None
-    _set_start(source, target)
+    _set_start(config, target, tokenizer)
 
 
-def _set_start(source: Path, target: Path) -> None:
+class _NamedTokens:
+    """What the converter asks a tokenizer of transformers."""
+
+    special_tokens_map: Mapping[str, Any] = {}
+
+    def __init__(self, tokenizer: Tokenizer, config: Mapping[str, Any], end: str) -> None:
+        self.get_vocab, self.convert_ids_to_tokens = tokenizer.get_vocab, tokenizer.id_to_token
+        self.bos_token, self.pad_token = _token(config, "bos", tokenizer), _token(config, "pad", tokenizer)
+        self.eos_token, self.unk_token_id = end, unknown_id(tokenizer)
+        self.unk_token = None if self.unk_token_id is None else tokenizer.id_to_token(self.unk_token_id)
+
+
+def _token(config: Mapping[str, Any], name: str, tokenizer: Tokenizer) -> str | None:
+    number = config.get(f"{name}_token_id")
+    return None if number is None else tokenizer.id_to_token(number)
+
+
+def _set_start(config: Mapping[str, Any], target: Path, tokenizer: Tokenizer) -> None:
     """The converter gives some families a start of its own, mBART none: what the model's configuration says."""
-    from tokenizers import Tokenizer
-
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    start = config.get("decoder_start_token_id")
+    start = _token(config, "decoder_start", tokenizer)
     if config["model_type"] not in ENCODER_DECODERS or config["model_type"] == "marian" or start is None:
         return
     file = target / "config.json"
     told = json.loads(file.read_text(encoding="utf-8"))
-    told["decoder_start_token"] = Tokenizer.from_file(str(source / "tokenizer.json")).id_to_token(start)
-    file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(told | {"decoder_start_token": start}, indent=2) + "\n", encoding="utf-8")
 
 
 def _check_start(model: Any, source: Path) -> None:

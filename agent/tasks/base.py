@@ -57,7 +57,8 @@ class Report(Config):
     @property
     def score_name(self) -> str:
         """What people call the primary metric."""
-        return self.primary.replace("f1", "F1").replace("_", " ")
+        known = {"bleu": "BLEU", "rougeL": "ROUGE-L"}
+        return known.get(self.primary) or self.primary.replace("f1", "F1").replace("_", " ")
 
 
 def _whole(value: object) -> object:

@@ -137,6 +137,7 @@ def _worker_input(prepared: PreparedRun, store: DirectoryStore) -> WorkerInput:
         dev=evaluation_set(data.task, encoder, data.dev),
         test=evaluation_set(data.task, encoder, data.test),
         store=store,
+        max_tokens=encoder.max_tokens,
         pad_id=encoder.pad_id,
         interactive=sys.stderr.isatty(),
         run_name=Path(config.output).name,

@@ -12,6 +12,8 @@ import numpy as np
 from agent.data import Splits
 from agent.encoding import Encoder
 from agent.errors import DataError
+from agent.generation.ctranslate2_conversion import check_convertible
+from agent.tasks import SequenceToSequence
 from cluster import WorkerPlan, connect, node_resources, plan_workers
 from training.config import TrainingConfig
 from training.data.ingest import TrainingData, encode_splits, open_data, streams
@@ -118,7 +120,10 @@ def _read_data(config: TrainingConfig, splits: Splits | None) -> tuple[TrainingD
 
     def encoder() -> Encoder:  # made after the data was opened, whose errors are the common ones
         if config.task.writes:
-            check_writer(load_config(config.model.name), config.task, config.model.name)
+            found = load_config(config.model.name)
+            check_writer(found, config.task, config.model.name)
+            if isinstance(config.task, SequenceToSequence) and config.task.generated_texts:
+                check_convertible(found.to_dict(), f"model.name={config.model.name!r}")
         tokenizer = load_tokenizer(config.model.name)
         made.append((tokenizer, make_encoder(tokenizer, config.model)))
         return made[0][1]

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.bundle import Bundle, Evaluation, Manifest, lineage_now, write_bundle
-from agent.tasks import BaseTask
+from agent.tasks import BaseTask, SequenceToSequence
 from training.config import output_of
 from training.lifecycle.preparation import PreparedRun, count_examples
 from training.loop.worker_io import TrainingOutcome
+from training.model.writing_models import save_generation
 from training.state.checkpoint import BEST
 from training.state.directory_store import DirectoryStore
 
@@ -30,6 +31,8 @@ def publish(prepared: PreparedRun, outcome: TrainingOutcome, store: DirectorySto
         with store.fetch(store.names(BEST)[-1]) as weights:
             shutil.copytree(weights, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("complete.json"))
         _save_tokenizer(prepared.tokenizer, draft.path)
+        if isinstance(task := _task(outcome), SequenceToSequence):
+            save_generation(draft.path, task, prepared.encoder.max_tokens)
         _write_report(draft.path, prepared, outcome)
         draft.publish(_manifest(prepared, outcome))
     return Bundle.load(output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,7 +120,7 @@ class CheckpointManager:
         if weights is not None and optimizer is not None:
             state.trackers = observers.trackers_state
             if state.improved and not state.steps_in_epoch:
-                self._writer.submit(BEST, state.epoch, lambda directory: self._write_model(directory, weights))
+                self._writer.submit(BEST, state.epoch, partial(write_model, self._components.model, weights=weights))
             checkpoint = Checkpoint(weights, optimizer, state.model_copy(deep=True), list(observers.metrics_log.lines))
             self._writer.submit(LAST, state.step, checkpoint.write)
         state.totals.save_s += time.perf_counter() - start
@@ -131,9 +132,9 @@ class CheckpointManager:
         with self._store.fetch(self._store.names(BEST)[-1]) as directory:
             yield directory
 
-    def _write_model(self, directory: Path, weights: dict[str, torch.Tensor]) -> None:
-        from training.distillation.distillation_loss import without_projections
 
-        model = self._components.model
-        merged = without_projections(merged_weights(model, weights))
-        unwrap(model).save_pretrained(directory, state_dict=merged)
+def write_model(model: torch.nn.Module, directory: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Writes the plain model as transformers does, from the gathered weights of one that may be adapted or taught."""
+    from training.distillation.distillation_loss import without_projections
+
+    unwrap(model).save_pretrained(directory, state_dict=without_projections(merged_weights(model, weights)))

@@ -20,6 +20,7 @@ from training.engine.out_of_memory import is_out_of_memory, out_of_memory
 from training.loop.checkpoint_manager import CheckpointManager, load_newest
 from training.loop.divergence import DivergenceMonitor
 from training.loop.evaluation_pass import directory_forward, engine_forward, predict_split
+from training.loop.generated_texts import generated_texts
 from training.loop.train_step import PreparedStep
 from training.loop.worker_io import EvaluationSet, TrainingOutcome, WorkerInput
 from training.loop.worker_setup import WorkerRank, build_components
@@ -99,6 +100,7 @@ class Worker:
             worker_input, self.worker, checkpoint, num_steps=self.num_steps, micro_tokens=start.micro_tokens
         )
         self.checkpoints = CheckpointManager(worker_input.store, self.components)
+        self.generated = generated_texts(worker_input.task, self.components, self.worker.rank, worker_input.max_tokens)
         self.divergence = DivergenceMonitor()
         if checkpoint:
             self.checkpoints.verify(self.state)
@@ -109,8 +111,7 @@ class Worker:
             stack.callback(self.checkpoints.close)
             observers = stack.enter_context(self._observers())
             if self.state.before is None:
-                before = self._predict(self.input.test, engine_forward(self.components))
-                self.state.before = self.input.task.score(self.input.test.examples, before)
+                self.state.before = self._score_as_it_is(self.input.test)
             while self.state.epoch < self.config.num_epochs and not self._out_of_patience():
                 self._train_epoch(observers)
                 self._close_epoch(observers)
@@ -118,7 +119,9 @@ class Worker:
                 forward = directory_forward(self.components, directory)
                 task = self._tune(forward) if self.input.task.tunes else self.input.task
                 predictions = self._predict(self.input.test, forward, task)
-            after = task.score(self.input.test.examples, predictions)
+                after = task.score(self.input.test.examples, predictions)
+                if self.generated:
+                    after = self.generated.score_whole(after, self.input.test, directory)
             observers.finish(self.state.before, after)
             return self._outcome(task, after, predictions, observers.metrics_log.lines)
 
@@ -173,9 +176,7 @@ class Worker:
         import ray.train
 
         start = time.perf_counter()
-        dev = self.input.dev.examples
-        predictions = self._predict(self.input.dev, engine_forward(self.components))
-        report = self.input.task.tuned(dev, predictions).score(dev, predictions)
+        report = self._score_as_it_is(self.input.dev)
         row = {
             "epoch": self.state.epoch + 1,
             "step": self.state.step,
@@ -190,6 +191,12 @@ class Worker:
         )
         self.checkpoints.save(self.state, observers)
         ray.train.report(row)
+
+    def _score_as_it_is(self, split: EvaluationSet) -> Report:
+        """How good the model in training is on a split."""
+        predictions, task = self._predict(split, engine_forward(self.components)), self.input.task
+        report = task.tuned(split.examples, predictions).score(split.examples, predictions)
+        return self.generated.score_sample(report, split) if self.generated else report
 
     def _predict(self, split: EvaluationSet, forward: Forward, task: BaseTask[Any] | None = None) -> list[Any]:
         task = task or self.input.task

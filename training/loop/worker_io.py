@@ -28,6 +28,7 @@ class WorkerInput:
     Attributes:
         store: Of the checkpoints.
         pad_id: Of the tokenizer.
+        max_tokens: The model's length.
         interactive: Whether the driver writes to a terminal.
         run_name: Name of the output.
     """
@@ -39,6 +40,7 @@ class WorkerInput:
     test: EvaluationSet
     store: DirectoryStore
     pad_id: int
+    max_tokens: int
     interactive: bool
     run_name: str
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.errors import ModelError
@@ -72,6 +73,24 @@ def dropout_options(config: Any, dropout: float) -> dict[str, float]:
             remedy="leave model.dropout out",
         )
     return found
+
+
+def save_generation(directory: Path, task: SequenceToSequence, max_tokens: int) -> None:
+    """Has a saved model generate, where transformers is told nothing else, as its texts were generated to be scored.
+
+    Args:
+        directory: Of the model.
+        task: Says by how many beams, and how long texts may be.
+        max_tokens: The model's length.
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    config = GenerationConfig.from_model_config(AutoConfig.from_pretrained(directory))
+    config.update(
+        num_beams=task.num_beams, early_stopping=task.num_beams > 1, do_sample=False, forced_eos_token_id=None,
+        max_new_tokens=min(task.max_new_tokens or max_tokens, max_tokens), max_length=None,
+    )  # fmt: skip
+    config.save_pretrained(directory)
 
 
 def without_cache(model: PreTrainedModel) -> None:

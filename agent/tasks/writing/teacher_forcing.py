@@ -38,6 +38,13 @@ class WrittenDocument(Document):
 
     vocabulary: Vocabulary | None = None
 
+    @property
+    def given(self) -> Int64:
+        """What an encoder reads: int64 [tokens]."""
+        window = self.windows[0]
+        found: Int64 = window.input_ids[window.type_ids == 0]
+        return found
+
     def targets(self, index: int) -> Int64:
         """The sub-word that each token of a window stands for (of a decoder beside an encoder) or says next: int64 [tokens], else -100."""
         window = self.windows[index]

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from agent.errors import ModelError
 from agent.generation.ctranslate2_conversion import DECODERS, ENCODER_DECODERS, check_convertible, convert
-from tests.agent.generation.writer_families import FAMILIES, PIECES, make_family, texts
+from tests.agent.generation.writer_families import FAMILIES, PIECES, make_family, texts, tokenizer_of
 
 NEW_TOKENS = 16
 OFTEN = ("t5", "t5 1.1", "bart", "gpt2", "llama")  # of each way to mend one
@@ -53,7 +53,7 @@ def written(directory: Path, rows: list[list[str]], beams: int, *, decodes: bool
 
 def compare(name: str, directory: Path, count: int) -> None:
     model = make_family(directory / "model", name)
-    convert(directory / "model", directory / "converted")
+    convert(directory / "model", directory / "converted", tokenizer_of(name), "</s>")
     decodes, pieces = bool(model.config.is_encoder_decoder), FAMILIES[name].pieces
     rows = texts(count)
     given = [[*row, "</s>"] if decodes else row for row in rows]
@@ -90,12 +90,10 @@ def test_every_family_is_compared() -> None:
         ("m2m_100", {"pad_token_id": 3}, r"<pad> as sub-word 3, from which"),
     ],
 )
-def test_what_would_be_computed_otherwise_is_refused(
-    name: str, changes: dict[str, object], told: str, tmp_path: Path
-) -> None:
-    make_family(tmp_path, name, **changes)
+def test_what_would_be_computed_otherwise_is_refused(name: str, changes: dict[str, object], told: str) -> None:
+    family = FAMILIES[name]
     with pytest.raises(ModelError, match=told):
-        check_convertible(tmp_path)
+        check_convertible(family.config(**family.shape | changes).to_dict(), "a model")
 
 
 def test_a_marian_that_does_not_start_from_zeros_is_refused(tmp_path: Path) -> None:
@@ -104,10 +102,9 @@ def test_a_marian_that_does_not_start_from_zeros_is_refused(tmp_path: Path) -> N
         model.get_input_embeddings().weight[-1] = 0.5
     model.save_pretrained(tmp_path / "model")
     with pytest.raises(ModelError, match="<pad> is not zero"):
-        convert(tmp_path / "model", tmp_path / "converted")
+        convert(tmp_path / "model", tmp_path / "converted", tokenizer_of("marian"), "</s>")
 
 
-def test_other_families_are_refused_with_those_that_are_known(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "phi3"}')
+def test_other_families_are_refused_with_those_that_are_known() -> None:
     with pytest.raises(ModelError, match=r"is a phi3 model.*Allowed: gpt2, llama"):
-        check_convertible(tmp_path)
+        check_convertible({"model_type": "phi3"}, "a model")

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
-SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
 _WORDS = [f"w{number}" for number in range(58)]
 PIECES = ["</s>", "<s>", "<unk>", *_WORDS, "<x>", "<pad>"]  # 63; Marian's <pad> is the last one, OPT has one more
 _IDS = {"pad_token_id": PIECES.index("<pad>"), "eos_token_id": 0, "bos_token_id": 1}
@@ -76,13 +75,9 @@ FAMILIES: dict[str, Family] = {
 
 
 def make_family(directory: Path, name: str, **changes: Any) -> PreTrainedModel:
-    """Writes a model of a family with its tokenizer, and returns it."""
+    """Writes a model of a family, and returns it."""
     family = FAMILIES[name]
     config = family.config(**family.shape | changes)
-    words = Tokenizer(
-        models.WordLevel({piece: number for number, piece in enumerate(family.pieces)}, unk_token="<unk>")
-    )
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
     torch.manual_seed(0)
     model: PreTrainedModel = kind.from_config(config).eval()
@@ -93,8 +88,15 @@ def make_family(directory: Path, name: str, **changes: Any) -> PreTrainedModel:
         if name in ("marian", "m2m_100"):  # as in their models: hardly ever written, and Marian's start
             model.get_input_embeddings().weight[config.pad_token_id] = 0
     model.save_pretrained(directory)
-    PreTrainedTokenizerFast(tokenizer_object=words, **SPECIAL).save_pretrained(directory)
     return model
+
+
+def tokenizer_of(name: str) -> Tokenizer:
+    """The tokenizer of a family: a piece a word."""
+    vocabulary = {piece: number for number, piece in enumerate(FAMILIES[name].pieces)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return words
 
 
 def texts(count: int, *, shortest: int = 2) -> list[list[str]]:

@@ -6,6 +6,7 @@ import pytest
 
 from agent.config.base import from_mapping
 from agent.data import DataConfig, load_splits
+from agent.tasks import SequenceToSequence
 from tests.tiny_writers import make_writer, write_pairs_to_write
 from tests.training.runs import train_by_ranks, train_here
 from training.config import TrainingConfig
@@ -44,16 +45,52 @@ def test_a_run_learns_texts_by_heart_and_transformers_writes_them(words, tmp_pat
     assert outcome.before.metrics["accuracy"] < 0.3
     assert outcome.after.metrics["text_accuracy"] == 1.0
     assert outcome.after.metrics["inverse_perplexity"] > 0.9
+    if family != "gpt2":
+        assert (outcome.after.primary, outcome.after.metrics["exact"]) == ("bleu", 1.0)
+        assert outcome.before.metrics["exact"] == 0.0
+        assert "generated texts" in (bundle.path / "report.md").read_text()
     tokenizer = transformers.AutoTokenizer.from_pretrained(bundle.path)
     model = getattr(transformers, bundle.task.architecture).from_pretrained(bundle.path)
     for example in load_splits(DataConfig(path=str(words / "data")), bundle.task).test:
         asked = tokenizer(example.text, return_tensors="pt")
         with torch.inference_mode():
-            ids = model.generate(
-                input_ids=asked["input_ids"], attention_mask=asked["attention_mask"], max_new_tokens=8
-            )[0]
+            limit = {"max_new_tokens": 8} if family == "gpt2" else {}  # the others' bundles say how they generate
+            ids = model.generate(input_ids=asked["input_ids"], attention_mask=asked["attention_mask"], **limit)[0]
         new = ids[asked["input_ids"].shape[1] :] if family == "gpt2" else ids
         assert tokenizer.decode(new, skip_special_tokens=True) == example.target
+
+
+def test_texts_that_were_scored_are_those_that_transformers_writes_with_the_bundle(words, tmp_path, monkeypatch):
+    """Of a model that has not learned enough to be right."""
+    import torch
+    import transformers
+
+    scored, score = {}, SequenceToSequence.score_generated
+
+    def remembers(task, report, examples, texts):
+        scored.update(zip((example.text for example in examples), texts, strict=True))
+        return score(task, report, examples, texts)
+
+    monkeypatch.setattr(SequenceToSequence, "score_generated", remembers)
+    result = train_here(config_of(words, tmp_path / "agent", "bart", epochs=1, data={"path": str(words / "less")}))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(result.bundle.path)
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(result.bundle.path)
+    assert 0 < result.outcome.after.metrics["bleu"] < 1
+    for example in load_splits(DataConfig(path=str(words / "data")), result.bundle.task).test:
+        with torch.inference_mode():
+            (ids,) = model.generate(**tokenizer(example.text, return_tensors="pt", return_token_type_ids=False))
+        assert tokenizer.decode(ids, skip_special_tokens=True) == scored[example.text]
+
+
+@pytest.mark.parametrize("metric", ["bleu", "rouge"])
+def test_agents_are_compared_by_generated_texts_where_some_are_wanted(words, tmp_path, metric):
+    task = {"kind": "sequence_to_sequence", "metric": metric, "num_beams": 1, "generated_texts": 3}
+    changes = {"epochs": 1, "data": {"path": str(words / "less")}, "task": task}
+    outcome = train_here(config_of(words, tmp_path / metric, "t5", **changes)).outcome
+    assert outcome.dev.primary == outcome.after.primary == {"bleu": "bleu", "rouge": "rougeL"}[metric]
+    assert "generated texts                  3" in outcome.dev.text
+    changes["task"] = task | {"generated_texts": 0}
+    assert train_here(config_of(words, tmp_path / "none", "t5", **changes)).outcome.after.primary == "accuracy"
 
 
 @pytest.mark.long

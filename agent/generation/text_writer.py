@@ -1,0 +1,53 @@
+"""Writes texts for texts with a model that was converted for CTranslate2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from agent.encoding import Int64
+
+_BATCH_TOKENS = 2_048  # of sources, padding included; what is longer is computed in parts
+
+
+class TextWriter:
+    """An encoder with a decoder. float32 on the CPU and CUDA.
+
+    Args:
+        directory: What `ctranslate2_conversion.convert` wrote.
+        tokenizer: The model's.
+        end: The token that ends a text.
+        device: cpu or cuda.
+        threads: That it computes with on a CPU.
+    """
+
+    def __init__(
+        self, directory: Path, tokenizer: Tokenizer, end: str, *, device: str = "cpu", threads: int = 1
+    ) -> None:
+        from ctranslate2 import Translator
+
+        self._tokenizer, self._end = tokenizer, end
+        self._translator = Translator(
+            str(directory), device=device, compute_type="float32", inter_threads=1, intra_threads=threads
+        )
+
+    def write(self, given: Sequence[Int64], *, num_beams: int, max_new_tokens: int) -> list[str]:
+        """The likeliest text for each that is given, as transformers writes it with `early_stopping`.
+
+        Args:
+            given: Sub-words of each text, framed as the tokenizer frames one.
+            num_beams: 1 takes the likeliest sub-word at each step.
+            max_new_tokens: That a text has at most, its end included.
+        """
+        rows = [[self._tokenizer.id_to_token(number) for number in ids.tolist()] for ids in given]
+        results = self._translator.translate_batch(
+            rows, beam_size=num_beams, max_decoding_length=max_new_tokens, min_decoding_length=0, end_token=self._end,
+            max_input_length=0, max_batch_size=_BATCH_TOKENS, batch_type="tokens",
+        )  # fmt: skip
+        return [self._text(result.hypotheses[0]) for result in results]
+
+    def _text(self, tokens: Sequence[str]) -> str:
+        numbers = (self._tokenizer.token_to_id(token) for token in tokens)
+        return self._tokenizer.decode([number for number in numbers if number is not None], skip_special_tokens=True)
