@@ -9,7 +9,9 @@ from rouge_score.rouge_scorer import RougeScorer
 from agent.tasks import Report
 from agent.tasks.writing.generated_scores import add_generated
 
-PREFIXES = Report(metrics={"accuracy": 0.5}, primary="accuracy", support=9, text="accuracy 0.5\n", mode="right prefixes")
+PREFIXES = Report(
+    metrics={"accuracy": 0.5}, primary="accuracy", support=9, text="accuracy 0.5\n", mode="right prefixes"
+)
 GOLD = ["Anna went to Oslo by train .", "The market opens at nine , says Bruno .", "Nobody came ."]
 SAID = ["Anna went to Oslo by bus .", "The market opens at nine , says Bruno .", "Somebody came ."]
 
