@@ -61,7 +61,7 @@ def parallel_files(directory: Path, languages: tuple[str, str], test_name: str |
         if file.is_file() and is_parallel(file, languages)
     }
     named = {"test": (test_name,)} if test_name else {}
-    found = {
+    found: dict[str, tuple[Path, ...]] = {
         split: (file,)
         for split in SPLITS
         if (file := _file_of(split, names, named.get(split, ()), directory)) is not None
