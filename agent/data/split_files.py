@@ -49,7 +49,11 @@ def split_files(directory: Path) -> dict[str, tuple[Path, ...]]:
         if not found and parts:
             return {"train": parts}
     if not found:
-        raise DataError(f"directory {directory} holds no data files", allowed=FILES, remedy="check data.path")
+        raise DataError(
+            f"directory {directory} holds no data files",
+            allowed=FILES,
+            remedy="check data.path",
+        )
     return found
 
 
@@ -73,7 +77,7 @@ def _files_of(directory: Path, split: str, files: Iterable[Path]) -> tuple[Path,
         raise DataError(
             f"{directory} holds {' and '.join(str(group[0].relative_to(directory)) for group in choices)}",
             allowed="one file for each split, or several of one kind (train-*.jsonl)",
-            remedy="move the others away",
+            remedy="move the others away; of parallel files (train.en, train.de) give data.languages=[en,de]",
         )
     return tuple(choices[0])
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from agent.config.base import Config
 from agent.data.digests import data_digest, split_digest
@@ -17,6 +18,7 @@ from agent.data.formats.base import Hints, Record
 from agent.data.hub import read_hub
 from agent.data.natural_text import TextForm, joiner
 from agent.data.normalisation.normal_form import SpansConfig, SplitReport
+from agent.data.parallel_text import parallel_files
 from agent.data.sources import Source, open_files, open_rows
 from agent.data.split_files import FILES, SPLITS, split_files
 from agent.errors import DataError
@@ -58,7 +60,30 @@ class DataConfig(Config):
 
     def hints(self, kind: str) -> Hints:
         """What files do not say of themselves, for a kind of task."""
-        return Hints(self.tag_column, self.label_names, KINDS[kind].learns_from_text)
+        return Hints(self.tag_column, self.label_names, KINDS[kind].learns_from_text, self.languages)
+
+    languages: tuple[str, str] | None = Field(
+        None,
+        description="of parallel files (train.en, train.de): the suffix of the texts, then that of what is written of them, as [en, de]",
+    )
+    test_name: str | None = Field(
+        None,
+        min_length=1,
+        description="of parallel files, which of several test sets to take, without suffix (test2016)",
+    )
+
+    @field_validator("languages")
+    @classmethod
+    def _two_suffixes(cls, languages: tuple[str, str] | None) -> tuple[str, str] | None:
+        if languages and (languages[0] == languages[1] or not all(map(re.compile(r"[\w-]+").fullmatch, languages))):
+            raise ValueError("give two suffixes that differ, as in [en, de]")
+        return languages
+
+    @model_validator(mode="after")
+    def _test_of_parallel_files(self) -> Self:
+        if self.test_name and not self.languages:
+            raise ValueError("test_name is for parallel files: give languages as well, as in [en, de]")
+        return self
 
     @property
     def join(self) -> Join:
@@ -154,9 +179,16 @@ def find_files(config: DataConfig) -> dict[str, tuple[Path, ...]]:
         DataError: The directory holds no data, or files of which it is not clear which are meant.
     """
     directory = Path(config.path).expanduser()
-    if config.path == DEMO or not directory.is_dir():
+    is_directory = config.path != DEMO and directory.is_dir()
+    if config.languages and not is_directory:
+        raise DataError(
+            f"data.languages=[{', '.join(config.languages)}] is for parallel files, and data.path={config.path!r} is no directory",
+            allowed=f"a directory with train.{config.languages[0]}, train.{config.languages[1]} and the like",
+            remedy="mend data.path, or leave data.languages out",
+        )
+    if not is_directory:
         return {}
-    return split_files(directory)
+    return parallel_files(directory, config.languages, config.test_name) if config.languages else split_files(directory)
 
 
 def open_split(config: DataConfig, files: Iterable[Path], kind: str = DEFAULT_KIND) -> Source:

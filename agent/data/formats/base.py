@@ -24,11 +24,13 @@ class Hints:
         tag_column: Of columns, the number of the one that holds the tags, from 1; None finds it by content.
         label_names: What numbers stand for that are given as tags or classes.
         plain_text: Whether files of text without labels are data.
+        languages: Suffixes of parallel files, of texts and of targets.
     """
 
     tag_column: int | None = None
     label_names: tuple[str, ...] = ()
     plain_text: bool = False
+    languages: tuple[str, str] | None = None
 
 
 @dataclass(slots=True)

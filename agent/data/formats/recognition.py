@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from agent.data import plain_text
+from agent.data import parallel_text, plain_text
 from agent.data.formats import brat, docbin, parquet_rows, semeval_relations
 from agent.data.formats.base import Format, Hints
 from agent.data.formats.columns import column_format, split_columns
@@ -32,6 +32,8 @@ def recognise(file: Path, hints: Hints) -> Format:
     if unpacked_name(file).endswith(docbin.SUFFIX):
         return Format("DocBin (spaCy)", docbin.read_docbin)
     _refuse_foreign(file, head)
+    if hints.languages and parallel_text.is_parallel(file, hints.languages):
+        return parallel_text.parallel_format(file, hints.languages)
     text = head.decode("utf-8", errors="replace").removeprefix("\ufeff")
     if file.suffix == brat.SUFFIX:
         return Format("brat", brat.read_brat)

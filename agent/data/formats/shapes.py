@@ -176,6 +176,11 @@ _ALLOWED = (
 )
 _FOREIGN = (
     (
+        {"translation"},
+        "a text in several languages",
+        'write {"text", "target"} of the two, or parallel files (train.en, train.de) with data.languages=[en,de]',
+    ),
+    (
         {"tokenized_text", "ner"},
         "words with spans over words (GLiNER)",
         'write {"tokens": [...], "tags": [...]}, a tag for each word',

@@ -14,7 +14,7 @@ from agent.tasks.writing.teacher_forcing import Piece
 Role = Literal["system", "user", "assistant"]
 SHAPE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 _ROLES: tuple[Role, ...] = get_args(Role)
-_MARKERS: dict[Role, str] = {role: f"<|{role}|>\n" for role in _ROLES}
+MARKERS: dict[Role, str] = {role: f"<|{role}|>\n" for role in _ROLES}
 """What stands before a turn, as Zephyr writes it: text, so that every tokenizer can say it."""
 
 
@@ -54,7 +54,7 @@ def _read_turn(message: Any, number: int, place: str) -> Turn:
         raise DataError(f"{place} is the system's", allowed="a turn of the system at the beginning", remedy="move it")
     if not content.strip():
         raise DataError(f"{place} is blank", allowed="turns with text", remedy="mend the turn or leave it out")
-    if held := next((marker.strip() for marker in _MARKERS.values() if marker.strip() in content), None):
+    if held := next((marker.strip() for marker in MARKERS.values() if marker.strip() in content), None):
         raise DataError(f"{place} holds {held}, the marker of a turn", allowed="texts without it", remedy="take it out")
     return Turn(role=cast(Role, role), content=content.strip())
 
@@ -64,11 +64,11 @@ def pieces_of(turns: Sequence[Turn]) -> list[Piece]:
     return [
         piece
         for turn in turns
-        for piece in (Piece(_MARKERS[turn.role]), Piece(turn.content, written=turn.role == "assistant", ends=True))
+        for piece in (Piece(MARKERS[turn.role]), Piece(turn.content, written=turn.role == "assistant", ends=True))
     ]
 
 
 def prompt_of(turns: Sequence[Turn]) -> str:
     """The turns before the last as text for people, and the marker of the one that follows."""
-    shown = "".join(f"{_MARKERS[turn.role]}{turn.content}\n" for turn in turns[:-1])
-    return shown + _MARKERS[turns[-1].role]
+    shown = "".join(f"{MARKERS[turn.role]}{turn.content}\n" for turn in turns[:-1])
+    return shown + MARKERS[turns[-1].role]

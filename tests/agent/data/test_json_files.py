@@ -78,6 +78,7 @@ def test_numbers_of_columns_and_of_classes_are_named_too(tmp_path):
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
+        ('[{"translation": {"en": "a", "de": "b"}}]', ["x.json[0]", "several languages", "data.languages"]),
         ('[{"tokenized_text": ["a"], "ner": [[0, 0, "X"]]}]', ["GLiNER", "tokens"]),
         ('[\n{"text": "a",}\n]', ["x.json:2", "no JSON"]),
         ("[[" * 50_000, ["x.json", "nested too deep"]),
