@@ -157,7 +157,8 @@ class _NamedTokens:
         self.get_vocab, self.convert_ids_to_tokens = tokenizer.get_vocab, tokenizer.id_to_token
         self.bos_token, self.pad_token = _token(config, "bos", tokenizer), _token(config, "pad", tokenizer)
         self.eos_token, self.unk_token_id = end, unknown_id(tokenizer)
-        self.unk_token = None if self.unk_token_id is None else tokenizer.id_to_token(self.unk_token_id)
+        # A vocabulary that spells everything has none, and CTranslate2 reads no model without a name for it.
+        self.unk_token = "" if self.unk_token_id is None else tokenizer.id_to_token(self.unk_token_id)
 
 
 def _token(config: Mapping[str, Any], name: str, tokenizer: Tokenizer) -> str | None:
