@@ -15,6 +15,7 @@ from agent.data.__main__ import ShowConfig, show
 from agent.encoding import IGNORED, Encoder
 from agent.errors import BundleError, DataError, ModelError, RequestError
 from agent.tasks import SequenceToSequence, TextGeneration
+from agent.tasks.writing.conversation import CHAT_TEMPLATE
 from agent.windows.tokenizer_setup import end_id
 from tests.agent.families import FAMILIES, make
 from tests.tiny_writers import END, make_word_tokenizer, publish_writer, written_records
@@ -49,15 +50,11 @@ def test_every_turn_of_the_assistant_is_learned_with_its_end_and_nothing_else():
 
 
 def test_a_conversation_is_what_the_chat_template_of_its_tokenizer_says():
-    """Zephyr's template without the line ends behind turns, on a byte-level tokenizer, which keeps line ends."""
+    """On a byte-level tokenizer, which keeps line ends."""
     from transformers import PreTrainedTokenizerFast
 
-    template = (
-        "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] | trim }}{{ eos_token }}{% endfor %}"
-        "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-    )
     tokenizer = make("byte_level")
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", chat_template=template)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", chat_template=CHAT_TEMPLATE)
     whole = Encoder(tokenizer, max_tokens=256, stride=8)
     example = TALKER.read_record({"messages": TALK}, "f:1")
     (document,) = TALKER.encode(whole, [example])

@@ -114,7 +114,7 @@ def connect_to_ray(config: TrainingConfig, *, worker_lines: bool = True) -> None
 
 def _read_data(config: TrainingConfig, splits: Splits | None) -> tuple[TrainingData, Any, Encoder]:
     from training.model.models import load_config, load_tokenizer, make_encoder
-    from training.model.writing_models import check_writer
+    from training.model.writing_models import check_end, check_writer
 
     made: list[tuple[Any, Encoder]] = []
 
@@ -125,6 +125,8 @@ def _read_data(config: TrainingConfig, splits: Splits | None) -> tuple[TrainingD
             if isinstance(config.task, SequenceToSequence) and config.task.generated_texts:
                 check_convertible(found.to_dict(), f"model.name={config.model.name!r}")
         tokenizer = load_tokenizer(config.model.name)
+        if config.task.writes:
+            check_end(load_config(config.model.name), tokenizer, config.model.name)
         made.append((tokenizer, make_encoder(tokenizer, config.model)))
         return made[0][1]
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from agent.bundle import Bundle, Evaluation, Manifest, lineage_now, write_bundle
 from agent.tasks import BaseTask, SequenceToSequence
+from agent.tasks.writing.conversation import CHAT_TEMPLATE
+from agent.tasks.writing.text_generation import Dialogue
 from training.config import output_of
 from training.lifecycle.preparation import PreparedRun, count_examples
 from training.loop.worker_io import TrainingOutcome
@@ -30,6 +32,8 @@ def publish(prepared: PreparedRun, outcome: TrainingOutcome, store: DirectorySto
     with write_bundle(output, overwrite=prepared.config.overwrite) as draft:
         with store.fetch(store.names(BEST)[-1]) as weights:
             shutil.copytree(weights, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("complete.json"))
+        if any(isinstance(example, Dialogue) for example in prepared.data.dev):
+            prepared.tokenizer.chat_template = CHAT_TEMPLATE
         _save_tokenizer(prepared.tokenizer, draft.path)
         if isinstance(task := _task(outcome), SequenceToSequence):
             save_generation(draft.path, task, prepared.encoder.max_tokens)

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from agent.errors import ModelError
 from agent.tasks import BaseTask, SequenceToSequence
+from agent.windows.tokenizer_setup import end_id
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 # As families name the dropout of hidden states and of attention: BART and its kin, T5, GPT-2; Llama has the second of the first.
 _DROPOUTS = ("dropout", "attention_dropout", "dropout_rate", "resid_pdrop", "embd_pdrop", "attn_pdrop")
+
+_MARK_LANGUAGES = ("mbart", "m2m_100", "nllb-moe", "plbart")
 
 
 def check_writer(config: Any, task: BaseTask[Any], name: str) -> None:
@@ -45,11 +48,39 @@ def check_writer(config: Any, task: BaseTask[Any], name: str) -> None:
             allowed=wanted,
             remedy="choose another model.name",
         )
+    if config.model_type in _MARK_LANGUAGES:
+        raise ModelError(
+            f"model.name={name!r} is a {config.model_type} model, whose tokenizer marks the language of a text, one for source and target alike",
+            allowed="models without marks of languages, such as T5, BART, Pegasus",
+            remedy="choose another model.name",
+        )
     if decodes and start_id(config) is None:
         raise ModelError(
             f"model.name={name!r}: its config.json does not say what the decoder starts with",
             allowed="decoder_start_token_id, the number of a token",
-            remedy="add it: that of <pad> for a T5, of the language written for an mBART",
+            remedy="add it; for a T5 that of <pad>",
+        )
+
+
+def check_end(config: Any, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    """Refuses a model that would not stop at the token by which it learns that texts end.
+
+    Args:
+        config: The model's, of transformers.
+        tokenizer: Its tokenizer.
+        name: Of the model, as the user gave it.
+
+    Raises:
+        ModelError: Its config.json or its tokenizer names another token, or the tokenizer has none.
+    """
+    end = end_id(tokenizer.backend_tokenizer)
+    named = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    if end not in named or tokenizer.eos_token_id != end:
+        raise ModelError(
+            f"model.name={name!r}: its tokenizer ends texts with {tokenizer.convert_ids_to_tokens(end)} ({end}), and generation would end at "
+            f"eos_token_id={config.eos_token_id} of config.json and eos_token={tokenizer.eos_token} of the tokenizer",
+            allowed="the same token in all three",
+            remedy="mend eos_token_id in config.json, or eos_token in tokenizer_config.json",
         )
 
 

@@ -16,6 +16,11 @@ SHAPE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant",
 _ROLES: tuple[Role, ...] = get_args(Role)
 MARKERS: dict[Role, str] = {role: f"<|{role}|>\n" for role in _ROLES}
 """What stands before a turn, as Zephyr writes it: text, so that every tokenizer can say it."""
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] | trim }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+"""The same for `apply_chat_template` of transformers."""
 
 
 class Turn(BaseModel):

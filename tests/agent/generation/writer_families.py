@@ -94,7 +94,11 @@ def make_family(directory: Path, name: str, **changes: Any) -> PreTrainedModel:
 def tokenizer_of(name: str) -> Tokenizer:
     """The tokenizer of a family: a piece a word."""
     vocabulary = {piece: number for number, piece in enumerate(FAMILIES[name].pieces)}
-    spells_all = name in ("pegasus", "t5 1.1", "gpt2")  # and has no sub-word for what is unknown, as byte-level vocabularies
+    spells_all = name in (
+        "pegasus",
+        "t5 1.1",
+        "gpt2",
+    )  # and has no sub-word for what is unknown, as byte-level vocabularies
     words = Tokenizer(models.WordLevel(vocabulary, **({} if spells_all else {"unk_token": "<unk>"})))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return words

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from agent.config.base import from_mapping
 from agent.data import DataConfig, load_splits
 from agent.tasks import SequenceToSequence
-from tests.tiny_writers import make_writer, write_pairs_to_write
+from tests.tiny_writers import make_writer, write_pairs_to_write, written_records
 from tests.training.runs import train_by_ranks, train_here
 from training.config import TrainingConfig
 from training.loop.worker import Worker
+from training.model.model_from_nothing import NewModelConfig, make_model
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("local_ray")]
 KINDS = {"t5": "sequence_to_sequence", "bart": "sequence_to_sequence", "gpt2": "text_generation"}
@@ -125,3 +128,29 @@ def test_a_run_goes_on_where_it_broke_off(words, tmp_path, monkeypatch):
     assert len(again.history) == 3
     assert again.history[-1]["loss"] == pytest.approx(whole.history[-1]["loss"], rel=1e-4)
     assert again.after.metrics == pytest.approx(whole.after.metrics, rel=1e-4)
+
+
+def test_an_agent_of_dialogues_from_nothing_brings_the_template_of_its_dialogues(words, tmp_path):
+    """Made by training/new_model.py, whose tokenizer knows the markers of turns."""
+    import transformers
+
+    (tmp_path / "data").mkdir()
+    talks = [
+        [{"role": "user", "content": row["text"]}, {"role": "assistant", "content": row["target"]}]
+        for row in written_records(12)
+    ]
+    for name in ("train", "dev", "test"):
+        (tmp_path / "data" / f"{name}.jsonl").write_text(
+            "".join(json.dumps({"messages": talk}) + "\n" for talk in talks)
+        )
+    shape = {"family": "gpt2", "width": 32, "layers": 1, "heads": 2, "vocabulary": 300, "max_tokens": 64}
+    task, data = {"kind": "text_generation"}, {"path": str(tmp_path / "data")}
+    make_model(from_mapping(NewModelConfig, {"output": str(tmp_path / "model"), "task": task, "data": data, **shape}))
+    model = {"name": str(tmp_path / "model"), "init": "random", "stride": 8}
+    result = train_here(config_of(words, tmp_path / "agent", "gpt2", epochs=3, data=data, model=model))
+    assert result.outcome.history[-1]["loss"] < result.outcome.history[0]["loss"]
+    tokenizer, bundle = transformers.AutoTokenizer.from_pretrained(result.bundle.path), result.bundle
+    for example, talk in zip(load_splits(DataConfig(**data), bundle.task).test, talks, strict=True):
+        (document,) = bundle.task.encode(bundle.encoder, [example])
+        whole = tokenizer.apply_chat_template(talk, tokenize=False)
+        assert tokenizer(whole)["input_ids"] == document.windows[0].input_ids.tolist()

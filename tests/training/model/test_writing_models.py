@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from agent.config.base import from_mapping
 from agent.encoding import Encoder
-from agent.errors import ModelError
+from agent.errors import ConfigError, ModelError
 from agent.tasks import SequenceToSequence, TextGeneration
 from tests.tiny_writers import make_word_tokenizer, make_writer, writer_config, written_records
+from training.config import TrainingConfig
 from training.data.packing import pack
 from training.data.written_windows import WrittenWindows
 from training.loop.train_step import ModelInputs
-from training.model.models import ModelConfig, build_model, logits_of
-from training.model.writing_models import check_writer, dropout_options, start_id
+from training.model.models import ModelConfig, build_model, load_tokenizer, logits_of
+from training.model.writing_models import check_end, check_writer, dropout_options, start_id
 from training.objectives import CrossEntropy
 
 DECODERS = ("gpt2", "llama")
@@ -67,16 +69,19 @@ def test_no_keys_and_values_are_kept_in_training_and_the_configuration_still_kee
         ("t5", TextGeneration(), "t5 model, and the task is text_generation"),
         ("bart", TextGeneration(), "bart model, and the task is text_generation"),
         ("gpt2", SequenceToSequence(), "gpt2 model, and the task is sequence_to_sequence"),
+        ("mbart", SequenceToSequence(), "mbart model, whose tokenizer marks the language"),
         ("startless", SequenceToSequence(), "decoder starts with"),
     ],
 )
 def test_a_model_that_cannot_write_for_the_task_is_refused_by_name(config, task, named):
     import transformers
 
-    if config == "startless":
+    if config in ("bert", "mbart"):
+        found = transformers.AutoConfig.for_model(config)
+    elif config == "startless":
         found = writer_config("t5", decoder_start_token_id=None)
     else:
-        found = transformers.BertConfig() if config == "bert" else writer_config(config)
+        found = writer_config(config)
     with pytest.raises(ModelError, match=rf"model.name='it'.*{named}.*Allowed: .*Remedy: "):
         check_writer(found, task, "it")
 
@@ -95,3 +100,33 @@ def test_dropout_has_the_names_of_the_family(tmp_path, family):
     assert 0.3 in rates
     with pytest.raises(ModelError, match=r"model.dropout=0.3.*Remedy"):
         dropout_options(type("Bare", (), {"model_type": "bare"})(), 0.3)
+
+
+@pytest.mark.parametrize(
+    ("said", "named"), [({"eos_token_id": 0}, "eos_token_id=0"), ({"eos_token_id": None}, "eos_token_id=None")]
+)
+def test_a_model_that_would_not_stop_where_texts_end_is_refused(tmp_path, said, named):
+    place = make_writer(tmp_path, "bart")
+    tokenizer = load_tokenizer(str(place))
+    check_end(writer_config("bart"), tokenizer, "it")
+    check_end(writer_config("bart", eos_token_id=[5, 1]), tokenizer, "it")
+    with pytest.raises(ModelError, match=rf"ends texts with </s> \(1\).*{named} .*Allowed: .*Remedy: "):
+        check_end(writer_config("bart", **said), tokenizer, "it")
+    tokenizer.eos_token = "<pad>"
+    with pytest.raises(ModelError, match=r"eos_token=<pad> of the tokenizer"):
+        check_end(writer_config("bart"), tokenizer, "it")
+
+
+@pytest.mark.parametrize("kind", ["sequence_to_sequence", "text_generation"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("model", {"trainable": 2}), ("model", {"trainable": "head_only"}), ("model", {"lora": {"rank": 4}}), ("model", {"keep_zeros": True}),
+     ("optimizer", {"kind": "adamw", "layer_decay": 0.9}), ("teacher", {"bundle": "agent"})],
+)  # fmt: skip
+def test_what_is_made_for_encoders_is_refused_before_anything_starts(kind, key, value):
+    named = key if key == "teacher" else f"{key}.{list(value)[-1]}"
+    with pytest.raises(
+        ConfigError, match=rf"{named} is for encoders, and the model of task.kind={kind} is trained whole"
+    ):
+        from_mapping(TrainingConfig, {"task": {"kind": kind}, key: value})
+    from_mapping(TrainingConfig, {key: value})
