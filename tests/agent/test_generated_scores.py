@@ -23,7 +23,7 @@ def test_translations_are_scored_as_sacrebleu_scores_them() -> None:
     assert report.metrics["chrf"] == pytest.approx(sacrebleu.corpus_chrf(SAID, [GOLD]).score / 100, abs=1e-12)
     assert report.metrics["accuracy"] == 0.5
     assert report.metrics["exact"] == pytest.approx(1 / 3)
-    for part in ("bleu|nrefs:1|case:mixed", "tok:13a|smooth:exp", "chrf|nrefs:1", "version:", "right prefixes"):
+    for part in ("bleu|nrefs:1|case:mixed", "tok:13a|smooth:exp", "chrf|nrefs:1", "version:", "after the right ones"):
         assert part in report.mode
     assert "generated texts                  3\nbleu " in report.text
 

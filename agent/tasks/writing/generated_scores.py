@@ -32,7 +32,7 @@ def add_generated(report: Report, gold: Sequence[str], generated: Sequence[str],
             "metrics": {**report.metrics, **metrics},
             "primary": PRIMARY[metric],
             "text": f"{report.text}\n{'generated texts':<22}{len(gold):>12,}\n{rows}",
-            "mode": f"{how}; and {report.mode}",
+            "mode": f"generated texts by {how}; sub-words after the right ones before them",
         }
     )
 
