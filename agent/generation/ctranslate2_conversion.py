@@ -141,9 +141,10 @@ def convert(
 
     try:
         Converter(str(source)).convert(str(target), quantization=quantization)
-    except ValueError as error:
+    except (ValueError, RuntimeError, AttributeError, KeyError) as error:
         raise ModelError(
-            f"CTranslate2 cannot convert {source}: {error}", remedy="see whether its tokenizer and config.json fit"
+            f"CTranslate2 cannot convert {source}: {' '.join(str(error).split())[:240]}",
+            remedy="see whether its tokenizer and config.json fit",
         ) from None
     _set_start(config, target, tokenizer)
 
@@ -155,9 +156,10 @@ class _NamedTokens:
 
     def __init__(self, tokenizer: Tokenizer, config: Mapping[str, Any], end: str) -> None:
         self.get_vocab, self.convert_ids_to_tokens = tokenizer.get_vocab, tokenizer.id_to_token
-        self.bos_token, self.pad_token = _token(config, "bos", tokenizer), _token(config, "pad", tokenizer)
-        self.eos_token, self.unk_token_id = end, unknown_id(tokenizer)
-        # A vocabulary that spells everything has none, and CTranslate2 reads no model without a name for it.
+        self.eos_token, self.pad_token = end, _token(config, "pad", tokenizer)
+        # CTranslate2 reads no model without a name for each: many have no token that begins texts, and a vocabulary that spells everything
+        # none for what is unknown.
+        self.bos_token, self.unk_token_id = _token(config, "bos", tokenizer) or end, unknown_id(tokenizer)
         self.unk_token = "" if self.unk_token_id is None else tokenizer.id_to_token(self.unk_token_id)
 
 

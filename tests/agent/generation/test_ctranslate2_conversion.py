@@ -105,6 +105,12 @@ def test_a_marian_that_does_not_start_from_zeros_is_refused(tmp_path: Path) -> N
         convert(tmp_path / "model", tmp_path / "converted", tokenizer_of("marian"), "</s>")
 
 
+def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    make_family(tmp_path / "model", "bart", vocab_size=70)
+    with pytest.raises(ModelError, match=r"CTranslate2 cannot convert .*70.*see whether its tokenizer"):
+        convert(tmp_path / "model", tmp_path / "converted", tokenizer_of("bart"), "</s>")
+
+
 def test_other_families_are_refused_with_those_that_are_known() -> None:
     with pytest.raises(ModelError, match=r"is a phi3 model.*Allowed: gpt2, llama"):
         check_convertible({"model_type": "phi3"}, "a model")
