@@ -15,6 +15,7 @@ WORDS = {"anna": "anna", "went": "ging", "met": "traf", "to": "nach", "oslo": "o
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_both_are_trained_once_and_told_beside_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
