@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from agent.errors import ModelError
 from agent.windows.tokenizer_setup import unknown_id
 
-Quantization = Literal["float32", "float16", "int8", "int8_float16"]
 _ROPE_THETA = 10_000.0  # what the converter takes for GPT-NeoX, whatever the configuration says
 _WIDTH = 8  # the rows that OPT's vocabulary is padded to a multiple of
 
@@ -108,17 +107,14 @@ def check_convertible(config: Mapping[str, Any], name: str) -> None:
         )
 
 
-def convert(
-    source: Path, target: Path, tokenizer: Tokenizer, end: str, *, quantization: Quantization = "float32"
-) -> None:
-    """Writes a model for CTranslate2: a directory with model.bin, config.json and its vocabulary.
+def convert(source: Path, target: Path, tokenizer: Tokenizer, end: str) -> None:
+    """Writes a model for CTranslate2 in the precision that it is saved in: a directory with model.bin, config.json and its vocabulary.
 
     Args:
         source: The model, as transformers writes it.
         target: A directory that is not there yet.
         tokenizer: The model's.
         end: The token that ends a text.
-        quantization: Of the weights.
 
     Raises:
         ModelError: The family or what is in the directory cannot be converted.
@@ -140,7 +136,7 @@ def convert(
             return _NamedTokens(tokenizer, config, end)
 
     try:
-        Converter(str(source)).convert(str(target), quantization=quantization)
+        Converter(str(source)).convert(str(target))
     except (ValueError, RuntimeError, AttributeError, KeyError) as error:
         raise ModelError(
             f"CTranslate2 cannot convert {source}: {' '.join(str(error).split())[:240]}",
