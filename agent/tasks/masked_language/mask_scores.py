@@ -59,15 +59,31 @@ def score_tokens(predictions: Sequence[Sequence[NamedToken]]) -> Report:
         for prediction in predictions
         for _, word in groupby(prediction, key=lambda token: token.word)
     ]
-    accuracy = sum(token.right for token in tokens) / max(len(tokens), 1)
-    word_accuracy = sum(words) / max(len(words), 1)
-    loss = -sum(token.log_probability for token in tokens) / max(len(tokens), 1)
-    metrics = {"accuracy": accuracy, "word_accuracy": word_accuracy, "inverse_perplexity": math.exp(-loss)}
-    perplexity = f"{math.exp(loss):,.2f}" if loss < 50 else f"e^{loss:.0f}"
-    text = (
-        f"{'hidden words':<22}{len(words):>12,}\n{'hidden sub-words':<22}{len(tokens):>12,}\n"
-        f"{'accuracy':<22}{accuracy:>12.4f}\n{'accuracy, whole words':<22}{word_accuracy:>12.4f}\n"
-        f"{'mean loss':<22}{loss:>12.4f}\n{'pseudo-perplexity':<22}{perplexity:>12}\n"
-    )
     mode = "hidden words, always the same ones of a text, all masked"
+    return report_tokens(tokens, words, unit="word", hidden=True, mode=mode)
+
+
+def report_tokens(
+    tokens: Sequence[NamedToken], wholes: Sequence[bool], *, unit: str, hidden: bool, mode: str
+) -> Report:
+    """The scores of named sub-words.
+
+    Args:
+        tokens: All of them.
+        wholes: Of each larger unit, whether all of its sub-words are right.
+        unit: What people call one of these.
+        hidden: Whether what stands behind a sub-word was known too: its perplexity is none of texts then.
+        mode: How they were named.
+    """
+    accuracy = sum(token.right for token in tokens) / max(len(tokens), 1)
+    whole_accuracy = sum(wholes) / max(len(wholes), 1)
+    loss = -sum(token.log_probability for token in tokens) / max(len(tokens), 1)
+    metrics = {"accuracy": accuracy, f"{unit}_accuracy": whole_accuracy, "inverse_perplexity": math.exp(-loss)}
+    which, perplexity = ("hidden ", "pseudo-perplexity") if hidden else ("", "perplexity")
+    told = f"{math.exp(loss):,.2f}" if loss < 50 else f"e^{loss:.0f}"
+    text = (
+        f"{f'{which}{unit}s':<22}{len(wholes):>12,}\n{f'{which}sub-words':<22}{len(tokens):>12,}\n"
+        f"{'accuracy':<22}{accuracy:>12.4f}\n{f'accuracy, whole {unit}s':<22}{whole_accuracy:>12.4f}\n"
+        f"{'mean loss':<22}{loss:>12.4f}\n{perplexity:<22}{told:>12}\n"
+    )
     return Report(metrics=metrics, primary="accuracy", support=len(tokens), text=text, mode=mode)
