@@ -9,7 +9,8 @@ from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from agent.bundle import Manifest, lineage_now, write_bundle
+from agent.bundle import ConvertedVariant, Manifest, lineage_now, write_bundle
+from agent.generation.ctranslate2_conversion import convert
 from agent.tasks import KINDS
 
 WORDS = ("anna", "bruno", "chidi", "dewi", "oslo", "lima", "pune", "graz", "went", "to", "met", "in")
@@ -103,4 +104,18 @@ def publish_writer(directory: Path, kind: str) -> Path:
         task = KINDS[kind].model_validate({"kind": kind, "labels": ("text",)})
         lineage = lineage_now(base_model="tiny", data_digest="abc", config={})
         draft.publish(Manifest(task=task, max_tokens=64, stride=8, lineage=lineage))
+    return directory
+
+
+def publish_converted(directory: Path, kind: str, family: str = "pegasus") -> Path:
+    """Writes a bundle of an agent that writes with random weights, in both forms of CTranslate2."""
+    tokenizer = make_word_tokenizer(ends=kind == "sequence_to_sequence")
+    with write_bundle(directory) as draft:
+        make_writer(draft.path, family)
+        variants = tuple(ConvertedVariant(directory=f"ctranslate2-{each}", precision=each) for each in ("fp32", "int8"))
+        for variant in variants:
+            convert(draft.path, draft.path / variant.directory, tokenizer, END, variant.precision)
+        task = KINDS[kind].model_validate({"kind": kind, "labels": ("text",)})
+        lineage = lineage_now(base_model="tiny", data_digest="abc", config={})
+        draft.publish(Manifest(task=task, max_tokens=64, stride=8, lineage=lineage, converted=variants))
     return directory

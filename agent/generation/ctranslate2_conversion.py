@@ -107,14 +107,15 @@ def check_convertible(config: Mapping[str, Any], name: str) -> None:
         )
 
 
-def convert(source: Path, target: Path, tokenizer: Tokenizer, end: str) -> None:
-    """Writes a model for CTranslate2 in the precision that it is saved in: a directory with model.bin, config.json and its vocabulary.
+def convert(source: Path, target: Path, tokenizer: Tokenizer, end: str, precision: str = "fp32") -> None:
+    """Writes a model for CTranslate2: a directory with model.bin, config.json and its vocabulary.
 
     Args:
         source: The model, as transformers writes it.
         target: A directory that is not there yet.
         tokenizer: The model's.
         end: The token that ends a text.
+        precision: fp32, or int8: a byte for each number of a matrix.
 
     Raises:
         ModelError: The family or what is in the directory cannot be converted.
@@ -136,7 +137,7 @@ def convert(source: Path, target: Path, tokenizer: Tokenizer, end: str) -> None:
             return _NamedTokens(tokenizer, config, end)
 
     try:
-        Converter(str(source)).convert(str(target))
+        Converter(str(source)).convert(str(target), quantization=None if precision == "fp32" else precision)
     except (ValueError, RuntimeError, AttributeError, KeyError) as error:
         raise ModelError(
             f"CTranslate2 cannot convert {source}: {' '.join(str(error).split())[:240]}",

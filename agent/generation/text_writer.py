@@ -13,7 +13,7 @@ _BATCH_TOKENS = 2_048  # of sources, padding included; what is longer is compute
 
 
 class TextWriter:
-    """An encoder with a decoder. float32 on the CPU and CUDA.
+    """An encoder with a decoder, on the CPU or CUDA, in the precision that it was converted to.
 
     Args:
         directory: What `ctranslate2_conversion.convert` wrote.
@@ -30,7 +30,7 @@ class TextWriter:
 
         self._tokenizer, self._end = tokenizer, end
         self._translator = Translator(
-            str(directory), device=device, compute_type="float32", inter_threads=1, intra_threads=threads
+            str(directory), device=device, compute_type="default", inter_threads=1, intra_threads=threads
         )
 
     def write(self, given: Sequence[Int64], *, num_beams: int, max_new_tokens: int) -> list[str]:

@@ -20,6 +20,7 @@ from agent.bundle import (
 from agent.errors import BundleError
 from agent.tasks import Report, TextClassification, TokenClassification
 from tests.agent.families import make
+from tests.tiny_writers import publish_converted
 
 ONNX = (
     OnnxVariant(file="model.onnx", precision="fp32", inputs=("input_ids", "attention_mask"), exporter="torchscript"),
@@ -257,3 +258,19 @@ def test_all_may_read_what_was_written_by_one(tmp_path):
         draft.publish(manifest(onnx=()))
     assert (tmp_path / "agent").stat().st_mode & 0o777 == 0o755
     assert (tmp_path / "agent/model.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_an_agent_that_writes_has_a_converted_model_of_each_precision(tmp_path):
+    bundle = Bundle.load(publish_converted(tmp_path / "bundle", "sequence_to_sequence"))
+    assert bundle.variant() == bundle.converted_variant("int8")
+    assert bundle.converted_variant("fp32").directory == "ctranslate2-fp32"
+    with pytest.raises(BundleError, match=r"no converted model of precision 'fp16'. Allowed: auto, fp32, int8"):
+        bundle.variant("fp16")
+    (bundle.path / "ctranslate2-int8/model.bin").unlink()
+    with pytest.raises(BundleError, match=r"ctranslate2-int8/model.bin is missing"):
+        Bundle.load(bundle.path)
+    manifest = json.loads((bundle.path / MANIFEST).read_text())
+    del manifest["files"]["ctranslate2-int8/model.bin"]
+    (bundle.path / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="lists the model ctranslate2-int8 but not its files"):
+        Bundle.load(bundle.path)
