@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -212,14 +213,23 @@ def _thread_parallel(
     num_groups: int,
     recorder: ActivationRecorder,
 ) -> ThreadParallel:
-    import torch
-
     from training.engine.thread_parallel import ThreadParallel
 
     return ThreadParallel(
         model,
         embedding,
         num_groups=num_groups,
-        context=lambda: torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"),
+        context=lambda: _in_thread(precision),
         recorder=recorder,
     )
+
+
+@contextmanager
+def _in_thread(precision: Precision) -> Iterator[None]:
+    """What a thread group's passes run in."""
+    import torch
+
+    from training.model.cpu_dropout import ThreadRandomness
+
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"), ThreadRandomness():
+        yield

@@ -66,7 +66,7 @@ def choose_precision(requested: str, device: torch.device) -> Precision:
 
 
 def choose_thread_parallel(
-    config: TrainingEngineConfig, attention: Attention, device: torch.device, tokens: int
+    config: TrainingEngineConfig, attention: Attention, device: torch.device, tokens: int, family: str
 ) -> tuple[int | None, str]:
     """Resolves `engine.thread_parallel`: the number of thread groups, or None and the reason why DeepSpeed runs the passes.
 
@@ -75,18 +75,20 @@ def choose_thread_parallel(
         attention: The model's attention.
         device: Where it computes.
         tokens: This worker's tokens in a step.
+        family: The model's, as `model_type` says.
 
     Raises:
         ConfigError: The number asked for is not possible here.
     """
     import torch
 
-    from training.engine.thread_parallel import count_thread_groups
+    from training.engine.thread_parallel import WRITING, count_thread_groups
 
     obstacles = {
         "thread groups are for CPUs": device.type != "cpu",
         f"engine.zero_stage={config.zero_stage} shards what thread groups share": config.zero_stage,
-        f"with {attention.name} attention dropout is torch's, which all threads draw from": attention.name != "cpu",
+        f"{family} models with {attention.name} attention were not tried in them": attention.name != "cpu"
+        and family not in WRITING,
         "engine.compile=true compiles one pass": config.compile,
         "engine.activation_checkpointing=true repeats the random numbers of one thread": config.activation_checkpointing,
     }

@@ -16,11 +16,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from agent.generation.ctranslate2_conversion import DECODERS, ENCODER_DECODERS
 from training.engine.activation_hooks import NO_ACTIVATIONS, ActivationRecorder, ModelOutputs
 from training.model.cpu_dropout import seed_thread
 from training.model.models import logits_of
 
 Inputs = Mapping[str, torch.Tensor]
+WRITING = frozenset((*ENCODER_DECODERS, *DECODERS))
+"""Families that write whose passes are alike side by side and one after the other, with attention of torch's: tests/training/engine/test_thread_parallel.py."""
+
 _MIN_TOKENS = 512  # of a group: products of fewer rows are slow
 
 
@@ -36,7 +40,7 @@ class ThreadParallel:
     Gradients are those of one pass after the other, summed in the order of the batches whichever group finishes first.
 
     Args:
-        model: On the CPU; its only random numbers are those of `cpu_dropout`.
+        model: On the CPU; its random numbers are those of `cpu_dropout`, of modules or inside `ThreadRandomness`.
         embedding: The input embedding, if it is used for nothing else; its gradient is then kept by rows.
         num_groups: The calling thread's threads are divided among them. 1 computes in the calling thread.
         context: Entered around every pass, such as autocast.

@@ -73,9 +73,8 @@ def build_components(
     if checkpoint:
         model.load_state_dict(checkpoint.weights)
     first_step = checkpoint.state.step if checkpoint else 0
-    thread_groups, reason = choose_thread_parallel(
-        config.engine, attention, worker.device, config.batch.step_tokens // worker.num_workers
-    )
+    tokens, shape = config.batch.step_tokens // worker.num_workers, unwrap(model).config
+    thread_groups, reason = choose_thread_parallel(config.engine, attention, worker.device, tokens, shape.model_type)
     engine = TrainingEngine(
         model,
         OptimizerPlan(config.optimizer, config.schedule, num_steps, first_step=first_step),
@@ -88,9 +87,7 @@ def build_components(
         engine.load_optimizer(checkpoint.optimizer)
     prefetcher = BatchPrefetcher(
         worker_input.train,
-        ModelInputs(
-            _accepted_inputs(model, worker_input.task), worker.device, attention.packed, start_id(unwrap(model).config)
-        ),
+        ModelInputs(_accepted_inputs(model, worker_input.task), worker.device, attention.packed, start_id(shape)),
         config.batch.model_copy(update={"micro_tokens": micro_tokens}),
         worker_input.pad_id,
         worker.rank,

@@ -212,7 +212,7 @@ def test_where_thread_groups_cannot_be_auto_does_without_and_a_number_is_refused
 ):
     def choose(requested):
         return choose_thread_parallel(
-            TrainingEngineConfig(thread_parallel=requested, **config), attention, torch.device(device), 4096
+            TrainingEngineConfig(thread_parallel=requested, **config), attention, torch.device(device), 4096, "bert"
         )
 
     count, why = choose("auto")
@@ -224,9 +224,9 @@ def test_where_thread_groups_cannot_be_auto_does_without_and_a_number_is_refused
 
 
 def test_a_number_of_thread_groups_must_divide_the_threads(four_threads):
-    assert choose_thread_parallel(TrainingEngineConfig(thread_parallel=4), OURS, CPU, 16) == (4, "")
+    assert choose_thread_parallel(TrainingEngineConfig(thread_parallel=4), OURS, CPU, 16, "bert") == (4, "")
     with pytest.raises(ConfigError, match="4 thread"):
-        choose_thread_parallel(TrainingEngineConfig(thread_parallel=3), OURS, CPU, 4096)
+        choose_thread_parallel(TrainingEngineConfig(thread_parallel=3), OURS, CPU, 4096, "bert")
 
 
 def test_bf16_passes_run_under_the_callers_context(four_threads):

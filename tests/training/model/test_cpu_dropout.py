@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from training.model.cpu_dropout import CpuDropout, dropout, replace_dropout
+from training.model.cpu_dropout import CpuDropout, ThreadRandomness, dropout, replace_dropout, seed_thread
 
 COUNT = 1 << 22
 
@@ -160,3 +161,48 @@ def test_a_mask_that_is_computed_again_is_the_same_mask(reentrant):
     again = gradients(lambda inputs: checkpoint(model, inputs, use_reentrant=reentrant))
     for one, other in zip(plain, again, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_functions_draw_from_the_generator_of_the_thread():
+    values = torch.ones(2, 4, 8, 16)
+    drawing = {
+        "dropout": lambda: nn.functional.dropout(values, 0.5),
+        "attention": lambda: nn.functional.scaled_dot_product_attention(values, values, values, dropout_p=0.5),
+        "layers": lambda: torch.rand([]),
+    }
+    for draw in drawing.values():
+        found = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(len(found))
+            before = torch.get_rng_state()
+            with ThreadPoolExecutor(1) as thread, ThreadRandomness():
+                thread.submit(seed_thread, seed).result()
+                found.append(thread.submit(in_thread, draw).result())
+            assert torch.equal(torch.get_rng_state(), before)
+        assert torch.equal(found[0], found[1])
+        assert not torch.equal(found[0], found[2])
+    assert nn.functional.dropout(values, 0.5, training=False) is values
+
+
+def in_thread(draw):
+    with ThreadRandomness():
+        return draw()
+
+
+@pytest.mark.parametrize("masked", ["not", "by truth", "by numbers", "causal"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_attention_that_drops_nothing_is_that_of_torch(masked, shared):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, heads, 7, 16, generator=generator) for heads in (4, 2, 2))
+    if not shared:
+        key, value = key.repeat(1, 2, 1, 1), value.repeat(1, 2, 1, 1)
+    seen = torch.rand(2, 1, 7, 7, generator=generator) < 0.7
+    seen[..., 0] = True
+    options = {
+        "not": {}, "by truth": {"attn_mask": seen}, "by numbers": {"attn_mask": torch.randn(2, 1, 7, 7, generator=generator)},
+        "causal": {"is_causal": True},
+    }[masked] | {"enable_gqa": shared, "scale": 0.3}  # fmt: skip
+    wanted = nn.functional.scaled_dot_product_attention(query, key, value, **options)
+    with ThreadRandomness():  # a rate that rounds to none
+        found = nn.functional.scaled_dot_product_attention(query, key, value, dropout_p=1e-6, **options)
+    torch.testing.assert_close(found, wanted)
