@@ -15,7 +15,7 @@ from agent.data.exports import write_split
 from agent.errors import DataError
 from agent.tasks import KINDS, TextClassification, TokenClassification
 from tests.tiny import write_classes
-from tests.training.runs import settings, train_here
+from tests.training.runs import settings, train_by_ranks, train_here
 from tests.training.state.resharding import LABELS, VOCABULARY, windows
 from training.data.batch_plan import BatchConfig, plan_epoch
 from training.data.ingest import IngestConfig, open_data
@@ -192,6 +192,22 @@ def logged_classes(tmp_path_factory):
 def run(places, name, data, **changes):
     given = {"data": {"path": str(data)}, "task": {"kind": "text_classification"}, "objective": POLICY_GRADIENT}
     return settings(places, name, **given | changes)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("objective", "task"),
+    [(POLICY_GRADIENT, "text_classification"), ({"kind": "self_critical", "samples": 3}, "token_classification")],
+    ids=["policy_gradient", "self_critical"],
+)
+def test_two_workers_that_shard_with_zero_learn_what_one_learns(places, logged_classes, objective, task):
+    data = {"data": {"path": str(logged_classes)}} if task == "text_classification" else {}
+    changes = {"epochs": 2, "task": {"kind": task}, "objective": objective, **data}
+    one = train_here(settings(places, f"one {task}", **changes)).outcome
+    changes |= {"num_workers": 2, "engine": {"zero_stage": 2}, "batch": {"micro_tokens": 32}}
+    two = train_by_ranks(settings(places, f"two {task}", **changes))
+    assert [row["loss"] for row in two.history] == pytest.approx([row["loss"] for row in one.history], rel=1e-3)
+    assert two.after.metrics == pytest.approx(one.after.metrics, abs=0.02)
 
 
 def test_a_log_of_dice_teaches_what_is_right(places, logged_classes):
