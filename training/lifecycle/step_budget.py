@@ -19,6 +19,9 @@ _PATIENCE_SHARE = 3
 _RATE, _WIDTH = 2e-4, 384
 _ADAPTER_RATE = 1e-3
 _LOWEST_RATE = 1e-5
+# Of models that write and start from nothing: what small ones learned to translate with (docs/benchmarks.md); wider ones go by the root of the width.
+STEPS_FROM_NOTHING = 3_000
+_RATE_FROM_NOTHING, _WIDTH_FROM_NOTHING = 2e-3, 192
 
 
 def fill_in_auto(config: TrainingConfig, lengths: Int64, width: int) -> tuple[TrainingConfig, str]:
@@ -27,7 +30,8 @@ def fill_in_auto(config: TrainingConfig, lengths: Int64, width: int) -> tuple[Tr
     Batches hold a 32nd of the training split, 256 to 1,024 tokens; epochs make 300 optimizer steps, 3 to 60 of them; patience is a third of more than
     five epochs. Data with 77,000 tokens or more gets 1,024 tokens and at most 4 epochs. The learning rate is 2e-4 and, for encoders wider than
     384, falls with the square of the width: 5e-5 at 768 and 2.8e-5 at 1,024, the rates that BERT (arXiv 1810.04805) and RoBERTa (1907.11692)
-    are fine-tuned at.
+    are fine-tuned at. Models that write and start from nothing (`model.init=random`) get 3,000 steps, and 2e-3 at a width of 192, less by the root of
+    the width where they are wider.
 
     Args:
         config: As the user gave it.
@@ -38,7 +42,8 @@ def fill_in_auto(config: TrainingConfig, lengths: Int64, width: int) -> tuple[Tr
         The configuration without `auto`, and a line that says what was chosen and why; empty if nothing was `auto`.
     """
     chosen = []
-    num_tokens = int(lengths.sum())
+    from_nothing = config.model.init == "random" and config.task.writes
+    num_tokens, wanted = int(lengths.sum()), STEPS_FROM_NOTHING if from_nothing else MIN_STEPS
     batch = config.batch
     if batch.tokens == "auto":
         fitting = 2 ** int(math.log2(max(1, num_tokens / _STEPS_PER_EPOCH)))
@@ -48,7 +53,7 @@ def fill_in_auto(config: TrainingConfig, lengths: Int64, width: int) -> tuple[Tr
     if config.epochs != "auto":
         epochs = config.epochs
     else:
-        epochs = min(max(math.ceil(MIN_STEPS / num_steps), _MIN_EPOCHS), _MAX_EPOCHS)
+        epochs = min(max(math.ceil(wanted / num_steps), _MIN_EPOCHS), _MAX_EPOCHS)
         chosen.append(f"epochs={epochs}")
     stopping = config.early_stopping
     if stopping.patience == "auto":
@@ -58,14 +63,14 @@ def fill_in_auto(config: TrainingConfig, lengths: Int64, width: int) -> tuple[Tr
             chosen.append(f"early_stopping.patience={patience}")
     lines = (
         [
-            f"{', '.join(chosen)} ({num_tokens:,} training tokens make {num_steps:,} steps an epoch, and {MIN_STEPS} steps are wanted)"
+            f"{', '.join(chosen)} ({num_tokens:,} training tokens make {num_steps:,} steps an epoch, and {wanted:,} steps are wanted)"
         ]
         if chosen
         else []
     )
     optimizer = config.optimizer
     if optimizer.learning_rate == "auto":
-        rate, reason = _learning_rate(config.model, width)
+        rate, reason = _from_nothing(width) if from_nothing else _learning_rate(config.model, width)
         optimizer = optimizer.model_copy(update={"learning_rate": rate})
         lines.append(f"optimizer.learning_rate={rate:g} ({reason})")
     filled = config.model_copy(
@@ -82,3 +87,8 @@ def _learning_rate(model: ModelConfig, width: int) -> tuple[float, str]:
         return _RATE, "the head alone"
     rate = max(_LOWEST_RATE, _RATE * min(1.0, _WIDTH / width) ** 2)
     return float(f"{rate:.1e}"), f"an encoder of width {width}"
+
+
+def _from_nothing(width: int) -> tuple[float, str]:
+    rate = _RATE_FROM_NOTHING * math.sqrt(min(1.0, _WIDTH_FROM_NOTHING / width))
+    return float(f"{rate:.1e}"), f"a model that writes, of width {width}, from nothing"

@@ -10,7 +10,7 @@ from agent.errors import ConfigError
 from agent.tasks import Report, TokenClassification
 from training.config import TrainingConfig
 from training.lifecycle.job import TrainingResult
-from training.lifecycle.step_budget import MIN_STEPS, fill_in_auto
+from training.lifecycle.step_budget import MIN_STEPS, STEPS_FROM_NOTHING, fill_in_auto
 from training.loop.worker_io import TrainingOutcome
 from training.run import render
 
@@ -52,6 +52,18 @@ def test_wide_encoders_get_low_rates_and_a_rate_that_is_set_stays(width, argumen
     assert config.optimizer.peak_learning_rate == rate
     assert config.auto_keys == ()
     assert (f"optimizer.learning_rate={rate:g} (" in line) is ("optimizer" not in "".join(arguments))
+
+
+@pytest.mark.parametrize(("width", "rate"), [(64, 2e-3), (192, 2e-3), (768, 1e-3)])
+@pytest.mark.parametrize("kind", ["sequence_to_sequence", "text_generation"])
+def test_models_that_write_from_nothing_get_many_steps_and_high_rates(kind, width, rate):
+    config, line = filled(5_000, f"task.kind={kind}", "model.init=random", width=width)
+    assert (config.epochs, config.batch.tokens, config.optimizer.peak_learning_rate) == (31, 1024, rate)
+    assert f"{STEPS_FROM_NOTHING:,} steps are wanted" in line
+    trained, _ = filled(5_000, f"task.kind={kind}", width=192)
+    assert (trained.epochs, trained.optimizer.peak_learning_rate) == (4, 2e-4)
+    tagger, _ = filled(5_000, "model.init=random", width=192)
+    assert (tagger.epochs, tagger.optimizer.peak_learning_rate) == (4, 2e-4)
 
 
 @pytest.mark.parametrize(
