@@ -10,6 +10,8 @@ from agent.corpus.relation_records import relation_records
 Record = dict[str, object]
 
 _MENTIONED = {"PER": "person", "ORG": "organisation", "LOC": "place"}
+_ONE = {"person": "a person", "organisation": "an organisation", "place": "a place"}
+_MANY = ("two", "three", "four", "many")
 
 
 def spans_record(sentence: Sentence) -> Record:
@@ -92,22 +94,32 @@ def _pair(sentence: Sentence, hypothesis: str, *, follows: bool) -> Record:
     return {"text": sentence.text, "text_pair": hypothesis, "label": label}
 
 
-def listing_record(sentence: Sentence) -> Record:
-    """The record of a sentence from which another text is written: a list of what it mentions."""
-    return {"text": sentence.text, "target": _listed(sentence)}
+def description_record(sentence: Sentence) -> Record:
+    """The record of a sentence from which another text is written: where it is from, and how much of what it mentions."""
+    return {"text": sentence.text, "target": f"{sentence.genre.capitalize()} with {_counted(sentence)}."}
 
 
 def dialogue_record(sentence: Sentence) -> Record:
-    """The record of a dialogue about a sentence: what it mentions, then how often."""
-    counted = f"{len(sentence.spans)} in all." if sentence.spans else "Not one."
-    said = (f"What is mentioned? {sentence.text}", _listed(sentence), "How many are they?", counted)
+    """The record of a dialogue about a sentence: where it is from, then how much of what it mentions."""
+    said = (
+        f"Where is this from? {sentence.text}",
+        f"From {sentence.genre}.",
+        "What does it mention?",
+        f"It has {_counted(sentence)}.",
+    )
     roles = ("user", "assistant") * 2
     return {"messages": [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]}
 
 
-def _listed(sentence: Sentence) -> str:
-    names = [f"{_MENTIONED[label]} {sentence.text[start:end]}" for start, end, label in sentence.spans]
-    return f"{'; '.join(names)}." if names else "Nothing."
+def _counted(sentence: Sentence) -> str:
+    """As "a person and two places"; a model that starts from nothing learns to write this, and not yet to copy names."""
+    counts = Counter(_MENTIONED[label] for *_, label in sentence.spans)
+    parts = [
+        _ONE[name] if counts[name] == 1 else f"{_MANY[min(counts[name], 5) - 2]} {name}s"
+        for name in _MENTIONED.values()
+        if counts[name]
+    ]
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts) or "no name"
 
 
 def _each(record: Callable[[Sentence], Record]) -> Callable[[Sequence[Sentence]], Iterator[Record]]:
@@ -122,7 +134,7 @@ RECORDS: Mapping[str, Callable[[Sequence[Sentence]], Iterator[Record]]] = {
     "question_answering": question_records,
     "masked_language_modelling": _each(text_record),
     "relation_extraction": relation_records,
-    "sequence_to_sequence": _each(listing_record),
+    "sequence_to_sequence": _each(description_record),
     "text_generation": _each(dialogue_record),
 }
 """Records of the sentences of a split, for each kind of task."""

@@ -58,7 +58,7 @@ class RunState(BaseModel):
         before: Report on the test split before training.
         dev: Report on the dev split of the best epoch.
         best_epoch: Counted from 1; 0 before the first.
-        stale: Epochs since the score became better.
+        stale: Epochs since the score became better; none while it is 0.
         probe_loss: Loss on a few fixed windows at this point; the loaded model must give the same.
         trackers: What trackers need to go on in the same run, such as MLflow's run id.
     """
@@ -93,6 +93,6 @@ class RunState(BaseModel):
         if self.dev is None or report.value > self.dev.value + min_delta:
             self.dev, self.best_epoch, self.stale = report, self.epoch, 0
             return
-        self.stale += 1
+        self.stale += self.dev.value > 0  # before anything is right there is nothing to grow worse
         if report.value == self.dev.value:
             self.dev, self.best_epoch = report, self.epoch

@@ -52,6 +52,14 @@ def test_what_is_better_by_less_than_min_delta_does_not_count():
     assert (state.best_epoch, state.dev.value) == (3, 0.61)
 
 
+def test_patience_begins_when_something_is_right():
+    state, seen = RunState(), []
+    for value in reports(0.0, 0.0, 0.0, 0.2, 0.1):
+        state.close_epoch(value, {}, min_delta=0.0)
+        seen.append((state.best_epoch, state.stale))
+    assert seen == [(1, 0), (2, 0), (3, 0), (4, 0), (4, 1)]
+
+
 def test_before_the_first_epoch_nothing_has_improved():
     assert not RunState().improved
 
