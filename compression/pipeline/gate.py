@@ -12,11 +12,19 @@ from compression.reporting.compression_report import Measurement, StepRow, Verdi
 
 _REMEDY = "remove less (shrink, prune), distill for more epochs, leave out int8 embeddings, or lower the gate"
 
+_WRITERS_REMEDY = "leave int8 out (steps='[{kind: convert, precisions: [fp32]}, verify]') or lower the gate"
+
 
 class Gate(Config):
     """The least quality that is published, by the task's primary metric on the test split."""
 
     min_score_kept: float = Field(0.99, ge=0, le=1, description="part of the original's score that must remain")
+    max_score_lost: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="most of the original's score that may be lost, as a fraction: 0.003 is 0.3 points of BLEU",
+    )
     min_score: float | None = Field(None, ge=0, le=1, description="score that must be reached whatever the original's")
     after_each: bool | None = Field(
         None,
@@ -31,6 +39,8 @@ class Gate(Config):
         """Judges the worst of the model files that would be published."""
         worst = min(published, key=lambda row: row.score)
         needed = max(self.min_score_kept * original.score, self.min_score or 0.0)
+        if self.max_score_lost is not None:
+            needed = max(needed, original.score - self.max_score_lost)
         return _verdict(worst.name, worst, original, needed)
 
     def judge_step(self, row: StepRow, original: StepRow) -> Verdict:
@@ -41,11 +51,12 @@ class Gate(Config):
         split = f"{row.num_examples} examples of the dev split"
         return _verdict(f"what {row.kind} left", row.measurement, original.measurement, needed, split=split)
 
-    def require(self, verdict: Verdict, report: str) -> None:
+    def require(self, verdict: Verdict, report: str, *, writes: bool = False) -> None:
         """Refuses an agent that lost too much.
 
         Args:
             report: Path of the report, for the message.
+            writes: Whether the agent writes texts, for the message.
 
         Raises:
             GateError: The verdict is a refusal.
@@ -54,15 +65,17 @@ class Gate(Config):
             return
         if verdict.split == "test":
             allowed = f"gate.min_score_kept={self.min_score_kept:g}"
+            allowed += "" if self.max_score_lost is None else f" and gate.max_score_lost={self.max_score_lost:g}"
             allowed += "" if self.min_score is None else f" and gate.min_score={self.min_score:g}"
         else:
             allowed = f"gate.min_score_kept={self.min_score_kept:g} less gate.margin={self.margin:g} after a step"
+        remedy = _WRITERS_REMEDY if writes else _REMEDY
         raise GateError(
             f"the gate refuses {verdict.model}: {verdict.score_name} {verdict.score:.4f} is {verdict.needed - verdict.score:.4f} below the "
             f"{verdict.needed:.4f} it needs ({verdict.kept:.2%} of the original's {verdict.original:.4f} kept, "
             f"{verdict.split}{'' if verdict.split != 'test' else ' split'}); nothing was published, the report is {report}",
             allowed=allowed,
-            remedy=_REMEDY if verdict.split == "test" else f"{_REMEDY}, or set gate.after_each=false to see the end",
+            remedy=remedy if verdict.split == "test" else f"{remedy}, or set gate.after_each=false to see the end",
         )
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from compression.steps.base import BaseStep
+from compression.steps.convert import ConvertStep
 from compression.steps.distill import DistillStep
 from compression.steps.export import ExportStep
 from compression.steps.low_rank import LowRankStep
@@ -22,6 +23,7 @@ Step = Annotated[
     | LowRankStep
     | ExportStep
     | QuantizeStep
+    | ConvertStep
     | VerifyStep,
     Field(discriminator="kind"),
 ]  # fmt: skip
@@ -32,6 +34,6 @@ ORDER = tuple(
 """The kinds of all steps in the order in which they can be taken."""
 
 __all__ = [
-    "ORDER", "BaseStep", "DistillStep", "ExportStep", "LowRankStep", "PruneStep", "QuantizeStep", "ShrinkStep", "Step", "VerifyStep",
+    "ORDER", "BaseStep", "ConvertStep", "DistillStep", "ExportStep", "LowRankStep", "PruneStep", "QuantizeStep", "ShrinkStep", "Step", "VerifyStep",
     "VocabularyStep",
 ]  # fmt: skip
