@@ -165,7 +165,7 @@ def _for_writers(config: CompressionConfig, bundle: Bundle) -> CompressionConfig
             remedy=remedy,
         )
     steps = config.steps if "steps" in config.model_fields_set else WRITERS_STEPS
-    if "convert" not in [step.kind for step in steps] and all(step.for_writers is None for step in steps):
+    if "convert" not in [step.kind for step in steps] and not any(step.for_writers is False for step in steps):
         raise ConfigError(
             f"{written_steps(steps)}: {what}, and without convert nothing could be served",
             allowed="steps=[convert,verify]",

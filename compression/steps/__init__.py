@@ -7,6 +7,7 @@ from pydantic import Field
 from compression.steps.base import BaseStep
 from compression.steps.convert import ConvertStep
 from compression.steps.distill import DistillStep
+from compression.steps.distill_texts import DistillTextsStep
 from compression.steps.export import ExportStep
 from compression.steps.low_rank import LowRankStep
 from compression.steps.prune import PruneStep
@@ -18,6 +19,7 @@ from compression.steps.vocabulary import VocabularyStep
 Step = Annotated[
     ShrinkStep
     | DistillStep
+    | DistillTextsStep
     | PruneStep
     | VocabularyStep
     | LowRankStep
@@ -34,6 +36,6 @@ ORDER = tuple(
 """The kinds of all steps in the order in which they can be taken."""
 
 __all__ = [
-    "ORDER", "BaseStep", "ConvertStep", "DistillStep", "ExportStep", "LowRankStep", "PruneStep", "QuantizeStep", "ShrinkStep", "Step", "VerifyStep",
+    "ORDER", "BaseStep", "ConvertStep", "DistillStep", "DistillTextsStep", "ExportStep", "LowRankStep", "PruneStep", "QuantizeStep", "ShrinkStep", "Step", "VerifyStep",
     "VocabularyStep",
 ]  # fmt: skip

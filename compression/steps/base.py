@@ -44,7 +44,7 @@ class BaseStep(Config, ABC):
         if task.writes:
             raise ConfigError(
                 f"step {self.kind} is not for agents of {task.kind}, which write texts: no ONNX graph is made of them",
-                allowed="convert, verify",
+                allowed="distill_texts (of sequence_to_sequence), convert, verify",
                 remedy="give steps=[convert,verify], or no steps at all",
             )
         raise ConfigError(

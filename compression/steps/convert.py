@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from agent.errors import ConfigError
 from cluster.progress import timed_bar
-from compression.encoder.torch_model import quiet, save_model
+from compression.encoder.torch_model import save_model
 from compression.state.pipeline_state import ConvertedModel, PipelineState
 from compression.steps.base import BaseStep
 
@@ -54,22 +54,19 @@ class ConvertStep(BaseStep):
             ExportError: The converted model gives right texts other probabilities than PyTorch.
             ModelError: CTranslate2 does not know the architecture, or the tokenizer does not fit it.
         """
-        from agent.generation.ctranslate2_conversion import convert
-        from agent.windows.tokenizer_setup import end_id
         from compression.writing.conversion_check import require_same_scores
-        from compression.writing.converted_writers import open_converted
+        from compression.writing.converted_writers import convert_model, open_converted
         from compression.writing.measured_writer import decodes, encode_written
         from compression.writing.torch_writer import TorchWriter
 
-        tokenizer, task = state.encoder.tokenizer, state.bundle.task
-        end = str(tokenizer.id_to_token(end_id(tokenizer)))
+        task = state.bundle.task
         save_model(state.model, state.directory)
         for precision in [each for each in _PRECISIONS if each in (*self.precisions, "fp32")]:
             model = ConvertedModel(
                 state.directory / f"ctranslate2-{precision}", precision, precision in self.precisions
             )
-            with timed_bar(f"convert: {precision}"), quiet():
-                convert(state.directory, model.path, tokenizer, end, precision)
+            with timed_bar(f"convert: {precision}"):
+                convert_model(state.directory, model.path, state.encoder, precision)
             state.converted.append(model)
         documents = encode_written(task, state.encoder, state.splits.dev[:_CHECKED])
         exact = open_converted(state.converted[0].path, state.encoder, decodes=decodes(task), threads=state.threads)

@@ -60,7 +60,7 @@ class WrittenSplit:
                 found += writer.log_probabilities(some)
                 if isinstance(task, SequenceToSequence):
                     most = min(task.max_new_tokens or self.max_tokens, self.max_tokens)
-                    written += _decoded(some, writer.write(some, WritingLimit(task.num_beams, most)))
+                    written += decoded(some, writer.write(some, WritingLimit(task.num_beams, most)))
                 progress(min(first + _TEXTS_AT_ONCE, len(self.documents)), len(self.documents))
         report = score_probabilities(found)
         if isinstance(task, SequenceToSequence):
@@ -68,7 +68,13 @@ class WrittenSplit:
         return WrittenAnswers(report, tuple(written))
 
 
-def _decoded(documents: Sequence[WrittenDocument], rows: Sequence[Sequence[int]]) -> list[str]:
+def decoded(documents: Sequence[WrittenDocument], rows: Sequence[Sequence[int]]) -> list[str]:
+    """Texts of rows of sub-words, without tokens that stand for no text.
+
+    Args:
+        documents: What the texts were written for.
+        rows: Sub-words of each.
+    """
     vocabulary = documents[0].vocabulary
     assert vocabulary is not None
     return [vocabulary.tokenizer.decode(list(row), skip_special_tokens=True) for row in rows]

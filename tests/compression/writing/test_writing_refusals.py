@@ -56,6 +56,7 @@ def test_conversion_refuses_agents_that_do_not_write(tagger: Path, tmp_path: Pat
         ({"preset": "fast"}, r"preset=fast: .* of text_generation, which writes.*no preset: steps=\[convert,verify\]"),
         ({"preset": "small"}, r"preset=small: .*steps=\[convert,verify\]"),
         ({"steps": []}, r"without convert nothing could be served"),
+        ({"steps": ["distill_texts"]}, r"distill_texts.*without convert nothing could be served"),
         ({"measure": "full"}, r"measure=full .*Allowed: measure=none"),
         ({"gate": {"after_each": True}}, r"gate.after_each=True"),
     ],
