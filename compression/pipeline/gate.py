@@ -12,6 +12,7 @@ from compression.reporting.compression_report import Measurement, StepRow, Verdi
 
 _REMEDY = "remove less (shrink, prune), distill for more epochs, leave out int8 embeddings, or lower the gate"
 
+_MAX_POINTS_LOST = 0.003  # of BLEU or ROUGE: a hundredth of a low score is less than int8 moves one by chance
 _WRITERS_REMEDY = "leave int8 out (steps='[{kind: convert, precisions: [fp32]}, verify]') or lower the gate"
 
 
@@ -20,11 +21,9 @@ class Gate(Config):
 
     min_score_kept: float = Field(0.99, ge=0, le=1, description="part of the original's score that must remain")
     max_score_lost: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="most of the original's score that may be lost, as a fraction: 0.003 is 0.3 points of BLEU",
-    )
+        None, ge=0, le=1,
+        description="most of the original's score that may be lost, as a fraction: 0.003 is 0.3 points of BLEU, the default where texts are generated and min_score_kept is not given",
+    )  # fmt: skip
     min_score: float | None = Field(None, ge=0, le=1, description="score that must be reached whatever the original's")
     after_each: bool | None = Field(
         None,
@@ -34,6 +33,13 @@ class Gate(Config):
         0.02, ge=0, le=1,
         description="how much less than min_score_kept may be kept after a step, where the dev split tells it",
     )  # fmt: skip
+
+    def for_generated_texts(self) -> Gate:
+        """The gate of agents that are scored by texts that they generate: points of a score count, not parts of it, unless parts are given."""
+        if "min_score_kept" in self.model_fields_set:
+            return self
+        lost = self.max_score_lost if "max_score_lost" in self.model_fields_set else _MAX_POINTS_LOST
+        return self.model_copy(update={"min_score_kept": 0.0, "max_score_lost": lost})
 
     def judge(self, original: Measurement, published: Sequence[Measurement]) -> Verdict:
         """Judges the worst of the model files that would be published."""
@@ -64,9 +70,12 @@ class Gate(Config):
         if verdict.passed:
             return
         if verdict.split == "test":
-            allowed = f"gate.min_score_kept={self.min_score_kept:g}"
-            allowed += "" if self.max_score_lost is None else f" and gate.max_score_lost={self.max_score_lost:g}"
-            allowed += "" if self.min_score is None else f" and gate.min_score={self.min_score:g}"
+            bounds = {name: getattr(self, name) for name in ("min_score_kept", "max_score_lost", "min_score")}
+            allowed = " and ".join(
+                f"gate.{name}={value:g}"
+                for name, value in bounds.items()
+                if value or (name == "max_score_lost" and value is not None)
+            )
         else:
             allowed = f"gate.min_score_kept={self.min_score_kept:g} less gate.margin={self.margin:g} after a step"
         remedy = _WRITERS_REMEDY if writes else _REMEDY

@@ -63,7 +63,7 @@ def compress(config: CompressionConfig, add: Callable[[Path], None] | None = Non
     with write_bundle(config.output, overwrite=config.overwrite) as draft:
         location = OutputLocation(draft.path, work_directory)
         state = run_steps(inputs, location, on_verdict=lambda state, verdict: _require(inputs, state, verdict))
-        verdict = config.gate.judge(state.model_rows[0], [row for row in state.model_rows if row.published])
+        verdict = inputs.config.gate.judge(state.model_rows[0], [row for row in state.model_rows if row.published])
         _require(inputs, state, verdict)
         save_report(_report(inputs, state, verdict), draft.path)
         record_distributions(state)

@@ -12,6 +12,7 @@ from agent.bundle import Bundle, installed_versions
 from agent.config.base import Config, from_mapping
 from agent.data import DataConfig, Splits, load_splits
 from agent.errors import BundleError, ConfigError
+from agent.tasks import SequenceToSequence
 from cluster.connection import usable_cores
 from compression.pipeline.gate import Gate
 from compression.pipeline.presets import PRESETS, WRITERS_STEPS, PresetName, written_steps
@@ -171,7 +172,8 @@ def _for_writers(config: CompressionConfig, bundle: Bundle) -> CompressionConfig
             allowed="steps=[convert,verify]",
             remedy="add convert",
         )
-    return config.model_copy(update={"steps": steps, "measure": "none"})
+    gate = config.gate.for_generated_texts() if isinstance(bundle.task, SequenceToSequence) else config.gate
+    return config.model_copy(update={"steps": steps, "measure": "none", "gate": gate})
 
 
 def _load_data(config: CompressionConfig, bundle: Bundle) -> tuple[DataConfig, Splits, list[str]]:

@@ -20,11 +20,10 @@ def writing_rows(rows: Sequence[Measurement]) -> list[tuple[str, ...]]:
 def writing_results(report: CompressionReport) -> list[str]:
     """What stands below the table of models in Markdown: how speeds were measured, their spread, and all scores."""
     rows = report.model_rows
-    first = next(iter(rows[0].writing.values()))
     lines = ["", f"Sizes are of the weights alone. Speed: {report.threads} thread(s) for PyTorch (`generate` of transformers) and CTranslate2",
              "alike, the same texts in the same batches, in turns in one process; sub-words that are written, of the median turn, without the token",
              f"that ends a text. {report.machine}.", ""]  # fmt: skip
-    lines += [f"## Speed of writing ({first.num_turns} turns or more, median; slowest to fastest)", ""]
+    lines += ["## Speed of writing (median of the turns; slowest to fastest)", ""]
     lines += [*markdown_table(_speeds(rows)), ""]
     names = list(rows[0].quality.metrics)
     scored = [(row.name, *(f"{row.quality.metrics[name]:.4f}" for name in names), _same(row)) for row in rows]

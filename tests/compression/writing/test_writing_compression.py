@@ -15,10 +15,12 @@ from agent.config.base import from_mapping
 from agent.data import DataConfig, load_splits
 from agent.errors import GateError
 from agent.generation.text_writer import TextWriter
+from agent.tasks import Report
 from compression.encoder.torch_model import load_model
+from compression.pipeline.gate import Gate
 from compression.pipeline.pipeline import compress
-from compression.pipeline.pipeline_inputs import CompressionConfig
-from compression.reporting.compression_report import CompressionReport
+from compression.pipeline.pipeline_inputs import CompressionConfig, prepare
+from compression.reporting.compression_report import CompressionReport, Measurement
 from compression.reporting.report_files import terminal_table
 from compression.writing.converted_writers import open_converted
 from compression.writing.measured_writer import WritingLimit, decodes, encode_written
@@ -163,3 +165,44 @@ def test_the_same_command_writes_the_same_files(translator: Path, tmp_path: Path
     varying = {"bundle.json", "report.json", "report.md", "report.svg"}  # speeds
     assert {name: one[name] for name in one.keys() - varying} == {name: two[name] for name in two.keys() - varying}
     assert "ctranslate2-int8/model.bin" in one
+
+
+@pytest.mark.parametrize(
+    ("given", "bounds"),
+    [
+        ({}, (0.0, 0.003)),
+        ({"margin": 0.1}, (0.0, 0.003)),
+        ({"max_score_lost": 0.01}, (0.0, 0.01)),
+        ({"min_score_kept": 0.9}, (0.9, None)),
+        ({"min_score_kept": 0.9, "max_score_lost": 0.01}, (0.9, 0.01)),
+    ],
+)
+def test_points_of_generated_texts_may_be_lost_and_parts_of_other_scores(
+    given: dict[str, float], bounds: tuple[float, float | None], translator: Path, talker: Path
+) -> None:
+    tree = {"output": "nowhere", "gate": given}
+    gates = [
+        prepare(from_mapping(CompressionConfig, {**tree, "bundle": str(one)})).config.gate
+        for one in (translator, talker)
+    ]
+    assert (gates[0].min_score_kept, gates[0].max_score_lost) == bounds
+    assert (gates[1].min_score_kept, gates[1].max_score_lost) == (
+        given.get("min_score_kept", 0.99),
+        given.get("max_score_lost"),
+    )
+
+
+@pytest.mark.parametrize(("int8", "passed"), [(0.0420, True), (0.0410, False)])
+def test_three_tenths_of_a_point_are_the_same_whatever_the_score(int8: float, passed: bool) -> None:
+    def row(name: str, score: float) -> Measurement:
+        quality = Report(metrics={"bleu": score}, primary="bleu", support=1, text="", mode="")
+        return Measurement(
+            name=name, file=name, precision="fp32", size_bytes=1, parameters=1, quality=quality, published=True
+        )
+
+    gate = Gate().for_generated_texts()
+    verdict = gate.judge(row("original", 0.0446), [row("fp32", 0.0446), row("int8", int8)])
+    assert (verdict.model, verdict.passed) == ("int8", passed)
+    if not passed:
+        with pytest.raises(GateError, match=r"Allowed: gate\.max_score_lost=0\.003\. Remedy: leave int8 out"):
+            gate.require(verdict, "report.md", writes=True)
