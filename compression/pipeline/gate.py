@@ -13,7 +13,7 @@ from compression.reporting.compression_report import Measurement, StepRow, Verdi
 _REMEDY = "remove less (shrink, prune), distill for more epochs, leave out int8 embeddings, or lower the gate"
 
 _MAX_POINTS_LOST = 0.003  # of BLEU or ROUGE: a hundredth of a low score is less than int8 moves one by chance
-_WRITERS_REMEDY = "leave int8 out (steps='[{kind: convert, precisions: [fp32]}, verify]') or lower the gate"
+_WRITERS_REMEDY = "leave int8 out (steps='[{kind: convert, precisions: [fp32]}, verify]'), distill_texts for more epochs, or lower the gate"
 
 
 class Gate(Config):
