@@ -69,7 +69,7 @@ class CheckpointError(AgentError, OSError):
 
 
 class ExportError(AgentError, RuntimeError):
-    """No ONNX graph with the model's logits can be made."""
+    """No ONNX graph with the model's logits can be made, or no converted model with its probabilities."""
 
 
 class GateError(AgentError, RuntimeError):

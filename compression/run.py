@@ -18,7 +18,9 @@ from compression.reporting.report_files import terminal_table
 USAGE = f"""
 usage: python compression/run.py bundle=DIR output=DIR [preset=NAME] [config.yaml ...] [key.path=value ...]
 
-Compresses a trained agent: structured pruning, export to ONNX, graph fusion, int8, and a gate on its quality.
+Compresses a trained agent: structured pruning, export to ONNX, graph fusion, int8, and a gate on its quality. Agents that write
+(sequence_to_sequence, text_generation) are converted for CTranslate2 in float32 and int8 instead: steps=[convert,verify], theirs by default;
+step distill_texts before these teaches a smaller student.
 Example: python compression/run.py bundle=runs/agent output=runs/agent-small data.path=data/ner
 
 Presets are lists of steps (measured: docs/compression.md); other keys can be given beside them:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from agent.encoding import Int64
 
-_BATCH_TOKENS = 2_048  # of sources, padding included; what is longer is computed in parts
+BATCH_TOKENS = 2_048  # of sources, padding included; what is longer is computed in parts
 
 
 class TextWriter:
@@ -21,6 +21,9 @@ class TextWriter:
         end: The token that ends a text.
         device: cpu or cuda.
         threads: That it computes with on a CPU.
+
+    Attributes:
+        translator: The engine, of ctranslate2.
     """
 
     def __init__(
@@ -29,12 +32,17 @@ class TextWriter:
         from ctranslate2 import Translator
 
         self._tokenizer, self._end = tokenizer, end
-        self._translator = Translator(
+        self.translator = Translator(
             str(directory), device=device, compute_type="default", inter_threads=1, intra_threads=threads
         )
 
     def write(self, given: Sequence[Int64], *, num_beams: int, max_new_tokens: int) -> list[str]:
-        """The likeliest text for each that is given, as transformers writes it with `early_stopping`.
+        """The likeliest text for each that is given; arguments as those of `write_tokens`."""
+        rows = self.write_tokens(given, num_beams=num_beams, max_new_tokens=max_new_tokens)
+        return [self._tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+
+    def write_tokens(self, given: Sequence[Int64], *, num_beams: int, max_new_tokens: int) -> list[list[int]]:
+        """The sub-words of the likeliest text for each that is given, as transformers writes it with `early_stopping`, without its end.
 
         Args:
             given: Sub-words of each text, framed as the tokenizer frames one.
@@ -42,12 +50,9 @@ class TextWriter:
             max_new_tokens: That a text has at most, its end included.
         """
         rows = [[self._tokenizer.id_to_token(number) for number in ids.tolist()] for ids in given]
-        results = self._translator.translate_batch(
+        results = self.translator.translate_batch(
             rows, beam_size=num_beams, max_decoding_length=max_new_tokens, min_decoding_length=0, end_token=self._end,
-            max_input_length=0, max_batch_size=_BATCH_TOKENS, batch_type="tokens",
+            max_input_length=0, max_batch_size=BATCH_TOKENS, batch_type="tokens",
         )  # fmt: skip
-        return [self._text(result.hypotheses[0]) for result in results]
-
-    def _text(self, tokens: Sequence[str]) -> str:
-        numbers = (self._tokenizer.token_to_id(token) for token in tokens)
-        return self._tokenizer.decode([number for number in numbers if number is not None], skip_special_tokens=True)
+        numbers = [map(self._tokenizer.token_to_id, result.hypotheses[0]) for result in results]
+        return [[number for number in row if number is not None] for row in numbers]

@@ -64,12 +64,10 @@ class StudentTraining(Config):
             TrainingError: Training failed; the same command resumes from its last checkpoint.
         """
         from compression.distillation.training_command import run_training
-        from compression.encoder.torch_model import load_directory, save_model
+        from compression.encoder.torch_model import load_directory
 
         student = directory / "student"
-        save_model(state.model, student)
-        for file in state.directory.iterdir():  # the tokenizer; nothing else is there yet
-            shutil.copy(file, student)
+        save_student(state, state.model, student)
         trained = run_training(self._settings(state, student, epochs=epochs, keep_zeros=keep_zeros), directory)
         return load_directory(trained, state.bundle.task.architecture)
 
@@ -101,6 +99,15 @@ class StudentTraining(Config):
         parts.append(f"teacher's weight {self.teacher_weight:g}")
         parts += [f"{name} {weight:g}" for name, weight in more.items() if weight]
         return ", ".join([*parts, *([f"with the text of {self.unlabelled}"] if self.unlabelled else [])])
+
+
+def save_student(state: PipelineState, model: PreTrainedModel, directory: Path) -> None:
+    """Writes a network with the tokenizer of a state, as training takes it for `model.name`."""
+    from compression.encoder.torch_model import save_model
+
+    save_model(model, directory)
+    for file in state.directory.iterdir():  # the tokenizer; nothing else is there yet
+        shutil.copy(file, directory)
 
 
 def student_key(state: PipelineState, position: int) -> str:

@@ -20,6 +20,7 @@ from agent.encoder_layers import MASKED_LM, asked_rows, take_asked, takes_asked
 from agent.encoding import Float32
 from agent.errors import ModelError, one_line
 from agent.evaluation import Forward
+from agent.tasks import KINDS
 from agent.tasks.output_decision import OUT_OF_REACH
 
 if TYPE_CHECKING:
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 WEIGHTS = "model.safetensors"  # name of the file that `save_model` writes
+_WRITERS = {task.architecture for task in KINDS.values() if task.writes}
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def load_model(bundle: Bundle) -> PreTrainedModel:
-    """The bundle's network in float32 and inference mode, with eager attention, which graph fusion expects.
+    """The bundle's network in float32 and inference mode; with eager attention, which graph fusion expects, unless it writes.
 
     Raises:
         ModelError: transformers cannot load it.
@@ -54,8 +56,9 @@ def load_directory(path: Path, architecture: str) -> PreTrainedModel:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    attention = {} if architecture in _WRITERS else {"attn_implementation": "eager"}
     try:
-        model = getattr(transformers, architecture).from_pretrained(path, attn_implementation="eager")
+        model = getattr(transformers, architecture).from_pretrained(path, **attention)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"the model in {path} cannot be loaded ({one_line(error)})",

@@ -34,11 +34,11 @@ class TimeBudget(NamedTuple):
     rounds: int
     budget_s: float
 
-    def turns(self, forwards: Mapping[str, Forward]) -> Iterator[tuple[str, Forward]]:
+    def turns(self, models: Mapping[str, ItemT]) -> Iterator[tuple[str, ItemT]]:
         """Yields every model once in each round."""
         started = time.perf_counter()
         for _ in range(self.rounds):
-            yield from forwards.items()
+            yield from models.items()
             if time.perf_counter() - started > self.budget_s:
                 return
 

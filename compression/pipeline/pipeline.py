@@ -24,7 +24,7 @@ from compression.steps import BaseStep
 # Files of the old bundle that the new one takes over unchanged.
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json",
-    "merges.txt", "sentencepiece.bpe.model", "spiece.model", "bpe.codes",
+    "merges.txt", "sentencepiece.bpe.model", "spiece.model", "bpe.codes", "chat_template.jinja",
 )  # fmt: skip
 OnVerdict = Callable[[PipelineState, Verdict], None]
 
@@ -55,7 +55,7 @@ def compress(config: CompressionConfig, add: Callable[[Path], None] | None = Non
         BundleError: The bundle is damaged or compressed already, or the output may not be replaced.
         ConfigError: A step does not support this agent or this machine.
         DataError: The data does not fit the agent.
-        ExportError: No ONNX graph agrees with PyTorch.
+        ExportError: No ONNX graph, or no converted model, agrees with PyTorch.
         GateError: The agent lost too much. Nothing is published; the report lies beside the output.
     """
     check_output(config.output.absolute(), overwrite=config.overwrite)
@@ -63,7 +63,7 @@ def compress(config: CompressionConfig, add: Callable[[Path], None] | None = Non
     with write_bundle(config.output, overwrite=config.overwrite) as draft:
         location = OutputLocation(draft.path, work_directory)
         state = run_steps(inputs, location, on_verdict=lambda state, verdict: _require(inputs, state, verdict))
-        verdict = config.gate.judge(state.model_rows[0], [row for row in state.model_rows if row.published])
+        verdict = inputs.config.gate.judge(state.model_rows[0], [row for row in state.model_rows if row.published])
         _require(inputs, state, verdict)
         save_report(_report(inputs, state, verdict), draft.path)
         record_distributions(state)
@@ -173,7 +173,7 @@ def _require(inputs: PipelineInputs, state: PipelineState, verdict: Verdict) -> 
     """Raises GateError where the verdict is a refusal; the report of a refused run is written beside the output."""
     place = inputs.config.output.absolute()
     try:
-        inputs.config.gate.require(verdict, f"{place}.{NAME}.md")
+        inputs.config.gate.require(verdict, f"{place}.{NAME}.md", writes=inputs.bundle.task.writes)
     except GateError:
         save_report(_report(inputs, state, verdict), place.parent, f"{place.name}.{NAME}")
         raise
@@ -200,6 +200,9 @@ def _publish(inputs: PipelineInputs, state: PipelineState, draft: Draft) -> None
     for graph in state.graphs:
         if not graph.published:
             graph.path.unlink()
+    for model in state.converted:
+        if not model.published:
+            shutil.rmtree(model.path)
     lineage = lineage_now(
         base_model=parent.lineage.base_model, data_digest=parent.lineage.data_digest,
         parent_digest=inputs.bundle.digest, config=inputs.config.model_dump(mode="json"),
@@ -210,6 +213,7 @@ def _publish(inputs: PipelineInputs, state: PipelineState, draft: Draft) -> None
             lineage=lineage,
             evaluations=tuple(_evaluation(row, state) for row in state.model_rows if row.published),
             onnx=tuple(graph.variant for graph in state.graphs if graph.published),
+            converted=tuple(model.variant for model in state.converted if model.published),
         )
     )  # fmt: skip
 

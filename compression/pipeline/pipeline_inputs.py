@@ -11,11 +11,11 @@ from pydantic import Field, field_validator, model_validator
 from agent.bundle import Bundle, installed_versions
 from agent.config.base import Config, from_mapping
 from agent.data import DataConfig, Splits, load_splits
-from agent.errors import BundleError
-from agent.tasks.writing.stations_ahead import refuse_writing
+from agent.errors import BundleError, ConfigError
+from agent.tasks import SequenceToSequence
 from cluster.connection import usable_cores
 from compression.pipeline.gate import Gate
-from compression.pipeline.presets import PRESETS, PresetName
+from compression.pipeline.presets import PRESETS, WRITERS_STEPS, PresetName, written_steps
 from compression.pipeline.snapshots import cache_keys
 from compression.pipeline.step_measurements import Thoroughness
 from compression.steps import ORDER, Step
@@ -30,6 +30,7 @@ _CACHED_VERSIONS = (
     "onnxruntime",
     "optimum",
     "tokenizers",
+    "ctranslate2",
 )
 
 
@@ -47,13 +48,15 @@ class CompressionConfig(Config):
     overwrite: bool = Field(False, description="replace a bundle at output")
     data: DataChoice = Field(default_factory=DataChoice)
     seed: int = Field(0, description="for the choice of calibration sentences")
-    threads: int = Field(default_factory=usable_cores, ge=1, description="threads of PyTorch and ONNX Runtime")
+    threads: int = Field(
+        default_factory=usable_cores, ge=1, description="threads of PyTorch, ONNX Runtime and CTranslate2"
+    )
     preset: PresetName | None = Field(
         None, description="a named list of steps: fast, exact, balanced or small; steps, where given, replace it"
     )
     steps: tuple[Step, ...] = Field(
         default_factory=lambda: PRESETS["fast"].steps,
-        description="what to do, in order; each a kind, or {kind: ..., option: ...}",
+        description="what to do, in order; each a kind, or {kind: ..., option: ...}; of agents that write, [convert, verify] if none are given",
     )
     gate: Gate = Field(default_factory=Gate)
     measure: Thoroughness = Field(
@@ -119,6 +122,8 @@ def prepare(config: CompressionConfig) -> PipelineInputs:
     for step in config.steps:
         step.check()
     bundle = _load_bundle(config)
+    if bundle.task.writes:
+        config = _for_writers(config, bundle)
     for step in config.steps:
         step.check_task(bundle.task)
     data, splits, notes = _load_data(config, bundle)
@@ -131,14 +136,44 @@ def prepare(config: CompressionConfig) -> PipelineInputs:
 
 def _load_bundle(config: CompressionConfig) -> Bundle:
     bundle = Bundle.load(config.bundle)
-    refuse_writing(bundle.task, bundle.path, "compress")
-    if bundle.manifest.onnx:
+    held = [*(graph.file for graph in bundle.manifest.onnx), *(model.directory for model in bundle.manifest.converted)]
+    if held:
         raise BundleError(
-            f"bundle {config.bundle} is compressed already (it holds {bundle.manifest.onnx[-1].file})",
+            f"bundle {config.bundle} is compressed already (it holds {held[-1]})",
             allowed="a bundle written by training/run.py",
             remedy="compress the bundle that it was made from",
         )
     return bundle
+
+
+def _for_writers(config: CompressionConfig, bundle: Bundle) -> CompressionConfig:
+    """The configuration for an agent that writes: its steps where none are given, and nothing measured between them.
+
+    Raises:
+        ConfigError: A preset was given, conversion is left out, or what can only be measured between steps was asked for.
+    """
+    what, remedy = f"bundle {bundle.path} is an agent of {bundle.task.kind}, which writes texts", "leave it out"
+    if config.preset and config.steps == PRESETS[config.preset].steps:
+        raise ConfigError(
+            f"preset={config.preset}: {what}, and presets are lists of steps for others",
+            allowed="no preset: steps=[convert,verify]",
+            remedy=remedy,
+        )
+    if config.gate.after_each or ("measure" in config.model_fields_set and config.measure != "none"):
+        raise ConfigError(
+            f"measure={config.measure} and gate.after_each={config.gate.after_each}: {what}, and no step of theirs comes before convert, whose result verify measures",
+            allowed="measure=none without gate.after_each",
+            remedy=remedy,
+        )
+    steps = config.steps if "steps" in config.model_fields_set else WRITERS_STEPS
+    if "convert" not in [step.kind for step in steps] and not any(step.for_writers is False for step in steps):
+        raise ConfigError(
+            f"{written_steps(steps)}: {what}, and without convert nothing could be served",
+            allowed="steps=[convert,verify]",
+            remedy="add convert",
+        )
+    gate = config.gate.for_generated_texts() if isinstance(bundle.task, SequenceToSequence) else config.gate
+    return config.model_copy(update={"steps": steps, "measure": "none", "gate": gate})
 
 
 def _load_data(config: CompressionConfig, bundle: Bundle) -> tuple[DataConfig, Splits, list[str]]:

@@ -7,7 +7,17 @@ from typing import Literal, NamedTuple
 
 import yaml
 
-from compression.steps import BaseStep, DistillStep, ExportStep, PruneStep, QuantizeStep, ShrinkStep, Step, VerifyStep
+from compression.steps import (
+    BaseStep,
+    ConvertStep,
+    DistillStep,
+    ExportStep,
+    PruneStep,
+    QuantizeStep,
+    ShrinkStep,
+    Step,
+    VerifyStep,
+)
 
 PresetName = Literal["fast", "exact", "balanced", "small"]
 
@@ -39,6 +49,9 @@ PRESETS: Mapping[PresetName, Preset] = {
         "a training run: the student of balanced with word embeddings of 4 bits, the smallest file",
     ),
 }
+
+WRITERS_STEPS: tuple[Step, ...] = (ConvertStep(), VerifyStep())
+"""What is done with an agent that writes, if nothing is given."""
 
 
 def describe_presets() -> str:

@@ -13,15 +13,16 @@ import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from agent.config.base import Config
 from agent.files import draft_file, sha256_of, write_file
 from compression.reporting.compression_report import Measurement, StepRow
-from compression.state.pipeline_state import Graph, PipelineState
+from compression.state.pipeline_state import ConvertedModel, Graph, PipelineState
 
+ModelT = TypeVar("ModelT", Graph, ConvertedModel)
 # Fields that a state and its snapshot have in common.
 _PLAIN = (
     "weights_changed",
@@ -42,7 +43,7 @@ class Snapshot(Config):
         kind: Kind of the finished step.
         files: SHA-256 of each file in the state's directory, by name.
         model: SHA-256 of each file that `save_model` wrote, by name; empty while the network is the original's.
-        graphs: Their paths hold no more than the files' names, since a resumed run has another directory.
+        graphs, converted: Their paths hold no more than the files' names, since a resumed run has another directory.
     """
 
     kind: str
@@ -50,6 +51,7 @@ class Snapshot(Config):
     model: Mapping[str, str]
     exporter: str | None
     graphs: tuple[Graph, ...]
+    converted: tuple[ConvertedModel, ...]
     weights_changed: bool
     parameters: int
     batch_size: int
@@ -102,6 +104,7 @@ class Snapshots:
             model=self._put_model(state) if state.weights_changed else {},
             exporter=state.exporter and state.exporter.kind,
             graphs=tuple(_relocated(graph, Path()) for graph in state.graphs),
+            converted=tuple(_relocated(model, Path()) for model in state.converted),
             **{name: getattr(state, name) for name in _PLAIN},
         )
         write_file(self._steps / f"{key}.json", snapshot.model_dump_json(indent=1) + "\n")
@@ -120,6 +123,7 @@ class Snapshots:
                 state.model = load_directory(Path(place), state.bundle.task.architecture)
         state.exporter = EXPORTERS[snapshot.exporter]() if snapshot.exporter else None
         state.graphs = [_relocated(graph, state.directory) for graph in snapshot.graphs]
+        state.converted = [_relocated(model, state.directory) for model in snapshot.converted]
         for name in _PLAIN:
             value = getattr(snapshot, name)
             setattr(state, name, list(value) if isinstance(value, tuple) else value)
@@ -168,8 +172,8 @@ class Snapshots:
             shutil.copyfile(self._objects / digest, target)
 
 
-def _relocated(graph: Graph, directory: Path) -> Graph:
-    return dataclasses.replace(graph, path=directory / graph.path.name)
+def _relocated(model: ModelT, directory: Path) -> ModelT:
+    return dataclasses.replace(model, path=directory / model.path.name)
 
 
 def _digest(tree: Any) -> str:

@@ -26,12 +26,30 @@ class Agreement(Config):
     words: float
 
 
+class WritingSpeed(Config):
+    """How fast texts are written.
+
+    Attributes:
+        num_texts: That were written in a turn.
+        num_turns: Of this model, in turns with others.
+        texts_per_s, tokens_per_s: Of the median turn; the token that ends a text does not count.
+        slowest_tokens_per_s, fastest_tokens_per_s: Of the slowest and the fastest turn.
+    """
+
+    num_texts: int
+    num_turns: int
+    texts_per_s: float
+    tokens_per_s: float
+    slowest_tokens_per_s: float
+    fastest_tokens_per_s: float
+
+
 class Measurement(Config):
     """Measurements of one model file.
 
     Attributes:
         name: Name in the report.
-        file: Name of the file in its bundle.
+        file: Name of the file, or of the directory of a converted model, in its bundle.
         precision: Precision of the weights.
         parameters: Number of weights that it computes with.
         flops_per_token: In a sentence of 64 tokens, or of as many as the model takes.
@@ -40,7 +58,8 @@ class Measurement(Config):
             or texts: confidence is the probability of the answer.
         agreement: Agreement with the original.
         latency: By number of tokens, one sentence at a time. Weights with zeros are as fast as the original and not timed.
-        sentences_per_s, tokens_per_s: Throughput in batches, without padding.
+        sentences_per_s, tokens_per_s: Throughput in batches, without padding; of texts and sub-words that are written, if it writes.
+        writing: Of a model that writes, its speed by the number of texts in a batch.
         published: Whether it is in the new bundle.
     """
 
@@ -56,6 +75,7 @@ class Measurement(Config):
     latency: Mapping[int, Latency] = Field(default_factory=dict)
     sentences_per_s: float | None = None
     tokens_per_s: float | None = None
+    writing: Mapping[int, WritingSpeed] = Field(default_factory=dict)
     published: bool
 
     @property

@@ -10,6 +10,8 @@ from agent.markdown import escape
 from agent.markdown import table as markdown_table
 from compression.reporting.compression_report import CompressionReport, Latency, Measurement, StepRow
 from compression.reporting.frontier_plot import draw_frontier, points_of
+from compression.reporting.report_cells import model_name, number, scores, sizes
+from compression.reporting.writing_tables import writing_results, writing_rows
 
 NAME = "report"
 KINDS = ("json", "md", "svg")
@@ -67,6 +69,8 @@ def _results(report: CompressionReport) -> list[str]:
     rows = report.model_rows
     lines = markdown_table(_rows(report))
     lines += [f"\n**{warning}**" for warning in _contention_warning(report)]
+    if rows[0].writing:
+        return [*lines, *writing_results(report)]
     lines += ["", f"Sizes are of the model file alone. Speed: {report.threads} thread(s) for PyTorch and ONNX Runtime",
               f"alike, measured in turns in one process. Throughput: batches of {report.batch_size} test sentences of like",
               f"length, the same batches for all, the fastest pass of each. One sentence: of {min(rows[0].latency)} tokens, the median. {report.machine}.", ""]  # fmt: skip
@@ -105,6 +109,8 @@ def _contention_warning(report: CompressionReport) -> list[str]:
 
 def _rows(report: CompressionReport) -> list[tuple[str, ...]]:
     original = report.model_rows[0]
+    if original.writing:
+        return writing_rows(report.model_rows)
     name = original.quality.score_name
     head = ("model", "MB", "parameters", name, "kept", "1 sentence, ms", "sentences/s", "speed")
     return [head, *[_model_cells(row, original) for row in report.model_rows]]
@@ -123,45 +129,32 @@ def _verdict_line(report: CompressionReport) -> str:
 def _model_cells(row: Measurement, original: Measurement) -> tuple[str, ...]:
     shortest = row.latency[min(row.latency)].median_ms if row.latency else None
     speed = row.sentences_per_s and original.sentences_per_s and row.sentences_per_s / original.sentences_per_s
-    name = row.name + ("" if row.published or row is original else " (not published)")
-    clocks = (_number(shortest, ".2f"), _number(row.sentences_per_s, ".0f"), _number(speed, ".2f", "x"))
-    return (name, *_sizes(row), *_scores(row, original), *clocks)
+    clocks = (number(shortest, ".2f"), number(row.sentences_per_s, ".0f"), number(speed, ".2f", "x"))
+    return (model_name(row, original), *sizes(row), *scores(row, original), *clocks)
 
 
 def _step_cells(row: StepRow, original: StepRow) -> tuple[str, ...]:
     found, first = row.measurement, original.measurement
     assert found
     assert first
-    return (row.kind, *_sizes(found), _mflops(found), *_scores(found, first), *_agreement(found))
-
-
-def _sizes(row: Measurement) -> tuple[str, str]:
-    return f"{row.size_bytes / 1e6:.1f}", f"{row.parameters / 1e6:.2f} M"
-
-
-def _scores(row: Measurement, original: Measurement) -> tuple[str, str]:
-    return f"{row.score:.4f}", f"{row.score / original.score:.2%}" if original.score else "-"
+    return (row.kind, *sizes(found), _mflops(found), *scores(found, first), *_agreement(found))
 
 
 def _agreement(row: Measurement) -> tuple[str, str, str]:
     """Shares of equal answers and the calibration error."""
     alike = row.agreement
-    shares = (_number(alike.texts, ".1%"), _number(alike.words, ".2%")) if alike else ("-", "-")
-    return (*shares, _number(row.calibration_error, ".4f"))
+    shares = (number(alike.texts, ".1%"), number(alike.words, ".2%")) if alike else ("-", "-")
+    return (*shares, number(row.calibration_error, ".4f"))
 
 
 def _mflops(row: Measurement) -> str:
     return "-" if row.flops_per_token is None else f"{row.flops_per_token / 1e6:.1f}"
 
 
-def _number(value: float | None, form: str, unit: str = "") -> str:
-    return "-" if value is None else f"{value:{form}}{unit}"
-
-
 def _labels(rows: Sequence[tuple[str, Measurement]]) -> list[tuple[str, ...]]:
     labels = [name for name in rows[0][1].quality.metrics if name.startswith("f1.")]
     lines = [
-        (name, f"{row.score:.4f}", *(_number(row.quality.metrics.get(n), ".4f") for n in labels)) for name, row in rows
+        (name, f"{row.score:.4f}", *(number(row.quality.metrics.get(n), ".4f") for n in labels)) for name, row in rows
     ]
     return [("model", "all", *(escape(label.removeprefix("f1.")) for label in labels)), *lines]
 
@@ -175,7 +168,7 @@ def _latencies(rows: Sequence[tuple[str, Measurement]]) -> list[tuple[str, ...]]
 def _speeds(rows: Sequence[StepRow]) -> list[tuple[str, ...]]:
     head, *body = _latencies([(row.kind, row.measurement) for row in rows if row.measurement])
     measured = [(row.measurement.sentences_per_s, row.speed) for row in rows if row.measurement]
-    rates = [(_number(per_s, ".0f"), _number(speed, ".2f", "x")) for per_s, speed in measured]
+    rates = [(number(per_s, ".0f"), number(speed, ".2f", "x")) for per_s, speed in measured]
     lines = [(*cells, *rate) for cells, rate in zip(body, rates, strict=True)]
     return [("one sentence, ms", *head[1:], "sentences/s", "speed"), *lines]
 

@@ -10,9 +10,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from agent.bundle import HARDWARE, Bundle, OnnxVariant, Precision
+from agent.bundle import HARDWARE, Bundle, ConvertedVariant, OnnxVariant, Precision
 from agent.data import DataConfig, Splits
 from agent.encoding import Encoder, Window
 from compression.reporting.compression_report import Measurement, StepRow
@@ -51,6 +51,36 @@ class Graph:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class ConvertedModel:
+    """A model for CTranslate2 that a step wrote.
+
+    Attributes:
+        path: Its directory, in the draft of the new bundle.
+        precision: Precision of weights and matrix products.
+        published: Whether it goes into the bundle; otherwise it is only measured for comparison.
+    """
+
+    path: Path
+    precision: Literal["fp32", "int8"]
+    published: bool = True
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return f"CTranslate2 {self.precision}"
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its weights."""
+        return (self.path / "model.bin").stat().st_size
+
+    @property
+    def variant(self) -> ConvertedVariant:
+        """The model's entry in the manifest."""
+        return ConvertedVariant(directory=self.path.name, precision=self.precision)
+
+
 @dataclass
 class PipelineState:
     """The state of a compression run.
@@ -69,6 +99,7 @@ class PipelineState:
         parameters: Number of weights of the slimmed network that the graphs hold.
         exporter: The exporter that wrote the graphs.
         graphs: Graphs written so far, the one to be served last.
+        converted: Models for CTranslate2 written so far, the one to be served last.
         model_rows: Measurements of all model files, the original first; written by verify.
         step_rows: Measurements after each step.
         step_outputs: Plain values (as in JSON) that one step passes to a later one, by key.
@@ -94,6 +125,7 @@ class PipelineState:
     contention: float | None = None
     exporter: Exporter | None = None
     graphs: list[Graph] = field(default_factory=list)
+    converted: list[ConvertedModel] = field(default_factory=list)
     model_rows: list[Measurement] = field(default_factory=list)
     step_rows: list[StepRow] = field(default_factory=list)
     step_outputs: dict[str, Any] = field(default_factory=dict)

@@ -5,7 +5,9 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from compression.steps.base import BaseStep
+from compression.steps.convert import ConvertStep
 from compression.steps.distill import DistillStep
+from compression.steps.distill_texts import DistillTextsStep
 from compression.steps.export import ExportStep
 from compression.steps.low_rank import LowRankStep
 from compression.steps.prune import PruneStep
@@ -17,11 +19,13 @@ from compression.steps.vocabulary import VocabularyStep
 Step = Annotated[
     ShrinkStep
     | DistillStep
+    | DistillTextsStep
     | PruneStep
     | VocabularyStep
     | LowRankStep
     | ExportStep
     | QuantizeStep
+    | ConvertStep
     | VerifyStep,
     Field(discriminator="kind"),
 ]  # fmt: skip
@@ -32,6 +36,6 @@ ORDER = tuple(
 """The kinds of all steps in the order in which they can be taken."""
 
 __all__ = [
-    "ORDER", "BaseStep", "DistillStep", "ExportStep", "LowRankStep", "PruneStep", "QuantizeStep", "ShrinkStep", "Step", "VerifyStep",
+    "ORDER", "BaseStep", "ConvertStep", "DistillStep", "DistillTextsStep", "ExportStep", "LowRankStep", "PruneStep", "QuantizeStep", "ShrinkStep", "Step", "VerifyStep",
     "VocabularyStep",
 ]  # fmt: skip

@@ -27,6 +27,7 @@ class DistillStep(StudentTraining, BaseStep):
         Raises:
             ConfigError: The task is such a one.
         """
+        super().check_task(task)
         if task.decision.of_vocabulary:
             raise ConfigError(
                 f"step distill does not teach a student of {task.kind}: its outputs are the whole vocabulary",

@@ -55,6 +55,7 @@ class LowRankStep(BaseStep):
         Raises:
             ConfigError: The task is such a one.
         """
+        super().check_task(task)
         if task.decision.of_vocabulary and "embeddings" in self.matrices:
             raise ConfigError(
                 f"low_rank.matrices={list(self.matrices)}: the embeddings of {task.kind} are its outputs too",

@@ -73,6 +73,7 @@ class PruneStep(BaseStep):
         Raises:
             ConfigError: The task's outputs are a whole vocabulary.
         """
+        super().check_task(task)
         if task.decision.of_vocabulary and self.recovery_epochs:
             raise ConfigError(
                 f"prune.recovery_epochs={self.recovery_epochs}: an agent of {task.kind} is not taught by another",

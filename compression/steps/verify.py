@@ -21,33 +21,43 @@ from compression.measurement.candidates import (
 from compression.measurement.speed import CpuContention, TimeBudget, evenly_spaced
 from compression.state.pipeline_state import PipelineState
 from compression.steps.base import BaseStep
+from compression.writing.written_verification import MAX_TEXTS, WritingEffort, verify_written
 
 ORIGINAL = "original, PyTorch"
+_MAX_SENTENCES = 256
 
 
 class VerifyStep(BaseStep):
     """Measures quality, size, latency and throughput of all model files; the gate judges the result."""
 
     position: ClassVar[int] = 40
+    for_writers: ClassVar[bool | None] = None
     kind: Literal["verify"] = "verify"
     batch_size: int = Field(32, ge=1, description="sentences in a batch when throughput is measured")
-    max_sentences: int = Field(256, ge=1, description="test sentences over which throughput is measured")
+    max_sentences: int | None = Field(
+        None, ge=1,
+        description=f"test sentences over which throughput is measured; default: {_MAX_SENTENCES}, or {MAX_TEXTS} texts that an agent writes",
+    )  # fmt: skip
     rounds: int = Field(6, ge=1, description="how often each model takes its turn at the clock")
     budget_s: float = Field(20.0, gt=0, description="seconds after which no further round of turns begins")
 
     def run(self, state: PipelineState) -> None:
         """Fills the state's `model_rows`, the original first."""
+        budget = TimeBudget(self.rounds, self.budget_s / 2)
+        if state.bundle.task.writes:
+            effort = WritingEffort(self.batch_size, self.max_sentences or MAX_TEXTS, budget)
+            verify_written(state, ORIGINAL, effort)
+            return
         save_model(state.model, state.directory)
         candidates = _candidates(state)
         test = state.splits.test
         answers = {one.name: one.answers(state, test, "verify") for one in candidates}
         timed = [one for one in candidates if one.timed]
-        budget = TimeBudget(self.rounds, self.budget_s / 2)
         cpu = CpuContention()
         with timed_bar("verify: latency and throughput") as progress:
             latency = time_sentences(timed, state, budget)
             progress(1, 2)
-            sample = evenly_spaced(test, self.max_sentences)
+            sample = evenly_spaced(test, self.max_sentences or _MAX_SENTENCES)
             rates = time_batches(timed, state, examples=sample, batch_size=self.batch_size, budget=budget)
             progress(2, 2)
         state.contention = cpu.contention(state.threads)

@@ -60,6 +60,7 @@ class VocabularyStep(BaseStep):
         Raises:
             ConfigError: The task is such a one.
         """
+        super().check_task(task)
         if task.decision.of_vocabulary:
             raise ConfigError(
                 f"step vocabulary would take away outputs of {task.kind}, which are the vocabulary itself",

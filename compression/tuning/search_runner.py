@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.bundle import check_output
+from agent.bundle.manifest import parse_manifest, read_manifest
 from agent.config.resume_check import check_unchanged
 from agent.errors import AgentError, ConfigError, GateError
 from cluster import connect
@@ -52,6 +53,7 @@ def search(config: CompressionSearchConfig) -> tuple[CompressionSearchRecord, Co
     if importlib.util.find_spec("ray") is None:
         raise ConfigError("a search needs ray[tune]", remedy="pip install 'bert-agent[training]'")
     check_output(config.output.expanduser().absolute(), overwrite=config.overwrite)
+    _check_task(config.bundle)
     _check_cores(config)
     trials = config.trials()
     configs = {trial.number: config.compressed_with(trial.settings) for trial in trials}
@@ -70,6 +72,16 @@ def search(config: CompressionSearchConfig) -> tuple[CompressionSearchRecord, Co
         runner = TrialRunner(run_trial, assignment, work_directory_of(config.output), config.max_concurrent)
         runner.run(numbers, listener)
     return listener.record, _publish(config, listener.record, configs)
+
+
+def _check_task(bundle: Path) -> None:
+    task = parse_manifest(bundle, read_manifest(bundle)).task
+    if task.writes:
+        raise ConfigError(
+            f"bundle {bundle} is an agent of {task.kind}, which writes texts, and their only step, convert, has nothing to search",
+            allowed="agents of other tasks",
+            remedy="compress it by python compression/run.py",
+        )
 
 
 def _check_cores(config: CompressionSearchConfig) -> None:

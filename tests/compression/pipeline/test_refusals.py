@@ -17,7 +17,6 @@ from compression.exporters import TorchScriptExporter
 from compression.pipeline.pipeline import compress
 from compression.pipeline.pipeline_inputs import CompressionConfig
 from tests.compression.pipeline.test_pipeline import run
-from tests.tiny_writers import publish_writer
 
 ROOT = Path(__file__).resolve().parents[3]
 EXPORT = {"kind": "export", "exporter": "torchscript"}
@@ -33,7 +32,7 @@ EXPORT = {"kind": "export", "exporter": "torchscript"}
         ([{"kind": "export", "exporter": "onnxmltools"}, "verify"], "optimum, transformers, torchscript"),
         (
             ["export", "prune", "verify"],
-            "in the order shrink, distill, prune, vocabulary, low_rank, export, quantize, verify",
+            "in the order shrink, distill, distill_texts, prune, vocabulary, low_rank, export, quantize, convert, verify",
         ),
         (["export", "export", "verify"], "each once"),
         (["prune", "quantize", "verify"], "needs a step export"),
@@ -231,14 +230,3 @@ def test_a_compression_that_refuses_by_the_command_has_its_status(tagger: Path, 
 def test_compress_is_a_plain_function() -> None:
     with pytest.raises(BundleError, match="is no bundle"):
         compress(from_mapping(CompressionConfig, {"bundle": "/nonexistent", "output": "/tmp/nowhere"}))
-
-
-def test_an_agent_that_writes_is_refused_by_name(tmp_path: Path) -> None:
-    place = publish_writer(tmp_path / "agent", "sequence_to_sequence")
-    config = from_mapping(CompressionConfig, {"bundle": str(place), "output": str(tmp_path / "small")})
-    with pytest.raises(
-        BundleError,
-        match=r"of sequence_to_sequence, which writes texts, .* compress .*Allowed: agents of token_cl.*Remedy: ",
-    ):
-        compress(config)
-    assert not (tmp_path / "small").exists()

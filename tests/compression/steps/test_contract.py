@@ -34,6 +34,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "export": {"exporter": "torchscript"},
     "verify": {"rounds": 1, "max_sentences": 16},
 }
+FOR_WRITERS = [
+    kind.model_fields["kind"].default for kind in KINDS if kind.for_writers
+]  # taken in tests/compression/writing
 TRAINS = {"distill"}  # system tests, which share a Ray; as a process of its own: test_shrink.py
 
 
@@ -65,7 +68,12 @@ def digests(directory: Path) -> dict[str, str]:
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=pytest.mark.system if name in TRAINS else ()) for name in NAMES]
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.system if name in TRAINS else ())
+        for name in NAMES
+        if name not in FOR_WRITERS
+    ],
 )
 def outcome(
     request: pytest.FixtureRequest, tagger: Path, tmp_path_factory: pytest.TempPathFactory

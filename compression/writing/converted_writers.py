@@ -1,0 +1,111 @@
+"""Models that were converted for CTranslate2, as they are measured: an encoder with a decoder, or a decoder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from agent.encoding import Encoder, Float32, Int64
+from agent.generation.ctranslate2_conversion import convert
+from agent.generation.text_writer import TextWriter
+from agent.tasks.writing.teacher_forcing import WrittenDocument
+from agent.windows.tokenizer_setup import end_id
+from compression.encoder.torch_model import quiet
+from compression.writing.measured_writer import BATCH_TOKENS, MeasuredWriter, WritingLimit, prompt_of, right_tokens
+
+
+def convert_model(source: Path, target: Path, encoder: Encoder, precision: str = "fp32") -> None:
+    """Writes a model for CTranslate2, without a word of what its libraries say.
+
+    Args:
+        source: The model, as transformers writes it.
+        target: A directory that is not there yet.
+        encoder: The agent's tokenizer.
+        precision: fp32 or int8.
+
+    Raises:
+        ModelError: CTranslate2 does not know the architecture, or the tokenizer does not fit it.
+    """
+    with quiet():
+        convert(source, target, encoder.tokenizer, _end_of(encoder.tokenizer), precision)
+
+
+def open_converted(directory: Path, encoder: Encoder, *, decodes: bool, threads: int) -> MeasuredWriter:
+    """Opens a converted model on the CPU, in the precision that it was converted to.
+
+    Args:
+        directory: What `ctranslate2_conversion.convert` wrote.
+        encoder: The agent's tokenizer.
+        decodes: Whether an encoder reads what a decoder writes of, as in sequence_to_sequence.
+        threads: That it computes with.
+    """
+    kind = _EncoderDecoder if decodes else _Decoder
+    return kind(directory, encoder.tokenizer, threads)
+
+
+class _EncoderDecoder(MeasuredWriter):
+    def __init__(self, directory: Path, tokenizer: Tokenizer, threads: int) -> None:
+        self._tokenizer, self._writer = tokenizer, TextWriter(directory, tokenizer, _end_of(tokenizer), threads=threads)
+
+    def log_probabilities(self, documents: Sequence[WrittenDocument]) -> list[Float32]:
+        sources = [_pieces(self._tokenizer, document.given) for document in documents]
+        # CTranslate2 puts the token that ends a text behind each by itself.
+        targets = [_pieces(self._tokenizer, right_tokens(document)[:-1]) for document in documents]
+        results = self._writer.translator.score_batch(
+            sources, targets, max_batch_size=BATCH_TOKENS, batch_type="tokens", max_input_length=0
+        )
+        return [np.array(result.log_probs, np.float32) for result in results]
+
+    def write(self, documents: Sequence[WrittenDocument], limit: WritingLimit) -> list[list[int]]:
+        assert not limit.exact
+        given = [document.given for document in documents]
+        return self._writer.write_tokens(given, num_beams=limit.num_beams, max_new_tokens=limit.max_new_tokens)
+
+
+class _Decoder(MeasuredWriter):
+    def __init__(self, directory: Path, tokenizer: Tokenizer, threads: int) -> None:
+        from ctranslate2 import Generator
+
+        self._tokenizer = tokenizer
+        self._generator = Generator(
+            str(directory), device="cpu", compute_type="default", inter_threads=1, intra_threads=threads
+        )
+
+    def log_probabilities(self, documents: Sequence[WrittenDocument]) -> list[Float32]:
+        windows = [document.windows[0] for document in documents]
+        results = self._generator.score_batch(
+            [_pieces(self._tokenizer, window.input_ids) for window in windows],
+            max_batch_size=BATCH_TOKENS, batch_type="tokens", max_input_length=0,
+        )  # fmt: skip
+        found = []
+        for window, result in zip(windows, results, strict=True):
+            assert window.asked is not None
+            found.append(np.array(result.log_probs, np.float32)[window.asked[:-1] == 1])
+        return found
+
+    def write(self, documents: Sequence[WrittenDocument], limit: WritingLimit) -> list[list[int]]:
+        prompts = [_pieces(self._tokenizer, prompt_of(document)) for document in documents]
+        found: list[list[int]] = [[]] * len(prompts)
+        # Where the shortest prompt has one token, those of the others come back as answers (findings/ctranslate2_prompt_of_one_token.sh).
+        for single in (False, True):
+            places = [place for place, prompt in enumerate(prompts) if (len(prompt) == 1) == single]
+            if not places:
+                continue
+            results = self._generator.generate_batch(
+                [prompts[place] for place in places], beam_size=limit.num_beams, sampling_topk=1, include_prompt_in_result=False,
+                max_length=limit.max_new_tokens, min_length=limit.max_new_tokens if limit.exact else 0,
+            )  # fmt: skip
+            for place, result in zip(places, results, strict=True):
+                found[place] = list(result.sequences_ids[0])
+        return found
+
+
+def _end_of(tokenizer: Tokenizer) -> str:
+    return str(tokenizer.id_to_token(end_id(tokenizer)))
+
+
+def _pieces(tokenizer: Tokenizer, ids: Int64) -> list[str]:
+    return [str(tokenizer.id_to_token(number)) for number in ids.tolist()]
