@@ -53,12 +53,14 @@ $(STAMP): pyproject.toml .ci/constraints.txt
 
 # After three epochs few of the test split's hidden words are guessed: one more or less is 0.7% of them.
 GATE_masked_language_modelling = gate.min_score_kept=0.95
+# Nor does a model that starts from nothing write its texts by far: int8 moves BLEU of 700 short ones by half a point.
+GATE_sequence_to_sequence = gate.max_score_lost=0.02
 
 # Agents that write start from nothing, with a tokenizer of their own: more than three epochs teach them something.
 FAMILY_sequence_to_sequence := pegasus
 FAMILY_text_generation := gpt2
 FAMILY := $(FAMILY_$(TASK))
-TRAINED := $(if $(FAMILY),model.name=$(DEMO)/model model.init=random epochs=8,epochs=3)
+TRAINED := $(if $(FAMILY),model.name=$(DEMO)/model model.init=random epochs=16,epochs=3)
 
 demo: setup  ## the whole way on the embedded default: data, train, compress, serve, predict, metrics (TASK=token_classification)
 	@echo "== data";     $(BIN)/python -m agent.corpus $(DEMO)/data --task $(TASK)
