@@ -107,11 +107,11 @@ def publish_writer(directory: Path, kind: str) -> Path:
     return directory
 
 
-def publish_converted(directory: Path, kind: str, family: str = "pegasus") -> Path:
+def publish_converted(directory: Path, kind: str, family: str = "pegasus", **changes: Any) -> Path:
     """Writes a bundle of an agent that writes with random weights, in both forms of CTranslate2."""
     tokenizer = make_word_tokenizer(ends=kind == "sequence_to_sequence")
     with write_bundle(directory) as draft:
-        make_writer(draft.path, family)
+        make_writer(draft.path, family, **changes)
         variants = tuple(ConvertedVariant(directory=f"ctranslate2-{each}", precision=each) for each in ("fp32", "int8"))
         for variant in variants:
             convert(draft.path, draft.path / variant.directory, tokenizer, END, variant.precision)

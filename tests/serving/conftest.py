@@ -26,6 +26,7 @@ from serving.ray_serve.http_protocol import protocol_for
 from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.predictor import Predictor
 from tests.serving.tiny import CLASSIFIER, FILLER, JUDGE, LABELLER, READER, RELATER, TAGGER, make_bundle
+from tests.tiny_writers import publish_converted
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +62,18 @@ def filler_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def relater_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bundle(tmp_path_factory.mktemp("relater") / "bundle", RELATER)
+
+
+@pytest.fixture(scope="session")
+def translator_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return publish_converted(
+        tmp_path_factory.mktemp("translator") / "bundle", "sequence_to_sequence", "bart", init_std=0.5
+    )
+
+
+@pytest.fixture(scope="session")
+def talker_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return publish_converted(tmp_path_factory.mktemp("talker") / "bundle", "text_generation", "llama")
 
 
 @pytest.fixture(scope="session")
