@@ -87,11 +87,11 @@ class WritingEngine:
         task, encoder = self.task, self.bundle.encoder
         wanted = parameters or task.parameters()
         jobs = []
-        for document in task.encode_request(encoder, texts, wanted):
+        for text, document in zip(texts, task.encode_request(encoder, texts, wanted), strict=True):
             assert isinstance(document, WrittenDocument)
             given = [int(number) for number in document.given]
             limits = Limits(self._end, task.new_tokens(encoder, document, wanted), tuple(task.asked(wanted).stop or ()))
-            before = given[-_CONTEXT:] if task.goes_on(document.text) else []
+            before = given[-_CONTEXT:] if task.goes_on(text) else []
             by_token = bool(getattr(wanted, "details", False))
             written = GrowingText(encoder.tokenizer, limits, before=before, by_token=by_token)
             jobs.append(WritingJob(given, written, self._settings(wanted, limits)))

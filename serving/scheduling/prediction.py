@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from agent import telemetry
 from agent.encoding import Float32
+from agent.generation.growing_text import GrowingText
 from agent.tasks import Parameters
 from serving.feedback.explorer import Explorer
 from serving.inference.engine import Engine
@@ -39,6 +40,7 @@ class Wanted(NamedTuple):
         done: Told the outcome once, on the event loop.
         timeout_s: Seconds from the request's arrival after which the caller no longer wants the answers.
         arrival: When it came, on the monotonic clock.
+        listen: Told, on the event loop, what is written of a text as it grows; the tokens may be several more than before.
     """
 
     texts: Sequence[str]
@@ -48,6 +50,7 @@ class Wanted(NamedTuple):
     done: Callable[[Outcome], None]
     timeout_s: float | None
     arrival: float
+    listen: Callable[[GrowingText], None] | None = None
 
 
 class Shared(NamedTuple):

@@ -124,11 +124,14 @@ class Predictor:
         Returns:
             What can be cancelled; None if nothing was begun.
         """
-        characters = sum(map(len, texts))
-        wanted = Wanted(texts, characters, parameters, context, done, timeout_s, time.monotonic())
+        return self.begin(Wanted(texts, sum(map(len, texts)), parameters, context, done, timeout_s, time.monotonic()))
+
+    def begin(self, wanted: Wanted) -> Prediction | None:
+        """Begins to answer one request, as `submit` does."""
+        texts = wanted.texts
         try:
-            self.limits.check(texts, characters)
-            context.charge(texts, characters)
+            self.limits.check(texts, wanted.num_characters)
+            wanted.context.charge(texts, wanted.num_characters)
             version = self._candidate if self._candidate and self._takes_turn() else self._live
             version.check_room()
             version.batcher.check_wait(max(map(len, texts), default=0) // _CHARACTERS_PER_TOKEN)

@@ -12,7 +12,7 @@ from agent.generation.growing_text import GrowingText, WrittenToken
 from agent.tasks.base import Join, Parameters
 from agent.tasks.record_fields import refuse_reward
 from agent.tasks.writing import conversation
-from agent.tasks.writing.conversation import Turn, pieces_of, prompt_of, read_turns
+from agent.tasks.writing.conversation import MARKERS, ChatPrompt, Turn, pieces_of, prompt_of, read_turns
 from agent.tasks.writing.teacher_forcing import Piece, WrittenDocument, encode_continued
 from agent.tasks.writing.writing_parameters import ContinuationParameters
 from agent.tasks.writing.written_text import SHAPE, GeneratedText, WritingTask, WrittenText
@@ -58,6 +58,7 @@ class TextGeneration(WritingTask):
     record_keys: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"text", "target"}), frozenset({"messages"}))
     record_shape: ClassVar[str] = f"{SHAPE} or {conversation.SHAPE}"
     purpose: ClassVar[str] = "Writes what follows a text."
+    streams: ClassVar[bool] = True
     parameters: ClassVar[type[Parameters]] = ContinuationParameters
     answer_item: ClassVar[type[BaseModel]] = Continuation
 
@@ -76,8 +77,8 @@ class TextGeneration(WritingTask):
         return encode_continued(encoder, list(map(_row, examples)), [example.where for example in examples])
 
     def goes_on(self, text: str) -> bool:
-        """It does."""
-        return True
+        """It does, save for a turn of a conversation, which begins anew."""
+        return not isinstance(text, ChatPrompt)
 
     def new_tokens(self, encoder: Encoder, document: WrittenDocument, parameters: Any) -> int:
         """As many as the text leaves room for, 256 if nothing is asked for; raises RequestError beyond it."""
@@ -101,9 +102,13 @@ class TextGeneration(WritingTask):
             RequestError: A text leaves no room for what follows.
         """
         places = [f"inputs[{number}]" for number in range(len(texts))]
-        return list(
-            encode_continued(encoder, [[Piece(text), Piece("", written=True, ends=True)] for text in texts], places)
-        )
+        return list(encode_continued(encoder, list(map(_asked, texts)), places))
+
+
+def _asked(text: str) -> list[Piece]:
+    """A row of which nothing is written yet."""
+    given = [*pieces_of(text.turns), Piece(MARKERS["assistant"])] if isinstance(text, ChatPrompt) else [Piece(text)]
+    return [*(piece._replace(written=False) for piece in given), Piece("", written=True, ends=True)]
 
 
 def _row(example: WrittenText) -> list[Piece]:

@@ -199,7 +199,7 @@ class InferEndpoint:
     """
 
     def __init__(self, agent: OpenInference, reader: InferenceReader, route: str, paths: Sequence[str] = ()) -> None:
-        self.route, self.paths = route, paths
+        self.route, self.paths, self.streams = route, paths, False
         self._agent, self._reader = agent, reader
 
     def types(self, headers: Mapping[str, str]) -> Sequence[str]:  # noqa: D102 - Endpoint

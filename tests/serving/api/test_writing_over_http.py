@@ -1,0 +1,207 @@
+"""Agents that write over HTTP: whole, told token by token, in conversations, as Hugging Face's client asks; what is refused, by its field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from huggingface_hub import InferenceClient
+
+from agent.bundle import Bundle
+from agent.telemetry import PREFIX
+from serving.inference.engine_choice import open_engine
+from serving.inference.writing_engine import WritingEngine
+from serving.scheduling.limits import LimitsConfig
+from serving.scheduling.predictor import Predictor
+from tests.serving.api.test_http_app import post
+from tests.serving.conftest import listening
+from tests.tiny_writers import publish_converted
+from tests.waiting import until
+
+TEXTS = ["anna met bruno", "oslo to lima in pune", "chidi went to graz"]
+TALK = [{"role": "system", "content": "met in oslo"}, {"role": "user", "content": "anna went to"}]
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
+@pytest.fixture(scope="module")
+def translator(translator_path: Path) -> WritingEngine:
+    return open_engine(Bundle.load(translator_path), num_cpus=1)
+
+
+@pytest.fixture(scope="module")
+def talker(talker_path: Path) -> WritingEngine:
+    return open_engine(Bundle.load(talker_path), num_cpus=1)
+
+
+@pytest.fixture(scope="module")
+def translator_url(translator: WritingEngine, way: str) -> Iterator[str]:
+    with listening(Predictor(translator), direct=way == "direct") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def talker_url(talker: WritingEngine, way: str) -> Iterator[str]:
+    with listening(Predictor(talker, LimitsConfig(max_queued_s=1_000)), direct=way == "direct") as url:
+        yield url
+
+
+def test_the_client_of_hugging_face_translates(translator_url: str, translator: WritingEngine) -> None:
+    client = InferenceClient(model=translator_url)
+    assert client.translation(TEXTS[0]).translation_text == translator.predict(TEXTS[:1])[0][0]["translation_text"]
+    few = client.translation(TEXTS[0], generate_parameters={"num_beams": 1, "max_new_tokens": 3})
+    wanted = translator.predict(TEXTS[:1], translator.task.parameters(num_beams=1, max_new_tokens=3))
+    assert few.translation_text == wanted[0][0]["translation_text"]
+
+
+def test_several_texts_are_answered_by_one_list(translator_url: str, translator: WritingEngine) -> None:
+    answer = post(translator_url, {"inputs": TEXTS, "parameters": {"num_beams": 1, "max_new_tokens": 4}}).json()
+    wanted = translator.predict(TEXTS, translator.task.parameters(num_beams=1, max_new_tokens=4))
+    assert [item["translation_text"] for item in answer] == [text["translation_text"] for (text,) in wanted]
+    assert all(0 < item["score"] <= 1 for item in answer)
+
+
+def test_an_agent_of_summaries_answers_with_summaries(tmp_path: Path) -> None:
+    path = publish_converted(tmp_path / "bundle", "sequence_to_sequence", task={"pipeline_tag": "summarization"})
+    with listening(Predictor(open_engine(Bundle.load(path)))) as url:
+        assert isinstance(InferenceClient(model=url).summarization(TEXTS[0]).summary_text, str)
+
+
+def test_the_client_of_hugging_face_has_a_text_go_on(talker_url: str, talker: WritingEngine) -> None:
+    client = InferenceClient(model=talker_url)
+    text = client.text_generation(TEXTS[1], max_new_tokens=6)
+    ((wanted,),) = talker.predict([TEXTS[1]], talker.task.parameters(max_new_tokens=6))
+    assert text == wanted["generated_text"]
+    found = client.text_generation(TEXTS[1], max_new_tokens=6, details=True, return_full_text=True)
+    assert found.generated_text == TEXTS[1] + text
+    assert found.details.finish_reason == "length"
+    assert "".join(token.text for token in found.details.tokens) == text
+    stopped = client.text_generation(TEXTS[1], max_new_tokens=6, stop=[text.split()[2]])
+    assert stopped == text[: text.index(text.split()[2])]
+    assert client.text_generation(TEXTS[1], max_new_tokens=6, top_k=1, temperature=0.5) == text
+    several = post(talker_url, {"inputs": TEXTS, "parameters": {"max_new_tokens": 2}}).json()
+    assert [list(item) for (item,) in several] == [["generated_text", "score"]] * 3
+
+
+def test_the_client_of_hugging_face_is_told_token_by_token(talker_url: str) -> None:
+    client = InferenceClient(model=talker_url)
+    text = client.text_generation(TEXTS[1], max_new_tokens=12)
+    assert "".join(client.text_generation(TEXTS[1], max_new_tokens=12, stream=True)) == text
+    events = list(client.text_generation(TEXTS[1], max_new_tokens=12, stream=True, details=True))
+    assert [event.index for event in events] == list(range(1, 13))
+    assert [event.generated_text for event in events] == [None] * 11 + [text]
+    assert (events[-1].details.finish_reason, events[-1].details.generated_tokens) == ("length", 12)
+    stop = text.split()[3]
+    told = "".join(client.text_generation(TEXTS[1], max_new_tokens=12, stream=True, stop=[stop]))
+    assert told == text[: text.index(stop)]
+
+
+def test_the_client_of_hugging_face_talks(talker_url: str) -> None:
+    client = InferenceClient(model=talker_url)
+    whole = client.chat_completion(TALK, max_tokens=7)
+    (choice,) = whole.choices
+    assert choice.message.role == "assistant"
+    assert choice.finish_reason in ("stop", "length")
+    assert whole.usage.completion_tokens <= 7
+    # <|system|> met in oslo </s> <|user|> anna went to </s> <|assistant|>
+    assert whole.usage.prompt_tokens == 11
+    parts = list(client.chat_completion(TALK, max_tokens=7, stream=True, stream_options={"include_usage": True}))
+    told = [part.choices[0] for part in parts if part.choices]
+    assert "".join(part.delta.content or "" for part in told) == choice.message.content
+    assert [part.finish_reason for part in told] == [None] * (len(told) - 1) + [choice.finish_reason]
+    assert told[0].delta.role == "assistant"
+    assert parts[-1].usage.total_tokens == whole.usage.total_tokens
+
+
+def test_a_conversation_is_the_prompt_that_transformers_makes_of_it(talker: WritingEngine, talker_url: str) -> None:
+    import transformers
+
+    from agent.tasks.writing.conversation import CHAT_TEMPLATE, read_prompt
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(talker.bundle.path)
+    ids = tokenizer.apply_chat_template(TALK, chat_template=CHAT_TEMPLATE, add_generation_prompt=True, tokenize=False)
+    (job,) = talker.encode([read_prompt(TALK, "messages")])
+    assert [talker.bundle.encoder.tokenizer.id_to_token(number) for number in job.given] == ids.replace(
+        "</s>", " </s> "
+    ).split()
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"parameters": {"max_new_tokens": 0}}, "parameters.max_new_tokens"),
+        ({"parameters": {"max_new_tokens": 1_000}}, "parameters.max_new_tokens"),
+        ({"parameters": {"seed": 3}}, "parameters.seed"),
+        ({"parameters": {"temperature": 0}}, "parameters.temperature"),
+        ({"parameters": {"top_p": 0}}, "parameters.top_p"),
+        ({"parameters": {"num_beams": 17}}, "parameters.num_beams"),
+        ({"parameters": {"num_beams": 4, "temperature": 2.0}}, "parameters"),
+        ({"parameters": {"do_sample": False, "top_k": 2}}, "parameters"),
+        ({"parameters": {"stop": [""]}}, "parameters.stop[0]"),
+        ({"parameters": {"stop": "met"}}, "parameters.stop"),
+        ({"parameters": {"grammar": {}}}, "parameters.grammar"),
+        ({"inputs": "anna " * 70}, "inputs[0]"),
+        ({"inputs": TEXTS, "stream": True}, "stream"),
+        ({"stream": "yes"}, "stream"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_its_field(talker_url: str, body: dict[str, Any], field: str) -> None:
+    response = post(talker_url, {"inputs": TEXTS[0]} | body)
+    assert response.status_code == 422
+    assert response.json()["field"] == field
+    assert response.json()["allowed"]
+    if "stream" not in body:
+        assert post(talker_url, {"inputs": TEXTS[0], "stream": True} | body).json() == response.json()
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"messages": []}, "messages"), ({"messages": [{"role": "assistant", "content": "anna"}]}, "messages"), ({"seed": 1}, "seed"),
+        ({"messages": [{"role": "tool", "content": "anna"}]}, "messages[0].role"), ({"max_tokens": 10_000}, "parameters.max_new_tokens"),
+        ({"n": 2}, "n"), ({"messages": [*TALK, {"role": "user", "content": "anna " * 70}]}, "inputs[0]"),
+        ({"messages": [{"role": "user", "content": "<|user|> anna"}]}, "messages"), ({"tools": []}, "tools"),
+    ],
+)  # fmt: skip
+def test_what_no_conversation_is_is_refused_by_its_field(talker_url: str, body: dict[str, Any], field: str) -> None:
+    response = httpx.post(f"{talker_url}/v1/chat/completions", json={"messages": TALK} | body)
+    assert (response.status_code, response.json()["field"]) == (422, field)
+    assert response.json()["allowed"]
+
+
+def test_an_agent_that_translates_neither_talks_nor_streams(translator_url: str) -> None:
+    assert httpx.post(f"{translator_url}/v1/chat/completions", json={"messages": TALK}).status_code == 404
+    response = post(translator_url, {"inputs": TEXTS[0], "stream": True})
+    assert (response.status_code, response.json()["field"]) == (422, "stream")
+
+
+def test_lines_are_answered_in_order(talker_url: str, talker: WritingEngine) -> None:
+    lines = "".join(json.dumps({"inputs": text, "parameters": {"max_new_tokens": 3}}) + "\n" for text in TEXTS)
+    response = httpx.post(talker_url, content=lines, headers={"content-type": "application/x-ndjson"})
+    wanted = talker.predict(TEXTS, talker.task.parameters(max_new_tokens=3))
+    assert [json.loads(line)[0]["generated_text"] for line in response.text.splitlines()] == [
+        item["generated_text"] for (item,) in wanted
+    ]
+
+
+def test_the_server_tells_what_it_serves(talker_url: str) -> None:
+    told = httpx.get(f"{talker_url}/info").json()
+    assert (told["task"], told["picture"], told["precision"], told["mask"], told["explains"]) == (
+        "text_generation", "written", "int8", None, False,
+    )  # fmt: skip
+    assert {"max_new_tokens", "temperature", "stop", "details"} <= set(told["parameters"])
+    assert "ctranslate2" in told["versions"]
+    paths = httpx.get(f"{talker_url}/openapi.json").json()["paths"]
+    assert {"/", "/v1/chat/completions"} <= set(paths)
+
+
+def read_metric(url: str, name: str) -> float:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{PREFIX}{name}"))
