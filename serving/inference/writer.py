@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,10 +65,11 @@ class WritingJob:
         on_token: Told of each token that is written, in the thread that computes.
 
     Attributes:
+        first_at, last_at: When its first and its latest token were there, on the monotonic clock; 0 before, and with beams.
         abandoned: Set when nobody waits for it any more; it then ends at the next step.
     """
 
-    __slots__ = ("abandoned", "given", "on_token", "settings", "written")
+    __slots__ = ("abandoned", "first_at", "given", "last_at", "on_token", "settings", "written")
 
     def __init__(
         self,
@@ -78,6 +80,7 @@ class WritingJob:
     ) -> None:
         self.given, self.written, self.settings, self.on_token = given, written, settings, on_token
         self.abandoned = False
+        self.first_at = self.last_at = 0.0
 
     @property
     def over(self) -> bool:
@@ -158,6 +161,8 @@ class Writer:
                 return False
             fresh[index] += 1
             over = job.written.add(step.token_id, step.log_prob)
+            job.last_at = time.monotonic()
+            job.first_at = job.first_at or job.last_at
             if job.on_token is not None:
                 job.on_token()
             if over:

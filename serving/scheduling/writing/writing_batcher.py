@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+from agent import telemetry
 from serving.inference.writer import WritingJob
 from serving.inference.writing_engine import WritingEngine
 from serving.metrics import Metrics
@@ -40,6 +41,10 @@ class WritingBatcher(BatchScheduler[WritingJob]):
 
     def __init__(self, engine: WritingEngine, bounds: Bounds, metrics: Metrics | None = None) -> None:
         super().__init__(GroupedQueue(bounds.max_batch_tokens), engine.plan.sessions, bounds, metrics)
+        metrics = metrics or Metrics()
+        self._generated = metrics.counter(telemetry.GENERATED_TOKENS)
+        self._first_seconds = metrics.histogram(telemetry.FIRST_TOKEN_SECONDS)
+        self._token_seconds = metrics.histogram(telemetry.TOKEN_SECONDS)
         self._engine = engine
         self._pool = ThreadPoolExecutor(engine.plan.sessions, "writer")
         self._ratio = _FIRST_RATIO  # tokens written of each that is given
@@ -84,8 +89,12 @@ class WritingBatcher(BatchScheduler[WritingJob]):
     def _deliver(self, item: Waiting) -> None:
         """A text is written."""
         job = item.work
-        share = len(job.written.numbers) / max(len(job.given), 1)
-        self._ratio += _SMOOTHING * (share - self._ratio)
+        written = len(job.written.numbers)
+        self._ratio += _SMOOTHING * (written / max(len(job.given), 1) - self._ratio)
+        if job.first_at:
+            self._first_seconds.observe(job.first_at - item.owner.arrival)
+            if written > 1:
+                self._token_seconds.observe((job.last_at - job.first_at) / (written - 1))
         try:
             item.owner.caller.deliver(item.place, job)
         except Exception:  # noqa: BLE001 - the others in the batch are not to blame
@@ -93,6 +102,9 @@ class WritingBatcher(BatchScheduler[WritingJob]):
 
     def _done(self, batch: list[Waiting], before: list[int], error: Exception | None, seconds: float) -> None:
         self._running.difference_update(batch)
+        self._generated.add(
+            sum(len(item.work.written.numbers) - first for item, first in zip(batch, before, strict=True))
+        )
         unfinished = [item for item in batch if not (item.work.over or item.work.abandoned)]
         if error is not None:
             self._ended()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.predictor import Predictor
 from tests.serving.api.test_http_app import post
 from tests.serving.conftest import listening
+from tests.serving.gated_writer import Left, gated_writer
 from tests.tiny_writers import publish_converted
 from tests.waiting import until
 
@@ -204,4 +208,65 @@ def test_the_server_tells_what_it_serves(talker_url: str) -> None:
 
 def read_metric(url: str, name: str) -> float:
     lines = httpx.get(f"{url}/metrics").text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{PREFIX}{name}"))
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{PREFIX}{name}{{"))
+
+
+def test_metrics_tell_tokens_and_the_time_to_and_between_them(talker_url: str) -> None:
+    names = ("generated_tokens_total", "first_token_seconds_count", "token_seconds_count", "texts_total")
+    before = [read_metric(talker_url, name) for name in names]
+    assert post(talker_url, {"inputs": TEXTS[1:], "parameters": {"max_new_tokens": 5}}).status_code == 200
+    assert (
+        post(talker_url, {"inputs": TEXTS[1], "parameters": {"max_new_tokens": 5, "num_beams": 2}}).status_code == 200
+    )
+
+    def grown() -> list[float]:
+        return [read_metric(talker_url, name) - first for name, first in zip(names, before, strict=True)]
+
+    until(lambda: grown() == [15, 2, 2, 3])
+    assert grown() == [15, 2, 2, 3]  # with beams no token is the first
+
+
+@pytest.mark.parametrize("body", [{"stream": True}, {"stream": False}, None], ids=["stream", "whole", "conversation"])
+def test_writing_ends_with_the_next_token_when_the_caller_hangs_up(
+    talker_path: Path, body: dict[str, Any] | None
+) -> None:
+    engine = gated_writer(talker_path, kind=Left, closed=False, slice_steps=1)
+    engine.written, engine.reached = [], threading.Event()
+    engine.leave = engine.reached.set
+    with listening(Predictor(engine), warm=False) as url:
+        path = "/" if body is not None else "/v1/chat/completions"
+        sent = {"messages": TALK, "stream": True} if body is None else {"inputs": TEXTS[1], **body}
+        content = json.dumps(sent).encode()
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as caller:
+            head = f"POST {path} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+            caller.sendall(head.encode() + content)
+            assert engine.reached.wait(60)
+        until(lambda: read_metric(url, "generated_tokens_total") == 3)
+        assert read_metric(url, "generated_tokens_total") == 3  # of some sixty that there was room for
+    assert engine.written == [1, 2, 3]
+
+
+def test_a_busy_server_refuses_a_stream_before_it_begins_and_tells_when_to_come_back(talker_path: Path) -> None:
+    engine = gated_writer(talker_path)
+    with (
+        listening(Predictor(engine, LimitsConfig(max_queued_tokens=20)), warm=False) as url,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        calls = [pool.submit(post, url, {"inputs": TEXTS[1], "parameters": {"max_new_tokens": 5}})]
+        assert until(lambda: engine.batches)
+        calls.append(pool.submit(post, url, {"inputs": TEXTS[:2], "parameters": {"max_new_tokens": 3}}))
+        assert until(lambda: read_metric(url, "queued_windows") == 2)
+        for body in ({"inputs": TEXTS[2], "stream": True}, {"inputs": TEXTS[2]}):
+            refused = post(url, body)
+            assert (refused.status_code, int(refused.headers["retry-after"]) >= 1) == (429, True)
+        engine.gate.set()
+        assert [call.result().status_code for call in calls] == [200, 200]
+
+
+def test_a_stream_that_cannot_begin_has_the_status_of_its_failure(talker_path: Path) -> None:
+    engine = gated_writer(talker_path, closed=False)
+    engine.fails = True
+    with listening(Predictor(engine), warm=False) as url:
+        response = post(url, {"inputs": TEXTS[1], "stream": True})
+        assert response.status_code == 500
+        assert "planted" not in response.text

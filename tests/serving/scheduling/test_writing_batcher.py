@@ -10,53 +10,20 @@ from typing import Any
 
 import pytest
 
-from agent.bundle import Bundle
 from agent.errors import RequestError
-from serving.inference.engine import EngineConfig
-from serving.inference.writer import Pause, WritingConfig, WritingJob, never
+from serving.inference.writer import WritingJob
 from serving.inference.writing_engine import WritingEngine
 from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.predictor import Predictor
 from serving.scheduling.refusals import DeadlineError, OverloadError
 from serving.scheduling.request_context import RequestContext
+from tests.serving.gated_writer import GatedWriter, Left, gated_writer
 from tests.waiting import until
 
 TEXTS = ["anna met bruno", "oslo to lima in pune", "chidi went to graz", "in oslo met dewi"]
 
 
-class Gated(WritingEngine):
-    """An engine that writes when the test says so, and remembers what it was given together."""
-
-    gate: threading.Event
-    batches: list[list[int]]
-    fails = False
-
-    def write(self, jobs: Sequence[WritingJob], pause: Pause = never, *further: Any) -> None:
-        self.batches.append([len(job.given) for job in jobs])
-        assert self.gate.wait(20)
-        if self.fails:
-            raise RuntimeError("planted")
-
-        def ask() -> bool:
-            self.at_step(jobs)
-            return pause()
-
-        super().write(jobs, ask, *further)
-
-    def at_step(self, jobs: Sequence[WritingJob]) -> None:
-        """Called with each token from the `slice_steps`-th on."""
-
-
-def gated(path: Path, *, kind: type[Any] = Gated, closed: bool = True, **writing: int) -> Any:
-    config = EngineConfig(writing=WritingConfig(**writing))
-    engine = kind(Bundle.load(path), config, precision="fp32", num_cpus=1)
-    engine.gate, engine.batches = threading.Event(), []
-    if not closed:
-        engine.gate.set()
-    return engine
-
-
-def drive(engine: Gated, scenario: Callable[[Predictor], Coroutine[Any, Any, Any]], **limits: Any) -> Any:
+def drive(engine: GatedWriter, scenario: Callable[[Predictor], Coroutine[Any, Any, Any]], **limits: Any) -> Any:
     async def guarded() -> Any:
         predictor = Predictor(engine, LimitsConfig(**{"max_queued_s": 1_000} | limits))
         try:
@@ -84,7 +51,7 @@ def path(request: pytest.FixtureRequest) -> Path:
 
 @pytest.mark.parametrize("beams", [1, 4])
 def test_what_is_served_is_what_the_engine_writes(path: Path, beams: int) -> None:
-    engine = gated(path, closed=False)
+    engine = gated_writer(path, closed=False)
     parameters = asked(engine, num_beams=beams, max_new_tokens=9)
 
     async def scenario(predictor: Predictor) -> Any:
@@ -98,7 +65,7 @@ def test_what_is_served_is_what_the_engine_writes(path: Path, beams: int) -> Non
 
 
 def test_requests_at_once_are_written_in_one_batch(translator_path: Path) -> None:
-    engine = gated(translator_path)
+    engine = gated_writer(translator_path)
 
     async def scenario(predictor: Predictor) -> None:
         first = asyncio.create_task(predictor.predict(TEXTS[:1], asked(engine, max_new_tokens=4)))
@@ -114,7 +81,7 @@ def test_requests_at_once_are_written_in_one_batch(translator_path: Path) -> Non
 
 
 def test_a_batch_shares_what_a_call_shares_and_keeps_its_budget(talker_path: Path) -> None:
-    engine = gated(talker_path, max_batch_tokens=64)
+    engine = gated_writer(talker_path, max_batch_tokens=64)
     ways = [{}, {"temperature": 2.0}, {"num_beams": 2}, {"repetition_penalty": 1.5}]
 
     async def scenario(predictor: Predictor) -> None:
@@ -139,7 +106,7 @@ def test_a_batch_shares_what_a_call_shares_and_keeps_its_budget(talker_path: Pat
 
 
 def test_a_short_request_does_not_wait_for_the_end_of_a_long_one(path: Path) -> None:
-    engine, over = gated(path, slice_steps=4), list[str]()
+    engine, over = gated_writer(path, slice_steps=4), list[str]()
     key = engine.task.text_key
 
     async def scenario(predictor: Predictor) -> None:
@@ -162,13 +129,13 @@ def test_a_short_request_does_not_wait_for_the_end_of_a_long_one(path: Path) -> 
 
 
 def test_a_batch_goes_on_to_its_end_while_nothing_waits(talker_path: Path) -> None:
-    engine = gated(talker_path, slice_steps=1, closed=False)
+    engine = gated_writer(talker_path, slice_steps=1, closed=False)
     drive(engine, lambda predictor: predictor.predict(TEXTS[:1], asked(engine, max_new_tokens=40)))
     assert len(engine.batches) == 1
 
 
 def test_of_a_batch_each_answer_is_delivered_when_it_is_written(talker_path: Path) -> None:
-    class Held(Gated):
+    class Held(GatedWriter):
         """Stops within the batch until it is told to go on."""
 
         reached, on = threading.Event(), threading.Event()
@@ -178,7 +145,7 @@ def test_of_a_batch_each_answer_is_delivered_when_it_is_written(talker_path: Pat
                 self.reached.set()
                 assert self.on.wait(20)
 
-    engine = gated(talker_path, kind=Held, slice_steps=1)
+    engine = gated_writer(talker_path, kind=Held, slice_steps=1)
 
     async def scenario(predictor: Predictor) -> None:
         begun = asyncio.create_task(predictor.predict(["anna met"], asked(engine, max_new_tokens=1)))
@@ -196,22 +163,9 @@ def test_of_a_batch_each_answer_is_delivered_when_it_is_written(talker_path: Pat
     assert list(map(len, engine.batches)) == [1, 2]
 
 
-class Left(Gated):
-    """Remembers how far a text had come; after three tokens its caller is gone."""
-
-    written: list[int]
-    leave: Any = None
-
-    def at_step(self, jobs: Sequence[WritingJob]) -> None:
-        self.written.append(len(jobs[0].written.numbers))
-        if self.written[-1] == 3:
-            self.leave()
-            assert until(lambda: jobs[0].abandoned, 20, pause_s=0.001)
-
-
 @pytest.mark.parametrize("how", ["hang up", "deadline"])
 def test_what_nobody_waits_for_ends_with_its_next_token(translator_path: Path, how: str) -> None:
-    engine, outcomes = gated(translator_path, kind=Left, slice_steps=1), list[Any]()
+    engine, outcomes = gated_writer(translator_path, kind=Left, slice_steps=1), list[Any]()
     engine.written = []
 
     async def scenario(predictor: Predictor) -> None:
@@ -230,7 +184,7 @@ def test_what_nobody_waits_for_ends_with_its_next_token(translator_path: Path, h
 
 
 def test_a_full_queue_refuses_by_what_is_expected_to_be_written(talker_path: Path) -> None:
-    engine = gated(talker_path)
+    engine = gated_writer(talker_path)
 
     async def scenario(predictor: Predictor) -> None:
         begun = asyncio.create_task(predictor.predict(TEXTS[:1], asked(engine)))
@@ -254,7 +208,7 @@ def test_a_full_queue_refuses_by_what_is_expected_to_be_written(talker_path: Pat
 
 
 def test_a_failing_batch_fails_its_callers_only(talker_path: Path) -> None:
-    engine = gated(talker_path, closed=False)
+    engine = gated_writer(talker_path, closed=False)
 
     async def scenario(predictor: Predictor) -> None:
         engine.fails = True
