@@ -15,7 +15,7 @@ from serving.api import streaming
 from serving.api.endpoint import Asked, Endpoint, Written, allowed_time, answer_request, check_name
 from serving.api.request_body import BYTES, JSON, PayloadReader, body_schema, refusals_counted
 from serving.api.streaming import NDJSON, Streams
-from serving.api.writing.event_stream import EVENTS
+from serving.api.writing.event_stream import EVENTS_CONTENT
 from serving.api.writing.token_events import TokenEvents
 from serving.middleware.request_headers import headers_of
 from serving.middleware.responses import answered
@@ -73,7 +73,7 @@ def routes(predictor: Predictor, reader: PayloadReader, name: str) -> APIRouter:
     """The same as routes of an application, with streams."""
     router = APIRouter()
     plain, named = endpoints(predictor, reader, name)
-    content = {NDJSON: BYTES} | ({EVENTS: BYTES} if plain.streams else {})
+    content = {NDJSON: BYTES} | (EVENTS_CONTENT if plain.streams else {})
     described: dict[str, Any] = {
         "response_model": None,
         "responses": {200: {"model": reader.answer_model, "content": content}},

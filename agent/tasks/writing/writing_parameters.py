@@ -10,7 +10,6 @@ from agent.errors import RequestError
 from agent.tasks.base import WHOLE, Parameters
 
 MOST_BEAMS = 16
-_Number = Annotated[int, Strict(), WHOLE]
 _Stop = Annotated[str, Strict(), Field(min_length=1, max_length=200)]
 
 
@@ -18,11 +17,11 @@ class GenerationParameters(Parameters):
     """How a text is written."""
 
     stride: None = Field(None, description="Has no meaning here: a text is read whole.")
-    max_new_tokens: Annotated[_Number, Field(ge=1, le=1_000_000)] | None = Field(
+    max_new_tokens: Annotated[int, Strict(), Field(ge=1, le=1_000_000), WHOLE] | None = Field(
         None,
         description="Tokens that are written at most, the one that ends a text included; the agent's own by default.",
     )
-    num_beams: Annotated[_Number, Field(ge=1, le=MOST_BEAMS)] | None = Field(
+    num_beams: Annotated[int, Strict(), Field(ge=1, le=MOST_BEAMS), WHOLE] | None = Field(
         None, description="Texts that are followed at once; 1 takes the likeliest token at each step."
     )
     do_sample: Annotated[bool, Strict()] | None = Field(
@@ -31,10 +30,10 @@ class GenerationParameters(Parameters):
     temperature: Annotated[float, Strict(), Field(ge=0.01, le=100)] | None = Field(
         None, description="Divides logits before a token is drawn."
     )
-    top_k: Annotated[_Number, Field(ge=1, le=1_000_000)] | None = Field(
+    top_k: Annotated[int, Strict(), Field(ge=1, le=1_000_000), WHOLE] | None = Field(
         None, description="Tokens are drawn of so many of the likeliest; of all by default."
     )
-    top_p: Annotated[float, Strict(), Field(gt=0, le=1)] | None = Field(
+    top_p: Annotated[float, Strict(), Field(ge=0.001, le=1)] | None = Field(
         None, description="Tokens are drawn of the likeliest that have this probability together."
     )
     repetition_penalty: Annotated[float, Strict(), Field(ge=1, le=10)] | None = Field(

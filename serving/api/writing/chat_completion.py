@@ -17,8 +17,8 @@ from agent.tasks.writing.conversation import read_prompt
 from agent.tasks.writing.writing_parameters import ContinuationParameters
 from serving.api.duplicate_keys import quoted_keys, refuse_duplicates
 from serving.api.endpoint import Asked, Written, answer_request
-from serving.api.request_body import BYTES, JSON, body_schema, explain
-from serving.api.writing.event_stream import EVENTS
+from serving.api.request_body import JSON, body_schema, explain
+from serving.api.writing.event_stream import EVENTS_CONTENT
 from serving.middleware.responses import answered, failed, refused
 from serving.scheduling.prediction import Answers
 from serving.scheduling.predictor import Predictor
@@ -27,7 +27,6 @@ from serving.scheduling.request_context import current
 _PATH = "/v1/chat/completions"
 _FINISH: Mapping[Finish, str] = {"eos_token": "stop", "stop_sequence": "stop", "length": "length"}
 _Text = Annotated[str, Strict(), Field(min_length=1, max_length=200)]
-_Number = Annotated[int, Strict(), WHOLE]
 
 
 class _Model(BaseModel):
@@ -54,17 +53,17 @@ class ChatRequest(_Model):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     model: Annotated[str, Strict()] | None = Field(None, description="Any name: this address has one agent.")
-    max_tokens: Annotated[_Number, Field(ge=1, le=1_000_000)] | None = Field(
+    max_tokens: Annotated[int, Strict(), Field(ge=1, le=1_000_000), WHOLE] | None = Field(
         None, description="Tokens that are written at most."
     )
     temperature: Annotated[float, Strict(), Field(ge=0, le=100)] | None = Field(
         None,
         description="Divides logits before a token is drawn; 0 takes the likeliest, as is done where nothing is said.",
     )
-    top_p: Annotated[float, Strict(), Field(gt=0, le=1)] | None = Field(
+    top_p: Annotated[float, Strict(), Field(ge=0.001, le=1)] | None = Field(
         None, description="Tokens are drawn of the likeliest that have this probability together."
     )
-    n: Annotated[_Number, Field(ge=1, le=1)] | None = Field(None, description="Answers: one.")
+    n: Annotated[int, Strict(), Field(ge=1, le=1), WHOLE] | None = Field(None, description="Answers: one.")
     stop: _Text | Annotated[list[_Text], Field(max_length=8)] | None = Field(
         None, description="Strings before which the answer is cut off."
     )
@@ -219,7 +218,7 @@ def routes(endpoint: ChatEndpoint, predictor: Predictor) -> APIRouter:
         _PATH,
         summary="Go on with a conversation",
         response_model=None,
-        responses={200: {"model": ChatCompletion, "content": {EVENTS: BYTES}}},
+        responses={200: {"model": ChatCompletion, "content": EVENTS_CONTENT}},
         openapi_extra=body_schema(ChatRequest),
     )
     async def complete(request: Request) -> Response:

@@ -21,6 +21,10 @@ from serving.scheduling.request_context import current
 
 _log = logging.getLogger(__name__)
 EVENTS = "text/event-stream"
+EVENTS_CONTENT: dict[str, Any] = {
+    EVENTS: {"schema": {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}}
+}
+"""What OpenAPI says of a stream: the shape of an event."""
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -43,18 +42,6 @@ def translator(translator_path: Path) -> WritingEngine:
 @pytest.fixture(scope="module")
 def talker(talker_path: Path) -> WritingEngine:
     return open_engine(Bundle.load(talker_path), num_cpus=1)
-
-
-@pytest.fixture(scope="module")
-def translator_url(translator: WritingEngine, way: str) -> Iterator[str]:
-    with listening(Predictor(translator), direct=way == "direct") as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def talker_url(talker: WritingEngine, way: str) -> Iterator[str]:
-    with listening(Predictor(talker, LimitsConfig(max_queued_s=1_000)), direct=way == "direct") as url:
-        yield url
 
 
 def test_the_client_of_hugging_face_translates(translator_url: str, translator: WritingEngine) -> None:
