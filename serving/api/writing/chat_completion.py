@@ -191,9 +191,10 @@ class _ChatEvents:
         return self._chunk({"content": token.text}) if token.text else None
 
     def end(self, written: GrowingText, answers: Answers) -> Sequence[Any]:
-        """Why it ended."""
+        """The last token, and why it ended."""
         assert written.finish is not None
-        last = [self._chunk({}, _FINISH[written.finish])]
+        text = self.token(written.tokens[-1])
+        last = [*([text] if text else []), self._chunk({}, _FINISH[written.finish])]
         if self._with_usage:
             usage = self._made.usage(len(written.numbers))
             last.append({**self._made.shared("chat.completion.chunk"), "choices": [], "usage": usage})

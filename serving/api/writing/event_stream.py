@@ -32,10 +32,10 @@ class Events(Protocol):
     """How a text is told."""
 
     def token(self, token: WrittenToken) -> Any:
-        """What is said of a token; None if nothing is."""
+        """What is said of a token but the last; None if nothing is."""
 
     def end(self, written: GrowingText, answers: Answers) -> Sequence[Any]:
-        """What comes last, once the text is complete."""
+        """What is said of the last token, once the text is complete."""
 
     def error(self, error: RequestError | None) -> Sequence[Any]:
         """What comes last where something went wrong on the way; None stands for a fault of ours."""
@@ -80,7 +80,8 @@ class _Telling:
                 outcome, written = self._outcome, self._written
                 for token in written.tokens[sent:] if written else ():
                     sent += 1
-                    if (said := events.token(token)) is not None:
+                    is_last = written is not None and written.finish is not None and sent == len(written.numbers)
+                    if not is_last and (said := events.token(token)) is not None:
                         yield said
                 if isinstance(outcome, Exception):
                     raise outcome

@@ -10,9 +10,10 @@ from agent.bundle import Bundle
 from agent.errors import BundleError, ConfigError, RequestError
 from agent.generation.growing_text import GrowingText, Limits
 from agent.generation.text_writer import TextWriter
-from serving.inference.engine import EngineConfig
+from serving.inference.engine import Engine, EngineConfig
 from serving.inference.engine_choice import open_engine
 from serving.inference.session_plan import SessionPlan
+from serving.inference.triple_engine import open_graph_engine
 from serving.inference.writer import WritingConfig
 from serving.inference.writing_engine import WritingEngine
 from tests.tiny_writers import END, WORDS, make_word_tokenizer, publish_writer
@@ -148,6 +149,13 @@ def test_what_cannot_be_opened_is_refused_by_name(tmp_path: Path, talker: Writin
         open_engine(bare)
     with pytest.raises(ConfigError, match=r"tensorrt: .*no TensorRT.*Allowed: auto, cpu, cuda"):
         open_engine(talker.bundle, EngineConfig(provider="tensorrt"))
+
+
+def test_stations_that_want_logits_refuse_it_by_name(talker_path: Path) -> None:
+    bundle = Bundle.load(talker_path)
+    for opened in (Engine, open_graph_engine):
+        with pytest.raises(BundleError, match=r"of text_generation, which writes texts, .*judge, explain or annotate"):
+            opened(bundle)
 
 
 # --- a text while it grows
