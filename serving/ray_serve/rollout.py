@@ -150,7 +150,7 @@ def _state(path: Path) -> _State | None:
     """What stands there now; None while that is no bundle."""
     try:
         digest = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
-        stats = [(file.name, file.stat()) for file in path.iterdir()]
+        stats = [(file.relative_to(path).as_posix(), file.stat()) for file in path.rglob("*")]
     except OSError:
         return None
     return _State(digest, tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)))

@@ -54,6 +54,7 @@ class _Telling:
     def __init__(self, predictor: Predictor, text: str, parameters: Parameters, timeout_s: float | None) -> None:
         self._predictor, self._news = predictor, asyncio.Event()
         self._written: GrowingText | None = None
+        self._began_anew = False
         self._outcome: Outcome | None = None
         wanted = Wanted(
             [text], len(text), parameters, current(), self._end, timeout_s, time.monotonic(), listen=self._listen
@@ -78,6 +79,8 @@ class _Telling:
                 await self._news.wait()
                 self._news.clear()
                 outcome, written = self._outcome, self._written
+                if sent and self._began_anew:
+                    raise RuntimeError("the version of the agent that began this text failed")
                 for token in written.tokens[sent:] if written else ():
                     sent += 1
                     is_last = written is not None and written.finish is not None and sent == len(written.numbers)
@@ -106,6 +109,7 @@ class _Telling:
             self._predictor.cancel(self._prediction)
 
     def _listen(self, written: GrowingText) -> None:
+        self._began_anew |= self._written not in (None, written)  # another version writes, where the first one failed
         self._written = written
         self._news.set()
 

@@ -257,3 +257,16 @@ def test_a_stream_that_cannot_begin_has_the_status_of_its_failure(talker_path: P
         response = post(url, {"inputs": TEXTS[1], "stream": True})
         assert response.status_code == 500
         assert "planted" not in response.text
+
+
+def test_a_text_whose_time_is_up_ends_its_stream_with_the_reason(talker_path: Path) -> None:
+    engine = gated_writer(talker_path, kind=Left, closed=False, slice_steps=1)
+    engine.written, engine.leave = [], lambda: None  # waits within the third token until it is given up
+    with listening(Predictor(engine), warm=False) as url:
+        headers = {"x-request-timeout-seconds": "1"}
+        response = httpx.post(url, json={"inputs": TEXTS[1], "stream": True}, headers=headers, timeout=60)
+        events = [json.loads(line.removeprefix("data: ")) for line in response.text.splitlines() if line]
+        assert response.status_code == 200
+        assert [event["index"] for event in events[:-1]] == [1, 2, 3]
+        assert (events[-1]["error_type"], "within the 0.95 s" in events[-1]["error"]) == ("generation", True)
+        assert engine.written == [1, 2, 3]

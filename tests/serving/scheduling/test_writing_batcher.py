@@ -221,3 +221,15 @@ def test_a_failing_batch_fails_its_callers_only(talker_path: Path) -> None:
         await soon(lambda: not predictor.failures_in_a_row)
 
     drive(engine, scenario)
+
+
+def test_a_new_version_that_fails_leaves_the_text_to_the_one_before(talker_path: Path) -> None:
+    engine, candidate = gated_writer(talker_path, closed=False), gated_writer(talker_path, closed=False)
+    candidate.fails = True
+
+    async def scenario(predictor: Predictor) -> Any:
+        async with predictor.candidate(candidate, 1.0):
+            return await predictor.predict(TEXTS, asked(engine, max_new_tokens=5))
+
+    assert drive(engine, scenario) == engine.predict(TEXTS, asked(engine, max_new_tokens=5))
+    assert candidate.batches
