@@ -16,7 +16,6 @@ from serving.api.endpoint import Asked, Endpoint, Written, answer_request
 from serving.api.input_shapes import OneOrSeveral
 from serving.api.open_inference.protocol import (
     EXTENSIONS,
-    PLATFORM,
     SERVER,
     OpenInference,
     Shaped,
@@ -282,7 +281,7 @@ def _metadata(agent: OpenInference) -> ModelMetadata:
     return ModelMetadata(
         name=agent.name,
         versions=[agent.version],
-        platform=PLATFORM,
+        platform=agent.platform,
         inputs=[TensorMetadata(name=name, datatype="BYTES", shape=[-1]) for name in agent.inputs],
         outputs=[TensorMetadata(name=column.name, datatype=column.datatype, shape=[-1]) for column in agent.columns],
     )

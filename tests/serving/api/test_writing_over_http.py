@@ -270,3 +270,19 @@ def test_a_text_whose_time_is_up_ends_its_stream_with_the_reason(talker_path: Pa
         assert [event["index"] for event in events[:-1]] == [1, 2, 3]
         assert (events[-1]["error_type"], "within the 0.95 s" in events[-1]["error"]) == ("generation", True)
         assert engine.written == [1, 2, 3]
+
+
+def test_the_open_inference_protocol_writes_too(translator_url: str, translator: WritingEngine) -> None:
+    name = httpx.get(f"{translator_url}/info").json()["agent"]
+    told = httpx.get(f"{translator_url}/v2/models/{name}").json()
+    assert told["platform"] == "bert-agent_ctranslate2"
+    assert [tensor["name"] for tensor in told["outputs"]] == ["generated_text", "score", "texts"]
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [3], "data": TEXTS}
+    body = {
+        "inputs": [tensor],
+        "parameters": {"num_beams": 1, "max_new_tokens": 3},
+        "outputs": [{"name": "generated_text"}],
+    }
+    answer = httpx.post(f"{translator_url}/v2/models/{name}/infer", json=body).json()
+    wanted = translator.predict(TEXTS, translator.task.parameters(num_beams=1, max_new_tokens=3))
+    assert answer["outputs"][0]["data"] == [item["translation_text"] for (item,) in wanted]
