@@ -54,6 +54,11 @@ class HuggingFaceEndpoint:
                 remedy="send a request for each",
                 field="stream",
             )
+        if (getattr(parameters, "num_beams", None) or 1) > 1:
+            raise RequestError(
+                "stream is true with beams, of which none is the text before all have ended",
+                allowed="parameters.num_beams 1", remedy="leave stream or num_beams out", field="parameters.num_beams",
+            )  # fmt: skip
         by_token = parameters.model_copy(update={"details": True})
         return Asked(texts, by_token, partial(self._write, single, parameters), TokenEvents())
 

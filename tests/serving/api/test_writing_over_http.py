@@ -141,6 +141,7 @@ def test_a_conversation_is_the_prompt_that_transformers_makes_of_it(talker: Writ
         ({"inputs": "anna " * 70}, "inputs[0]"),
         ({"inputs": TEXTS, "stream": True}, "stream"),
         ({"stream": "yes"}, "stream"),
+        ({"stream": True, "parameters": {"num_beams": 2}}, "parameters.num_beams"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_its_field(talker_url: str, body: dict[str, Any], field: str) -> None:
