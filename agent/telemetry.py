@@ -47,6 +47,19 @@ TOKENS = _counter("tokens", "Tokens run through the model, without padding.")
 PADDED_TOKENS = _counter("padded_tokens", "Tokens run through the model, padding included.")
 ENTITIES = _counter("answer_items", "Entities found or classes answered, by label.", "label")
 SCORES = _histogram("score", "Scores of entities found and of classes answered, 0 to 1.", SCORE_BUCKETS, "label")
+GENERATED_TOKENS = _counter(
+    "generated_tokens", "Tokens written by agents that write, also those that nobody waited for in the end."
+)
+FIRST_TOKEN_SECONDS = _histogram(
+    "first_token_seconds",
+    "Seconds from a text's arrival to its first token, where tokens are taken one by one.",
+    LATENCY_BUCKETS_S,
+)
+TOKEN_SECONDS = _histogram(
+    "token_seconds",
+    "Seconds between two tokens of a text, its mean, where tokens are taken one by one.",
+    LATENCY_BUCKETS_S,
+)
 PAIRS = _counter(
     "entity_pairs",
     "Pairs of entities found in texts, by outcome: asked about, or too_far apart for a window to hold both.",
@@ -104,7 +117,7 @@ INFO = _gauge("info", "Always 1; its labels say which agent is served.", "bundle
 SERVING = (
     REQUESTS, REJECTED, TEXTS, TOKENS, PADDED_TOKENS, ENTITIES, SCORES, ABSTENTIONS, REQUEST_SECONDS, STAGE_SECONDS,
     BATCH_WINDOWS, BATCH_TOKENS, QUEUED_WINDOWS, QUEUED_TOKENS, LOOP_LAG_SECONDS, BUSY_RATIO, ROLLOUTS, WARMUP_SECONDS,
-    DECISIONS, DECISIONS_PENDING_BYTES, FEEDBACK, EXPLANATIONS, INTERVENTIONS, PAIRS,
+    DECISIONS, DECISIONS_PENDING_BYTES, FEEDBACK, EXPLANATIONS, INTERVENTIONS, PAIRS, GENERATED_TOKENS, FIRST_TOKEN_SECONDS, TOKEN_SECONDS,
     DRIFT_DISTANCE, DRIFT_EVIDENCE, DRIFT_TEXTS, INFO,
 )  # fmt: skip
 

@@ -54,7 +54,7 @@ def application(config: AppConfig, *, neighbours: int = 0, fill: bool = False) -
 
     bundle = bundles.fetch_served(config.bundle, config.entities)
     for each in filter(None, (bundle, bundle.tagger)):
-        each.onnx_variant(config.precision)
+        each.variant(config.precision)
     check_explorable(bundle.task, config.explore)
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
         _log.warning(

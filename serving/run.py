@@ -104,7 +104,7 @@ def running(config: ServingConfig) -> Iterator[str]:
     for app in config.apps.values():  # before anything is started
         served = bundles.fetch_served(app.bundle, app.entities)
         for bundle in filter(None, (served, served.tagger)):
-            bundle.onnx_variant(app.precision)
+            bundle.variant(app.precision)
     _check_front(config)
     _check_place(config)
     with own_haproxy(max_message_bytes=_MESSAGE_PER_BODY * config.limits.max_body_bytes):

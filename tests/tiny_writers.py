@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,15 +108,17 @@ def publish_writer(directory: Path, kind: str) -> Path:
     return directory
 
 
-def publish_converted(directory: Path, kind: str, family: str = "pegasus") -> Path:
-    """Writes a bundle of an agent that writes with random weights, in both forms of CTranslate2."""
+def publish_converted(
+    directory: Path, kind: str, family: str = "pegasus", *, task: Mapping[str, Any] | None = None, **changes: Any
+) -> Path:
+    """Writes a bundle of an agent that writes with random weights, in both forms of CTranslate2; `changes` are those of its shape."""
     tokenizer = make_word_tokenizer(ends=kind == "sequence_to_sequence")
     with write_bundle(directory) as draft:
-        make_writer(draft.path, family)
+        make_writer(draft.path, family, **changes)
         variants = tuple(ConvertedVariant(directory=f"ctranslate2-{each}", precision=each) for each in ("fp32", "int8"))
         for variant in variants:
             convert(draft.path, draft.path / variant.directory, tokenizer, END, variant.precision)
-        task = KINDS[kind].model_validate({"kind": kind, "labels": ("text",)})
+        made = KINDS[kind].model_validate({"kind": kind, "labels": ("text",), **(task or {})})
         lineage = lineage_now(base_model="tiny", data_digest="abc", config={})
-        draft.publish(Manifest(task=task, max_tokens=64, stride=8, lineage=lineage, converted=variants))
+        draft.publish(Manifest(task=made, max_tokens=64, stride=8, lineage=lineage, converted=variants))
     return directory

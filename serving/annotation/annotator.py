@@ -22,7 +22,7 @@ from serving.annotation.records import Answer, Fields, rejected_lines
 from serving.annotation.shards import Shard
 from serving.annotation.storage import StorageLocation
 from serving.inference.engine import Engine, EngineConfig
-from serving.inference.triple_engine import TripleEngine, open_engine
+from serving.inference.triple_engine import TripleEngine, open_graph_engine
 
 _WINDOW = 4_096  # texts that are sorted by length together; padding is below 1%, memory some MB
 
@@ -126,7 +126,7 @@ class Annotator:
             bundle = _load(task.bundle, task.manifest.spec.bundle)
             if task.entities:
                 bundle = bundle.beside(_load(task.entities, task.manifest.spec.entities))
-            self._engine = open_engine(
+            self._engine = open_graph_engine(
                 bundle, task.engine, precision=task.manifest.spec.precision, num_cpus=task.num_cpus
             )
         return self._engine

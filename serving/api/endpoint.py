@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fastapi import Request, Response
@@ -11,9 +12,11 @@ from fastapi import Request, Response
 from agent.errors import RequestError
 from agent.tasks import Parameters
 from serving.api.request_body import JSON, TIMEOUT, check_length, content_type, read_body, refusals_counted
+from serving.api.writing.event_stream import Events, told
 from serving.middleware.request_headers import headers_of
 from serving.scheduling.prediction import Answers
 from serving.scheduling.predictor import Predictor
+from serving.scheduling.refusals import CALLER_LEFT
 
 _BEFORE_RAY = 0.95
 
@@ -27,11 +30,12 @@ class Written(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A request that was read, and how its answers are written."""
+    """A request that was read, and how its answers are written, or told while they are (`events`)."""
 
     texts: list[str]
     parameters: Parameters
     write: Callable[[Answers], Written]
+    events: Events | None = None
 
 
 class Endpoint(Protocol):
@@ -40,10 +44,12 @@ class Endpoint(Protocol):
     Attributes:
         route: Its path as declared, by which answers are counted.
         paths: The paths at which it is found.
+        streams: Whether its requests may ask for events.
     """
 
     route: str
     paths: Sequence[str]
+    streams: bool
 
     def types(self, headers: Mapping[str, str]) -> Sequence[str]:
         """Content types that it reads, given the other headers."""
@@ -129,6 +135,29 @@ async def answer_request(
         stream = request.stream()
         body = await read_body(stream, headers, max_bytes=limits.max_body_bytes, max_s=limits.max_body_s, types=types)
         asked = endpoint.read(body, headers)
-    answers = await predictor.predict(asked.texts, asked.parameters, timeout_s=timeout_s)
+    if asked.events is not None:
+        (text,) = asked.texts
+        return await told(predictor, text, asked.parameters, asked.events, timeout_s)
+    answering = predictor.predict(asked.texts, asked.parameters, timeout_s=timeout_s)
+    answers = await (_unless_gone(request, answering) if endpoint.streams else answering)
     written = asked.write(answers)
     return Response(written.body, media_type=written.media_type, headers=dict(written.headers))
+
+
+async def _unless_gone(request: Request, answering: Coroutine[Any, Any, Answers]) -> Answers:
+    """The answers, as long as the caller is there: what takes seconds to write is given up when he hangs up.
+
+    Raises:
+        RequestError: 499, he did; or as `Predictor.predict`.
+    """
+    writing, left = asyncio.create_task(answering), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({writing, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not writing.done():
+            writing.cancel()
+            await asyncio.wait({writing})
+            raise RequestError("the caller hung up before the answer was there", status=CALLER_LEFT)
+        return writing.result()
+    finally:
+        writing.cancel()
+        left.cancel()

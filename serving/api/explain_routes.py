@@ -15,6 +15,7 @@ from serving.api.request_body import JSON, PayloadReader, body_schema, read_body
 from serving.explanation.explainer import EXPLAINABLE, explanation
 from serving.explanation.explanation_models import Explanation, explain_parameters
 from serving.explanation.scheduled import ScheduledExplanation
+from serving.inference.engine import Engine
 from serving.middleware.request_headers import headers_of
 from serving.middleware.responses import answered, refusal, reply
 from serving.scheduling.predictor import Predictor
@@ -80,6 +81,7 @@ class ExplanationDesk:
     async def _explain(self, request: Request, text: str, parameters: Any) -> Explanation:
         context, metrics = current(), self._predictor.metrics
         with self._predictor.live_version() as version:
+            assert isinstance(version.engine, Engine)
             version.batcher.check_wait(0)
             charged = parameters.interventions or self._limits.max_interventions
             context.charge([text], len(text), times=charged)

@@ -13,7 +13,7 @@ from serving.middleware.responses import ErrorBody, reply
 from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.predictor import Predictor
 
-VERSIONS = ("bert-agent", "ray", "onnxruntime-gpu", "onnxruntime", "tokenizers", "fastapi")
+VERSIONS = ("bert-agent", "ray", "onnxruntime-gpu", "onnxruntime", "ctranslate2", "tokenizers", "fastapi")
 
 
 class Status(BaseModel):
@@ -36,6 +36,7 @@ class Info(BaseModel):
     picture: str
     parameters: list[str]
     explains: bool
+    streams: bool
     mask: str | None
     correction: str | None
     policy: dict[str, float] | None
@@ -98,7 +99,8 @@ def _info(predictor: Predictor, name: str) -> Info:
         picture=task.picture,
         parameters=list(task.parameters.model_fields),
         explains=task.explains and predictor.limits.explain.max_interventions > 0,
-        mask=engine.bundle.encoder.vocabulary.mask_token if task.decision.of_vocabulary else None,
+        streams=task.streams,
+        mask=engine.bundle.encoder.vocabulary.mask_token if task.decision.of_vocabulary and not task.writes else None,
         correction=task.correction_key if predictor.decisions else None,
         policy=dict(engine.bundle.policy.thresholds) if engine.bundle.policy else None,
         precision=engine.variant.precision,

@@ -21,6 +21,7 @@ from serving.api.open_inference import http_routes
 from serving.api.open_inference.protocol import OpenInference
 from serving.api.prediction_service import PredictionService
 from serving.api.request_body import REF, PayloadReader
+from serving.api.writing import chat_completion
 from serving.middleware.middleware_stack import Duty, MiddlewareStack
 from serving.middleware.responses import ErrorBody, reply
 from serving.scheduling.predictor import Predictor
@@ -64,12 +65,15 @@ def create_app(
         *hugging_face.endpoints(predictor, reader, name),
         http_routes.endpoint(model, tensor_reader),
     ]
+    chat = chat_completion.ChatEndpoint(predictor, name) if task.streams else None
     app.state.predictions = service = PredictionService(predictor, endpoints, front)
     app.include_router(hugging_face.routes(predictor, reader, name))
     app.include_router(http_routes.routes(model, tensor_reader))
     app.include_router(health_routes.routes(predictor, name, scrape))
     app.include_router(feedback_routes.routes(predictor))
     app.include_router(explain_routes.routes(predictor))
+    if chat is not None:
+        app.include_router(chat_completion.routes(chat, predictor))
     app.include_router(web_page.routes())
     app.add_exception_handler(HTTPException, _on_http_exception)
     # BelowPrefix is the outermost: all others see the path that the routes see.
@@ -78,7 +82,8 @@ def create_app(
         app.add_middleware(layer.cls, *layer.args, **layer.kwargs)
     feedback = [feedback_routes.FeedbackRequest] if predictor.decisions else []
     explained = [explain_routes.reader_of(predictor).model] if explain_routes.explains(predictor) else []
-    _complete_schema(app, [reader.model, tensor_reader.model, *feedback, *explained], front)
+    talks = [chat_completion.ChatRequest] if chat else []
+    _complete_schema(app, [reader.model, tensor_reader.model, *feedback, *explained, *talks], front)
     return app
 
 

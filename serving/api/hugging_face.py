@@ -9,11 +9,14 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic_core import to_json
 
+from agent.errors import RequestError
 from agent.tasks import Parameters
 from serving.api import streaming
 from serving.api.endpoint import Asked, Endpoint, Written, allowed_time, answer_request, check_name
 from serving.api.request_body import BYTES, JSON, PayloadReader, body_schema, refusals_counted
 from serving.api.streaming import NDJSON, Streams
+from serving.api.writing.event_stream import EVENTS_CONTENT
+from serving.api.writing.token_events import TokenEvents
 from serving.middleware.request_headers import headers_of
 from serving.middleware.responses import answered
 from serving.scheduling.prediction import Answers
@@ -33,14 +36,31 @@ class HuggingFaceEndpoint:
     def __init__(self, predictor: Predictor, reader: PayloadReader, route: str, path: str) -> None:
         self.route = route
         self.paths: Sequence[str] = (path,)
-        self._envelope, self._reader = predictor.engine.bundle.task.envelope, reader
+        task = predictor.engine.bundle.task
+        self.streams = task.streams
+        self._envelope, self._reader = task.envelope, reader
 
     def types(self, headers: Mapping[str, str]) -> Sequence[str]:  # noqa: D102 - Endpoint
         return (JSON,)
 
     def read(self, body: bytes, headers: Mapping[str, str]) -> Asked:  # noqa: D102 - Endpoint
-        texts, single, parameters = self._reader.read(body)
-        return Asked(texts, parameters, partial(self._write, single, parameters))
+        texts, single, parameters, stream = self._reader.read(body)
+        if not stream:
+            return Asked(texts, parameters, partial(self._write, single, parameters))
+        if not single:
+            raise RequestError(
+                "stream is true for a list of texts",
+                allowed="one text",
+                remedy="send a request for each",
+                field="stream",
+            )
+        if (getattr(parameters, "num_beams", None) or 1) > 1:
+            raise RequestError(
+                "stream is true with beams, of which none is the text before all have ended",
+                allowed="parameters.num_beams 1", remedy="leave stream or num_beams out", field="parameters.num_beams",
+            )  # fmt: skip
+        by_token = parameters.model_copy(update={"details": True})
+        return Asked(texts, by_token, partial(self._write, single, parameters), TokenEvents())
 
     def _write(self, single: bool, parameters: Parameters, answers: Answers) -> Written:
         return Written(to_json(self._envelope(answers, single=single, parameters=parameters)))
@@ -58,9 +78,10 @@ def routes(predictor: Predictor, reader: PayloadReader, name: str) -> APIRouter:
     """The same as routes of an application, with streams."""
     router = APIRouter()
     plain, named = endpoints(predictor, reader, name)
+    content = {NDJSON: BYTES} | (EVENTS_CONTENT if plain.streams else {})
     described: dict[str, Any] = {
         "response_model": None,
-        "responses": {200: {"model": reader.answer_model, "content": {NDJSON: BYTES}}},
+        "responses": {200: {"model": reader.answer_model, "content": content}},
         "openapi_extra": body_schema(reader.model, NDJSON),
     }
     streams = Streams(predictor, reader)

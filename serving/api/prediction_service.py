@@ -41,7 +41,8 @@ class PredictionService:
     """
 
     def __init__(self, predictor: Predictor, endpoints: Sequence[Endpoint], front: MiddlewareStack) -> None:
-        self.predictor, self.front, self._endpoints = predictor, front, endpoints
+        self.predictor, self.front = predictor, front
+        self._endpoints = [endpoint for endpoint in endpoints if not endpoint.streams]  # an answer here is one write
         self.routes: dict[bytes, Endpoint] = {}
         self._prefix: str | None = None
 
@@ -52,7 +53,7 @@ class PredictionService:
         self._prefix = prefix
         paths = {path: endpoint for endpoint in self._endpoints for path in endpoint.paths}
         self.routes = {(prefix + path).encode(): endpoint for path, endpoint in paths.items()}
-        if prefix:
+        if prefix and "/" in paths:
             self.routes[prefix.encode()] = paths["/"]
 
     def takes(self, headers: dict[str, str]) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, create_model
 from starlette.requests import ClientDisconnect
 
 from agent import telemetry
@@ -33,6 +33,7 @@ class PredictionBody(NamedTuple):
     texts: list[str]
     single: bool
     parameters: Parameters
+    stream: bool = False
 
 
 class PayloadReader:
@@ -54,7 +55,9 @@ class PayloadReader:
             self.model = _request_model("ExplainRequest", input_type(task, self._object), self._inputs, explained)
         else:
             inputs = inputs_type(task, self._object, max_texts)
-            self.model = _request_model("PredictionRequest", inputs, self._inputs, task.parameters)
+            self.model = _request_model(
+                "PredictionRequest", inputs, self._inputs, task.parameters, streams=task.streams
+            )
         self._quoted = quoted_keys(self.model, self._parameters, *([self._object] if self._object else []))
         item: Any = task.answer_item
         nested: Any = list[list[list[item]]] if task.nests else list[item]
@@ -80,7 +83,8 @@ class PayloadReader:
             )
         if isinstance(items[0], str):
             refuse_empty(items, "inputs" if single else "inputs[{}]")
-            return PredictionBody(items, single, request.parameters or self._parameters())
+            stream = bool(getattr(request, "stream", False))
+            return PredictionBody(items, single, request.parameters or self._parameters(), stream)
         texts = [self._of_object(item, "inputs" if single else f"inputs[{index}]") for index, item in enumerate(items)]
         return PredictionBody(texts, single, request.parameters or self._parameters())
 
@@ -268,14 +272,21 @@ def too_large(max_bytes: int) -> RequestError:
     )
 
 
-def _request_model(name: str, inputs: Any, told: str, parameters: type[Parameters]) -> type[BaseModel]:
+def _request_model(
+    name: str, inputs: Any, told: str, parameters: type[Parameters], *, streams: bool = False
+) -> type[BaseModel]:
     optional: Any = parameters | None
+    further: dict[str, Any] = {}
+    if streams:
+        meaning = "Whether a single text is told token by token, as server-sent events."
+        further["stream"] = (Annotated[bool, Strict()] | None, Field(None, description=meaning))
     return create_model(
         name,
         __config__=ConfigDict(extra="forbid"),
         __doc__="What is asked about, and how to answer.",
         inputs=(inputs, Field(description=told)),
         parameters=(optional, Field(None, description="How to answer.")),
+        **further,
     )
 
 

@@ -67,7 +67,7 @@ class ScheduledExplanation:
         return said
 
     def _encode(self, wanted: Computation, numbers: range) -> list[Document]:
-        return self._version.engine.encode([wanted.text(number) for number in numbers], self._parameters)
+        return list(self._version.engine.encode([wanted.text(number) for number in numbers], self._parameters))
 
     async def _aside(
         self, work: Callable[..., list[Result]], wanted: Computation, numbers: range, *rest: Any

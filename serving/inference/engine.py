@@ -20,6 +20,7 @@ from agent.tasks import Parameters
 from cluster.connection import usable_cores
 from serving.inference.session_plan import ComputeConfig, SessionPlan, candidates, everyday, measured
 from serving.inference.sessions import Sessions, choose_provider
+from serving.inference.writer import WritingConfig
 
 _log = logging.getLogger(__name__)
 _WARMUP_LENGTHS = (8, 16, 32, 64, 128, 256)
@@ -41,6 +42,7 @@ class EngineConfig(ComputeConfig):
         description="seconds for which a text may be overtaken by shorter ones, however long it is (docs/serving.md)",
     )
     warmup: bool = Field(True, description="run batches of several lengths before the replica says that it is ready")
+    writing: WritingConfig = Field(default_factory=WritingConfig)
 
 
 class Engine:

@@ -99,7 +99,7 @@ class TripleEngine(Engine):
         ]
 
 
-def open_engine(
+def open_graph_engine(
     bundle: Bundle,
     config: EngineConfig | None = None,
     *,
@@ -107,6 +107,6 @@ def open_engine(
     num_cpus: int | None = None,
     plan: SessionPlan | None = None,
 ) -> Engine:
-    """An engine for a bundle, with its tagger where it stands beside one; arguments and errors as those of `Engine`."""
+    """An engine for a bundle with graphs, with its tagger where it stands beside one; arguments and errors as those of `Engine`."""
     kind = TripleEngine if bundle.tagger else Engine
     return kind(bundle, config, precision=precision, num_cpus=num_cpus, plan=plan)

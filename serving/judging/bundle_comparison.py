@@ -19,7 +19,7 @@ from agent.tasks import Report
 from agent.tasks.record_fields import require_text
 from agent.tasks.relations.triple_scores import gold_texts, score_triples, triples_of
 from serving.inference.engine import Engine
-from serving.inference.triple_engine import TripleEngine, open_engine
+from serving.inference.triple_engine import TripleEngine, open_graph_engine
 
 
 class ScoredBundle(Config):
@@ -72,7 +72,7 @@ def compare(
             allowed="two agents for the same task",
             remedy="give another bundle",
         )
-    engines = [open_engine(one, precision=precision) for _, one in served]
+    engines = [open_graph_engine(one, precision=precision) for _, one in served]
     examples = _test_split(data, first)
     scored = [_score(engine, where, examples) for engine, (where, _) in zip(engines, served, strict=True)]
     inputs = [first.task.as_input(list(first.task.fields_of(text).values())) for text in texts]

@@ -75,7 +75,7 @@ class AppConfig(FrontConfig):
     )
     precision: str = Field(
         "auto",
-        description="precision of the ONNX graph: fp32, fp16, bf16, int8, int4; auto takes the one for the hardware",
+        description="precision of the model: fp32, fp16, bf16, int8, int4 of an ONNX graph, fp32 or int8 of an agent that writes; auto takes the one for the hardware",
     )
     replicas: ReplicaConfig = Field(default_factory=ReplicaConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)

@@ -17,8 +17,8 @@ from serving.api.http_app import create_app
 from serving.api.open_inference.grpc_service import InferenceService
 from serving.api.open_inference.protocol import OpenInference
 from serving.feedback.decision_log import DecisionLog
-from serving.inference.engine import Engine
-from serving.inference.triple_engine import open_engine
+from serving.inference.engine_choice import open_engine
+from serving.inference.served_engine import ServedEngine
 from serving.metrics import Metrics
 from serving.middleware.middleware_stack import MiddlewareStack
 from serving.ray_serve.app_config import AppConfig
@@ -47,7 +47,7 @@ class Agent(InferenceService):
         plan = engine.best_plan()
         engine.use(plan)
 
-        def open_version(bundle: Bundle) -> Engine:
+        def open_version(bundle: Bundle) -> ServedEngine:
             beside = bundle.beside(served.tagger) if served.tagger else bundle
             return open_engine(beside, config.engine, precision=config.precision, num_cpus=cpus, plan=plan)
 

@@ -20,7 +20,7 @@ from agent import telemetry
 from agent.bundle import MANIFEST, Bundle
 from agent.config.base import Config
 from agent.errors import AgentError, BundleError
-from serving.inference.engine import Engine
+from serving.inference.served_engine import ServedEngine
 from serving.scheduling.predictor import Predictor
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,9 @@ class Rollout:
         config: When a new version is good enough.
     """
 
-    def __init__(self, predictor: Predictor, open_engine: Callable[[Bundle], Engine], config: RolloutConfig) -> None:
+    def __init__(
+        self, predictor: Predictor, open_engine: Callable[[Bundle], ServedEngine], config: RolloutConfig
+    ) -> None:
         self._predictor, self._open, self._config = predictor, open_engine, config
         self._path = predictor.engine.bundle.path
         self._tried: _State | None = None
@@ -107,7 +109,7 @@ class Rollout:
             promote()
         return "promoted", f"it answers {agreement:.1%} of the {compared} latest texts as the version before did"
 
-    def _load(self, digest: str) -> Engine:
+    def _load(self, digest: str) -> ServedEngine:
         bundle = Bundle.load(self._path)
         old = self._predictor.engine.bundle
         if bundle.digest != digest:
@@ -148,13 +150,13 @@ def _state(path: Path) -> _State | None:
     """What stands there now; None while that is no bundle."""
     try:
         digest = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
-        stats = [(file.name, file.stat()) for file in path.iterdir()]
+        stats = [(file.relative_to(path).as_posix(), file.stat()) for file in path.rglob("*")]
     except OSError:
         return None
     return _State(digest, tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)))
 
 
-def _compare(old: Engine, new: Engine, texts: Sequence[str]) -> tuple[int, float]:
+def _compare(old: ServedEngine, new: ServedEngine, texts: Sequence[str]) -> tuple[int, float]:
     """How many texts were compared, and the part that both versions predict alike (1 if there are none)."""
     before, after = old.labels(texts), new.labels(texts)
     same = sum(one == other for one, other in zip(before, after, strict=True))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from serving.inference.engine import Engine
+from serving.inference.served_engine import ServedEngine
 from serving.inference.triple_engine import TripleEngine
+from serving.inference.writing_engine import WritingEngine
 from serving.metrics import Metrics
-from serving.scheduling.batcher import Bounds, TokenBatcher
+from serving.scheduling.batch_scheduler import BatchScheduler, Bounds
+from serving.scheduling.batcher import TokenBatcher
 from serving.scheduling.executors import Executor, LoopExecutor, ThreadExecutor
 from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.refusals import OverloadError
+from serving.scheduling.writing.writing_batcher import WritingBatcher
 from serving.shift.drift_watch import DriftWatch
 
 
@@ -29,19 +34,10 @@ class ModelVersion:
         in_flight: Requests that it is answering.
     """
 
-    def __init__(self, engine: Engine, limits: LimitsConfig, metrics: Metrics) -> None:
+    def __init__(self, engine: ServedEngine, limits: LimitsConfig, metrics: Metrics) -> None:
         self.engine, self.limits = engine, limits
         self.tagger = ModelVersion(engine.tagger, limits, metrics) if isinstance(engine, TripleEngine) else None
-        self.batcher = TokenBatcher(
-            _executor(engine),
-            Bounds(
-                max_batch_tokens=engine.config.max_batch_tokens,
-                max_wait_s=engine.config.max_wait_s,
-                max_queued_tokens=limits.max_queued_tokens,
-                max_queued_s=limits.max_queued_s,
-            ),
-            metrics,
-        )
+        self.batcher = _batcher(engine, limits, metrics)
         self.drift: DriftWatch | None = None
         self.in_flight = 0
         self._left = asyncio.Event()
@@ -65,7 +61,7 @@ class ModelVersion:
         self.close()
 
     @property
-    def batchers(self) -> list[TokenBatcher]:
+    def batchers(self) -> list[BatchScheduler[Any]]:
         """Its queue, and that of its tagger."""
         return [version.batcher for version in (self, self.tagger) if version]
 
@@ -83,6 +79,23 @@ class ModelVersion:
         self.in_flight -= 1
         if not self.in_flight:
             self._left.set()
+
+
+def _batcher(engine: ServedEngine, limits: LimitsConfig, metrics: Metrics) -> BatchScheduler[Any]:
+    """The queue for what an engine computes: texts to write, or windows."""
+    if isinstance(engine, WritingEngine):
+        return WritingBatcher(engine, _bounds(engine, limits, engine.config.writing.max_batch_tokens), metrics)
+    assert isinstance(engine, Engine)
+    return TokenBatcher(_executor(engine), _bounds(engine, limits, engine.config.max_batch_tokens), metrics)
+
+
+def _bounds(engine: Engine | WritingEngine, limits: LimitsConfig, max_batch_tokens: int) -> Bounds:
+    return Bounds(
+        max_batch_tokens=max_batch_tokens,
+        max_wait_s=engine.config.max_wait_s,
+        max_queued_tokens=limits.max_queued_tokens,
+        max_queued_s=limits.max_queued_s,
+    )
 
 
 def _executor(engine: Engine) -> Executor:

@@ -9,11 +9,13 @@ from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 from agent import telemetry
-from agent.encoding import Document, Float32
+from agent.encoding import Float32
+from agent.generation.growing_text import GrowingText
 from agent.tasks import Parameters
 from serving.feedback.explorer import Explorer
+from serving.inference.engine import Engine
 from serving.metrics import Metrics
-from serving.scheduling.batcher import Submission
+from serving.scheduling.batch_scheduler import Submission
 from serving.scheduling.model_version import ModelVersion
 from serving.scheduling.refusals import DeadlineError
 from serving.scheduling.request_context import RequestContext
@@ -38,6 +40,7 @@ class Wanted(NamedTuple):
         done: Told the outcome once, on the event loop.
         timeout_s: Seconds from the request's arrival after which the caller no longer wants the answers.
         arrival: When it came, on the monotonic clock.
+        listen: Told, on the event loop, what is written of a text as it grows; the tokens may be several more than before.
     """
 
     texts: Sequence[str]
@@ -47,6 +50,7 @@ class Wanted(NamedTuple):
     done: Callable[[Outcome], None]
     timeout_s: float | None
     arrival: float
+    listen: Callable[[GrowingText], None] | None = None
 
 
 class Shared(NamedTuple):
@@ -166,16 +170,16 @@ class Prediction:
             self.version.batcher.withdraw(self._submission)
         self.version.leave()
 
-    def _encode(self) -> tuple[list[Document] | Exception, float, float]:
+    def _encode(self) -> tuple[Sequence[Any] | Exception, float, float]:
         started = time.monotonic()
-        documents: list[Document] | Exception
+        documents: Sequence[Any] | Exception
         try:
             documents = self.version.engine.encode(self._texts, self._parameters)
         except Exception as error:  # noqa: BLE001 - told to the caller
             documents = error
         return documents, started, time.monotonic()
 
-    def _encoded(self, result: tuple[list[Document] | Exception, float, float]) -> None:
+    def _encoded(self, result: tuple[Sequence[Any] | Exception, float, float]) -> None:
         documents, started, ended = result
         if self.over:
             return
@@ -185,18 +189,22 @@ class Prediction:
         self._shared.tokenize.observe(ended - started)
         self.wanted.context.stages.append(("tokenize", started, ended))
         self._documents, self._encoded_at = documents, ended
+        try:
+            self._submission = self._submit(documents)
+        except Exception as error:  # noqa: BLE001 - told to the caller
+            self.end(error)
+
+    def _submit(self, documents: Sequence[Any]) -> Submission:
+        """Queues what has to be computed."""
         windows = [window for document in documents for window in document.windows]
         self._places = None
         if len(windows) > len(documents):
             counts = [len(document.windows) for document in documents]
             self._places = [(index, number) for index, count in enumerate(counts) for number in range(count)]
             self._outputs: dict[int, dict[int, Float32]] = {}
-        try:
-            self._submission = self.version.batcher.submit(windows, self)
-        except Exception as error:  # noqa: BLE001 - told to the caller
-            self.end(error)
+        return self.version.batcher.submit(windows, self)
 
-    def _decode(self, index: int, outputs: Sequence[Float32]) -> None:
+    def _decode(self, index: int, outputs: Any) -> None:
         if len(self._texts[index]) <= INLINE_CHARACTERS:
             self._decoded(index, *self._answer(index, outputs))
         else:
@@ -204,7 +212,7 @@ class Prediction:
             future = loop.run_in_executor(self._shared.threads, self._answer, index, outputs)
             future.add_done_callback(lambda done: self._decoded(index, *done.result()))
 
-    def _answer(self, index: int, outputs: Sequence[Float32]) -> tuple[list[dict[str, Any]] | Exception, float]:
+    def _answer(self, index: int, outputs: Any) -> tuple[list[dict[str, Any]] | Exception, float]:
         started = time.monotonic()
         answer: list[dict[str, Any]] | Exception
         try:
@@ -213,13 +221,15 @@ class Prediction:
             answer = error
         return answer, time.monotonic() - started
 
-    def _decode_text(self, index: int, outputs: Sequence[Float32]) -> list[dict[str, Any]]:
+    def _decode_text(self, index: int, outputs: Any) -> list[dict[str, Any]]:
         text, document, parameters = self._texts[index], self._documents[index], self._parameters
+        engine = self.version.engine
+        assert isinstance(engine, Engine)
         if (drift := self.version.drift) is not None and drift.is_due():
             drift.observe(text, document, outputs)
         if self._shared.explorer is None or self.propensities is None:
-            return self.version.engine.decode(text, document, outputs, parameters)
-        sampled = self._shared.explorer.answer(self.version.engine, text, document, outputs, parameters)
+            return engine.decode(text, document, outputs, parameters)
+        sampled = self._shared.explorer.answer(engine, text, document, outputs, parameters)
         self.propensities[index] = sampled.propensity, sampled.chosen
         return sampled.answer
 

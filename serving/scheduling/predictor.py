@@ -13,21 +13,23 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 from agent import telemetry
 from agent.errors import RequestError
 from agent.tasks import Parameters
 from agent.tasks.governed.governed_tasks import abstains
 from serving.feedback.decision_log import Answered, DecisionLog
-from serving.inference.engine import Engine
+from serving.inference.served_engine import ServedEngine
 from serving.metrics import Metrics
-from serving.scheduling.batcher import TokenBatcher
+from serving.scheduling.batch_scheduler import BatchScheduler
 from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.model_version import ModelVersion
 from serving.scheduling.prediction import Answers, Outcome, Prediction, Shared, Wanted
 from serving.scheduling.refusals import OverloadError, reason_of
 from serving.scheduling.request_context import RequestContext, current
-from serving.scheduling.triple_prediction import prediction_of
+from serving.scheduling.triple_prediction import TriplePrediction
+from serving.scheduling.writing.writing_prediction import WritingPrediction
 from serving.shift.drift_watch import DriftConfig, open_watch
 
 _log = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ class Predictor:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: ServedEngine,
         limits: LimitsConfig | None = None,
         metrics: Metrics | None = None,
         *,
@@ -75,12 +77,12 @@ class Predictor:
         self.metrics.follow(telemetry.QUEUED_WINDOWS, lambda: sum(queue.queued_windows for queue in self._queues()))
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> ServedEngine:
         """What computes, not counting a candidate."""
         return self._live.engine
 
     @property
-    def batcher(self) -> TokenBatcher:
+    def batcher(self) -> BatchScheduler[Any]:
         """The queue, not counting a candidate's."""
         return self._live.batcher
 
@@ -122,18 +124,21 @@ class Predictor:
         Returns:
             What can be cancelled; None if nothing was begun.
         """
-        characters = sum(map(len, texts))
-        wanted = Wanted(texts, characters, parameters, context, done, timeout_s, time.monotonic())
+        return self.begin(Wanted(texts, sum(map(len, texts)), parameters, context, done, timeout_s, time.monotonic()))
+
+    def begin(self, wanted: Wanted) -> Prediction | None:
+        """Begins to answer one request, as `submit` does."""
+        texts = wanted.texts
         try:
-            self.limits.check(texts, characters)
-            context.charge(texts, characters)
+            self.limits.check(texts, wanted.num_characters)
+            wanted.context.charge(texts, wanted.num_characters)
             version = self._candidate if self._candidate and self._takes_turn() else self._live
             version.check_room()
             version.batcher.check_wait(max(map(len, texts), default=0) // _CHARACTERS_PER_TOKEN)
         except RequestError as error:
             self._failed(wanted, error)
             return None
-        prediction = prediction_of(wanted, version, self._shared)
+        prediction = _prediction(wanted, version, self._shared)
         prediction.start()
         return prediction
 
@@ -197,7 +202,7 @@ class Predictor:
             version.leave()
 
     @asynccontextmanager
-    async def candidate(self, engine: Engine, share: float) -> AsyncIterator[Callable[[], None]]:
+    async def candidate(self, engine: ServedEngine, share: float) -> AsyncIterator[Callable[[], None]]:
         """Lets a second version answer a part of the requests inside the block; it leaves afterwards.
 
         Args:
@@ -267,7 +272,7 @@ class Predictor:
         else:
             self.candidate_failures += 1
             _log.error("the new version of the bundle failed; the request goes to the one before", exc_info=outcome)
-            prediction.successor = successor = prediction_of(wanted, self._live, self._shared)
+            prediction.successor = successor = _prediction(wanted, self._live, self._shared)
             successor.start()
 
     def _log_decisions(self, log: DecisionLog, prediction: Prediction, answers: Answers) -> None:
@@ -296,7 +301,7 @@ class Predictor:
         if most := self.samples.maxlen:
             self.samples.extend(text for text in wanted.texts[:most] if len(text) <= _LONGEST_SAMPLE)
 
-    def _queues(self) -> list[TokenBatcher]:
+    def _queues(self) -> list[BatchScheduler[Any]]:
         return [batcher for version in (self._live, self._candidate) if version for batcher in version.batchers]
 
     def _takes_turn(self) -> bool:
@@ -304,8 +309,15 @@ class Predictor:
         self._turns += 1
         return int(self._turns * self._share) > int((self._turns - 1) * self._share)
 
-    def _announce(self, engine: Engine, value: float) -> None:
+    def _announce(self, engine: ServedEngine, value: float) -> None:
         bundle = engine.bundle
         self.metrics.set(
             telemetry.INFO, value, bundle=bundle.digest[:12], task=bundle.task.kind, precision=engine.variant.precision
         )
+
+
+def _prediction(wanted: Wanted, version: ModelVersion, shared: Shared) -> Prediction:
+    """A prediction by an agent, by two where the version has a tagger beside it, or by one that writes."""
+    writes = version.engine.bundle.task.writes
+    kind = WritingPrediction if writes else TriplePrediction if version.tagger else Prediction
+    return kind(wanted, version, shared)

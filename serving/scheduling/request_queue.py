@@ -1,4 +1,4 @@
-"""The queue of waiting windows: which is due first, and with which others it shares a batch."""
+"""The queue of waiting work: what is due first, and with which other work it shares a batch."""
 
 from __future__ import annotations
 
@@ -6,70 +6,79 @@ import bisect
 import heapq
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from agent.encoding import Window
-
+Work = TypeVar("Work")
 Owner = TypeVar("Owner")
 
 _SLOTS_PER_S = 20  # resolution of `tokens_due_by`
 
 
-class Item(Generic[Owner]):
-    """A waiting window.
+@dataclass(slots=True, eq=False)
+class Item(Generic[Work, Owner]):
+    """What waits: a window, or a text to write.
 
-    Args:
-        window: What is to be computed.
+    Attributes:
+        work: What is to be computed.
         owner: Whose it is.
-        place: Which of its owner's windows it is.
+        place: Which of its owner's works it is.
+        length: In tokens.
         number: Unique, increasing with arrival.
         due: When it is to be served, in seconds of the monotonic clock.
+        waits: Whether it is in the queue.
     """
 
-    __slots__ = ("due", "length", "number", "owner", "place", "waits", "window")
+    work: Work
+    owner: Owner
+    place: int
+    length: int
+    number: int
+    due: float
+    waits: bool = True
 
-    def __init__(self, window: Window, owner: Owner, place: int, *, number: int, due: float) -> None:
-        self.length, self.number, self.due, self.window = len(window.input_ids), number, due, window
-        self.owner, self.place, self.waits = owner, place, True
 
-
-class RequestQueue(Generic[Owner]):
-    """Waiting windows in two orders: by length, and by when they are due.
+class RequestQueue(Generic[Work, Owner]):
+    """Waiting work in two orders: by length, and by when it is due.
 
     Args:
-        max_batch_tokens: Budget of a batch: longest window times windows. A longer window gets a batch of its own.
+        max_batch_tokens: Budget of a batch: the greatest length times the number of items. A longer item gets a batch of its own.
     """
 
     def __init__(self, max_batch_tokens: int) -> None:
         self._max_batch_tokens = max_batch_tokens
         # Sorted by length, then by arrival. Numbers are unique, so items themselves are never compared.
-        self._items: list[tuple[int, int, Item[Owner]]] = []
-        self._due: list[tuple[float, int, Item[Owner]]] = []  # a heap, with items that wait no longer
+        self._items: list[tuple[int, int, Item[Work, Owner]]] = []
+        self._due: list[tuple[float, int, Item[Work, Owner]]] = []  # a heap, with items that wait no longer
         self._tokens_due: defaultdict[int, int] = defaultdict(int)  # by slot of time
         self.num_tokens = 0
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def add(self, item: Item[Owner]) -> None:
+    def add(self, item: Item[Work, Owner]) -> None:
         """Puts one in."""
         bisect.insort(self._items, (item.length, item.number, item))
         heapq.heappush(self._due, (item.due, item.number, item))
         self._tokens_due[_slot(item.due)] += item.length
         self.num_tokens += item.length
 
-    def take(self) -> list[Item[Owner]]:
-        """Takes a batch out: the item that is due first and its neighbours in length. The queue must not be empty."""
+    def first(self) -> Item[Work, Owner]:
+        """What is due first. The queue must not be empty."""
         while not self._due[0][-1].waits:
             heapq.heappop(self._due)
-        due, items = self._due[0][-1], self._items
+        return self._due[0][-1]
+
+    def take(self) -> list[Item[Work, Owner]]:
+        """Takes a batch out: the item that is due first and its neighbours in length. The queue must not be empty."""
+        due, items = self.first(), self._items
         first, end = _around(items, bisect.bisect_left(items, (due.length, due.number)), self._max_batch_tokens)
         batch = [entry[-1] for entry in items[first:end]]
         del items[first:end]
         self._account(batch)
         return batch
 
-    def drop(self, owner: Owner) -> list[Item[Owner]]:
+    def drop(self, owner: Owner) -> list[Item[Work, Owner]]:
         """Takes out everything of an owner."""
         dropped = [item for _, _, item in self._items if item.owner is owner]
         self._items = [entry for entry in self._items if entry[-1].owner is not owner]
@@ -81,7 +90,7 @@ class RequestQueue(Generic[Owner]):
         last = _slot(time_s)
         return sum(tokens for slot, tokens in self._tokens_due.items() if slot <= last)
 
-    def _account(self, items: Sequence[Item[Owner]]) -> None:
+    def _account(self, items: Sequence[Item[Work, Owner]]) -> None:
         """Takes items that no longer wait off the books."""
         for item in items:
             item.waits = False
@@ -98,7 +107,7 @@ def _slot(due: float) -> int:
     return int(due * _SLOTS_PER_S)
 
 
-def _around(items: Sequence[tuple[int, int, Item[Owner]]], index: int, budget: int) -> tuple[int, int]:
+def _around(items: Sequence[tuple[int, int, Item[Work, Owner]]], index: int, budget: int) -> tuple[int, int]:
     """Where a batch with one of the sorted items begins and ends: shorter neighbours first, for they do not widen it."""
     first = max(0, index + 1 - max(1, budget // items[index][0]))
     end = index + 1

@@ -14,11 +14,6 @@ from serving.scheduling.prediction import INLINE_CHARACTERS, Outcome, Prediction
 from serving.scheduling.refusals import OverloadError
 
 
-def prediction_of(wanted: Wanted, version: ModelVersion, shared: Shared) -> Prediction:
-    """A prediction, by both agents where the version has two."""
-    return (TriplePrediction if version.tagger else Prediction)(wanted, version, shared)
-
-
 class TriplePrediction(Prediction):
     """The texts of one request on their way through a tagger and an agent of relations.
 

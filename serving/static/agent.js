@@ -1,5 +1,7 @@
 // Talks to the server that this page came from. Knows nothing of the page. Addresses are relative: a prefix does not matter.
 
+import { eventsOf } from "./event_stream.js";
+
 /** What the server refused, or what came in the way: `told` is {error, allowed, remedy}. */
 export class Refusal extends Error {
   constructor(told, { status = 0, retryAfter = null } = {}) {
@@ -18,6 +20,8 @@ const UNSENDABLE = {
   remedy: "copy the key again, without spaces",
 };
 
+const UNREACHABLE = { error: "the server cannot be reached", remedy: "see whether it is running, then try again" };
+
 /** The agent's card. */
 export async function card(key) {
   return (await send("info", key, { cache: "no-store" })).body;
@@ -28,6 +32,27 @@ export async function predict(inputs, { parameters, key, signal }) {
   const began = performance.now();
   const { body, id } = await post("./", key, parameters ? { inputs, parameters } : { inputs }, signal);
   return { answer: body, id, milliseconds: performance.now() - began };
+}
+
+/** The same of an agent that tells its text token by token: `told` is called with what there is of it. */
+export async function write(inputs, { told: tell, key, signal }) {
+  const began = performance.now();
+  const body = JSON.stringify({ inputs, stream: true });
+  const response = await open("./", key, { method: "POST", headers: { "content-type": "application/json" }, body, signal });
+  if (!response.ok) throw await refusal(response);
+  let text = "";
+  let last = {};
+  try {
+    for await (last of eventsOf(response)) {
+      if (last.error) throw new Refusal(last);
+      tell((text += last.token.text));
+    }
+  } catch (error) {
+    if (signal?.aborted || error instanceof Refusal) throw error;
+    throw new Refusal(UNREACHABLE);
+  }
+  const answer = [{ generated_text: last.generated_text, details: last.details }];
+  return { answer, id: response.headers.get("x-request-id"), milliseconds: performance.now() - began };
 }
 
 /** Why the agent decides so about one input. */
@@ -45,18 +70,29 @@ function post(path, key, told, signal) {
 }
 
 async function send(path, key, options) {
+  const response = await open(path, key, options);
+  if (!response.ok || !isJson(response)) throw await refusal(response);
+  return { body: JSON.parse(await reached(response.text(), options)), id: response.headers.get("x-request-id") };
+}
+
+function open(path, key, options) {
   if (/[^\x21-\x7e]/.test(key)) throw new Refusal(UNSENDABLE);
   const headers = { accept: "application/json", ...options.headers, ...(key && { authorization: `Bearer ${key}` }) };
-  let response, body;
+  return reached(fetch(path, { ...options, headers }), options);
+}
+
+async function reached(promise, options) {
   try {
-    response = await fetch(path, { ...options, headers });
-    body = await response.text();
+    return await promise;
   } catch (error) {
-    if (options.signal?.aborted) throw error;
-    throw new Refusal({ error: "the server cannot be reached", remedy: "see whether it is running, then try again" });
+    if (options?.signal?.aborted) throw error;
+    throw new Refusal(UNREACHABLE);
   }
-  if (response.ok && isJson(response)) return { body: JSON.parse(body), id: response.headers.get("x-request-id") };
-  throw new Refusal(told(response, body), { status: response.status, retryAfter: response.headers.get("retry-after") });
+}
+
+async function refusal(response) {
+  const { status, headers } = response;
+  return new Refusal(told(response, await reached(response.text())), { status, retryAfter: headers.get("retry-after") });
 }
 
 const isJson = (response) => response.headers.get("content-type")?.startsWith("application/json");

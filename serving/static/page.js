@@ -1,13 +1,13 @@
 // Wires the page: what is typed, clicked and pressed goes to the agent; what comes back is shown.
 
-import { card, explain, feedback, predict, Refusal } from "./agent.js";
+import { card, explain, feedback, predict, Refusal, write } from "./agent.js";
 import { cardOf, plain, purpose } from "./card.js";
 import { correctable } from "./correction.js";
 import { counted, element, numbers } from "./elements.js";
 import { marksSelection } from "./entity_marks.js";
 import { explained } from "./explanation.js";
 import { Palette } from "./palette.js";
-import { answered, itemsOf, refused } from "./result.js";
+import { answered, itemsOf, refused, writing } from "./result.js";
 
 const at = (id) => document.getElementById(id);
 const palette = new Palette();
@@ -47,7 +47,9 @@ async function ask() {
   const mine = begin();
   const asked = { inputs: inputs(text), parameters: parameters() };
   try {
-    const { answer, id, milliseconds } = await predict(asked.inputs, { parameters: asked.parameters, key, signal: mine.signal });
+    const told = (there) => running === mine && at("answer").replaceChildren(writing(there));
+    const how = { parameters: asked.parameters, key, signal: mine.signal, told };
+    const { answer, id, milliseconds } = await (info?.streams ? write : predict)(asked.inputs, how);
     const why = info?.explains ? (item) => tellWhy(asked, item) : null;
     const { summary, nodes } = answered(text, answer, { palette, picture: info?.picture, why });
     const shown = info?.correction && id ? [correctable(nodes, { ...about(asked, itemsOf(answer)), text, items: itemsOf(answer), id })] : nodes;

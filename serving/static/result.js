@@ -116,7 +116,19 @@ function triples(items, palette, { text }) {
   return { summary: items.length ? counted(items.length, "relation") : "no relation", nodes: shown };
 }
 
-const PICTURES = { ranking: ranked, marks: marked, answers: inContext, fillings, triples };
+function written(items) {
+  const text = textOf(items[0]);
+  return { summary: counted([...text].length, "character") + " written", nodes: [writing(text)] };
+}
+
+const textOf = (item) => item.generated_text ?? item.translation_text ?? item.summary_text ?? "";
+
+/** A text that is written, or what there is of it. */
+export function writing(text) {
+  return element("div", { class: "marked", dir: "auto" }, text);
+}
+
+const PICTURES = { ranking: ranked, marks: marked, answers: inContext, fillings, triples, written };
 
 function json(answer) {
   return folded("As JSON", element("pre", {}, JSON.stringify(answer, null, 2)));

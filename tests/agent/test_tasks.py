@@ -325,7 +325,8 @@ def test_answers_have_the_promised_shape(kind):
     single, many = (
         task.envelope(some, single=len(some) == 1, parameters=parameters) for some in (answers[:1], answers)
     )
-    assert many == ([items[0] for items in answers] if kind.bare_answers else answers)
+    flat = kind.bare_answers or task.kind == "sequence_to_sequence"  # one list, as pipelines of Hugging Face give it
+    assert many == ([items[0] for items in answers] if flat else answers)
     assert single in ([answers[0][0]] if kind.bare_answers else [answers[0], answers[:1]])
 
 

@@ -87,7 +87,7 @@ def test_a_sure_model_answers_the_target(task, family):
     (document,) = task.encode(used, [example])
     (targets,) = task.targets(example, document)
     (answer,) = task.answer(example.text, document, [sure(targets, used.vocabulary.size)], task.parameters())
-    assert answer["generated_text"].strip() == "hello world"
+    assert answer[task.text_key].strip() == "hello world"
     assert answer["score"] == pytest.approx(1, abs=1e-4)
     assert task.record_of(example.text, [answer])["text"] == example.text
 
@@ -200,7 +200,8 @@ def test_a_tokenizer_says_which_token_ends_a_text_or_is_refused():
 def test_no_graph_of_an_agent_that_writes_can_be_served(tmp_path, kind):
     bundle = Bundle.load(publish_writer(tmp_path / "agent", kind))
     with pytest.raises(
-        BundleError, match=rf"of {kind}, which writes texts, .* serve .*Allowed: agents of .*Remedy: .*transformers"
+        BundleError,
+        match=rf"of {kind}, which writes texts, .* judge, explain or annotate with .*Allowed: agents of .*Remedy: .*transformers",
     ):
         bundle.onnx_variant()
 

@@ -21,11 +21,13 @@ from serving.api.open_inference.grpc_service import InferenceService
 from serving.api.open_inference.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from serving.api.open_inference.protocol import OpenInference
 from serving.inference.engine import Engine, EngineConfig
+from serving.inference.engine_choice import open_engine
 from serving.middleware.middleware_stack import FrontConfig, MiddlewareStack
 from serving.ray_serve.http_protocol import protocol_for
 from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.predictor import Predictor
 from tests.serving.tiny import CLASSIFIER, FILLER, JUDGE, LABELLER, READER, RELATER, TAGGER, make_bundle
+from tests.tiny_writers import publish_converted
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +63,18 @@ def filler_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def relater_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bundle(tmp_path_factory.mktemp("relater") / "bundle", RELATER)
+
+
+@pytest.fixture(scope="session")
+def translator_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return publish_converted(
+        tmp_path_factory.mktemp("translator") / "bundle", "sequence_to_sequence", "bart", init_std=0.5
+    )
+
+
+@pytest.fixture(scope="session")
+def talker_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return publish_converted(tmp_path_factory.mktemp("talker") / "bundle", "text_generation", "llama")
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +126,7 @@ def _served(agent: str) -> Any:
     @pytest.fixture(scope="module", name=f"{agent}_url")
     def url(request: pytest.FixtureRequest, way: str) -> Iterator[str]:
         bundle = Bundle.load(request.getfixturevalue(f"{agent}_path"))
-        with listening(Predictor(Engine(bundle)), direct=way == "direct") as address:
+        with listening(Predictor(open_engine(bundle)), direct=way == "direct") as address:
             yield address
 
     return url
@@ -124,6 +138,8 @@ judge_url = _served("judge")
 reader_url = _served("reader")
 filler_url = _served("filler")
 relater_url = _served("relater")
+translator_url = _served("translator")
+talker_url = _served("talker")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -30,6 +30,38 @@ class Turn(BaseModel):
 
     role: Role
     content: str
+
+
+class ChatPrompt(str):
+    """A conversation that the assistant is to go on with, as text for people; `turns` holds what it is made of."""
+
+    turns: tuple[Turn, ...]
+
+    def __new__(cls, turns: Sequence[Turn]) -> Self:
+        """Of turns, in order."""
+        shown = "".join(f"{MARKERS[turn.role]}{turn.content}\n" for turn in turns)
+        made = super().__new__(cls, shown + MARKERS["assistant"])
+        made.turns = tuple(turns)
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.turns,)
+
+
+def read_prompt(messages: Sequence[Any], where: str) -> ChatPrompt:
+    """Reads the turns of a conversation, of which the last is not the assistant's.
+
+    Raises:
+        DataError: A turn has no text, or the assistant had the last word.
+    """
+    turns = [_read_turn(message, number, f"{where}[{number}]") for number, message in enumerate(messages)]
+    if not turns or turns[-1].role == "assistant":
+        raise DataError(
+            f"{where} {'ends with a turn of the assistant' if turns else 'is empty'}",
+            allowed='turns of which the last is the user\'s, such as [{"role": "user", "content": "..."}]',
+            remedy="add what it is to answer",
+        )
+    return ChatPrompt(turns)
 
 
 def read_turns(messages: Any, where: str) -> tuple[Turn, ...]:

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from agent.encoding import Document, Encoder
-from agent.tasks.base import Report
+from agent.tasks.base import Parameters, Report
 from agent.tasks.writing.generated_scores import Metric, add_generated
 from agent.tasks.writing.teacher_forcing import WrittenDocument, encode_decoded
-from agent.tasks.writing.written_text import SHAPE, WritingTask, WrittenText
+from agent.tasks.writing.writing_parameters import GenerationParameters, SequenceParameters
+from agent.tasks.writing.written_text import SCORE, SHAPE, WritingTask, WrittenText
+
+_KEYS = {"translation": "translation_text", "summarization": "summary_text"}
+
+
+class WrittenSequence(BaseModel):
+    """A text that was written for another, by the name that Hugging Face's clients read."""
+
+    translation_text: str | None = Field(None, description="Of agents that translate.")
+    summary_text: str | None = Field(None, description="Of agents that summarise.")
+    score: float = SCORE
 
 
 class SequenceToSequence(WritingTask):
@@ -21,8 +32,14 @@ class SequenceToSequence(WritingTask):
     record_keys: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"text", "target"}),)
     record_shape: ClassVar[str] = SHAPE
     purpose: ClassVar[str] = "Writes another text for a text."
+    parameters: ClassVar[type[Parameters]] = SequenceParameters
+    answer_item: ClassVar[type[BaseModel]] = WrittenSequence
 
     kind: Literal["sequence_to_sequence"] = "sequence_to_sequence"
+    pipeline_tag: Literal["translation", "summarization"] = Field(
+        "translation",
+        description="what a server's answers are called: translation_text or summary_text, as Hugging Face's clients of that task read them",
+    )
     metric: Metric = Field(
         "bleu",
         description="what generated texts are scored by: bleu (with chrF; translations) or rouge (summaries in English)",
@@ -39,6 +56,29 @@ class SequenceToSequence(WritingTask):
         200, ge=0,
         description="texts of dev that are generated and scored after each epoch; test is generated in full. 0 generates none: agents are then compared by right prefixes",
     )  # fmt: skip
+
+    @property
+    def text_key(self) -> str:
+        """What Hugging Face's clients read."""
+        return _KEYS[self.pipeline_tag]
+
+    @property
+    def default_beams(self) -> int:
+        """As dev and test are generated."""
+        return self.num_beams
+
+    def asked(self, parameters: Any) -> GenerationParameters:
+        """How a request wants its texts written."""
+        assert isinstance(parameters, SequenceParameters)
+        return parameters.asked
+
+    def new_tokens(self, encoder: Encoder, document: WrittenDocument, parameters: Any) -> int:
+        """Up to the model's length, whatever is given; raises RequestError beyond it."""
+        return self.asked(parameters).tokens_within(self.max_new_tokens or encoder.max_tokens, encoder.max_tokens)
+
+    def envelope(self, answers: list[list[dict[str, Any]]], *, single: bool, parameters: Any) -> list[Any]:
+        """One list of all texts, as pipelines of Hugging Face give it."""
+        return [item for answer in answers for item in answer]
 
     def score_generated(self, report: Report, examples: Sequence[WrittenText], texts: Sequence[str]) -> Report:
         """A report on right prefixes with the scores of generated texts, by which agents are compared then."""

@@ -40,9 +40,11 @@ class WrittenDocument(Document):
 
     @property
     def given(self) -> Int64:
-        """What an encoder reads: int64 [tokens]."""
+        """What an encoder reads, or what a decoder goes on with: int64 [tokens]."""
         window = self.windows[0]
-        found: Int64 = window.input_ids[window.type_ids == 0]
+        assert window.asked is not None
+        first = int(window.asked.argmax())
+        found: Int64 = window.input_ids[:first] if window.decodes else window.input_ids[: first + 1]
         return found
 
     def targets(self, index: int) -> Int64:

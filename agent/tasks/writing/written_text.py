@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from agent.encoding import IGNORED, Document, Encoder, Float32, Int64
 from agent.errors import DataError, RequestError
+from agent.generation.growing_text import GrowingText
 from agent.tasks.base import BaseTask, Column, Example, Join, Parameters, Report, as_json
 from agent.tasks.masked_language.mask_scores import NamedToken, name_token, pair_tokens
 from agent.tasks.output_decision import OF_VOCABULARY, Decision
@@ -19,6 +20,7 @@ from agent.tasks.pairs import Pair
 from agent.tasks.record_fields import refuse_reward, require_text
 from agent.tasks.writing.teacher_forcing import WrittenDocument
 from agent.tasks.writing.text_scores import score_written
+from agent.tasks.writing.writing_parameters import GenerationParameters
 
 TEXT = "text"
 SHAPE = '{"text": "...", "target": "..."}'
@@ -31,17 +33,20 @@ class WrittenText(Example):
     target: str
 
 
-class WritingParameters(Parameters):
-    """Parameters of a request for a text."""
-
-    stride: None = Field(None, description="Has no meaning here: a text is read whole.")
+SCORE = Field(description="Geometric mean of the probabilities of its tokens.")
+_TEXT_KEYS = ("generated_text", "translation_text", "summary_text")
 
 
 class GeneratedText(BaseModel):
     """A text that was written."""
 
     generated_text: str
-    score: float = Field(description="Geometric mean of the probabilities of its sub-words.")
+    score: float = SCORE
+
+
+def text_in(answer: Sequence[Mapping[str, Any]]) -> str:
+    """The text of an answer, whatever its key."""
+    return str(next(answer[0][key] for key in _TEXT_KEYS if key in answer[0]))
 
 
 class WritingTask(BaseTask[WrittenText]):
@@ -51,14 +56,37 @@ class WritingTask(BaseTask[WrittenText]):
     picture: ClassVar[Literal["marks", "ranking", "answers", "fillings", "triples", "written"]] = "written"
     item_name: ClassVar[str] = TEXT
     writes: ClassVar[bool] = True
-    parameters: ClassVar[type[Parameters]] = WritingParameters
+    parameters: ClassVar[type[Parameters]] = GenerationParameters
     answer_item: ClassVar[type[BaseModel]] = GeneratedText
     answer_field: ClassVar[str] = "texts"
     columns: ClassVar[tuple[Column, ...]] = (
-        Column("generated_text", "BYTES", lambda answer: str(answer[0]["generated_text"])),
+        Column("generated_text", "BYTES", text_in),
         Column("score", "FP32", lambda answer: float(answer[0]["score"])),
         Column("texts", "BYTES", as_json),
     )
+
+    @property
+    def text_key(self) -> str:
+        """What an answer calls the text."""
+        return _TEXT_KEYS[0]
+
+    @property
+    def default_beams(self) -> int:
+        """Texts that are followed at once where a request does not say."""
+        return 1
+
+    def goes_on(self, text: str) -> bool:
+        """Whether what is written goes on with a text, so that blanks between both belong to it."""
+        return False
+
+    def asked(self, parameters: Any) -> GenerationParameters:
+        """How a request wants its texts written."""
+        assert isinstance(parameters, GenerationParameters)
+        return parameters
+
+    @abstractmethod
+    def new_tokens(self, encoder: Encoder, document: WrittenDocument, parameters: Any) -> int:
+        """Tokens that are written at most of what is given; raises RequestError where there is no room for those asked for."""
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -134,7 +162,7 @@ class WritingTask(BaseTask[WrittenText]):
         return pair_tokens(prediction, TEXT)
 
     def answer(
-        self, text: str, document: Document, outputs: Sequence[Float32], parameters: WritingParameters
+        self, text: str, document: Document, outputs: Sequence[Float32], parameters: GenerationParameters
     ) -> list[dict[str, Any]]:
         """The text of the likeliest sub-words of each row of logits, up to the token that ends a text."""
         if not isinstance(document, WrittenDocument) or document.vocabulary is None:
@@ -144,11 +172,17 @@ class WritingTask(BaseTask[WrittenText]):
             said.append(int(logits[: vocabulary.size].argmax()))
             total += name_token(vocabulary, said[-1], 0, logits).log_probability
         generated = vocabulary.tokenizer.decode(said, skip_special_tokens=True)
-        return [{"generated_text": generated, "score": math.exp(total / max(len(said), 1))}]
+        return [{self.text_key: generated, "score": math.exp(total / max(len(said), 1))}]
+
+    def answer_written(self, text: str, written: GrowingText, parameters: Any) -> list[dict[str, Any]]:
+        """What a caller gets of a text that was written for his, by an engine that generates."""
+        return [
+            {self.text_key: written.text, "score": math.exp(written.log_probability / max(len(written.numbers), 1))}
+        ]
 
     def record_of(self, text: str, answer: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The text with what was written of it."""
-        return {"text": text, "target": answer[0]["generated_text"]}
+        return {"text": text, "target": text_in(answer)}
 
     def choices(self, document: Document, outputs: Sequence[Float32]) -> Float32:
         """One of all sub-words in each place."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Need = Literal["", "gpu", "operator", "feedback", "explanations", "policy", "drift", "entities"]
+Need = Literal["", "gpu", "operator", "feedback", "explanations", "policy", "drift", "entities", "writing"]
 Unit = Literal["s", "percentunit", "percent", "bytes", "decmbytes", "short", "none"]
 
 

@@ -60,6 +60,21 @@ _THROUGHPUT = Row("Throughput", (
     ),
 ))
 
+_WRITING = Row("Texts that are written", (
+    panel(
+        "Tokens written per second", " tokens/s", "Tokens that agents write, for all callers together.",
+        _by_agent(rate(t.GENERATED_TOKENS)), needs="writing",
+    ),
+    panel(
+        "Time to first token", "s", "From a text's arrival in the replica to its first token: what a reader of a stream waits for.",
+        *((quantile(share, t.FIRST_TOKEN_SECONDS, "agent"), f"{{{{agent}}}} {name}") for name, share in _QUANTILES), needs="writing",
+    ),
+    panel(
+        "Time between tokens", "s", "Of each text its mean, the turns included in which it made room for others.",
+        *((quantile(share, t.TOKEN_SECONDS, "agent"), f"{{{{agent}}}} {name}") for name, share in _QUANTILES), needs="writing",
+    ),
+))
+
 _LATENCY = Row("Latency", (
     panel(
         "Request latency", "s", "From a prediction request's arrival in the replica to its answer.",
@@ -216,7 +231,7 @@ SERVING = Dashboard(
     "bert-agent-serving",
     "bert-agent / Serving",
     "What agents are asked, how fast they answer, what they refuse, and what runs for it.",
-    (_THROUGHPUT, _LATENCY, _BATCHES, _REPLICAS, _ANSWERS, _FEEDBACK),
+    (_THROUGHPUT, _LATENCY, _WRITING, _BATCHES, _REPLICAS, _ANSWERS, _FEEDBACK),
     (
         Variable("namespace", _INFO, "namespace", "Namespace"),
         Variable("agent", f'{_INFO}{{namespace=~"$namespace"}}', "agent", "Agent"),

@@ -19,7 +19,6 @@ from agent.errors import RequestError
 from serving.api.endpoint import allowed_time
 from serving.api.open_inference import inference_pb2 as pb
 from serving.api.open_inference.protocol import (
-    PLATFORM,
     SERVER,
     OpenInference,
     Shaped,
@@ -91,7 +90,9 @@ class InferenceService:
 
         async def work() -> pb.ModelMetadataResponse:
             self._agent.check(request.name, request.version)
-            told = pb.ModelMetadataResponse(name=self._agent.name, versions=[self._agent.version], platform=PLATFORM)
+            told = pb.ModelMetadataResponse(
+                name=self._agent.name, versions=[self._agent.version], platform=self._agent.platform
+            )
             for name in self._agent.inputs:
                 told.inputs.add(name=name, datatype="BYTES", shape=[-1])
             for column in self._agent.columns:

@@ -16,7 +16,6 @@ from serving.api.endpoint import Asked, Endpoint, Written, answer_request
 from serving.api.input_shapes import OneOrSeveral
 from serving.api.open_inference.protocol import (
     EXTENSIONS,
-    PLATFORM,
     SERVER,
     OpenInference,
     Shaped,
@@ -199,7 +198,7 @@ class InferEndpoint:
     """
 
     def __init__(self, agent: OpenInference, reader: InferenceReader, route: str, paths: Sequence[str] = ()) -> None:
-        self.route, self.paths = route, paths
+        self.route, self.paths, self.streams = route, paths, False
         self._agent, self._reader = agent, reader
 
     def types(self, headers: Mapping[str, str]) -> Sequence[str]:  # noqa: D102 - Endpoint
@@ -282,7 +281,7 @@ def _metadata(agent: OpenInference) -> ModelMetadata:
     return ModelMetadata(
         name=agent.name,
         versions=[agent.version],
-        platform=PLATFORM,
+        platform=agent.platform,
         inputs=[TensorMetadata(name=name, datatype="BYTES", shape=[-1]) for name in agent.inputs],
         outputs=[TensorMetadata(name=column.name, datatype=column.datatype, shape=[-1]) for column in agent.columns],
     )

@@ -27,7 +27,6 @@ from serving.scheduling.prediction import Answers
 from serving.scheduling.predictor import Predictor
 
 SERVER = "bert-agent"
-PLATFORM = "bert-agent_onnx"
 EXTENSIONS = ("binary_tensor_data",)
 _VERSION_CHARACTERS = 12
 _LENGTH = struct.Struct("<I")
@@ -66,6 +65,11 @@ class OpenInference:
     def version(self) -> str:
         """The version that is served."""
         return self.predictor.engine.bundle.digest[:_VERSION_CHARACTERS]
+
+    @property
+    def platform(self) -> str:
+        """What computes it."""
+        return f"{SERVER}_{'ctranslate2' if self.predictor.engine.bundle.task.writes else 'onnx'}"
 
     @property
     def columns(self) -> tuple[Column, ...]:

@@ -28,6 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.bundle import Bundle, write_bundle
 from serving.api.open_inference.inference_pb2_grpc import GRPCInferenceServiceStub
 from serving.inference.engine import Engine
+from serving.inference.writing_engine import WritingEngine
 from tests.ports import free_port
 from tests.serving.api.test_open_inference import texts_tensor
 from tests.serving.api.test_open_inference_grpc import inference, refused
@@ -67,7 +68,9 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tagger_path: Path, classifier_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(
+    tagger_path: Path, classifier_path: Path, talker_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     bundle = shutil.copytree(tagger_path, tmp_path_factory.mktemp("served") / "bundle")
     port, grpc_port = free_port(), free_port()
     mark, log = f"bert-agent-{uuid.uuid4()}", tmp_path_factory.mktemp("run") / "log"
@@ -75,8 +78,8 @@ def server(tagger_path: Path, classifier_path: Path, tmp_path_factory: pytest.Te
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [
-                sys.executable, "serving/run.py", f"bundle={bundle}", f"agents={{classes: {classifier_path}}}", f"port={port}", f"grpc_port={grpc_port}",
-                "replicas.num_cpus=1", "cluster.num_cpus=3", "rollout.poll_s=0.2", "rollout.canary_s=1", "rollout.min_agreement=0",
+                sys.executable, "serving/run.py", f"bundle={bundle}", f"agents={{classes: {classifier_path}, talker: {talker_path}}}", f"port={port}", f"grpc_port={grpc_port}",
+                "replicas.num_cpus=1", "cluster.num_cpus=4", "rollout.poll_s=0.2", "rollout.canary_s=1", "rollout.min_agreement=0",
                 f"feedback.store=sqlite:///{log.parent / 'decisions.db'}",
             ],
             cwd=ROOT, env=environment | {"BERT_AGENT_TEST": mark}, stdout=stream, stderr=stream, start_new_session=True,
@@ -104,6 +107,22 @@ def test_served_predictions_equal_those_in_process_to_the_last_bit(server: Serve
         texts = [inputs] if isinstance(inputs, str) else inputs
         expected = engine.predict(texts)
         assert answer.json() == (expected[0] if isinstance(inputs, str) else expected)
+
+
+def test_an_agent_that_writes_answers_whole_and_token_by_token(
+    server: Server, talker_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    client, text = InferenceClient(model=f"{server.url}/models/talker"), "oslo to lima in pune"
+    engine = WritingEngine(Bundle.load(talker_path))
+    ((wanted,),) = engine.predict([text], engine.task.parameters(max_new_tokens=12))
+    assert client.text_generation(text, max_new_tokens=12) == wanted["generated_text"]
+    pieces = list(client.text_generation(text, max_new_tokens=12, stream=True))
+    assert (len(pieces), "".join(pieces)) == (12, wanted["generated_text"])
+    turns = [{"role": "user", "content": "anna went to"}]
+    whole = client.chat_completion(turns, max_tokens=6).choices[0].message.content
+    parts = client.chat_completion(turns, max_tokens=6, stream=True)
+    assert "".join(part.choices[0].delta.content or "" for part in parts) == whole
 
 
 def test_haproxy_stands_before_it(server: Server) -> None:

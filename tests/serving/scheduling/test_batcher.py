@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from agent.batching import cut_by_length
 from agent.encoding import Float32, Window
 from agent.errors import RequestError
-from serving.scheduling.batcher import Bounds, TokenBatcher
+from serving.scheduling.batch_scheduler import Bounds
+from serving.scheduling.batcher import TokenBatcher
 from serving.scheduling.executors import LoopExecutor, ThreadExecutor
 from serving.scheduling.refusals import OverloadError, RateLimitError
 
@@ -55,7 +56,7 @@ class Clocked(Model):
     def __init__(self, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
         self.took, self.now = seconds, 0.0
-        for module in ("batcher", "executors"):
+        for module in ("batch_scheduler", "executors"):
             monkeypatch.setattr(f"serving.scheduling.{module}.time", self)
 
     def __call__(self, windows: Sequence[Window]) -> list[Float32]:

@@ -22,7 +22,7 @@ from serving.annotation.shards import cut_files
 from serving.annotation.storage import File, StorageLocation
 from serving.feedback.explorer import check_explorable
 from serving.inference.engine import EngineConfig
-from serving.inference.triple_engine import open_engine
+from serving.inference.engine_choice import open_engine
 from serving.run import ServingConfig
 from serving.scheduling.predictor import Predictor
 from serving.scheduling.rate_limit import RateLimit

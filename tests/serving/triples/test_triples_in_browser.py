@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.bundle import Bundle
-from serving.inference.triple_engine import open_engine
+from serving.inference.engine_choice import open_engine
 from serving.scheduling.predictor import Predictor
 from tests.serving.chromium import chromium, visiting
 from tests.serving.conftest import listening

@@ -16,7 +16,8 @@ from agent.bundle import Bundle
 from serving.api.open_inference import inference_pb2 as messages
 from serving.api.open_inference.inference_pb2_grpc import GRPCInferenceServiceStub
 from serving.inference.engine import Engine, EngineConfig
-from serving.inference.triple_engine import TripleEngine, open_engine
+from serving.inference.engine_choice import open_engine
+from serving.inference.triple_engine import TripleEngine
 from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.predictor import Predictor
 from tests.serving.api.test_http_app import post

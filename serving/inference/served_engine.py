@@ -1,0 +1,51 @@
+"""What serving asks of an engine, whatever computes: ONNX Runtime from texts to logits, or CTranslate2 from texts to texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from agent.bundle import Bundle, ConvertedVariant, OnnxVariant
+from agent.tasks import Parameters
+from serving.inference.session_plan import SessionPlan
+
+
+class ServedEngine(Protocol):
+    """An agent that computes in this process."""
+
+    bundle: Bundle
+    provider: str
+
+    @property
+    def variant(self) -> OnnxVariant | ConvertedVariant:
+        """The form of its model that is computed."""
+
+    @property
+    def plan(self) -> SessionPlan:
+        """How it computes."""
+
+    def best_plan(self) -> SessionPlan:
+        """The fastest of the plans that its configuration leaves open."""
+
+    def use(self, plan: SessionPlan) -> None:
+        """Computes under another plan from now on; not while a batch is computed."""
+
+    def encode(self, texts: Sequence[str], parameters: Any = None) -> Sequence[Any]:
+        """What has to be computed for each text.
+
+        Raises:
+            RequestError: A text cannot be answered, or a parameter does not fit.
+        """
+
+    def predict(self, texts: Sequence[str], parameters: Parameters | None = None) -> list[list[dict[str, Any]]]:
+        """Answers texts in this process.
+
+        Raises:
+            RequestError: As `encode`.
+        """
+
+    def labels(self, texts: Sequence[str]) -> list[Any]:
+        """What it answers, in a form that can be compared: without scores or positions."""
+
+    def prepare(self) -> None:
+        """Makes the first request as fast as all others."""

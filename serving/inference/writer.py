@@ -1,0 +1,210 @@
+"""Writes batches of texts with CTranslate2, which can be ended text by text where the likeliest or a drawn token is taken at each step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import Field
+from tokenizers import Tokenizer
+
+from agent.config.base import Config
+from agent.generation.growing_text import GrowingText
+from serving.inference.session_plan import SessionPlan
+
+_COMPUTE_TYPES = {"fp32": "float32", "int8": "int8"}
+Pause = Callable[[], bool]
+"""Whether the texts of a batch that are not over should make room; asked in the thread that computes."""
+
+Ended = Callable[[int], None]
+"""Told the place of a text in its batch as soon as that is over, in the thread that computes."""
+
+
+class WritingConfig(Config):
+    """How texts are written (agents that write)."""
+
+    max_batch_tokens: int = Field(
+        2048,
+        ge=16,
+        description="tokens in a batch of texts that are written together: the longest, as far as can be foreseen, times their number and their beams",
+    )
+    slice_steps: int = Field(
+        32,
+        ge=1,
+        description="tokens of each text after which a batch makes room, if others wait; it goes on in its turn",
+    )
+
+
+class Settings(NamedTuple):
+    """What the texts of one batch share, since CTranslate2 takes it for all.
+
+    Attributes:
+        num_beams: Texts that are followed at once; 1 takes one token at each step.
+        temperature, top_k, top_p: Of which tokens one is drawn; `top_k` 1 takes the likeliest, 0 draws of all.
+        repetition_penalty: 1 has none.
+        max_new_tokens: With beams, which cannot be ended one by one; else 0.
+    """
+
+    num_beams: int = 1
+    temperature: float = 1.0
+    top_k: int = 1
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    max_new_tokens: int = 0
+
+
+class WritingJob:
+    """One text on its way.
+
+    Args:
+        given: Sub-words that the encoder reads, or that the decoder goes on with.
+        written: What is written of it so far.
+        settings: How.
+        on_token: Told of each token that is written, in the thread that computes.
+
+    Attributes:
+        first_at, last_at: When its first and its latest token were there, on the monotonic clock; 0 before, and with beams.
+        abandoned: Set when nobody waits for it any more; it then ends at the next step.
+    """
+
+    __slots__ = ("abandoned", "first_at", "given", "last_at", "on_token", "settings", "written")
+
+    def __init__(
+        self,
+        given: Sequence[int],
+        written: GrowingText,
+        settings: Settings,
+        on_token: Callable[[], None] | None = None,
+    ) -> None:
+        self.given, self.written, self.settings, self.on_token = given, written, settings, on_token
+        self.abandoned = False
+        self.first_at = self.last_at = 0.0
+
+    @property
+    def over(self) -> bool:
+        """Whether all of it is written."""
+        return self.written.finish is not None
+
+    @property
+    def group(self) -> tuple[Settings, bool]:
+        """Jobs of one group may share a batch; those that begin with a single token share none with others (findings/ctranslate2_prompt_of_one_token.sh)."""
+        return self.settings, len(self.given) + len(self.written.numbers) == 1
+
+
+def never() -> bool:
+    """No text makes room for others."""
+    return False
+
+
+class ConvertedModel(NamedTuple):
+    """A model that `ctranslate2_conversion.convert` wrote.
+
+    Attributes:
+        directory: Where.
+        precision: Of its weights.
+        tokenizer: The model's.
+        end: The id of the token that ends a text.
+        decodes_alone: Whether it is a decoder without an encoder.
+    """
+
+    directory: Path
+    precision: str
+    tokenizer: Tokenizer
+    end: int
+    decodes_alone: bool
+
+
+class Writer:
+    """A converted model with the threads that compute it. Its methods may be called from several threads.
+
+    Args:
+        model: The model.
+        device: cpu or cuda.
+        plan: How many batches it computes at once, each with how many threads.
+        slice_steps: Tokens of each text after which a batch may make room.
+    """
+
+    def __init__(self, model: ConvertedModel, *, device: str, plan: SessionPlan, slice_steps: int) -> None:
+        from ctranslate2 import Generator, Translator
+
+        self._tokenizer, self._end = model.tokenizer, model.tokenizer.id_to_token(model.end)
+        self._decodes_alone, self._slice_steps = model.decodes_alone, slice_steps
+        kind = Generator if model.decodes_alone else Translator
+        self._model = kind(
+            str(model.directory), device=device, compute_type=_COMPUTE_TYPES[model.precision],
+            inter_threads=plan.sessions, intra_threads=plan.threads,
+        )  # fmt: skip
+
+    def write(self, jobs: Sequence[WritingJob], pause: Pause = never, ended: Ended | None = None) -> None:
+        """Writes on at jobs of one group until each is over, abandoned, or has made room for others."""
+        told = ended or _nobody
+        if jobs[0].settings.num_beams > 1:
+            self._write_beams(jobs, told)
+        else:
+            self._write_steps(jobs, pause, told)
+
+    def _write_steps(self, jobs: Sequence[WritingJob], pause: Pause, ended: Ended) -> None:
+        # A Translator calls back for each token of what was written before, too; a Generator takes that for the prompt.
+        again = [0 if self._decodes_alone else len(job.written.numbers) for job in jobs]
+        fresh = [0] * len(jobs)
+
+        def on_step(step: Any) -> bool:
+            """Whether the text ends here."""
+            index = step.batch_id
+            job = jobs[index]
+            if job.abandoned:
+                return True
+            if again[index]:
+                again[index] -= 1
+                return False
+            fresh[index] += 1
+            over = job.written.add(step.token_id, step.log_prob)
+            job.last_at = time.monotonic()
+            job.first_at = job.first_at or job.last_at
+            if job.on_token is not None:
+                job.on_token()
+            if over:
+                ended(index)
+            return over or (fresh[index] >= self._slice_steps and pause())
+
+        longest = max(job.written.left + left for job, left in zip(jobs, again, strict=True))
+        self._call(jobs, longest, callback=on_step)
+
+    def _write_beams(self, jobs: Sequence[WritingJob], ended: Ended) -> None:
+        results = self._call(jobs, jobs[0].settings.max_new_tokens, return_end_token=True)
+        for index, (job, result) in enumerate(zip(jobs, results, strict=True)):
+            tokens = result.sequences[0] if self._decodes_alone else result.hypotheses[0]
+            numbers = [number for token in tokens if (number := self._tokenizer.token_to_id(token)) is not None]
+            job.written.take(numbers, result.scores[0] * max(len(tokens), 1))
+            ended(index)
+
+    def _call(self, jobs: Sequence[WritingJob], longest: int, **further: Any) -> Any:
+        settings = jobs[0].settings
+        shared: dict[str, Any] = {
+            "beam_size": settings.num_beams, "sampling_temperature": settings.temperature, "sampling_topk": settings.top_k,
+            "sampling_topp": settings.top_p, "repetition_penalty": settings.repetition_penalty, "end_token": self._end,
+            "return_scores": True, **further,
+        }  # fmt: skip
+        given = [self._names(job.given) for job in jobs]
+        written = [self._names(job.written.numbers) for job in jobs]
+        if self._decodes_alone:
+            prompts = [before + after for before, after in zip(given, written, strict=True)]
+            return self._model.generate_batch(prompts, max_length=longest, include_prompt_in_result=False, **shared)
+        prefixes = written if any(written) else None
+        return self._model.translate_batch(
+            given,
+            target_prefix=prefixes,
+            max_decoding_length=longest,
+            min_decoding_length=0,
+            max_input_length=0,
+            **shared,
+        )
+
+    def _names(self, numbers: Sequence[int]) -> list[str]:
+        return [self._tokenizer.id_to_token(number) or "" for number in numbers]
+
+
+def _nobody(_: int) -> None:
+    """Nobody is told."""
