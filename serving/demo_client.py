@@ -33,6 +33,7 @@ _SHOWN = (
     telemetry.STAGE_SECONDS,
 )
 _TIMEOUT_S = 30
+_REPLY_TOKENS = 60
 
 
 class DemoConfig(ServingConfig):
@@ -64,6 +65,10 @@ class DemoConfig(ServingConfig):
         "Which person is mentioned?", description="what is asked about every text, of an agent that answers questions"
     )
 
+    said: str = Field(
+        "Where is this from?", description="what is said before every text to an agent that goes on with conversations"
+    )
+
     def texts_for(self, card: Mapping[str, Any]) -> list[str]:
         """What an agent is asked about; its card says what its mask is, which takes the place of a word."""
         texts = self.marked if card["task"] == "relation_extraction" else self.texts
@@ -81,7 +86,13 @@ def main(config: DemoConfig) -> None:
     """Serves, asks, shows, stops."""
     with running(config) as url:
         card = _card(url)
-        for text, answer in zip(config.texts_for(card), _ask(url, config.inputs(card)), strict=True):
+        texts = config.texts_for(card)
+        if card["task"] == "text_generation":
+            texts = [f"{config.said} {text}" for text in texts]
+            answers = [_reply(url, text) for text in texts]
+        else:
+            answers = _posted(url, {"inputs": config.inputs(card)})
+        for text, answer in zip(texts, answers, strict=True):
             print("", text, *map(_describe, answer if isinstance(answer, list) else [answer]), sep="\n", flush=True)
         print("", "metrics (GET /metrics):", *_metrics(url), "", sep="\n", flush=True)
 
@@ -100,15 +111,24 @@ def _masked(text: str, mask: str) -> str:
     return " ".join(words)
 
 
-def _ask(url: str, inputs: list[Any]) -> list[Any]:
-    body = json.dumps({"inputs": inputs}).encode()
-    request = urllib.request.Request(url, data=body, headers={"content-type": "application/json"})
+def _posted(url: str, asked: Mapping[str, Any]) -> Any:
+    request = urllib.request.Request(url, data=json.dumps(asked).encode(), headers={"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-        found: list[Any] = json.load(answer)
-    return found
+        return json.load(answer)
+
+
+def _reply(url: str, text: str) -> dict[str, Any]:
+    """What an agent says in a conversation."""
+    asked = {"messages": [{"role": "user", "content": text}], "max_tokens": _REPLY_TOKENS}
+    message: dict[str, Any] = _posted(f"{url}/v1/chat/completions", asked)["choices"][0]["message"]
+    return message
 
 
 def _describe(item: dict[str, Any]) -> str:
+    if "content" in item:
+        return f"    {item['content']}"
+    if written := [text for name, text in item.items() if name.endswith("_text")]:
+        return f"    {written[0]:<48} {item['score']:.3f}"
     if "token_str" in item:
         return f"    {item['token_str']:<24} {item['score']:.3f}"
     if "start" not in item:

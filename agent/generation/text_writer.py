@@ -20,7 +20,8 @@ class TextWriter:
         tokenizer: The model's.
         end: The token that ends a text.
         device: cpu or cuda.
-        threads: That it computes with on a CPU.
+        threads: Parts that it computes at once on a CPU, each with one thread: two threads on one part took ten times as long in int8
+            (4.8.5, a small model, docs/design/agents_that_write.md).
 
     Attributes:
         translator: The engine, of ctranslate2.
@@ -31,9 +32,9 @@ class TextWriter:
     ) -> None:
         from ctranslate2 import Translator
 
-        self._tokenizer, self._end = tokenizer, end
+        self._tokenizer, self._end, self._threads = tokenizer, end, threads
         self.translator = Translator(
-            str(directory), device=device, compute_type="default", inter_threads=1, intra_threads=threads
+            str(directory), device=device, compute_type="default", inter_threads=threads, intra_threads=1
         )
 
     def write(self, given: Sequence[Int64], *, num_beams: int, max_new_tokens: int) -> list[str]:
@@ -49,10 +50,21 @@ class TextWriter:
             num_beams: 1 takes the likeliest sub-word at each step.
             max_new_tokens: That a text has at most, its end included.
         """
-        rows = [[self._tokenizer.id_to_token(number) for number in ids.tolist()] for ids in given]
+        rows = [[str(self._tokenizer.id_to_token(number)) for number in ids.tolist()] for ids in given]
         results = self.translator.translate_batch(
             rows, beam_size=num_beams, max_decoding_length=max_new_tokens, min_decoding_length=0, end_token=self._end,
-            max_input_length=0, max_batch_size=BATCH_TOKENS, batch_type="tokens",
+            max_input_length=0, max_batch_size=part_tokens(rows, self._threads), batch_type="tokens",
         )  # fmt: skip
         numbers = [map(self._tokenizer.token_to_id, result.hypotheses[0]) for result in results]
         return [[number for number in row if number is not None] for row in numbers]
+
+
+def part_tokens(rows: Sequence[Sequence[str]], parts: int) -> int:
+    """The most tokens, padding included, of a part of a batch, so that there is one for each thread and none is long.
+
+    Args:
+        rows: Sub-words of each text.
+        parts: How many are computed at once.
+    """
+    even = -(-len(rows) // parts) * max(map(len, rows), default=1)
+    return max(1, min(BATCH_TOKENS, even))

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from agent.encoding import Encoder, Float32, Int64
 from agent.generation.ctranslate2_conversion import convert
-from agent.generation.text_writer import TextWriter
+from agent.generation.text_writer import TextWriter, part_tokens
 from agent.tasks.writing.teacher_forcing import WrittenDocument
 from agent.windows.tokenizer_setup import end_id
 from compression.encoder.torch_model import quiet
@@ -40,7 +40,7 @@ def open_converted(directory: Path, encoder: Encoder, *, decodes: bool, threads:
         directory: What `ctranslate2_conversion.convert` wrote.
         encoder: The agent's tokenizer.
         decodes: Whether an encoder reads what a decoder writes of, as in sequence_to_sequence.
-        threads: That it computes with.
+        threads: Parts of a batch that it computes at once, each with one thread.
     """
     kind = _EncoderDecoder if decodes else _Decoder
     return kind(directory, encoder.tokenizer, threads)
@@ -69,9 +69,9 @@ class _Decoder(MeasuredWriter):
     def __init__(self, directory: Path, tokenizer: Tokenizer, threads: int) -> None:
         from ctranslate2 import Generator
 
-        self._tokenizer = tokenizer
+        self._tokenizer, self._threads = tokenizer, threads
         self._generator = Generator(
-            str(directory), device="cpu", compute_type="default", inter_threads=1, intra_threads=threads
+            str(directory), device="cpu", compute_type="default", inter_threads=threads, intra_threads=1
         )
 
     def log_probabilities(self, documents: Sequence[WrittenDocument]) -> list[Float32]:
@@ -94,9 +94,10 @@ class _Decoder(MeasuredWriter):
             places = [place for place, prompt in enumerate(prompts) if (len(prompt) == 1) == single]
             if not places:
                 continue
+            some = [prompts[place] for place in places]
             results = self._generator.generate_batch(
-                [prompts[place] for place in places], beam_size=limit.num_beams, sampling_topk=1, include_prompt_in_result=False,
-                max_length=limit.max_new_tokens, min_length=limit.max_new_tokens if limit.exact else 0,
+                some, beam_size=limit.num_beams, sampling_topk=1, include_prompt_in_result=False, max_length=limit.max_new_tokens,
+                min_length=limit.max_new_tokens if limit.exact else 0, max_batch_size=part_tokens(some, self._threads), batch_type="tokens",
             )  # fmt: skip
             for place, result in zip(places, results, strict=True):
                 found[place] = list(result.sequences_ids[0])
