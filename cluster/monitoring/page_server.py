@@ -170,10 +170,10 @@ def _minutes(request: Request) -> float:
 
 
 def _plain(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Replaces NaN and infinity, which JSON does not have, by null."""
+    """Replaces NaN and infinity, which JSON does not have, by null; a line of nothing else is none: quantiles of what was never observed."""
     for line in lines:
         line["points"] = [[when, value if abs(value) < float("inf") else None] for when, value in line["points"]]
-    return lines
+    return [line for line in lines if any(value is not None for _, value in line["points"])]
 
 
 def _refuse(_: Request, error: Exception) -> Response:

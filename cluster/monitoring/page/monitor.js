@@ -86,7 +86,7 @@ class Chart {
   empty() {
     this.plot?.destroy();
     this.plot = null;
-    const needs = { gpu: "no GPU here", operator: "told by the KubeRay operator" }[this.panel.queries[0].needs];
+    const needs = { gpu: "no GPU here", operator: "told by the KubeRay operator", writing: "told of agents that write" }[this.panel.queries[0].needs];
     this.place.replaceChildren(element("div", { className: "empty", textContent: needs ?? "nothing yet" }));
     this.legend.replaceChildren();
   }

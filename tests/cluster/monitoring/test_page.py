@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_serv
 
 from agent.errors import ClusterError
 from cluster.monitoring.page_server import Page, serve_page
+from cluster.monitoring.panels.serving_panels import SERVING as BOARD
 from cluster.monitoring.promql import Clock
 from cluster.monitoring.stack import PROMETHEUS, find, monitoring
 from tests.cluster.monitoring.tools import Webhook, needed
@@ -38,6 +40,10 @@ def page_url(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Iter
     for replica, application in {"r1": "reviews", "r2": "tickets", "r3": 'odd".*name'}.items():
         info.labels(application, replica, f"digest{replica}").set(1)
         texts.labels(application, replica).inc(7)
+    first = Gauge("ray_bert_agent_first_token_seconds_bucket", "", ("application", "replica", "le"), registry=registry)
+    for bound in ("0.1", "+Inf"):
+        first.labels("reviews", "r1", bound).set(0)  # an agent that writes nothing
+        first.labels("tickets", "r2", bound).set_function(time.time)
     server, thread = start_http_server(0, "127.0.0.1", registry)
     discovery = tmp_path_factory.mktemp("discovery") / "targets.json"
     discovery.write_text(
@@ -69,6 +75,13 @@ def test_a_panel_gives_the_lines_of_those_that_were_chosen(page_url: str) -> Non
     assert lines(agent="tickets") == ["tickets"]
     assert lines(agent='odd".*name') == ['odd".*name']
     assert lines(version="digestr1") == ["reviews"]
+
+
+def test_quantiles_of_what_was_never_observed_are_no_lines(page_url: str) -> None:
+    number = [panel.title for panel in BOARD.panels].index("Time to first token")
+    found = until(lambda: httpx.get(f"{page_url}/api/panels/{SERVING}/{number}").json())
+    assert {line["name"].split()[0] for line in found} == {"tickets"}
+    assert all(point[1] is None or 0 < point[1] <= 0.1 for line in found for point in line["points"])
 
 
 @pytest.mark.parametrize(
