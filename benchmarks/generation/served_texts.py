@@ -1,9 +1,9 @@
 """Texts that our server writes beside transformers' own generation: target tokens a second, and BLEU or ROUGE of what is written.
 
-    python benchmarks/generation/served_texts.py bundle=DIR [texts=64] [rounds=3] [beams=[1,4]] [threads=2]
+    python benchmarks/generation/served_texts.py bundle=DIR data.path=DIR [texts=64] [rounds=3] [beams=[1,4]] [threads=2]
 
-`bundle` is a compressed agent of sequence_to_sequence (`python compression/run.py`), asked over HTTP behind HAProxy for texts of its own test data: one
-request in flight, and 16. The rival is `generate` of transformers on torch in float32, in a process without a server, with as many
+`bundle` is a compressed agent of sequence_to_sequence (`python compression/run.py`), asked over HTTP behind HAProxy for the texts of a test split: one request
+in flight, and 16. The rival is `generate` of transformers on torch in float32, in a process without a server, with as many
 threads as the server has cores: one text at a time, as Hugging Face's pipelines answer requests (transformers 5 has none for translation
 or summaries), and 16 in a batch. They take turns; medians over rounds count. Writes benchmarks/results/served_texts.json.
 """
@@ -26,7 +26,7 @@ from pydantic import Field  # noqa: E402
 
 from agent.bundle import Bundle  # noqa: E402
 from agent.config import cli  # noqa: E402
-from agent.config.base import Config, from_mapping  # noqa: E402
+from agent.config.base import Config  # noqa: E402
 from agent.data import DataConfig, load_splits  # noqa: E402
 from agent.errors import ConfigError  # noqa: E402
 from agent.tasks import Report, SequenceToSequence  # noqa: E402
@@ -47,6 +47,7 @@ class ServedTextsConfig(Config):
     """What is measured."""
 
     bundle: str = Field(description="compressed agent of sequence_to_sequence")
+    data: DataConfig = Field(DataConfig(), description="whose test split is asked for")
     texts: int = Field(64, ge=IN_FLIGHT, description="of the test split, asked for in each measurement")
     rounds: int = Field(3, ge=1, description="measurements of each; medians count")
     beams: tuple[int, ...] = Field((1, 4), description="texts followed at once, as num_beams")
@@ -61,8 +62,7 @@ def main(config: ServedTextsConfig) -> None:
     task = bundle.task
     if not isinstance(task, SequenceToSequence):
         raise ConfigError(f"bundle={config.bundle} is an agent of {task.kind}", allowed="sequence_to_sequence")
-    data = from_mapping(DataConfig, dict(bundle.manifest.lineage.config["data"]))
-    examples = load_splits(data, task).test[: config.texts]
+    examples = load_splits(config.data, task).test[: config.texts]
     texts, targets = [example.text for example in examples], [example.target for example in examples]
     rival = Rival(bundle, config)
 
@@ -93,7 +93,7 @@ def main(config: ServedTextsConfig) -> None:
                 for name, found in rates.items()
             ]  # fmt: skip
     result = {
-        "machine": machine(), "config": config.model_dump(mode="json", exclude={"bundle", "result"}), "metric": task.metric,
+        "machine": machine(), "config": config.model_dump(mode="json", exclude={"bundle", "data", "result"}), "metric": task.metric,
         "parameters": rival.num_parameters, "precision": bundle.converted_variant().precision, "rows": rows,
     }  # fmt: skip
     Path(config.result).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
