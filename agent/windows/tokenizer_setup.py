@@ -41,6 +41,11 @@ def end_id(tokenizer: Tokenizer) -> int:
     )
 
 
+def end_token(tokenizer: Tokenizer) -> str:
+    """The token that ends a text, by name; raises as `end_id`."""
+    return str(tokenizer.id_to_token(end_id(tokenizer)))
+
+
 def unknown_id(tokenizer: Tokenizer) -> int | None:
     """The id of the sub-word that stands for what the vocabulary lacks; None where every text can be spelled."""
     model = json.loads(tokenizer.to_str())["model"]

@@ -31,7 +31,7 @@ from agent.generation.ctranslate2_conversion import convert  # noqa: E402
 from agent.generation.text_writer import TextWriter  # noqa: E402
 from agent.tasks import SequenceToSequence  # noqa: E402
 from agent.tasks.writing.generated_scores import add_generated  # noqa: E402
-from agent.windows.tokenizer_setup import end_id  # noqa: E402
+from agent.windows.tokenizer_setup import end_token  # noqa: E402
 from benchmarks.common.machine import machine  # noqa: E402
 
 WARMUP, SMOOTHING, SEED = 0.1, 0.1, 0
@@ -179,7 +179,7 @@ def score(model: Path, tokenizer: Any, splits: Any, threads: int) -> tuple[Any, 
     from agent.encoding import Encoder
     from agent.tasks import Report
 
-    end, task, length = str(tokenizer.id_to_token(end_id(tokenizer))), SequenceToSequence(), 512
+    end, task, length = end_token(tokenizer), SequenceToSequence(), 512
     documents: list[Any] = task.encode(Encoder(tokenizer, max_tokens=length, stride=0), splits.test)
     with tempfile.TemporaryDirectory() as place:
         convert(model, Path(place) / "converted", tokenizer, end)

@@ -12,7 +12,7 @@ from agent.encoding import Encoder, Float32, Int64
 from agent.generation.ctranslate2_conversion import convert
 from agent.generation.text_writer import TextWriter, part_tokens
 from agent.tasks.writing.teacher_forcing import WrittenDocument
-from agent.windows.tokenizer_setup import end_id
+from agent.windows.tokenizer_setup import end_token
 from compression.encoder.torch_model import quiet
 from compression.writing.measured_writer import BATCH_TOKENS, MeasuredWriter, WritingLimit, prompt_of, right_tokens
 
@@ -30,7 +30,7 @@ def convert_model(source: Path, target: Path, encoder: Encoder, precision: str =
         ModelError: CTranslate2 does not know the architecture, or the tokenizer does not fit it.
     """
     with quiet():
-        convert(source, target, encoder.tokenizer, _end_of(encoder.tokenizer), precision)
+        convert(source, target, encoder.tokenizer, end_token(encoder.tokenizer), precision)
 
 
 def open_converted(directory: Path, encoder: Encoder, *, decodes: bool, threads: int) -> MeasuredWriter:
@@ -48,7 +48,10 @@ def open_converted(directory: Path, encoder: Encoder, *, decodes: bool, threads:
 
 class _EncoderDecoder(MeasuredWriter):
     def __init__(self, directory: Path, tokenizer: Tokenizer, threads: int) -> None:
-        self._tokenizer, self._writer = tokenizer, TextWriter(directory, tokenizer, _end_of(tokenizer), threads=threads)
+        self._tokenizer, self._writer = (
+            tokenizer,
+            TextWriter(directory, tokenizer, end_token(tokenizer), threads=threads),
+        )
 
     def log_probabilities(self, documents: Sequence[WrittenDocument]) -> list[Float32]:
         sources = [_pieces(self._tokenizer, document.given) for document in documents]
@@ -102,10 +105,6 @@ class _Decoder(MeasuredWriter):
             for place, result in zip(places, results, strict=True):
                 found[place] = list(result.sequences_ids[0])
         return found
-
-
-def _end_of(tokenizer: Tokenizer) -> str:
-    return str(tokenizer.id_to_token(end_id(tokenizer)))
 
 
 def _pieces(tokenizer: Tokenizer, ids: Int64) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from agent.generation.ctranslate2_conversion import convert
 from agent.generation.text_writer import TextWriter
 from agent.tasks import BaseTask, Report, SequenceToSequence
-from agent.windows.tokenizer_setup import end_id
+from agent.windows.tokenizer_setup import end_token
 from training.loop.checkpoint_manager import write_model
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class GeneratedTexts:
         first = documents[0]
         assert first.vocabulary is not None
         tokenizer = first.vocabulary.tokenizer
-        end = str(tokenizer.id_to_token(end_id(tokenizer)))
+        end = end_token(tokenizer)
         with tempfile.TemporaryDirectory() as place:
             converted = Path(place) / "converted"
             convert(directory, converted, tokenizer, end)
