@@ -22,14 +22,19 @@ Ended = Callable[[int], None]
 """Told the place of a text in its batch as soon as that is over, in the thread that computes."""
 
 
-class WritingConfig(Config):
-    """How texts are written (agents that write)."""
+class WritingBatchConfig(Config):
+    """The batches of agents that write."""
 
     max_batch_tokens: int = Field(
         2048,
         ge=16,
         description="tokens in a batch of texts that are written together: the longest, as far as can be foreseen, times their number and their beams",
     )
+
+
+class WritingConfig(WritingBatchConfig):
+    """How texts are written for callers (agents that write)."""
+
     slice_steps: int = Field(
         32,
         ge=1,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from agent.bundle import Bundle
-from agent.errors import BundleError, ConfigError
+from agent.errors import BundleError, ConfigError, RequestError
 from agent.generation.growing_text import GrowingText, Limits
 from agent.tasks import Parameters
 from agent.tasks.writing.teacher_forcing import WrittenDocument
@@ -16,6 +15,8 @@ from agent.tasks.writing.written_text import WritingTask
 from agent.windows.tokenizer_setup import end_id
 from cluster.connection import usable_cores
 from serving.inference.engine import EngineConfig
+from serving.inference.many_texts import write_all
+from serving.inference.served_engine import CORPUS_WINDOW, AnsweredTexts
 from serving.inference.session_plan import SessionPlan
 from serving.inference.writer import ConvertedModel, Settings, Writer, WritingJob
 
@@ -115,6 +116,23 @@ class WritingEngine:
         wanted = parameters or self.task.parameters()
         return [self.decode(text, job, wanted) for text, job in zip(texts, jobs, strict=True)]
 
+    def refusal_of(self, text: str, parameters: Any) -> str:
+        """Why a text of a corpus cannot be answered, as one that is too long; empty where it can."""
+        try:
+            self.encode([text], parameters)
+        except RequestError as error:
+            return f"{error.what.removeprefix('inputs[0]: ')}; allowed: {error.allowed}"
+        return ""
+
+    def annotate(self, texts: Sequence[str], parameters: Any) -> Iterator[AnsweredTexts]:
+        """Writes for the texts of a corpus, in order, a window of them after the other."""
+        for first in range(0, len(texts), CORPUS_WINDOW):
+            window = texts[first : first + CORPUS_WINDOW]
+            jobs = self._written(window, parameters)
+            answers = [self.decode(text, job, parameters) for text, job in zip(window, jobs, strict=True)]
+            read, written = sum(len(job.given) for job in jobs), sum(len(job.written.numbers) for job in jobs)
+            yield AnsweredTexts(answers, read, written)
+
     def labels(self, texts: Sequence[str]) -> list[Any]:
         """What it writes for each text."""
         return [job.written.text for job in self._written(texts, None)]
@@ -128,15 +146,7 @@ class WritingEngine:
 
     def _written(self, texts: Sequence[str], parameters: Parameters | None) -> list[WritingJob]:
         jobs = self.encode(texts, parameters)
-        groups = defaultdict[Any, list[WritingJob]](list)
-        for job in sorted(jobs, key=lambda job: len(job.given)):
-            groups[job.group].append(job)
-        for group in groups.values():
-            while group:
-                longest = max(len(job.given) + job.written.left for job in group) * group[0].settings.num_beams
-                rows = max(1, self.config.writing.max_batch_tokens // longest)
-                self.write(group[:rows])
-                del group[:rows]
+        write_all(jobs, self.write, at_once=self.plan.sessions, max_batch_tokens=self.config.writing.max_batch_tokens)
         return jobs
 
     def _settings(self, parameters: Any, limits: Limits) -> Settings:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from agent.encoding import Document, Encoder
+from agent.errors import RequestError
 from agent.generation.growing_text import GrowingText, WrittenToken
 from agent.tasks.base import Join, Parameters
 from agent.tasks.record_fields import refuse_reward
@@ -94,6 +95,17 @@ class TextGeneration(WritingTask):
         if parameters.details:
             answer["details"] = details_of(written)
         return [answer]
+
+    def check_annotation(self, encoder: Encoder, parameters: Any) -> None:
+        """Refuses `details` too, for which a text has no place."""
+        super().check_annotation(encoder, parameters)
+        if parameters.details:
+            raise RequestError(
+                "parameters.details is true, and an annotated record holds the text alone",
+                allowed="false",
+                remedy="leave it out, or ask a server",
+                field="parameters.details",
+            )
 
     def encode_request(self, encoder: Encoder, texts: Sequence[str], parameters: Any) -> list[Document]:
         """Encodes texts to go on with.
