@@ -60,7 +60,8 @@ class HuggingFaceEndpoint:
                 allowed="parameters.num_beams 1", remedy="leave stream or num_beams out", field="parameters.num_beams",
             )  # fmt: skip
         by_token = parameters.model_copy(update={"details": True})
-        return Asked(texts, by_token, partial(self._write, single, parameters), TokenEvents())
+        events = TokenEvents(getattr(parameters, "drawn_seed", None))
+        return Asked(texts, by_token, partial(self._write, single, parameters), events)
 
     def _write(self, single: bool, parameters: Parameters, answers: Answers) -> Written:
         return Written(to_json(self._envelope(answers, single=single, parameters=parameters)))

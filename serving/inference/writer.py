@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from pydantic import Field
 from tokenizers import Tokenizer
@@ -50,6 +50,7 @@ class Settings(NamedTuple):
         temperature, top_k, top_p: Of which tokens one is drawn; `top_k` 1 takes the likeliest, 0 draws of all.
         repetition_penalty: 1 has none.
         max_new_tokens: With beams, which cannot be ended one by one; else 0.
+        seed: Of what is drawn; None draws anew each time.
     """
 
     num_beams: int = 1
@@ -58,6 +59,7 @@ class Settings(NamedTuple):
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     max_new_tokens: int = 0
+    seed: int | None = None
 
 
 class WritingJob:
@@ -93,14 +95,22 @@ class WritingJob:
         return self.written.finish is not None
 
     @property
-    def group(self) -> tuple[Settings, bool]:
-        """Jobs of one group may share a batch; those that begin with a single token share none with others (findings/ctranslate2_prompt_of_one_token.sh)."""
-        return self.settings, len(self.given) + len(self.written.numbers) == 1
+    def group(self) -> Hashable:
+        """Jobs of one group may share a batch; those that begin with a single token share none with others (findings/ctranslate2_prompt_of_one_token.sh).
+
+        What is drawn by a seed has a batch of its own: draws depend on what else is in it.
+        """
+        alone = id(self) if self.settings.seed is not None else None
+        return self.settings, len(self.given) + len(self.written.numbers) == 1, alone
 
 
 def never() -> bool:
     """No text makes room for others."""
     return False
+
+
+def nobody(_: int) -> None:
+    """Nobody is told."""
 
 
 class ConvertedModel(NamedTuple):
@@ -129,9 +139,18 @@ class Writer:
         device: cpu or cuda.
         plan: How many batches it computes at once, each with how many threads.
         slice_steps: Tokens of each text after which a batch may make room.
+        files: The model's, by name, each at its beginning; default: those in its directory.
     """
 
-    def __init__(self, model: ConvertedModel, *, device: str, plan: SessionPlan, slice_steps: int) -> None:
+    def __init__(
+        self,
+        model: ConvertedModel,
+        *,
+        device: str,
+        plan: SessionPlan,
+        slice_steps: int = 1,
+        files: Mapping[str, IO[bytes]] | None = None,
+    ) -> None:
         from ctranslate2 import Generator, Translator
 
         self._tokenizer, self._end = model.tokenizer, model.tokenizer.id_to_token(model.end)
@@ -139,16 +158,15 @@ class Writer:
         kind = Generator if model.decodes_alone else Translator
         self._model = kind(
             str(model.directory), device=device, compute_type=_COMPUTE_TYPES[model.precision],
-            inter_threads=plan.sessions, intra_threads=plan.threads,
+            inter_threads=plan.sessions, intra_threads=plan.threads, files=files,
         )  # fmt: skip
 
-    def write(self, jobs: Sequence[WritingJob], pause: Pause = never, ended: Ended | None = None) -> None:
+    def write(self, jobs: Sequence[WritingJob], pause: Pause = never, ended: Ended = nobody) -> None:
         """Writes on at jobs of one group until each is over, abandoned, or has made room for others."""
-        told = ended or _nobody
         if jobs[0].settings.num_beams > 1:
-            self._write_beams(jobs, told)
+            self._write_beams(jobs, ended)
         else:
-            self._write_steps(jobs, pause, told)
+            self._write_steps(jobs, pause, ended)
 
     def _write_steps(self, jobs: Sequence[WritingJob], pause: Pause, ended: Ended) -> None:
         # A Translator calls back for each token of what was written before, too; a Generator takes that for the prompt.
@@ -175,7 +193,11 @@ class Writer:
             return over or (fresh[index] >= self._slice_steps and pause())
 
         longest = max(job.written.left + left for job, left in zip(jobs, again, strict=True))
-        self._call(jobs, longest, callback=on_step)
+        callback = _Callback(on_step)
+        try:
+            self._call(jobs, longest, callback=callback)
+        finally:
+            callback.forget()
 
     def _write_beams(self, jobs: Sequence[WritingJob], ended: Ended) -> None:
         results = self._call(jobs, jobs[0].settings.max_new_tokens, return_end_token=True)
@@ -211,5 +233,21 @@ class Writer:
         return [self._tokenizer.id_to_token(number) or "" for number in numbers]
 
 
-def _nobody(_: int) -> None:
-    """Nobody is told."""
+class _Callback:
+    """What CTranslate2 calls with each token. A thread of its own may drop it after the call has returned, and the process would be aborted if the model went with it.
+
+    Args:
+        call: Tells whether a text ends here.
+    """
+
+    def __init__(self, call: Callable[[Any], bool]) -> None:
+        self._call: Callable[[Any], bool] | None = call
+
+    def __call__(self, step: Any) -> bool:
+        """Whether the text ends here."""
+        assert self._call is not None, "called after the end"
+        return self._call(step)
+
+    def forget(self) -> None:
+        """Drops what it calls, and all that hangs on it."""
+        self._call = None

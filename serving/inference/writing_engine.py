@@ -16,9 +16,10 @@ from agent.windows.tokenizer_setup import end_id
 from cluster.connection import usable_cores
 from serving.inference.engine import EngineConfig
 from serving.inference.many_texts import write_all
+from serving.inference.seeded_writer import SeededWriter
 from serving.inference.served_engine import CORPUS_WINDOW, AnsweredTexts
 from serving.inference.session_plan import SessionPlan
-from serving.inference.writer import ConvertedModel, Settings, Writer, WritingJob
+from serving.inference.writer import ConvertedModel, Ended, Pause, Settings, Writer, WritingJob, never, nobody
 
 _CONTEXT = 8  # sub-words before a text with which it is decoded: blanks between words are theirs
 _TRIAL_TOKENS = 4
@@ -57,6 +58,7 @@ class WritingEngine:
             decodes_alone=isinstance(self.task, TextGeneration),
         )  # fmt: skip
         self._writer = self._open(plan or self._everyday(num_cpus or usable_cores()))
+        self._seeded = SeededWriter(self._model, device=self.provider)
 
     @property
     def task(self) -> WritingTask:
@@ -98,9 +100,13 @@ class WritingEngine:
             jobs.append(WritingJob(given, written, self._settings(wanted, limits)))
         return jobs
 
-    def write(self, jobs: Sequence[WritingJob], *further: Any) -> None:
+    def write(self, jobs: Sequence[WritingJob], pause: Pause = never, ended: Ended = nobody) -> None:
         """Writes on at jobs of one group; arguments as those of `Writer.write`. Safe to call from several threads."""
-        self._writer.write(jobs, *further)
+        if jobs[0].settings.seed is None:
+            self._writer.write(jobs, pause, ended)
+        else:
+            (job,) = jobs
+            self._seeded.write(job, ended)
 
     def decode(self, text: str, job: WritingJob, parameters: Parameters) -> list[dict[str, Any]]:
         """The answer of a text whose job is over."""
@@ -159,7 +165,7 @@ class WritingEngine:
             return Settings(repetition_penalty=penalty)
         # CTranslate2 refuses to draw of more tokens than there are; 0 stands for all.
         top_k = asked.top_k if (asked.top_k or 0) < self.bundle.encoder.vocabulary.size else None
-        return Settings(1, asked.temperature or 1.0, top_k or 0, asked.top_p or 1.0, penalty)
+        return Settings(1, asked.temperature or 1.0, top_k or 0, asked.top_p or 1.0, penalty, seed=asked.drawn_seed)
 
     def _everyday(self, num_cpus: int) -> SessionPlan:
         gpu = self.provider == "cuda"

@@ -35,7 +35,7 @@ class Details(BaseModel):
 
     finish_reason: Literal["eos_token", "length", "stop_sequence"]
     generated_tokens: int
-    seed: int | None
+    seed: int | None = Field(description="The one that was asked for, where tokens were drawn.")
     prefill: list[NamedToken] = Field(description="Always empty: tokens of the text that was given are not scored.")
     tokens: list[NamedToken] = Field(description="Empty where beams were followed.")
 
@@ -93,7 +93,7 @@ class TextGeneration(WritingTask):
         if parameters.return_full_text:
             answer[self.text_key] = text + answer[self.text_key]
         if parameters.details:
-            answer["details"] = details_of(written)
+            answer["details"] = details_of(written, parameters.drawn_seed)
         return [answer]
 
     def check_annotation(self, encoder: Encoder, parameters: Any) -> None:
@@ -129,10 +129,10 @@ def _row(example: WrittenText) -> list[Piece]:
     return [Piece(example.text), Piece(example.target, written=True, ends=True)]
 
 
-def details_of(written: GrowingText) -> dict[str, Any]:
-    """How a text was written, as text-generation-inference tells it."""
+def details_of(written: GrowingText, seed: int | None) -> dict[str, Any]:
+    """How a text was written, by which seed if any, as text-generation-inference tells it."""
     return {
-        "finish_reason": written.finish, "generated_tokens": len(written.numbers), "seed": None, "prefill": [],
+        "finish_reason": written.finish, "generated_tokens": len(written.numbers), "seed": seed, "prefill": [],
         "tokens": [named(token) for token in written.tokens],
     }  # fmt: skip
 

@@ -10,6 +10,8 @@ from agent.errors import RequestError
 from agent.tasks.base import WHOLE, Parameters
 
 MOST_BEAMS = 16
+Seed = Annotated[int, Strict(), Field(ge=-(2**63), le=2**63 - 1), WHOLE]
+"""Of what is drawn; any number of 64 bits, as OpenAI's API takes it."""
 _Stop = Annotated[str, Strict(), Field(min_length=1, max_length=200)]
 
 
@@ -36,6 +38,10 @@ class GenerationParameters(Parameters):
     top_p: Annotated[float, Strict(), Field(ge=0.001, le=1)] | None = Field(
         None, description="Tokens are drawn of the likeliest that have this probability together."
     )
+    seed: Seed | None = Field(
+        None,
+        description="Has the same text drawn whenever the request is repeated; without effect where nothing is drawn.",
+    )
     repetition_penalty: Annotated[float, Strict(), Field(ge=1, le=10)] | None = Field(
         None, description="Above 1, makes tokens less likely that were written already."
     )
@@ -47,6 +53,11 @@ class GenerationParameters(Parameters):
     def draws(self) -> bool:
         """Whether tokens are drawn."""
         return self.do_sample or any(value is not None for value in (self.temperature, self.top_k, self.top_p))
+
+    @property
+    def drawn_seed(self) -> int | None:
+        """The seed, where something is drawn."""
+        return self.seed if self.draws and self.top_k != 1 else None
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

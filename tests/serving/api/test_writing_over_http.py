@@ -129,7 +129,8 @@ def test_a_conversation_is_the_prompt_that_transformers_makes_of_it(talker: Writ
     [
         ({"parameters": {"max_new_tokens": 0}}, "parameters.max_new_tokens"),
         ({"parameters": {"max_new_tokens": 1_000}}, "parameters.max_new_tokens"),
-        ({"parameters": {"seed": 3}}, "parameters.seed"),
+        ({"parameters": {"seed": "3"}}, "parameters.seed"),
+        ({"parameters": {"seed": 2**63}}, "parameters.seed"),
         ({"parameters": {"temperature": 0}}, "parameters.temperature"),
         ({"parameters": {"top_p": 0}}, "parameters.top_p"),
         ({"parameters": {"num_beams": 17}}, "parameters.num_beams"),
@@ -156,7 +157,7 @@ def test_what_cannot_be_done_is_refused_by_its_field(talker_url: str, body: dict
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        ({"messages": []}, "messages"), ({"messages": [{"role": "assistant", "content": "anna"}]}, "messages"), ({"seed": 1}, "seed"),
+        ({"messages": []}, "messages"), ({"messages": [{"role": "assistant", "content": "anna"}]}, "messages"), ({"seed": 1.5}, "seed"),
         ({"messages": [{"role": "tool", "content": "anna"}]}, "messages[0].role"), ({"max_tokens": 10_000}, "parameters.max_new_tokens"),
         ({"n": 2}, "n"), ({"messages": [*TALK, {"role": "user", "content": "anna " * 70}]}, "inputs[0]"),
         ({"messages": [{"role": "user", "content": "<|user|> anna"}]}, "messages"), ({"tools": []}, "tools"),
