@@ -11,7 +11,10 @@ from pydantic import Field
 from tokenizers import Tokenizer
 
 from agent.config.base import Config
+from agent.encoding import Float32
 from agent.generation.growing_text import GrowingText
+from agent.generation.right_probabilities import of_generator, of_translator
+from agent.tasks.writing.teacher_forcing import WrittenDocument, places_said, right_tokens
 from serving.inference.session_plan import SessionPlan
 
 _COMPUTE_TYPES = {"fp32": "float32", "int8": "int8"}
@@ -167,6 +170,14 @@ class Writer:
             self._write_beams(jobs, ended)
         else:
             self._write_steps(jobs, pause, ended)
+
+    def log_probabilities(self, documents: Sequence[WrittenDocument]) -> list[Float32]:
+        """Natural logarithms of the probabilities of the right sub-words after the right ones: float32 [written tokens] of each document."""
+        if self._decodes_alone:
+            rows, said = [document.windows[0].input_ids for document in documents], list(map(places_said, documents))
+            return of_generator(self._model, self._tokenizer, rows, said)
+        given, right = [document.given for document in documents], list(map(right_tokens, documents))
+        return of_translator(self._model, self._tokenizer, given, right)
 
     def _write_steps(self, jobs: Sequence[WritingJob], pause: Pause, ended: Ended) -> None:
         # A Translator calls back for each token of what was written before, too; a Generator takes that for the prompt.

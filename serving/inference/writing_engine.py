@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from agent.bundle import Bundle
+from agent.encoding import Float32
 from agent.errors import BundleError, ConfigError, RequestError
 from agent.generation.growing_text import GrowingText, Limits
 from agent.tasks import Parameters
@@ -107,6 +108,10 @@ class WritingEngine:
         else:
             (job,) = jobs
             self._seeded.write(job, ended)
+
+    def log_probabilities(self, documents: Sequence[WrittenDocument]) -> list[Float32]:
+        """As `Writer.log_probabilities`."""
+        return self._writer.log_probabilities(documents)
 
     def decode(self, text: str, job: WritingJob, parameters: Parameters) -> list[dict[str, Any]]:
         """The answer of a text whose job is over."""
