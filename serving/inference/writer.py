@@ -245,7 +245,8 @@ class Writer:
 
 
 class _Callback:
-    """What CTranslate2 calls with each token. A thread of its own may drop it after the call has returned, and the process would be aborted if the model went with it.
+    """What CTranslate2 calls with each token. It is dropped by the model's own thread after the call has returned, which aborts the process where the model goes
+    with it (findings/ctranslate2_callback_holds_its_model.sh).
 
     Args:
         call: Tells whether a text ends here.
