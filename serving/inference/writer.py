@@ -53,6 +53,7 @@ class Settings(NamedTuple):
         temperature, top_k, top_p: Of which tokens one is drawn; `top_k` 1 takes the likeliest, 0 draws of all.
         repetition_penalty: 1 has none.
         max_new_tokens: With beams, which cannot be ended one by one; else 0.
+        length_penalty: With beams, the power of a text's length by which its log probability is divided.
         seed: Of what is drawn; None draws anew each time.
     """
 
@@ -62,6 +63,7 @@ class Settings(NamedTuple):
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     max_new_tokens: int = 0
+    length_penalty: float = 1.0
     seed: int | None = None
 
 
@@ -211,11 +213,14 @@ class Writer:
             callback.forget()
 
     def _write_beams(self, jobs: Sequence[WritingJob], ended: Ended) -> None:
-        results = self._call(jobs, jobs[0].settings.max_new_tokens, return_end_token=True)
+        settings = jobs[0].settings
+        results = self._call(
+            jobs, settings.max_new_tokens, return_end_token=True, length_penalty=settings.length_penalty
+        )
         for index, (job, result) in enumerate(zip(jobs, results, strict=True)):
             tokens = result.sequences[0] if self._decodes_alone else result.hypotheses[0]
             numbers = [number for token in tokens if (number := self._tokenizer.token_to_id(token)) is not None]
-            job.written.take(numbers, result.scores[0] * max(len(tokens), 1))
+            job.written.take(numbers, result.scores[0] * max(len(tokens), 1) ** settings.length_penalty)
             ended(index)
 
     def _call(self, jobs: Sequence[WritingJob], longest: int, **further: Any) -> Any:

@@ -162,10 +162,13 @@ class WritingEngine:
 
     def _settings(self, parameters: Any, limits: Limits) -> Settings:
         asked = self.task.asked(parameters)
-        beams = asked.num_beams or (1 if asked.draws else self.task.default_beams)
+        beams = asked.beams(self.task.default_beams)
         penalty = asked.repetition_penalty or 1.0
         if beams > 1:
-            return Settings(beams, repetition_penalty=penalty, max_new_tokens=limits.max_new_tokens)
+            length = 1.0 if asked.length_penalty is None else asked.length_penalty
+            return Settings(
+                beams, repetition_penalty=penalty, max_new_tokens=limits.max_new_tokens, length_penalty=length
+            )
         if not asked.draws:
             return Settings(repetition_penalty=penalty)
         # CTranslate2 refuses to draw of more tokens than there are; 0 stands for all.

@@ -26,6 +26,10 @@ class GenerationParameters(Parameters):
     num_beams: Annotated[int, Strict(), Field(ge=1, le=MOST_BEAMS), WHOLE] | None = Field(
         None, description="Texts that are followed at once; 1 takes the likeliest token at each step."
     )
+    length_penalty: Annotated[float, Strict(), Field(ge=0, le=10)] | None = Field(
+        None,
+        description="Of beams: the power of a text's length by which its log probability is divided; 1 by default, more prefers longer texts.",
+    )
     do_sample: Annotated[bool, Strict()] | None = Field(
         None, description="Whether tokens are drawn; by default if temperature, top_k or top_p is given."
     )
@@ -65,7 +69,28 @@ class GenerationParameters(Parameters):
             raise ValueError("temperature, top_k and top_p have a meaning only where do_sample is not false")
         if self.draws and (self.num_beams or 1) > 1:
             raise ValueError("num_beams above 1 follows the likeliest texts, and nothing is drawn then")
+        if self.length_penalty is not None and (self.draws or self.num_beams == 1):
+            raise ValueError("length_penalty has a meaning only with beams")
         return self
+
+    def beams(self, default: int) -> int:
+        """Texts that are followed at once.
+
+        Args:
+            default: Where nothing is asked for, and nothing is drawn.
+
+        Raises:
+            RequestError: There is one alone, and a penalty for its length.
+        """
+        found = self.num_beams or (1 if self.draws else default)
+        if self.length_penalty is not None and found == 1:
+            raise RequestError(
+                "parameters.length_penalty has a meaning only with beams",
+                allowed=f"with num_beams 2 to {MOST_BEAMS}",
+                remedy="set num_beams, or leave it out",
+                field="parameters.length_penalty",
+            )
+        return found
 
     def tokens_within(self, default: int, most: int) -> int:
         """Tokens to write at most.

@@ -199,10 +199,11 @@ class WritingTask(BaseTask[WrittenText]):
         return text_in(answer)
 
     def check_annotation(self, encoder: Encoder, parameters: Any) -> None:
-        """Refuses more tokens than there is room for, however short a text is."""
+        """Refuses more tokens than there is room for, however short a text is, and what needs beams without them."""
         (document,) = self.encode_request(encoder, [self.trial_input(encoder)], parameters)
         assert isinstance(document, WrittenDocument)
         self.new_tokens(encoder, document, parameters)
+        self.asked(parameters).beams(self.default_beams)
 
     def choices(self, document: Document, outputs: Sequence[Float32]) -> Float32:
         """One of all sub-words in each place."""

@@ -145,6 +145,7 @@ def test_parquet_has_the_texts_as_a_column_and_is_training_data(
             r"parameters\.details is true, and an annotated record holds the text alone",
         ),
         ("talker", "parameters.num_beams=17", r"parameters\.num_beams=17"),
+        ("talker", "parameters.length_penalty=2.0", r"length_penalty has a meaning only with beams.*num_beams 2 to 16"),
         ("talker", "parameters.grammar=x", r"parameters\.grammar"),
         ("talker", "precision=fp16", r"no converted model of precision 'fp16'"),
         ("talker", "engine.writing.slice_steps=3", r"unknown key 'engine\.writing\.slice_steps'"),

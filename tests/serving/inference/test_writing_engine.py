@@ -16,7 +16,7 @@ from serving.inference.session_plan import SessionPlan
 from serving.inference.triple_engine import open_graph_engine
 from serving.inference.writer import WritingConfig
 from serving.inference.writing_engine import WritingEngine
-from tests.tiny_writers import END, WORDS, make_word_tokenizer, publish_writer
+from tests.tiny_writers import END, WORDS, make_word_tokenizer, publish_converted, publish_writer, written_records
 
 TEXTS = ["anna met bruno", "oslo to lima in pune", "dewi", "chidi went to graz", "in oslo met dewi anna to"]
 
@@ -64,6 +64,28 @@ def test_it_writes_what_transformers_generates(translator: WritingEngine, transl
     writer = TextWriter(translator_path / "ctranslate2-fp32", tokenizer, END)
     documents = translator.task.encode_request(translator.bundle.encoder, TEXTS, parameters)
     assert writer.write([each.given for each in documents], num_beams=beams, max_new_tokens=12) == texts
+
+
+def test_a_penalty_of_length_is_that_of_transformers(tmp_path: Path) -> None:
+    path = publish_converted(tmp_path / "bundle", "sequence_to_sequence", "pegasus", init_std=0.5)
+    engine = open_engine(Bundle.load(path), precision="fp32", num_cpus=1)
+    texts = [row["text"] for row in written_records(40, lengths=(1, 9))]
+    found, how = dict[float, list[GrowingText]](), {"num_beams": 4, "max_new_tokens": 12}
+    for penalty in (0.25, 1.0, 2.0):
+        jobs = engine.encode(texts, engine.task.parameters(**how, length_penalty=penalty))
+        for job in jobs:
+            engine.write([job])
+        found[penalty] = [job.written for job in jobs]
+        wanted = torch_texts(path, [job.given for job in jobs], **how, length_penalty=penalty, early_stopping=True)
+        assert [written.numbers for written in found[penalty]] == wanted
+    lengths = [sum(len(written.numbers) for written in found[penalty]) for penalty in found]
+    assert lengths == sorted(set(lengths))
+    for penalty in (0.25, 2.0):  # the probability of a text is the same, whatever its length was preferred by
+        pairs = [pair for pair in zip(found[penalty], found[1.0], strict=True) if pair[0].numbers == pair[1].numbers]
+        assert len(pairs) > 10
+        assert [one.log_probability for one, _ in pairs] == pytest.approx(
+            [usual.log_probability for _, usual in pairs], rel=1e-4
+        )
 
 
 def test_a_decoder_goes_on_as_transformers_does_whatever_else_is_in_its_batch(
