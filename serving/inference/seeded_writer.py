@@ -1,7 +1,7 @@
 """Writes texts that are drawn by a seed: each alone, with a copy of the model that is made for it.
 
 A thread of CTranslate2 takes the seed at its first draw and never again (findings/ctranslate2_seed_after_first_sample.sh), and what is drawn depends on
-the batch. So a seeded text has a thread of its own, and with it a copy of the model: a model of 48 MB takes 0.25 s to be read.
+the batch. So a seeded text has a thread of its own, and with it a copy of the model: a model of 48 MB takes 0.1 to 0.25 s to be read.
 """
 
 from __future__ import annotations

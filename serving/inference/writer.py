@@ -7,12 +7,13 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import numpy as np
 from pydantic import Field
 from tokenizers import Tokenizer
 
 from agent.config.base import Config
 from agent.encoding import Float32
-from agent.generation.growing_text import GrowingText
+from agent.generation.growing_text import GivenToken, GrowingText
 from agent.generation.right_probabilities import of_generator, of_translator
 from agent.tasks.writing.teacher_forcing import WrittenDocument, places_said, right_tokens
 from serving.inference.session_plan import SessionPlan
@@ -75,13 +76,14 @@ class WritingJob:
         written: What is written of it so far.
         settings: How.
         on_token: Told of each token that is written, in the thread that computes.
+        scores_given: Whether somebody asks how likely what is given was, of a decoder alone.
 
     Attributes:
         first_at, last_at: When its first and its latest token were there, on the monotonic clock; 0 before, and with beams.
         abandoned: Set when nobody waits for it any more; it then ends at the next step.
     """
 
-    __slots__ = ("abandoned", "first_at", "given", "last_at", "on_token", "settings", "written")
+    __slots__ = ("abandoned", "first_at", "given", "last_at", "on_token", "scores_given", "settings", "written")
 
     def __init__(
         self,
@@ -89,8 +91,11 @@ class WritingJob:
         written: GrowingText,
         settings: Settings,
         on_token: Callable[[], None] | None = None,
+        *,
+        scores_given: bool = False,
     ) -> None:
         self.given, self.written, self.settings, self.on_token = given, written, settings, on_token
+        self.scores_given = scores_given
         self.abandoned = False
         self.first_at = self.last_at = 0.0
 
@@ -168,6 +173,7 @@ class Writer:
 
     def write(self, jobs: Sequence[WritingJob], pause: Pause = never, ended: Ended = nobody) -> None:
         """Writes on at jobs of one group until each is over, abandoned, or has made room for others."""
+        self._score_given([job for job in jobs if job.scores_given and not job.written.given])
         if jobs[0].settings.num_beams > 1:
             self._write_beams(jobs, ended)
         else:
@@ -180,6 +186,14 @@ class Writer:
             return of_generator(self._model, self._tokenizer, rows, said)
         given, right = [document.given for document in documents], list(map(right_tokens, documents))
         return of_translator(self._model, self._tokenizer, given, right)
+
+    def _score_given(self, jobs: Sequence[WritingJob]) -> None:
+        rows = [np.array(job.given, np.int64) for job in jobs]
+        likely = (
+            of_generator(self._model, self._tokenizer, rows, [np.ones(len(row), bool) for row in rows]) if jobs else []
+        )
+        for job, found in zip(jobs, likely, strict=True):
+            job.written.given = list(map(GivenToken, job.given, [None, *found.tolist()]))
 
     def _write_steps(self, jobs: Sequence[WritingJob], pause: Pause, ended: Ended) -> None:
         # A Translator calls back for each token of what was written before, too; a Generator takes that for the prompt.

@@ -98,7 +98,8 @@ class WritingEngine:
             before = given[-_CONTEXT:] if task.goes_on(text) else []
             by_token = bool(getattr(wanted, "details", False))
             written = GrowingText(encoder.tokenizer, limits, before=before, by_token=by_token)
-            jobs.append(WritingJob(given, written, self._settings(wanted, limits)))
+            scores_given = bool(getattr(wanted, "decoder_input_details", False))
+            jobs.append(WritingJob(given, written, self._settings(wanted, limits), scores_given=scores_given))
         return jobs
 
     def write(self, jobs: Sequence[WritingJob], pause: Pause = never, ended: Ended = nobody) -> None:

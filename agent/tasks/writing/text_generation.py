@@ -30,13 +30,23 @@ class NamedToken(BaseModel):
     special: bool
 
 
+class PrefillToken(BaseModel):
+    """A token of the text that was given."""
+
+    id: int
+    text: str
+    logprob: float | None = Field(description="None of the first, before which nothing stands.")
+
+
 class Details(BaseModel):
     """How a text was written, as text-generation-inference tells it."""
 
     finish_reason: Literal["eos_token", "length", "stop_sequence"]
     generated_tokens: int
     seed: int | None = Field(description="The one that was asked for, where tokens were drawn.")
-    prefill: list[NamedToken] = Field(description="Always empty: tokens of the text that was given are not scored.")
+    prefill: list[PrefillToken] = Field(
+        description="Tokens of the text that was given, if decoder_input_details is true."
+    )
     tokens: list[NamedToken] = Field(description="Empty where beams were followed.")
 
 
@@ -132,7 +142,8 @@ def _row(example: WrittenText) -> list[Piece]:
 def details_of(written: GrowingText, seed: int | None) -> dict[str, Any]:
     """How a text was written, by which seed if any, as text-generation-inference tells it."""
     return {
-        "finish_reason": written.finish, "generated_tokens": len(written.numbers), "seed": seed, "prefill": [],
+        "finish_reason": written.finish, "generated_tokens": len(written.numbers), "seed": seed,
+        "prefill": [{"id": token.number, "text": text, "logprob": token.log_probability} for token, text in written.name_given()],
         "tokens": [named(token) for token in written.tokens],
     }  # fmt: skip
 

@@ -141,3 +141,12 @@ class ContinuationParameters(GenerationParameters):
     details: Annotated[bool, Strict()] | None = Field(
         None, description="Whether the answer names its tokens, with their log probabilities, and why it ended."
     )
+    decoder_input_details: Annotated[bool, Strict()] | None = Field(
+        None, description="Whether details name the tokens of the given text as well (`prefill`); not in a stream."
+    )
+
+    @model_validator(mode="after")
+    def _within_details(self) -> Self:
+        if self.decoder_input_details and not self.details:
+            raise ValueError("decoder_input_details are a part of details, which is not true")
+        return self

@@ -72,6 +72,10 @@ def test_the_client_of_hugging_face_has_a_text_go_on(talker_url: str, talker: Wr
     assert text == wanted["generated_text"]
     found = client.text_generation(TEXTS[1], max_new_tokens=6, details=True, return_full_text=True)
     assert found.generated_text == TEXTS[1] + text
+    assert found.details.prefill == []
+    given = client.text_generation(TEXTS[1], max_new_tokens=6, details=True, decoder_input_details=True)
+    assert [token.text for token in given.details.prefill] == TEXTS[1].split()
+    assert all(token.logprob < 0 for token in given.details.prefill[1:])
     assert found.details.finish_reason == "length"
     assert "".join(token.text for token in found.details.tokens) == text
     stopped = client.text_generation(TEXTS[1], max_new_tokens=6, stop=[text.split()[2]])
@@ -146,6 +150,11 @@ def test_a_conversation_is_the_prompt_that_transformers_makes_of_it(talker: Writ
         ({"inputs": TEXTS, "stream": True}, "stream"),
         ({"stream": "yes"}, "stream"),
         ({"stream": True, "parameters": {"num_beams": 2}}, "parameters.num_beams"),
+        (
+            {"stream": True, "parameters": {"details": True, "decoder_input_details": True}},
+            "parameters.decoder_input_details",
+        ),
+        ({"parameters": {"decoder_input_details": True}}, "parameters"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_its_field(talker_url: str, body: dict[str, Any], field: str) -> None:

@@ -133,6 +133,28 @@ def test_of_details_the_tokens_make_the_text(talker: WritingEngine) -> None:
     assert all(token["logprob"] < 0 for token in details["tokens"])
 
 
+@pytest.mark.parametrize("how", [{}, {"num_beams": 2}, {"temperature": 2.0, "seed": 3}])
+def test_of_the_prompt_each_token_is_as_likely_as_transformers_says(
+    talker: WritingEngine, talker_path: Path, how: dict[str, float]
+) -> None:
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(talker_path).eval()
+    parameters = talker.task.parameters(details=True, decoder_input_details=True, max_new_tokens=2, **how)
+    for text, (answer,) in zip(TEXTS, talker.predict(TEXTS, parameters), strict=True):
+        prefill, ids = answer["details"]["prefill"], talker.encode([text])[0].given
+        assert [token["id"] for token in prefill] == ids
+        assert [token["text"] for token in prefill] == text.split()
+        with torch.no_grad():
+            likely = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        assert prefill[0]["logprob"] is None
+        wanted = [float(likely[place, number]) for place, number in enumerate(ids[1:])]
+        assert [token["logprob"] for token in prefill[1:]] == pytest.approx(wanted, abs=1e-4)
+    plain = talker.predict(TEXTS[:1], talker.task.parameters(details=True, max_new_tokens=2))
+    assert plain[0][0]["details"]["prefill"] == []
+
+
 def test_drawn_texts_differ_and_their_tokens_are_as_likely_as_asked_for(talker: WritingEngine) -> None:
     drawn = talker.task.parameters(temperature=5.0, max_new_tokens=20)
     assert len({talker.predict(TEXTS[:1], drawn)[0][0]["generated_text"] for _ in range(8)}) > 4
