@@ -264,8 +264,7 @@ class Writer:
 
 
 class _Callback:
-    """What CTranslate2 calls with each token. It is dropped by the model's own thread after the call has returned, which aborts the process where the model goes
-    with it (findings/ctranslate2_callback_holds_its_model.sh).
+    """What CTranslate2 calls with each token. The model's own thread drops it after the call has returned, so it must not hold the model.
 
     Args:
         call: Tells whether a text ends here.
