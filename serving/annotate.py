@@ -15,6 +15,7 @@ _USAGE = """
 Annotates every record of a corpus once, on all cores, without a server. The same command again resumes an interrupted run.
 
   python serving/annotate.py bundle=DIR input=corpus.jsonl output=annotated [config.yaml] [key.path=value ...]
+  python serving/annotate.py bundle=TRANSLATOR input=corpus.jsonl output=translated parameters.num_beams=1
   python serving/annotate.py bundle=DIR input=s3://bucket/texts output=s3://bucket/annotated parameters.aggregation_strategy=simple
 
 On a cluster: ray job submit --working-dir . -- python serving/annotate.py bundle=DIR input=... output=...

@@ -15,10 +15,11 @@ from agent.config.base import Config
 from agent.data import DataConfig
 
 _USAGE = """
-Scores a bundle, or two on the same test split, and tells how many texts both answer alike. They compute as serving/run.py would let them.
+Scores a bundle, or two on the same test split, and tells how many texts both answer alike of writers also some that they do not. They compute as serving/run.py would let them.
 
   python serving/compare.py bundle=DIR other=DIR data.path=DIR [texts=FILE] [output=comparison.json] [key.path=value ...]
   python serving/compare.py bundle=DIR data.path=DIR            # one bundle alone
+  python serving/compare.py bundle=DIR precision=fp32 other_precision=int8 data.path=DIR    # its two models
   python serving/compare.py bundle=RELATIONS entities=TAGGER data.path=DIR   # triples, end to end
 """
 
@@ -33,8 +34,14 @@ class CompareConfig(Config):
         description="bundle of a tagger beside both, agents of relation_extraction: micro F1 over triples, end to end",
     )
     data: DataConfig = Field(default_factory=DataConfig, description="its test split is scored")
-    texts: str = Field("", description="file of JSON lines with a `text` each, which both answer; empty compares none")
-    precision: str = Field("auto", description="precision of the ONNX graphs, as in serving")
+    texts: str = Field(
+        "",
+        description="file of JSON lines with a `text` each, which both answer; empty compares none, save what is written for scores",
+    )
+    precision: str = Field("auto", description="precision of the models, as in serving")
+    other_precision: str = Field(
+        "", description="that of the other one; default: as precision. Without other, the bundle's own two are compared"
+    )
     output: str = Field("", description="file for the comparison as JSON; its directory is made where it is absent")
 
 
@@ -47,12 +54,14 @@ def main(config: CompareConfig) -> None:
     """
     from agent.files import write_file
     from cluster import bundles
-    from serving.judging.bundle_comparison import compare, read_texts, table
+    from serving.judging.bundle_comparison import Served, compare, read_texts, table
 
     texts = read_texts(Path(config.texts).expanduser()) if config.texts else []
-    places = [place for place in (config.bundle, config.other) if place]
-    served = [(place, bundles.fetch_served(place, config.entities)) for place in places]
-    found = compare(served, config.data, texts, precision=config.precision)
+    given = [(config.bundle, config.precision)]
+    if config.other or config.other_precision:
+        given.append((config.other or config.bundle, config.other_precision or config.precision))
+    served = [Served(place, bundles.fetch_served(place, config.entities), precision) for place, precision in given]
+    found = compare(served, config.data, texts)
     print(table(found))
     if config.output:
         write_file(Path(config.output).expanduser(), found.model_dump_json(indent=1) + "\n")

@@ -103,7 +103,7 @@ class Bundle:
         Raises:
             BundleError: The bundle has no such graph.
         """
-        refuse_writing(self.manifest.task, self.path, "judge, explain or annotate with")
+        refuse_writing(self.manifest.task, self.path, "judge or explain")
         return variant_for(OnnxVariant, self.manifest.onnx, precision, hardware, self.path)
 
     def converted_variant(self, precision: str = "auto", hardware: str = "cpu") -> ConvertedVariant:

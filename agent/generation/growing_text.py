@@ -27,6 +27,18 @@ class WrittenToken(NamedTuple):
     special: bool
 
 
+class GivenToken(NamedTuple):
+    """A sub-word that a decoder was given.
+
+    Attributes:
+        number: Its id.
+        log_probability: After those before it; None of the first.
+    """
+
+    number: int
+    log_probability: float | None
+
+
 class Limits(NamedTuple):
     """Where a text ends.
 
@@ -49,6 +61,9 @@ class GrowingText:
         limits: Where it ends.
         before: The sub-words that it goes on with, where blanks between words belong to it; none where a text begins.
         by_token: Whether the text of each token is wanted, which costs a decoding for each.
+
+    Attributes:
+        given: What a decoder was given, where somebody asks how likely that was.
     """
 
     def __init__(
@@ -57,6 +72,7 @@ class GrowingText:
         self._tokenizer, self._limits, self._before = tokenizer, limits, list(before)
         self._start = self._decode([]) if before else ""
         self._by_token, self._shown = by_token, 0
+        self.given: list[GivenToken] = []
         self.numbers: list[int] = []
         self.tokens: list[WrittenToken] = []
         self.log_probability = 0.0
@@ -73,6 +89,10 @@ class GrowingText:
         whole = self._whole()
         found = self._stop_in(whole)
         return whole if found is None else whole[:found]
+
+    def name_given(self) -> list[tuple[GivenToken, str]]:
+        """The tokens of `given`, each with its own text."""
+        return [(token, self._tokenizer.decode([token.number], skip_special_tokens=False)) for token in self.given]
 
     def add(self, number: int, log_probability: float) -> bool:
         """Takes the next token; tells whether it was the last."""

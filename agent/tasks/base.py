@@ -15,7 +15,7 @@ from agent.errors import DataError
 from agent.tasks.masked_language.word_masking import WordMasking
 from agent.tasks.output_decision import Decision
 from agent.tasks.pairs import Pair
-from agent.tasks.record_fields import LoggedReward
+from agent.tasks.record_fields import AnnotatedRecords, LoggedReward
 from agent.windows.text_pairs import SEPARATOR, TextPair
 
 ExampleT = TypeVar("ExampleT", bound="Example")
@@ -123,7 +123,7 @@ def as_json(answer: Sequence[Mapping[str, Any]]) -> str:
     return to_json(answer).decode()
 
 
-class BaseTask(Config, ABC, Generic[ExampleT]):
+class BaseTask(AnnotatedRecords, Config, ABC, Generic[ExampleT]):
     """A task with its labels. Without labels it is a template, completed by `with_labels`."""
 
     architecture: ClassVar[str]  # the class of transformers that has the right head
@@ -137,9 +137,7 @@ class BaseTask(Config, ABC, Generic[ExampleT]):
     item_name: ClassVar[str] = "label"  # what a text may lack
     tunes: ClassVar[bool] = False  # whether `tuned` chooses anything
     parameters: ClassVar[type[Parameters]]
-    answer_item: ClassVar[type[BaseModel]]
     bare_answers: ClassVar[bool] = False  # whether the answer to an input may be a single item instead of a list
-    answer_field: ClassVar[str]  # what holds the answer in an annotated record
     columns: ClassVar[tuple[Column, ...]]
     input_fields: ClassVar[tuple[str, ...]] = ("text",)  # the texts of one input, as data and requests name them
     takes_single: ClassVar[bool] = False  # whether one text may be asked about where an input is several

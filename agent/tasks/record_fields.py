@@ -1,10 +1,13 @@
-"""Fields of records: texts, and propensity and reward of a logged decision."""
+"""Fields of records: texts, answers, and propensity and reward of a logged decision."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
+from pydantic import BaseModel
+
+from agent.encoding import Encoder
 from agent.errors import DataError
 
 _REWARDED = '{"label": the answered one, "propensity": above 0, at most 1, "reward": 0 to 1}'
@@ -103,3 +106,31 @@ def check_unicode(text: str, where: str) -> None:
             allowed="Unicode text",
             remedy="replace the broken character",
         ) from None
+
+
+class AnnotatedRecords:
+    """How the records of an annotated corpus hold a task's answers; a part of every task."""
+
+    answer_item: ClassVar[type[BaseModel]]
+    answer_field: ClassVar[str]  # what holds the answer in a record
+
+    @property
+    def annotation_field(self) -> str:
+        """What holds the answer in an annotated record where nobody says otherwise."""
+        return self.answer_field
+
+    @property
+    def annotation_type(self) -> Any:
+        """The type of what `annotation` gives: a list of models, or a string."""
+        return list[self.answer_item]  # type: ignore[name-defined]
+
+    def annotation(self, answer: Sequence[Mapping[str, Any]]) -> Any:
+        """What an annotated record holds of an answer."""
+        return answer
+
+    def check_annotation(self, encoder: Encoder, parameters: Any) -> None:
+        """Refuses parameters by which no record can be annotated, before records are read.
+
+        Raises:
+            RequestError: Names the parameter.
+        """

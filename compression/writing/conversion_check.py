@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from agent.errors import ExportError
-from agent.tasks.writing.teacher_forcing import WrittenDocument
-from compression.writing.measured_writer import MeasuredWriter, right_tokens
+from agent.tasks.writing.teacher_forcing import WrittenDocument, right_tokens
+from compression.writing.measured_writer import MeasuredWriter
 
 
 def require_same_scores(

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from agent.encoding import Encoder, Float32, Int64
 from agent.generation.ctranslate2_conversion import convert
+from agent.generation.right_probabilities import of_generator, of_translator
 from agent.generation.text_writer import TextWriter, part_tokens
-from agent.tasks.writing.teacher_forcing import WrittenDocument
+from agent.tasks.writing.teacher_forcing import WrittenDocument, places_said, right_tokens
 from agent.windows.tokenizer_setup import end_token
 from compression.encoder.torch_model import quiet
-from compression.writing.measured_writer import BATCH_TOKENS, MeasuredWriter, WritingLimit, prompt_of, right_tokens
+from compression.writing.measured_writer import MeasuredWriter, WritingLimit, prompt_of
 
 
 def convert_model(source: Path, target: Path, encoder: Encoder, precision: str = "fp32") -> None:
@@ -54,13 +54,8 @@ class _EncoderDecoder(MeasuredWriter):
         )
 
     def log_probabilities(self, documents: Sequence[WrittenDocument]) -> list[Float32]:
-        sources = [_pieces(self._tokenizer, document.given) for document in documents]
-        # CTranslate2 puts the token that ends a text behind each by itself.
-        targets = [_pieces(self._tokenizer, right_tokens(document)[:-1]) for document in documents]
-        results = self._writer.translator.score_batch(
-            sources, targets, max_batch_size=BATCH_TOKENS, batch_type="tokens", max_input_length=0
-        )
-        return [np.array(result.log_probs, np.float32) for result in results]
+        given, said = [document.given for document in documents], list(map(right_tokens, documents))
+        return of_translator(self._writer.translator, self._tokenizer, given, said)
 
     def write(self, documents: Sequence[WrittenDocument], limit: WritingLimit) -> list[list[int]]:
         assert not limit.exact
@@ -78,16 +73,8 @@ class _Decoder(MeasuredWriter):
         )
 
     def log_probabilities(self, documents: Sequence[WrittenDocument]) -> list[Float32]:
-        windows = [document.windows[0] for document in documents]
-        results = self._generator.score_batch(
-            [_pieces(self._tokenizer, window.input_ids) for window in windows],
-            max_batch_size=BATCH_TOKENS, batch_type="tokens", max_input_length=0,
-        )  # fmt: skip
-        found = []
-        for window, result in zip(windows, results, strict=True):
-            assert window.asked is not None
-            found.append(np.array(result.log_probs, np.float32)[window.asked[:-1] == 1])
-        return found
+        rows, said = [document.windows[0].input_ids for document in documents], list(map(places_said, documents))
+        return of_generator(self._generator, self._tokenizer, rows, said)
 
     def write(self, documents: Sequence[WrittenDocument], limit: WritingLimit) -> list[list[int]]:
         prompts = [_pieces(self._tokenizer, prompt_of(document)) for document in documents]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agent.encoding import IGNORED, Encoder, Float32, Int64
+from agent.encoding import Encoder, Float32, Int64
 from agent.tasks import BaseTask, SequenceToSequence
 from agent.tasks.writing.teacher_forcing import WrittenDocument
 
@@ -53,13 +53,6 @@ def encode_written(task: BaseTask[Any], encoder: Encoder, examples: Sequence[Any
         DataError: One does not fit into the model; names its place.
     """
     return [document for document in task.encode(encoder, examples) if isinstance(document, WrittenDocument)]
-
-
-def right_tokens(document: WrittenDocument) -> Int64:
-    """The sub-words that have to be written: int64 [written tokens]."""
-    said = document.targets(0)
-    found: Int64 = said[said != IGNORED]
-    return found
 
 
 def prompt_of(document: WrittenDocument) -> Int64:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agent.encoding import IGNORED, Encoder, Float32
-from agent.tasks.writing.teacher_forcing import WrittenDocument
+from agent.tasks.writing.teacher_forcing import WrittenDocument, right_tokens
 from agent.windows.tokenizer_setup import end_id
-from compression.writing.measured_writer import MeasuredWriter, WritingLimit, prompt_of, right_tokens
+from compression.writing.measured_writer import MeasuredWriter, WritingLimit, prompt_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -11,10 +11,10 @@ import numpy as np
 from agent.batching import cut_by_length
 from agent.generation.text_writer import BATCH_TOKENS
 from agent.tasks import BaseTask, SequenceToSequence
-from agent.tasks.writing.teacher_forcing import WrittenDocument
+from agent.tasks.writing.teacher_forcing import WrittenDocument, right_tokens
 from compression.measurement.speed import TimeBudget
 from compression.reporting.compression_report import WritingSpeed
-from compression.writing.measured_writer import MeasuredWriter, WritingLimit, prompt_of, right_tokens
+from compression.writing.measured_writer import MeasuredWriter, WritingLimit, prompt_of
 
 _ROOM = 1.5  # what a text may be longer than the longest right one: a model that has not learned to end goes on and on
 

@@ -14,7 +14,7 @@ from agent.tasks import BaseTask
 from serving.active_learning.text_vectors import key_of
 from serving.annotation.formats import FORMATS
 from serving.annotation.records import Fields
-from serving.annotation.shards import FormatName, choose_format, cut_files
+from serving.annotation.shards import FormatName, choose_format, cut_files, shard_bytes
 from serving.annotation.storage import StorageLocation
 from serving.feedback.decision_log import open_store
 from serving.inference.session_plan import Auto
@@ -69,9 +69,10 @@ def read_files(url: str, task: BaseTask[Any], text_field: str | None, form: Form
             allowed="jsonl, parquet",
             remedy=f"give records with {' and '.join(task.input_fields)}",
         )
-    fields = Fields(text_field or first, "", task.answer_item, _MOST_CHARACTERS, tuple(others), task.refusal_of)
+    fields = Fields(text_field or first, "", task.annotation_type, _MOST_CHARACTERS, tuple(others), task.refusal_of)
     texts, rejected, reason = list[str](), 0, ""
-    for shard in cut_files(place, files, found, fields, "auto"):
+    size = shard_bytes("auto", sum(file.num_bytes for file in files), writes=False)
+    for shard in cut_files(place, files, found, fields, size):
         span = (shard.start, shard.stop, shard.first_line, shard.num_lines)
         content = FORMATS[found.name].read(place, shard.file, span, fields)
         texts += content.texts

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from agent.bundle import Bundle
 from agent.config.base import Config, check_parameters
-from agent.errors import AgentError, ClusterError, ConfigError
+from agent.errors import AgentError, ClusterError, ConfigError, RequestError
 from agent.tasks import Parameters
 from cluster import ClusterConfig, connect, node_resources
 from cluster.progress import Progress
@@ -31,10 +31,11 @@ from serving.annotation.job_ledger import (
     sum_counts,
 )
 from serving.annotation.records import Fields
-from serving.annotation.shards import FormatName, Shard, choose_format, cut_files
+from serving.annotation.shards import FormatName, Shard, choose_format, cut_files, shard_bytes
 from serving.annotation.storage import File, StorageLocation
 from serving.inference.engine import EngineConfig
 from serving.inference.session_plan import Auto, ComputeConfig
+from serving.inference.writer import WritingBatchConfig
 
 _SHARDS_AHEAD = 2  # of a worker: one in work and one waiting
 
@@ -51,6 +52,12 @@ class WorkersConfig(Config):
         if self.num != "auto" and self.num < 1:
             raise ValueError(f"num is {self.num}; allowed is 'auto' or a number from 1")
         return self
+
+
+class CorpusComputeConfig(ComputeConfig):
+    """How a worker computes."""
+
+    writing: WritingBatchConfig = Field(default_factory=WritingBatchConfig)
 
 
 class AnnotateConfig(Config):
@@ -74,22 +81,24 @@ class AnnotateConfig(Config):
     field: str | None = Field(
         None,
         min_length=1,
-        description="field that takes the answer; default: entities, labels, answers or triples, by the task",
+        description="field that takes the answer; default: entities, labels, answers, triples, translation_text ..., by the task",
     )
     parameters: Mapping[str, Any] = Field(
-        default_factory=dict, description="how to answer, as in a request (aggregation_strategy, top_k, ...)"
+        default_factory=dict,
+        description="how to answer, as in a request (aggregation_strategy, top_k, num_beams, max_new_tokens, ...)",
     )
     overwrite: bool = Field(False, description="begin anew, whatever annotation stands at output")
     precision: str = Field(
         "auto",
-        description="precision of the ONNX graph: fp32, fp16, bf16, int8, int4; auto takes the one for the hardware",
+        description="precision of the model: fp32, fp16, bf16, int8, int4; auto takes the one for the hardware",
     )
     max_characters: int = Field(1_000_000, ge=1, description="characters of a text; longer ones are set aside")
     shard_mb: float | Auto = Field(
-        "auto", description="input of one output file in MB: a number, or auto for 1/256 of it within 0.1 and 2"
+        "auto",
+        description="input of one output file in MB: a number, or auto for 1/256 of it within 0.1 and 2, a tenth of that of agents that write",
     )
     workers: WorkersConfig = Field(default_factory=WorkersConfig)
-    engine: ComputeConfig = Field(default_factory=ComputeConfig)
+    engine: CorpusComputeConfig = Field(default_factory=CorpusComputeConfig)
     cluster: ClusterConfig = Field(default_factory=lambda: ClusterConfig(dashboard=False))
 
     @model_validator(mode="after")
@@ -127,12 +136,12 @@ def prepare(config: AnnotateConfig) -> PreparedJob:
     files = place.files()
     if place.holds(output):
         raise ConfigError(f"output {config.output} lies in the input {config.input}", remedy="choose another output")
-    parameters = check_parameters(bundle.task.parameters, config.parameters, of=bundle.task.kind)
+    parameters = _parameters(config, bundle)
     spec = JobSpec(
         bundle=bundle.digest, entities=bundle.tagger.digest if bundle.tagger else "",
-        precision=bundle.onnx_variant(config.precision, _hardware(config)).precision,
+        precision=bundle.variant(config.precision, _hardware(config)).precision,
         input=place.url, format=choose_format(config.format, files, place.url).name, files=files_of(files),
-        text_field=config.text_field or bundle.task.input_fields[0], field=config.field or bundle.task.answer_field,
+        text_field=config.text_field or bundle.task.input_fields[0], field=config.field or bundle.task.annotation_field,
         parameters=parameters.model_dump(mode="json"), max_characters=config.max_characters, shard_mb=config.shard_mb,
     )  # fmt: skip
     if bundle.tagger:
@@ -146,14 +155,21 @@ def prepare(config: AnnotateConfig) -> PreparedJob:
             allowed="jsonl, parquet",
             remedy=f"give records with {' and '.join(bundle.task.input_fields)}",
         )
-    fields = Fields(
-        spec.text_field, spec.field, bundle.task.answer_item, spec.max_characters, others, bundle.task.refusal_of
-    )
+    fields = Fields(spec.text_field, spec.field, bundle.task.annotation_type, spec.max_characters, others)
     return PreparedJob(bundle, spec, fields, parameters, JobLedger(output))
 
 
+def _parameters(config: AnnotateConfig, bundle: Bundle) -> Parameters:
+    parameters = check_parameters(bundle.task.parameters, config.parameters, of=bundle.task.kind)
+    try:
+        bundle.task.check_annotation(bundle.encoder, parameters)
+    except RequestError as error:
+        raise ConfigError(error.what, allowed=error.allowed, remedy=error.remedy) from None
+    return parameters
+
+
 def _hardware(config: AnnotateConfig) -> str:
-    """The hardware that the graph is chosen for; the same for all workers, also when the job is resumed."""
+    """The hardware that the model is chosen for; the same for all workers, also when the job is resumed."""
     if config.engine.provider != "auto":
         return config.engine.provider
     return "cuda" if config.workers.num_gpus else "cpu"
@@ -222,7 +238,8 @@ def _start(config: AnnotateConfig, prepared: PreparedJob) -> AnnotationManifest:
 def _cut(config: AnnotateConfig, prepared: PreparedJob) -> list[Shard]:
     spec = prepared.spec
     files = [File(*file) for file in spec.files]
-    return cut_files(StorageLocation(spec.input), files, FORMATS[spec.format], prepared.fields, config.shard_mb)
+    size = shard_bytes(config.shard_mb, sum(file.num_bytes for file in files), writes=prepared.bundle.task.writes)
+    return cut_files(StorageLocation(spec.input), files, FORMATS[spec.format], prepared.fields, size)
 
 
 def _run(
@@ -241,14 +258,21 @@ def _run(
         engine=EngineConfig(**config.engine.model_dump(), warmup=False),
     )  # fmt: skip
     lines = {shard.name: shard.num_lines for shard in manifest.shards}
-    with _progress(sum(lines.values()), sum(lines[name] for name in done)) as progress:
+    total, before, written, began = sum(lines.values()), sum(lines[name] for name in done), 0, time.monotonic()
+
+    def rate(per_s: float) -> str:
+        return _rate(per_s, written / (time.monotonic() - began))
+
+    with Progress("annotating", total, done=before, unit="rec", rate=rate) as progress:
         for result in _shard_results(task, config.workers, num_workers, left):
+            written += result.counts.written
             progress.advance(lines[result.name])
             yield result
 
 
-def _progress(total: int, done: int) -> Progress:
-    return Progress("annotating", total, done=done, unit="rec", rate=lambda per_s: f"{per_s:,.0f} records/s")
+def _rate(records_per_s: float, written_per_s: float) -> str:
+    told = f", {written_per_s:,.0f} written tokens/s" if written_per_s else ""
+    return f"{records_per_s:,.0f} records/s{told}"
 
 
 def _shard_results(
@@ -291,15 +315,17 @@ def _num_workers(config: WorkersConfig, nodes: Sequence[Mapping[str, float]], nu
 
 def _summary(result: JobResult, results: Sequence[ShardResult], output: str) -> str:
     now = sum_counts(one.counts for one in results)
-    rate = (now.records + now.rejected) / max(result.annotating_seconds, 1e-9)
-    speed = f"; {result.seconds:.1f} s, of which {result.annotating_seconds:.1f} s annotating: {rate:,.0f} records/s"
+    seconds = max(result.annotating_seconds, 1e-9)
+    rate = _rate((now.records + now.rejected) / seconds, now.written / seconds)
+    speed = f"; {result.seconds:.1f} s, of which {result.annotating_seconds:.1f} s annotating: {rate}"
     return f"annotated {_describe(result.counts, output)}{speed if results else ''}"
 
 
 def _describe(counts: ShardCounts, output: str) -> str:
     aside = f", {counts.rejected:,} set aside (why: {REJECTED}/ of {output})" if counts.rejected else ""
     answers = ", ".join(f"{label} {count:,}" for label, count in counts.answers.items())
-    return f"{counts.records:,} records{aside}; {answers or 'no answers'}"
+    told = f"{counts.written:,} tokens written" if counts.written else answers or "no answers"
+    return f"{counts.records:,} records{aside}; {told}"
 
 
 _ANEW = "Set overwrite=true to annotate it anew"

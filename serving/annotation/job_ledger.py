@@ -40,12 +40,14 @@ class ShardCounts(Config):
         records: Annotated records.
         rejected: Rejected records.
         tokens: Tokens that the agent read, special ones included.
+        written: Tokens that it wrote; 0 where answers are no texts.
         answers: How often each label was given.
     """
 
     records: int = 0
     rejected: int = 0
     tokens: int = 0
+    written: int = 0
     answers: Mapping[str, int] = Field(default_factory=dict)
 
     def __add__(self, other: ShardCounts) -> ShardCounts:
@@ -54,6 +56,7 @@ class ShardCounts(Config):
             records=self.records + other.records,
             rejected=self.rejected + other.rejected,
             tokens=self.tokens + other.tokens,
+            written=self.written + other.written,
             answers=dict(sorted(counts.items())),
         )
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from agent.errors import DataError, one_line
-from serving.annotation.records import Answer, Fields, Format, RejectedRecord, ShardContent, Span
+from serving.annotation.records import Annotation, Fields, Format, RejectedRecord, ShardContent, Span
 from serving.annotation.storage import StorageLocation
 
 _SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -59,9 +59,9 @@ class Rows(ShardContent):
                 self.texts.append(text)
                 self._answered.append(index)
 
-    def render(self, answers: Sequence[Answer]) -> bytes:
+    def render(self, answers: Sequence[Annotation]) -> bytes:
         """The content of the output file: the annotated rows, with the answers as last column."""
-        column = pa.array(answers, _answer_type(self.fields.answer_item))
+        column = pa.array(answers, _answer_type(self.fields.answer_type))
         kept = self._table.take(pa.array(self._answered, pa.int64()))
         buffer = pa.BufferOutputStream()
         pq.write_table(kept.append_column(self.fields.answer, column), buffer)
@@ -155,9 +155,9 @@ def _row_as_json(row: pa.Table, text: dict[str, Any]) -> str:
     return json.dumps(others | text, ensure_ascii=False, default=str)
 
 
-def _answer_type(item: type[BaseModel]) -> pa.DataType:
+def _answer_type(kind: Any) -> pa.DataType:
     """The type of the answer column, the same for all shards."""
-    return pa.list_(_struct(item))
+    return _SCALARS[kind] if kind in _SCALARS else pa.list_(_struct(get_args(kind)[0]))
 
 
 def _struct(item: type[BaseModel]) -> pa.DataType:

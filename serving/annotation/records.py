@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import BaseModel
-
 from agent.errors import DataError
 from agent.windows.text_pairs import TextPair
 from serving.annotation.storage import StorageLocation
@@ -18,7 +16,9 @@ from serving.annotation.storage import StorageLocation
 Span = tuple[int, int, int, int]
 """Start and stop (bytes or rows), number of the first line or row, number of lines or rows."""
 
-Answer = list[dict[str, Any]]
+Annotation = list[dict[str, Any]] | str
+"""What a record is given: an answer, or a text."""
+
 _PIECE = 1 << 20
 _LONGEST_LINE = 64 << 20  # bytes; a file with longer lines has another format
 
@@ -33,7 +33,7 @@ class Fields:
 
     Attributes:
         text, answer: Names of the fields; without an answer (empty) records are only read.
-        answer_item: Type of the items of an answer.
+        answer_type: Of what `answer` takes: a list of models, or a string.
         max_characters: Maximum length of a text.
         others: Names of the further texts of an input that has several.
         refusal_of: Why the agent takes no such input; empty where it does.
@@ -41,7 +41,7 @@ class Fields:
 
     text: str
     answer: str
-    answer_item: type[BaseModel]
+    answer_type: Any
     max_characters: int
     others: tuple[str, ...] = ()
     refusal_of: Callable[[str], str] = _takes_all
@@ -101,7 +101,7 @@ class ShardContent(ABC):
         self.rejected: list[RejectedRecord] = []
 
     @abstractmethod
-    def render(self, answers: Sequence[Answer]) -> bytes:
+    def render(self, answers: Sequence[Annotation]) -> bytes:
         """The content of the output file: every annotated record with its answer."""
 
 
@@ -136,7 +136,7 @@ class LineShardContent(ShardContent):
         super().__init__(fields)
         self.prefixes: list[str] = []
 
-    def render(self, answers: Sequence[Answer]) -> bytes:
+    def render(self, answers: Sequence[Annotation]) -> bytes:
         """The content of the output file; the original characters of a record are kept."""
         name = json.dumps(self.fields.answer, ensure_ascii=False)
         lines = [
@@ -227,10 +227,8 @@ class Text(LineFormat):
 
     def parse_line(self, line: str, fields: Fields) -> tuple[str, str] | str | None:
         """Parses a text; the prefix is the beginning of an object with it."""
-        return fields.rejection_reason(line, fields.text) or (
-            line,
-            json.dumps({fields.text: line}, ensure_ascii=False)[:-1],
-        )
+        text, reason = fields.read([line])
+        return reason or (text, json.dumps({fields.text: line}, ensure_ascii=False)[:-1])
 
 
 def _lines(stream: Any, size: int, path: str) -> Iterator[tuple[bytes, int]]:

@@ -17,6 +17,7 @@ from serving.inference.session_plan import Auto
 FormatName = Literal["jsonl", "text", "parquet"]
 _MB = 1_000_000
 _SMALLEST_MB, _LARGEST_MB, _SHARDS = 0.1, 2.0, 256
+_OF_WRITERS = 0.1  # of that, since a text takes so much longer
 _FILES_AT_ONCE = 8  # object storage answers after tens of milliseconds
 
 
@@ -66,14 +67,13 @@ def choose_format(name: FormatName | Auto, files: Sequence[File], url: str) -> F
 
 
 def cut_files(
-    location: StorageLocation, files: Sequence[File], format_: Format, fields: Fields, shard_mb: float | Auto
+    location: StorageLocation, files: Sequence[File], format_: Format, fields: Fields, size: int
 ) -> list[Shard]:
-    """Cuts files into shards, in order.
+    """Cuts files into shards of about so many bytes, in order.
 
     Raises:
         DataError: A file cannot be read, or is none of that format.
     """
-    size = _shard_bytes(shard_mb, sum(file.num_bytes for file in files))
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         cuts = pool.map(lambda file: list(format_.cut(location, file.path, size, fields)), files)
         return list(_named(zip(files, cuts, strict=True)))
@@ -85,7 +85,14 @@ def _named(cuts: Iterable[tuple[File, list[Span]]]) -> Iterator[Shard]:
         yield Shard(name=f"part-{number:06}", file=path, start=start, stop=stop, first_line=first, num_lines=count)
 
 
-def _shard_bytes(shard_mb: float | Auto, total: int) -> int:
+def shard_bytes(shard_mb: float | Auto, total: int, *, writes: bool) -> int:
+    """The size of a shard.
+
+    Args:
+        shard_mb: In MB where it is given.
+        total: Bytes of all files.
+        writes: Whether the agent writes; what is lost when it is interrupted should not take longer than with others.
+    """
     if shard_mb == "auto":
-        shard_mb = min(max(total / _SHARDS / _MB, _SMALLEST_MB), _LARGEST_MB)
+        shard_mb = min(max(total / _SHARDS / _MB, _SMALLEST_MB), _LARGEST_MB) * (_OF_WRITERS if writes else 1)
     return max(1, int(shard_mb * _MB))

@@ -59,8 +59,14 @@ class HuggingFaceEndpoint:
                 "stream is true with beams, of which none is the text before all have ended",
                 allowed="parameters.num_beams 1", remedy="leave stream or num_beams out", field="parameters.num_beams",
             )  # fmt: skip
+        if getattr(parameters, "decoder_input_details", None):
+            raise RequestError(
+                "stream is true with decoder_input_details, which no event tells",
+                allowed="parameters.decoder_input_details false", remedy="leave one of them out", field="parameters.decoder_input_details",
+            )  # fmt: skip
         by_token = parameters.model_copy(update={"details": True})
-        return Asked(texts, by_token, partial(self._write, single, parameters), TokenEvents())
+        events = TokenEvents(getattr(parameters, "drawn_seed", None))
+        return Asked(texts, by_token, partial(self._write, single, parameters), events)
 
     def _write(self, single: bool, parameters: Parameters, answers: Answers) -> Written:
         return Written(to_json(self._envelope(answers, single=single, parameters=parameters)))

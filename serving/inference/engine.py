@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -18,6 +20,7 @@ from agent.errors import ConfigError
 from agent.evaluation import run_documents
 from agent.tasks import Parameters
 from cluster.connection import usable_cores
+from serving.inference.served_engine import CORPUS_WINDOW, AnsweredTexts
 from serving.inference.session_plan import ComputeConfig, SessionPlan, candidates, everyday, measured
 from serving.inference.sessions import Sessions, choose_provider
 from serving.inference.writer import WritingConfig
@@ -152,6 +155,29 @@ class Engine:
         """Computes all windows of documents in batches of like length, one after the other: the logits of each."""
         encoder, budget = self.bundle.encoder, self.config.max_batch_tokens
         return run_documents(documents, self.forward, pad_id=encoder.pad_id, max_tokens=budget)
+
+    def refusal_of(self, text: str, parameters: Any) -> str:
+        """Why a text of a corpus cannot be answered; empty where it can."""
+        return self.bundle.task.refusal_of(text)
+
+    def annotate(self, texts: Sequence[str], parameters: Any) -> Iterator[AnsweredTexts]:
+        """Answers the texts of a corpus in order; every session computes a window of them while this thread tokenises or decodes another."""
+        running = deque[tuple[Sequence[str], list[Document], Future[list[list[Float32]]]]]()
+
+        def next_answers() -> AnsweredTexts:
+            window, documents, outputs = running.popleft()
+            answers = self.answer(window, documents, outputs.result(), parameters)
+            return AnsweredTexts(answers, sum(document.num_tokens for document in documents))
+
+        with ThreadPoolExecutor(self.plan.sessions) as sessions:
+            for first in range(0, len(texts), CORPUS_WINDOW):
+                window = texts[first : first + CORPUS_WINDOW]
+                documents = self.encode(window, parameters)
+                running.append((window, documents, sessions.submit(self.run, documents)))
+                if len(running) > self.plan.sessions:
+                    yield next_answers()
+            while running:
+                yield next_answers()
 
     def labels(self, texts: Sequence[str]) -> list[Any]:
         """What the agent sees in each text, in the form that its task scores: without scores or positions."""

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from agent.bundle import Bundle, ConvertedVariant, OnnxVariant
 from agent.tasks import Parameters
 from serving.inference.session_plan import SessionPlan
+
+CORPUS_WINDOW = 4_096  # texts of a corpus that are sorted by length together; memory some MB
+
+
+class AnsweredTexts(NamedTuple):
+    """Answers of texts of a corpus that stand one after the other.
+
+    Attributes:
+        answers: One for each text.
+        num_read: Tokens that were read for them, special ones included.
+        num_written: Tokens that were written; 0 where answers are no texts.
+    """
+
+    answers: list[list[dict[str, Any]]]
+    num_read: int
+    num_written: int = 0
 
 
 class ServedEngine(Protocol):
@@ -42,6 +58,17 @@ class ServedEngine(Protocol):
 
         Raises:
             RequestError: As `encode`.
+        """
+
+    def refusal_of(self, text: str, parameters: Any) -> str:
+        """Why a text of a corpus cannot be answered; empty where it can."""
+
+    def annotate(self, texts: Sequence[str], parameters: Any) -> Iterator[AnsweredTexts]:
+        """Answers the texts of a corpus in order, some thousand at a time, on all cores of the plan.
+
+        Args:
+            texts: Those that `refusal_of` lets pass.
+            parameters: How to answer.
         """
 
     def labels(self, texts: Sequence[str]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from agent.tasks.relations.entity_pairs import Answer
 from agent.tasks.relations.triple_extraction import TripleExtraction
 from agent.tasks.relations.triple_scores import triples_of
 from serving.inference.engine import Engine, EngineConfig
+from serving.inference.served_engine import CORPUS_WINDOW, AnsweredTexts
 from serving.inference.session_plan import SessionPlan
 
 
@@ -72,6 +73,11 @@ class TripleEngine(Engine):
             RequestError: A text is no Unicode text, its markers are wrong, or a parameter does not fit.
         """
         return self.predict_counted(texts, parameters)[0]
+
+    def annotate(self, texts: Sequence[str], parameters: Any) -> Iterator[AnsweredTexts]:
+        """Answers the texts of a corpus in order, one window after the other."""
+        for first in range(0, len(texts), CORPUS_WINDOW):
+            yield AnsweredTexts(*self.predict_counted(texts[first : first + CORPUS_WINDOW], parameters))
 
     def predict_counted(
         self, texts: Sequence[str], parameters: Parameters | None = None

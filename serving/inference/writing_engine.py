@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from agent.bundle import Bundle
-from agent.errors import BundleError, ConfigError
+from agent.encoding import Float32
+from agent.errors import BundleError, ConfigError, RequestError
 from agent.generation.growing_text import GrowingText, Limits
 from agent.tasks import Parameters
 from agent.tasks.writing.teacher_forcing import WrittenDocument
@@ -16,8 +16,11 @@ from agent.tasks.writing.written_text import WritingTask
 from agent.windows.tokenizer_setup import end_id
 from cluster.connection import usable_cores
 from serving.inference.engine import EngineConfig
+from serving.inference.many_texts import write_all
+from serving.inference.seeded_writer import SeededWriter
+from serving.inference.served_engine import CORPUS_WINDOW, AnsweredTexts
 from serving.inference.session_plan import SessionPlan
-from serving.inference.writer import ConvertedModel, Settings, Writer, WritingJob
+from serving.inference.writer import ConvertedModel, Ended, Pause, Settings, Writer, WritingJob, never, nobody
 
 _CONTEXT = 8  # sub-words before a text with which it is decoded: blanks between words are theirs
 _TRIAL_TOKENS = 4
@@ -56,6 +59,7 @@ class WritingEngine:
             decodes_alone=isinstance(self.task, TextGeneration),
         )  # fmt: skip
         self._writer = self._open(plan or self._everyday(num_cpus or usable_cores()))
+        self._seeded = SeededWriter(self._model, device=self.provider)
 
     @property
     def task(self) -> WritingTask:
@@ -94,12 +98,21 @@ class WritingEngine:
             before = given[-_CONTEXT:] if task.goes_on(text) else []
             by_token = bool(getattr(wanted, "details", False))
             written = GrowingText(encoder.tokenizer, limits, before=before, by_token=by_token)
-            jobs.append(WritingJob(given, written, self._settings(wanted, limits)))
+            scores_given = bool(getattr(wanted, "decoder_input_details", False))
+            jobs.append(WritingJob(given, written, self._settings(wanted, limits), scores_given=scores_given))
         return jobs
 
-    def write(self, jobs: Sequence[WritingJob], *further: Any) -> None:
+    def write(self, jobs: Sequence[WritingJob], pause: Pause = never, ended: Ended = nobody) -> None:
         """Writes on at jobs of one group; arguments as those of `Writer.write`. Safe to call from several threads."""
-        self._writer.write(jobs, *further)
+        if jobs[0].settings.seed is None:
+            self._writer.write(jobs, pause, ended)
+        else:
+            (job,) = jobs
+            self._seeded.write(job, ended)
+
+    def log_probabilities(self, documents: Sequence[WrittenDocument]) -> list[Float32]:
+        """As `Writer.log_probabilities`."""
+        return self._writer.log_probabilities(documents)
 
     def decode(self, text: str, job: WritingJob, parameters: Parameters) -> list[dict[str, Any]]:
         """The answer of a text whose job is over."""
@@ -115,6 +128,23 @@ class WritingEngine:
         wanted = parameters or self.task.parameters()
         return [self.decode(text, job, wanted) for text, job in zip(texts, jobs, strict=True)]
 
+    def refusal_of(self, text: str, parameters: Any) -> str:
+        """Why a text of a corpus cannot be answered, as one that is too long; empty where it can."""
+        try:
+            self.encode([text], parameters)
+        except RequestError as error:
+            return f"{error.what.removeprefix('inputs[0]: ')}; allowed: {error.allowed}"
+        return ""
+
+    def annotate(self, texts: Sequence[str], parameters: Any) -> Iterator[AnsweredTexts]:
+        """Writes for the texts of a corpus, in order, a window of them after the other."""
+        for first in range(0, len(texts), CORPUS_WINDOW):
+            window = texts[first : first + CORPUS_WINDOW]
+            jobs = self._written(window, parameters)
+            answers = [self.decode(text, job, parameters) for text, job in zip(window, jobs, strict=True)]
+            read, written = sum(len(job.given) for job in jobs), sum(len(job.written.numbers) for job in jobs)
+            yield AnsweredTexts(answers, read, written)
+
     def labels(self, texts: Sequence[str]) -> list[Any]:
         """What it writes for each text."""
         return [job.written.text for job in self._written(texts, None)]
@@ -128,28 +158,23 @@ class WritingEngine:
 
     def _written(self, texts: Sequence[str], parameters: Parameters | None) -> list[WritingJob]:
         jobs = self.encode(texts, parameters)
-        groups = defaultdict[Any, list[WritingJob]](list)
-        for job in sorted(jobs, key=lambda job: len(job.given)):
-            groups[job.group].append(job)
-        for group in groups.values():
-            while group:
-                longest = max(len(job.given) + job.written.left for job in group) * group[0].settings.num_beams
-                rows = max(1, self.config.writing.max_batch_tokens // longest)
-                self.write(group[:rows])
-                del group[:rows]
+        write_all(jobs, self.write, at_once=self.plan.sessions, max_batch_tokens=self.config.writing.max_batch_tokens)
         return jobs
 
     def _settings(self, parameters: Any, limits: Limits) -> Settings:
         asked = self.task.asked(parameters)
-        beams = asked.num_beams or (1 if asked.draws else self.task.default_beams)
+        beams = asked.beams(self.task.default_beams)
         penalty = asked.repetition_penalty or 1.0
         if beams > 1:
-            return Settings(beams, repetition_penalty=penalty, max_new_tokens=limits.max_new_tokens)
+            length = 1.0 if asked.length_penalty is None else asked.length_penalty
+            return Settings(
+                beams, repetition_penalty=penalty, max_new_tokens=limits.max_new_tokens, length_penalty=length
+            )
         if not asked.draws:
             return Settings(repetition_penalty=penalty)
         # CTranslate2 refuses to draw of more tokens than there are; 0 stands for all.
         top_k = asked.top_k if (asked.top_k or 0) < self.bundle.encoder.vocabulary.size else None
-        return Settings(1, asked.temperature or 1.0, top_k or 0, asked.top_p or 1.0, penalty)
+        return Settings(1, asked.temperature or 1.0, top_k or 0, asked.top_p or 1.0, penalty, seed=asked.drawn_seed)
 
     def _everyday(self, num_cpus: int) -> SessionPlan:
         gpu = self.provider == "cuda"

@@ -29,6 +29,7 @@ class ModelVersion:
 
     Attributes:
         limits: As given.
+        seeded: The queue of what an agent that writes draws by seeds, one text at a time; None of other agents.
         tagger: What finds the entities whose relations it knows, with a queue of its own; None where nobody does.
         drift: What looks for drift in its texts; None where nobody does, as in a candidate's.
         in_flight: Requests that it is answering.
@@ -38,6 +39,7 @@ class ModelVersion:
         self.engine, self.limits = engine, limits
         self.tagger = ModelVersion(engine.tagger, limits, metrics) if isinstance(engine, TripleEngine) else None
         self.batcher = _batcher(engine, limits, metrics)
+        self.seeded = _seeded_batcher(engine, limits, metrics)
         self.drift: DriftWatch | None = None
         self.in_flight = 0
         self._left = asyncio.Event()
@@ -62,8 +64,8 @@ class ModelVersion:
 
     @property
     def batchers(self) -> list[BatchScheduler[Any]]:
-        """Its queue, and that of its tagger."""
-        return [version.batcher for version in (self, self.tagger) if version]
+        """Its queues, and that of its tagger."""
+        return [self.batcher, *filter(None, (self.seeded, self.tagger.batcher if self.tagger else None))]
 
     def close(self) -> None:
         """Ends its threads."""
@@ -84,9 +86,19 @@ class ModelVersion:
 def _batcher(engine: ServedEngine, limits: LimitsConfig, metrics: Metrics) -> BatchScheduler[Any]:
     """The queue for what an engine computes: texts to write, or windows."""
     if isinstance(engine, WritingEngine):
-        return WritingBatcher(engine, _bounds(engine, limits, engine.config.writing.max_batch_tokens), metrics)
+        return WritingBatcher(engine, _writing_bounds(engine, limits), metrics)
     assert isinstance(engine, Engine)
     return TokenBatcher(_executor(engine), _bounds(engine, limits, engine.config.max_batch_tokens), metrics)
+
+
+def _seeded_batcher(engine: ServedEngine, limits: LimitsConfig, metrics: Metrics) -> WritingBatcher | None:
+    if not isinstance(engine, WritingEngine):
+        return None
+    return WritingBatcher(engine, _writing_bounds(engine, limits), metrics, num_workers=1)
+
+
+def _writing_bounds(engine: WritingEngine, limits: LimitsConfig) -> Bounds:
+    return _bounds(engine, limits, engine.config.writing.max_batch_tokens)
 
 
 def _bounds(engine: Engine | WritingEngine, limits: LimitsConfig, max_batch_tokens: int) -> Bounds:

@@ -15,7 +15,7 @@ from agent.tasks import Parameters
 from serving.feedback.explorer import Explorer
 from serving.inference.engine import Engine
 from serving.metrics import Metrics
-from serving.scheduling.batch_scheduler import Submission
+from serving.scheduling.batch_scheduler import BatchScheduler, Submission
 from serving.scheduling.model_version import ModelVersion
 from serving.scheduling.refusals import DeadlineError
 from serving.scheduling.request_context import RequestContext
@@ -167,7 +167,7 @@ class Prediction:
         if self._timer is not None:
             self._timer.cancel()
         if self._submission is not None:
-            self.version.batcher.withdraw(self._submission)
+            self._batcher.withdraw(self._submission)
         self.version.leave()
 
     def _encode(self) -> tuple[Sequence[Any] | Exception, float, float]:
@@ -194,6 +194,11 @@ class Prediction:
         except Exception as error:  # noqa: BLE001 - told to the caller
             self.end(error)
 
+    @property
+    def _batcher(self) -> BatchScheduler[Any]:
+        """The queue of its version."""
+        return self.version.batcher
+
     def _submit(self, documents: Sequence[Any]) -> Submission:
         """Queues what has to be computed."""
         windows = [window for document in documents for window in document.windows]
@@ -202,7 +207,7 @@ class Prediction:
             counts = [len(document.windows) for document in documents]
             self._places = [(index, number) for index, count in enumerate(counts) for number in range(count)]
             self._outputs: dict[int, dict[int, Float32]] = {}
-        return self.version.batcher.submit(windows, self)
+        return self._batcher.submit(windows, self)
 
     def _decode(self, index: int, outputs: Any) -> None:
         if len(self._texts[index]) <= INLINE_CHARACTERS:

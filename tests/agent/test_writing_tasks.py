@@ -201,7 +201,7 @@ def test_no_graph_of_an_agent_that_writes_can_be_served(tmp_path, kind):
     bundle = Bundle.load(publish_writer(tmp_path / "agent", kind))
     with pytest.raises(
         BundleError,
-        match=rf"of {kind}, which writes texts, .* judge, explain or annotate with .*Allowed: agents of .*Remedy: .*transformers",
+        match=rf"of {kind}, which writes texts, .* judge or explain .*Allowed: agents of .*Remedy: .*transformers",
     ):
         bundle.onnx_variant()
 

@@ -150,7 +150,7 @@ def test_a_corpus_is_annotated(small, tmp_path):
     task, file = bundle.task, tmp_path / "x.jsonl"
     _, objects, texts = inputs(task)
     file.write_text("".join(json.dumps(one) + "\n" for one in objects))
-    fields = Fields(task.input_fields[0], task.answer_field, task.answer_item, 100, task.input_fields[1:])
+    fields = Fields(task.input_fields[0], task.annotation_field, task.annotation_type, 100, task.input_fields[1:])
     span = 0, file.stat().st_size, 1, 3
     content = FORMATS["jsonl"].read(StorageLocation(str(tmp_path)), str(file), span, fields)
     assert content.texts == texts

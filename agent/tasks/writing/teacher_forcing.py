@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from agent.encoding import IGNORED, Document, Encoder, Int64, Window
 from agent.errors import RequestError
@@ -54,6 +55,20 @@ class WrittenDocument(Document):
         said = window.input_ids if window.decodes else np.append(window.input_ids[1:], IGNORED)
         found: Int64 = np.where(window.asked == 1, said, IGNORED)
         return found
+
+
+def right_tokens(document: WrittenDocument) -> Int64:
+    """The sub-words that have to be written: int64 [written tokens]."""
+    said = document.targets(0)
+    found: Int64 = said[said != IGNORED]
+    return found
+
+
+def places_said(document: WrittenDocument) -> npt.NDArray[np.bool_]:
+    """Whether a decoder alone has to say the token behind each one: bool [tokens]."""
+    asked = document.windows[0].asked
+    assert asked is not None
+    return np.asarray(asked == 1)
 
 
 def encode_decoded(

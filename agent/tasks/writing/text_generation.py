@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from agent.encoding import Document, Encoder
+from agent.errors import RequestError
 from agent.generation.growing_text import GrowingText, WrittenToken
 from agent.tasks.base import Join, Parameters
 from agent.tasks.record_fields import refuse_reward
@@ -29,13 +30,23 @@ class NamedToken(BaseModel):
     special: bool
 
 
+class PrefillToken(BaseModel):
+    """A token of the text that was given."""
+
+    id: int
+    text: str
+    logprob: float | None = Field(description="None of the first, before which nothing stands.")
+
+
 class Details(BaseModel):
     """How a text was written, as text-generation-inference tells it."""
 
     finish_reason: Literal["eos_token", "length", "stop_sequence"]
     generated_tokens: int
-    seed: int | None
-    prefill: list[NamedToken] = Field(description="Always empty: tokens of the text that was given are not scored.")
+    seed: int | None = Field(description="The one that was asked for, where tokens were drawn.")
+    prefill: list[PrefillToken] = Field(
+        description="Tokens of the text that was given, if decoder_input_details is true."
+    )
     tokens: list[NamedToken] = Field(description="Empty where beams were followed.")
 
 
@@ -92,8 +103,19 @@ class TextGeneration(WritingTask):
         if parameters.return_full_text:
             answer[self.text_key] = text + answer[self.text_key]
         if parameters.details:
-            answer["details"] = details_of(written)
+            answer["details"] = details_of(written, parameters.drawn_seed)
         return [answer]
+
+    def check_annotation(self, encoder: Encoder, parameters: Any) -> None:
+        """Refuses `details` too, for which a text has no place."""
+        super().check_annotation(encoder, parameters)
+        if parameters.details:
+            raise RequestError(
+                "parameters.details is true, and an annotated record holds the text alone",
+                allowed="false",
+                remedy="leave it out, or ask a server",
+                field="parameters.details",
+            )
 
     def encode_request(self, encoder: Encoder, texts: Sequence[str], parameters: Any) -> list[Document]:
         """Encodes texts to go on with.
@@ -117,10 +139,11 @@ def _row(example: WrittenText) -> list[Piece]:
     return [Piece(example.text), Piece(example.target, written=True, ends=True)]
 
 
-def details_of(written: GrowingText) -> dict[str, Any]:
-    """How a text was written, as text-generation-inference tells it."""
+def details_of(written: GrowingText, seed: int | None) -> dict[str, Any]:
+    """How a text was written, by which seed if any, as text-generation-inference tells it."""
     return {
-        "finish_reason": written.finish, "generated_tokens": len(written.numbers), "seed": None, "prefill": [],
+        "finish_reason": written.finish, "generated_tokens": len(written.numbers), "seed": seed,
+        "prefill": [{"id": token.number, "text": text, "logprob": token.log_probability} for token, text in written.name_given()],
         "tokens": [named(token) for token in written.tokens],
     }  # fmt: skip
 

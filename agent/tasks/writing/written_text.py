@@ -184,6 +184,27 @@ class WritingTask(BaseTask[WrittenText]):
         """The text with what was written of it."""
         return {"text": text, "target": text_in(answer)}
 
+    @property
+    def annotation_field(self) -> str:
+        """As an answer calls the text."""
+        return self.text_key
+
+    @property
+    def annotation_type(self) -> Any:
+        """The text alone, so that records are training data where the field is called `target`."""
+        return str
+
+    def annotation(self, answer: Sequence[Mapping[str, Any]]) -> Any:
+        """The text."""
+        return text_in(answer)
+
+    def check_annotation(self, encoder: Encoder, parameters: Any) -> None:
+        """Refuses more tokens than there is room for, however short a text is, and what needs beams without them."""
+        (document,) = self.encode_request(encoder, [self.trial_input(encoder)], parameters)
+        assert isinstance(document, WrittenDocument)
+        self.new_tokens(encoder, document, parameters)
+        self.asked(parameters).beams(self.default_beams)
+
     def choices(self, document: Document, outputs: Sequence[Float32]) -> Float32:
         """One of all sub-words in each place."""
         return self.decision.probabilities(np.concatenate(outputs))

@@ -14,7 +14,7 @@ from agent.errors import DataError, RequestError
 from agent.generation.growing_text import Finish, GrowingText, WrittenToken
 from agent.tasks.base import WHOLE
 from agent.tasks.writing.conversation import read_prompt
-from agent.tasks.writing.writing_parameters import ContinuationParameters
+from agent.tasks.writing.writing_parameters import ContinuationParameters, Seed
 from serving.api.duplicate_keys import quoted_keys, refuse_duplicates
 from serving.api.endpoint import Asked, Written, answer_request
 from serving.api.request_body import JSON, body_schema, explain
@@ -62,6 +62,9 @@ class ChatRequest(_Model):
     )
     top_p: Annotated[float, Strict(), Field(ge=0.001, le=1)] | None = Field(
         None, description="Tokens are drawn of the likeliest that have this probability together."
+    )
+    seed: Seed | None = Field(
+        None, description="Has the same answer drawn whenever the request is repeated; without effect where nothing is."
     )
     n: Annotated[int, Strict(), Field(ge=1, le=1), WHOLE] | None = Field(None, description="Answers: one.")
     stop: _Text | Annotated[list[_Text], Field(max_length=8)] | None = Field(
@@ -143,6 +146,7 @@ def _parameters(request: ChatRequest) -> ContinuationParameters:
     return ContinuationParameters(
         max_new_tokens=request.max_tokens, do_sample=draws, stop=stop, details=True,
         temperature=max(request.temperature, 0.01) if request.temperature else None, top_p=request.top_p if draws else None,
+        seed=request.seed,
     )  # fmt: skip
 
 

@@ -13,10 +13,14 @@ from serving.scheduling.prediction import Answers
 
 
 class TokenEvents:
-    """A token in each event; the last one tells the whole text and why it ended as well."""
+    """A token in each event; the last one tells the whole text and why it ended as well.
 
-    def __init__(self) -> None:
-        self._index = 0
+    Args:
+        seed: By which tokens are drawn, if any.
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        self._index, self._seed = 0, seed
 
     def token(self, token: WrittenToken) -> Any:
         """A token."""
@@ -25,7 +29,7 @@ class TokenEvents:
 
     def end(self, written: GrowingText, answers: Answers) -> Sequence[Any]:
         """The last token, with the text."""
-        details = details_of(written)
+        details = details_of(written, self._seed)
         kept = {name: details[name] for name in ("finish_reason", "generated_tokens", "seed")}
         return [self.token(written.tokens[-1]) | {"generated_text": answers[0][0]["generated_text"], "details": kept}]
 

@@ -37,16 +37,20 @@ class WritingBatcher(BatchScheduler[WritingJob]):
         engine: Writes them.
         bounds: What to keep to; tokens are those of a text and of what is expected to be written of it, for each beam.
         metrics: Where batches and the queue are observed.
+        num_workers: Batches at once; default: as many as the engine writes.
     """
 
-    def __init__(self, engine: WritingEngine, bounds: Bounds, metrics: Metrics | None = None) -> None:
-        super().__init__(GroupedQueue(bounds.max_batch_tokens), engine.plan.sessions, bounds, metrics)
+    def __init__(
+        self, engine: WritingEngine, bounds: Bounds, metrics: Metrics | None = None, *, num_workers: int | None = None
+    ) -> None:
+        num_workers = num_workers or engine.plan.sessions
+        super().__init__(GroupedQueue(bounds.max_batch_tokens), num_workers, bounds, metrics)
         metrics = metrics or Metrics()
         self._generated = metrics.counter(telemetry.GENERATED_TOKENS)
         self._first_seconds = metrics.histogram(telemetry.FIRST_TOKEN_SECONDS)
         self._token_seconds = metrics.histogram(telemetry.TOKEN_SECONDS)
         self._engine = engine
-        self._pool = ThreadPoolExecutor(engine.plan.sessions, "writer")
+        self._pool = ThreadPoolExecutor(num_workers, "writer")
         self._ratio = _FIRST_RATIO  # tokens written of each that is given
         self._running: set[Waiting] = set()
 

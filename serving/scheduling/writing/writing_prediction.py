@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from serving.inference.writing_engine import WritingEngine
-from serving.scheduling.batch_scheduler import Submission
+from serving.scheduling.batch_scheduler import BatchScheduler, Submission
 from serving.scheduling.prediction import Prediction
 
 
@@ -18,11 +18,17 @@ class WritingPrediction(Prediction):
 
     __slots__ = ()
 
+    @property
+    def _batcher(self) -> BatchScheduler[Any]:
+        """The queue for what it asks for: seeded texts have one of their own, since each takes a while and makes no room."""
+        seeded = self.version.seeded
+        return self.version.batcher if seeded is None or self._documents[0].settings.seed is None else seeded
+
     def _submit(self, documents: Sequence[Any]) -> Submission:
         if (listen := self.wanted.listen) is not None:
             for job in documents:
                 job.on_token = _Teller(partial(listen, job.written))
-        return self.version.batcher.submit(documents, self)
+        return self._batcher.submit(documents, self)
 
     def deliver(self, place: int, output: Any) -> None:
         """Takes a text that is written."""

@@ -13,8 +13,8 @@ from agent.data import DataConfig, load_splits
 from agent.encoding import Encoder
 from agent.tasks import KINDS, SequenceToSequence
 from agent.tasks.writing.conversation import CHAT_TEMPLATE
-from agent.tasks.writing.teacher_forcing import WrittenDocument
-from compression.writing.measured_writer import decodes, encode_written, right_tokens
+from agent.tasks.writing.teacher_forcing import WrittenDocument, right_tokens
+from compression.writing.measured_writer import decodes, encode_written
 from tests.tiny_writers import make_word_tokenizer, make_writer, write_pairs_to_write
 from training.model.writing_models import save_generation
 

@@ -157,12 +157,19 @@ def test_a_finished_annotation_says_so_and_another_is_refused(
 
 @pytest.mark.faults
 @pytest.mark.system
-def test_killed_in_the_middle_and_given_again_every_record_is_there_once(tagger_path: Path, tmp_path: Path) -> None:
-    source, output = write_jsonl(tmp_path / "a.jsonl", 15_000), tmp_path / "out"
+@pytest.mark.parametrize(
+    ("agent", "count", "more"),
+    [("tagger", 15_000, []), ("translator", 5_000, ["parameters.num_beams=1", "parameters.max_new_tokens=6"])],
+)
+def test_killed_in_the_middle_and_given_again_every_record_is_there_once(
+    request: pytest.FixtureRequest, tmp_path: Path, agent: str, count: int, more: list[str]
+) -> None:
+    source, output = write_jsonl(tmp_path / "a.jsonl", count), tmp_path / "out"
+    bundle: Path = request.getfixturevalue(f"{agent}_path")
     mark = f"bert-agent-{uuid.uuid4()}"
     command = [
-        sys.executable, "serving/annotate.py", f"bundle={tagger_path}", f"input={source}", f"output={output}",
-        "shard_mb=0.03", "cluster.num_cpus=2", "cluster.dashboard=false",
+        sys.executable, "serving/annotate.py", f"bundle={bundle}", f"input={source}", f"output={output}",
+        "shard_mb=0.03", "cluster.num_cpus=2", "cluster.dashboard=false", *more,
     ]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with (tmp_path / "log").open("wb") as log:
@@ -192,8 +199,8 @@ def test_killed_in_the_middle_and_given_again_every_record_is_there_once(tagger_
     )
     assert again.returncode == 0, again.stderr
     assert f"resuming: {len(done)} of {len(manifest(output)['shards'])} shards are done" in again.stdout
-    assert [record["id"] for record in annotated(output)] == list(range(15_000))
-    assert manifest(output)["result"]["counts"]["records"] == 15_000
+    assert [record["id"] for record in annotated(output)] == list(range(count))
+    assert manifest(output)["result"]["counts"]["records"] == count
     assert {name: (output / f"{name}.jsonl").stat().st_mtime_ns for name in done} == done
     assert not [file for file in output.rglob("*") if file.name.startswith(".")]
 

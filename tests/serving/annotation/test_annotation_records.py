@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from serving.annotation.formats import FORMATS
 from serving.annotation.records import Fields, ShardContent
 from serving.annotation.storage import StorageLocation
 
-FIELDS = Fields("text", "entities", Entity, max_characters=50)
+FIELDS = Fields("text", "entities", list[Entity], max_characters=50)
 ANSWER = [{"entity_group": "LOC", "score": 0.5, "word": "Oslo", "start": 0, "end": 4}]
 
 
@@ -83,6 +84,17 @@ def test_lines_that_are_no_records_are_set_aside_with_the_reason(tmp_path: Path)
     assert set(reasons(content)) == set(expected)
     for line, reason in expected.items():
         assert reason in reasons(content)[line]
+
+
+@pytest.mark.parametrize("kind", ["text", "jsonl", "parquet"])
+def test_what_an_agent_does_not_take_is_set_aside_with_its_reason(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / f"a.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.table({"text": ["fine", "odd"]}), file)
+    else:
+        file.write_text('{"text": "fine"}\n{"text": "odd"}\n' if kind == "jsonl" else "fine\nodd\n")
+    content = read_one(file, kind, replace(FIELDS, refusal_of=lambda text: "it is odd" if text == "odd" else ""))
+    assert (content.texts, reasons(content)) == (["fine"], {2: "it is odd"})
 
 
 def test_what_is_set_aside_can_be_read_again_as_it_was(tmp_path: Path) -> None:

@@ -72,6 +72,10 @@ def test_the_client_of_hugging_face_has_a_text_go_on(talker_url: str, talker: Wr
     assert text == wanted["generated_text"]
     found = client.text_generation(TEXTS[1], max_new_tokens=6, details=True, return_full_text=True)
     assert found.generated_text == TEXTS[1] + text
+    assert found.details.prefill == []
+    given = client.text_generation(TEXTS[1], max_new_tokens=6, details=True, decoder_input_details=True)
+    assert [token.text for token in given.details.prefill] == TEXTS[1].split()
+    assert all(token.logprob < 0 for token in given.details.prefill[1:])
     assert found.details.finish_reason == "length"
     assert "".join(token.text for token in found.details.tokens) == text
     stopped = client.text_generation(TEXTS[1], max_new_tokens=6, stop=[text.split()[2]])
@@ -129,12 +133,16 @@ def test_a_conversation_is_the_prompt_that_transformers_makes_of_it(talker: Writ
     [
         ({"parameters": {"max_new_tokens": 0}}, "parameters.max_new_tokens"),
         ({"parameters": {"max_new_tokens": 1_000}}, "parameters.max_new_tokens"),
-        ({"parameters": {"seed": 3}}, "parameters.seed"),
+        ({"parameters": {"seed": "3"}}, "parameters.seed"),
+        ({"parameters": {"seed": 2**63}}, "parameters.seed"),
         ({"parameters": {"temperature": 0}}, "parameters.temperature"),
         ({"parameters": {"top_p": 0}}, "parameters.top_p"),
         ({"parameters": {"num_beams": 17}}, "parameters.num_beams"),
         ({"parameters": {"num_beams": 4, "temperature": 2.0}}, "parameters"),
         ({"parameters": {"do_sample": False, "top_k": 2}}, "parameters"),
+        ({"parameters": {"length_penalty": 2.0, "num_beams": 1}}, "parameters"),
+        ({"parameters": {"length_penalty": 2.0}}, "parameters.length_penalty"),
+        ({"parameters": {"length_penalty": -1, "num_beams": 2}}, "parameters.length_penalty"),
         ({"parameters": {"stop": [""]}}, "parameters.stop[0]"),
         ({"parameters": {"stop": "met"}}, "parameters.stop"),
         ({"parameters": {"grammar": {}}}, "parameters.grammar"),
@@ -142,6 +150,11 @@ def test_a_conversation_is_the_prompt_that_transformers_makes_of_it(talker: Writ
         ({"inputs": TEXTS, "stream": True}, "stream"),
         ({"stream": "yes"}, "stream"),
         ({"stream": True, "parameters": {"num_beams": 2}}, "parameters.num_beams"),
+        (
+            {"stream": True, "parameters": {"details": True, "decoder_input_details": True}},
+            "parameters.decoder_input_details",
+        ),
+        ({"parameters": {"decoder_input_details": True}}, "parameters"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_its_field(talker_url: str, body: dict[str, Any], field: str) -> None:
@@ -156,7 +169,7 @@ def test_what_cannot_be_done_is_refused_by_its_field(talker_url: str, body: dict
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        ({"messages": []}, "messages"), ({"messages": [{"role": "assistant", "content": "anna"}]}, "messages"), ({"seed": 1}, "seed"),
+        ({"messages": []}, "messages"), ({"messages": [{"role": "assistant", "content": "anna"}]}, "messages"), ({"seed": 1.5}, "seed"),
         ({"messages": [{"role": "tool", "content": "anna"}]}, "messages[0].role"), ({"max_tokens": 10_000}, "parameters.max_new_tokens"),
         ({"n": 2}, "n"), ({"messages": [*TALK, {"role": "user", "content": "anna " * 70}]}, "inputs[0]"),
         ({"messages": [{"role": "user", "content": "<|user|> anna"}]}, "messages"), ({"tools": []}, "tools"),

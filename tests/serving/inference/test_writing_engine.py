@@ -16,7 +16,7 @@ from serving.inference.session_plan import SessionPlan
 from serving.inference.triple_engine import open_graph_engine
 from serving.inference.writer import WritingConfig
 from serving.inference.writing_engine import WritingEngine
-from tests.tiny_writers import END, WORDS, make_word_tokenizer, publish_writer
+from tests.tiny_writers import END, WORDS, make_word_tokenizer, publish_converted, publish_writer, written_records
 
 TEXTS = ["anna met bruno", "oslo to lima in pune", "dewi", "chidi went to graz", "in oslo met dewi anna to"]
 
@@ -66,6 +66,28 @@ def test_it_writes_what_transformers_generates(translator: WritingEngine, transl
     assert writer.write([each.given for each in documents], num_beams=beams, max_new_tokens=12) == texts
 
 
+def test_a_penalty_of_length_is_that_of_transformers(tmp_path: Path) -> None:
+    path = publish_converted(tmp_path / "bundle", "sequence_to_sequence", "pegasus", init_std=0.5)
+    engine = open_engine(Bundle.load(path), precision="fp32", num_cpus=1)
+    texts = [row["text"] for row in written_records(40, lengths=(1, 9))]
+    found, how = dict[float, list[GrowingText]](), {"num_beams": 4, "max_new_tokens": 12}
+    for penalty in (0.25, 1.0, 2.0):
+        jobs = engine.encode(texts, engine.task.parameters(**how, length_penalty=penalty))
+        for job in jobs:
+            engine.write([job])
+        found[penalty] = [job.written for job in jobs]
+        wanted = torch_texts(path, [job.given for job in jobs], **how, length_penalty=penalty, early_stopping=True)
+        assert [written.numbers for written in found[penalty]] == wanted
+    lengths = [sum(len(written.numbers) for written in found[penalty]) for penalty in found]
+    assert lengths == sorted(set(lengths))
+    for penalty in (0.25, 2.0):  # the probability of a text is the same, whatever its length was preferred by
+        pairs = [pair for pair in zip(found[penalty], found[1.0], strict=True) if pair[0].numbers == pair[1].numbers]
+        assert len(pairs) > 10
+        assert [one.log_probability for one, _ in pairs] == pytest.approx(
+            [usual.log_probability for _, usual in pairs], rel=1e-4
+        )
+
+
 def test_a_decoder_goes_on_as_transformers_does_whatever_else_is_in_its_batch(
     talker: WritingEngine, talker_path: Path
 ) -> None:
@@ -111,6 +133,28 @@ def test_of_details_the_tokens_make_the_text(talker: WritingEngine) -> None:
     assert all(token["logprob"] < 0 for token in details["tokens"])
 
 
+@pytest.mark.parametrize("how", [{}, {"num_beams": 2}, {"temperature": 2.0, "seed": 3}])
+def test_of_the_prompt_each_token_is_as_likely_as_transformers_says(
+    talker: WritingEngine, talker_path: Path, how: dict[str, float]
+) -> None:
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(talker_path).eval()
+    parameters = talker.task.parameters(details=True, decoder_input_details=True, max_new_tokens=2, **how)
+    for text, (answer,) in zip(TEXTS, talker.predict(TEXTS, parameters), strict=True):
+        prefill, ids = answer["details"]["prefill"], talker.encode([text])[0].given
+        assert [token["id"] for token in prefill] == ids
+        assert [token["text"] for token in prefill] == text.split()
+        with torch.no_grad():
+            likely = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        assert prefill[0]["logprob"] is None
+        wanted = [float(likely[place, number]) for place, number in enumerate(ids[1:])]
+        assert [token["logprob"] for token in prefill[1:]] == pytest.approx(wanted, abs=1e-4)
+    plain = talker.predict(TEXTS[:1], talker.task.parameters(details=True, max_new_tokens=2))
+    assert plain[0][0]["details"]["prefill"] == []
+
+
 def test_drawn_texts_differ_and_their_tokens_are_as_likely_as_asked_for(talker: WritingEngine) -> None:
     drawn = talker.task.parameters(temperature=5.0, max_new_tokens=20)
     assert len({talker.predict(TEXTS[:1], drawn)[0][0]["generated_text"] for _ in range(8)}) > 4
@@ -154,7 +198,7 @@ def test_what_cannot_be_opened_is_refused_by_name(tmp_path: Path, talker: Writin
 def test_stations_that_want_logits_refuse_it_by_name(talker_path: Path) -> None:
     bundle = Bundle.load(talker_path)
     for opened in (Engine, open_graph_engine):
-        with pytest.raises(BundleError, match=r"of text_generation, which writes texts, .*judge, explain or annotate"):
+        with pytest.raises(BundleError, match=r"of text_generation, which writes texts, .*judge or explain"):
             opened(bundle)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.errors import RequestError
-from serving.inference.writer import WritingJob
+from serving.inference.writer import Pause, WritingJob, never
 from serving.inference.writing_engine import WritingEngine
 from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.predictor import Predictor
@@ -233,3 +233,88 @@ def test_a_new_version_that_fails_leaves_the_text_to_the_one_before(talker_path:
 
     assert drive(engine, scenario) == engine.predict(TEXTS, asked(engine, max_new_tokens=5))
     assert candidate.batches
+
+
+def test_seeded_texts_are_written_one_at_a_time_while_others_go_on(talker_path: Path) -> None:
+    class SeedsHeld(GatedWriter):
+        """Holds back what is drawn by a seed."""
+
+        def write(self, jobs: Sequence[WritingJob], pause: Pause = never, *further: Any) -> None:
+            if jobs[0].settings.seed is None:
+                WritingEngine.write(self, jobs, pause, *further)
+            else:
+                super().write(jobs, pause, *further)
+
+    engine = gated_writer(talker_path, kind=SeedsHeld)
+    seeded = asked(engine, temperature=5.0, seed=1, max_new_tokens=12)
+
+    async def scenario(predictor: Predictor) -> Any:
+        first = asyncio.create_task(predictor.predict(TEXTS[:2], seeded))
+        await soon(lambda: engine.batches)
+        second = asyncio.create_task(predictor.predict(TEXTS[2:3], seeded))
+        assert await predictor.predict(TEXTS, asked(engine, max_new_tokens=3))
+        assert list(map(len, engine.batches)) == [1]
+        second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
+        engine.gate.set()
+        return await first
+
+    answers = drive(engine, scenario)
+    assert list(map(len, engine.batches)) == [1, 1]  # the one whose caller left was never begun
+    assert answers == engine.predict(TEXTS[:2], seeded)
+
+
+def test_too_many_seeded_texts_are_refused(talker_path: Path) -> None:
+    engine = gated_writer(talker_path)
+    seeded = asked(engine, temperature=5.0, seed=1, max_new_tokens=3)
+
+    async def scenario(predictor: Predictor) -> None:
+        begun = asyncio.create_task(predictor.predict(TEXTS[:1], seeded))
+        await soon(lambda: engine.batches)
+        waiting = asyncio.create_task(predictor.predict(TEXTS[:2], seeded))
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadError) as caught:
+            await predictor.predict(TEXTS[:2], seeded)
+        assert caught.value.status == 429
+        engine.gate.set()
+        await asyncio.gather(begun, waiting)
+
+    drive(engine, scenario, max_queued_tokens=20)
+
+
+@pytest.mark.parametrize("how", ["hang up", "deadline"])
+def test_a_seeded_text_ends_with_its_next_token_too(translator_path: Path, how: str) -> None:
+    engine, outcomes = gated_writer(translator_path, closed=False), list[Any]()
+    parameters = asked(engine, temperature=5.0, seed=3, max_new_tokens=60)
+    (whole,) = engine.encode(TEXTS[:1], parameters)
+    engine.write([whole])
+    assert len(whole.written.numbers) > 5
+
+    class Leaving(GatedWriter):
+        """After three tokens its caller is gone."""
+
+        def write(self, jobs: Sequence[WritingJob], pause: Pause = never, *further: Any) -> None:
+            (job,) = jobs
+            self.job = job
+
+            def leave() -> None:
+                if len(job.written.numbers) == 3:
+                    self.leave()
+                    assert until(lambda: job.abandoned, 20, pause_s=0.001)
+
+            job.on_token = leave
+            super().write(jobs, pause, *further)
+
+    engine = gated_writer(translator_path, kind=Leaving, closed=False)
+
+    async def scenario(predictor: Predictor) -> None:
+        loop = asyncio.get_running_loop()
+        prediction = predictor.submit(TEXTS[:1], parameters, outcomes.append, context=RequestContext("one"))
+        assert prediction is not None
+        gone = (predictor.cancel, prediction) if how == "hang up" else (prediction.end, DeadlineError(1.0))
+        engine.leave = lambda: loop.call_soon_threadsafe(*gone)
+        await soon(lambda: predictor._live.seeded._free)
+
+    drive(engine, scenario)
+    assert engine.job.written.numbers == whole.written.numbers[:3]
+    assert [type(outcome) for outcome in outcomes] == ([] if how == "hang up" else [DeadlineError])

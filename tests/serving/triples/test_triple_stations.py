@@ -36,7 +36,7 @@ def annotated(config: AnnotateConfig) -> tuple[ShardResult, Path]:
     """The one shard of a small corpus, annotated in this process by what a worker of Ray Data runs."""
     job = prepare(config)
     format_, files = FORMATS[job.spec.format], [File(*file) for file in job.spec.files]
-    shards = cut_files(StorageLocation(job.spec.input), files, format_, job.fields, config.shard_mb)
+    shards = cut_files(StorageLocation(job.spec.input), files, format_, job.fields, 10_000_000)
     manifest = job.ledger.start(job.spec, shards)
     assert job.bundle.tagger is not None
     task = AnnotatorTask(
@@ -56,9 +56,7 @@ def test_a_corpus_is_annotated_with_triples(form: str, relater: Path, tagger: Pa
         corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     else:
         pq.write_table(pa.table({"text": texts}), corpus)
-    config = AnnotateConfig(
-        bundle=str(relater), entities=str(tagger), input=str(corpus), output=str(tmp_path / "out"), shard_mb=10
-    )
+    config = AnnotateConfig(bundle=str(relater), entities=str(tagger), input=str(corpus), output=str(tmp_path / "out"))
     result, file = annotated(config)
     assert (result.counts.records, result.counts.rejected) == (len(texts) - 1, 1)
     assert result.counts.answers == {"Employment": 3, "Employment(e1,e2)": 1, "Location": 1, "Siblings": 1}
