@@ -27,14 +27,14 @@ ALPHABETS = st.sampled_from(
 )
 MIXED = st.lists(ALPHABETS.flatmap(lambda letters: st.text(letters, max_size=12)), min_size=1, max_size=8).map("".join)
 
-# Every task past the application, as predictions go in a replica of one core, and one of them through it. Daily one of
-# each kind of inputs and answers: texts, pairs of texts, and prompts that are written on.
-DAILY = ("tagger_url", "judge_url", "talker_url")
-THOROUGH = ("classifier_url", "labeller_url", "reader_url", "relater_url", "filler_url", "translator_url")
+# Every task past the application, as predictions go in a replica of one core, and one of them through it. Daily one that
+# labels texts and one that writes.
+DAILY = ("tagger_url", "talker_url")
+THOROUGH = ("classifier_url", "labeller_url", "judge_url", "reader_url", "relater_url", "filler_url", "translator_url")
 DOCUMENTED = [
     *(("direct", fixture) for fixture in DAILY),
     *(pytest.param("direct", fixture, marks=pytest.mark.long) for fixture in THOROUGH),
-    ("asgi", "tagger_url"),
+    pytest.param("asgi", "tagger_url", marks=pytest.mark.long),
 ]
 
 
