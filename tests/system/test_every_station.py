@@ -31,8 +31,8 @@ EPOCHS = {
     "text_pair_classification": 10,
     "question_answering": 15,
     "relation_extraction": 8,
-}  # twice and more of what each needs; token classification: test_whole_way.py, by the commands
-DAILY = "text_pair_classification"  # has two inputs, which a station may mix up or leave out; the others: make test-long
+}  # sets of labels stay at F1 0.91 when 8 are planned; token classification: test_whole_way.py, by the commands
+DAILY = "text_pair_classification"  # two inputs, which a station may mix up; the others: make test-long
 KINDS = [pytest.param(kind, marks=() if kind == DAILY else pytest.mark.long) for kind in EPOCHS]
 TEXTS = ["anna went to oslo .", "in lima , acme hired bruno .", "nothing happened today ."]
 SECONDS = ["went", "hired", "went"]
