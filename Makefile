@@ -31,6 +31,9 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 # For example BUILD_ARGS='--build-arg BASE_IMAGE=... --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu'
 BUILD_ARGS ?=
 
+# An image that sets it lets each of hundreds of processes compile our files, and pytest's rewrite the tests, anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve check check-security test test-long test-browser test-faults test-optimum bench-training bench-compression bench-serving bench-tasks bench-annotate soak monitor image image-demo lock audit format clean
 

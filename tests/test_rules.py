@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import json
 import re
 import resource
 import subprocess
@@ -42,11 +43,16 @@ def imported_libraries():
     return names - {"agent", "cluster", "tests", *PROGRAMS}
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_no_module_carries_the_name_of_a_library(program):
-    """`python training/run.py` puts training/ first on sys.path."""
+@pytest.fixture(scope="module")
+def taken():
+    """Names of the standard library, of libraries that are imported, and of our packages."""
     installed = set(importlib.metadata.packages_distributions())
-    taken = sys.stdlib_module_names | (installed & imported_libraries()) | {"agent", "cluster", *PROGRAMS}
+    return sys.stdlib_module_names | (installed & imported_libraries()) | {"agent", "cluster", *PROGRAMS}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_no_module_carries_the_name_of_a_library(program, taken):
+    """`python training/run.py` puts training/ first on sys.path."""
     # Only what lies directly in the program's directory can shadow; one level below is held to the same rule.
     names = {path.stem for path in modules(ROOT / program)} - {"__init__", "__main__"}
     assert names & taken == set()
@@ -86,21 +92,38 @@ def _cpu_s_of_children():
     return used.ru_utime + used.ru_stime
 
 
+STATUSES = {"--help": (0, 2), "--print-config": (0, 2), "nonsense=1": (2,)}
+WATCHER = f"""
+import io, json, pathlib, runpy, sys, traceback
+from contextlib import redirect_stderr, redirect_stdout
+
+script, *arguments = sys.argv[1:]
+for argument in arguments:
+    sys.argv, sys.path[0] = [script, argument], str(pathlib.Path(script).parent)
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as errors:
+        try:
+            status = runpy.run_path(script, run_name="__main__") and 0
+        except SystemExit as end:
+            status = end.code or 0
+        except BaseException:
+            status = traceback.print_exc() or 1
+    heavy = sorted({{name.split(".")[0] for name in sys.modules}} & set({HEAVY!r}))
+    print(json.dumps([argument, status, out.getvalue(), errors.getvalue(), heavy]))
+"""
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: "/".join(path.parts[-2:]))
-@pytest.mark.parametrize("argument", ["--help", "--print-config", "nonsense=1"])
-def test_help_and_configuration_answer_without_heavy_imports(script, argument):
-    watcher = (
-        "import runpy, sys, atexit; script, *sys.argv[1:] = sys.argv[1:]; sys.argv[0] = script; sys.path[0] = str(__import__('pathlib').Path(script).parent)\n"
-        f"atexit.register(lambda: print('HEAVY', *sorted({{name.split('.')[0] for name in sys.modules}} & set({HEAVY!r}))))\n"
-        "runpy.run_path(script, run_name='__main__')"
-    )
+def test_help_and_configuration_answer_without_heavy_imports(script):
+    """One after the other in one fresh interpreter: what one of them imports, the next ones find there too."""
     begin = _cpu_s_of_children()
-    done = subprocess.run(
-        [sys.executable, "-c", watcher, str(script), argument], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", WATCHER, str(script), *STATUSES]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert _cpu_s_of_children() - begin < LAZY_HELP_S
-    assert done.stdout.rstrip().splitlines()[-1:] == ["HEAVY"], (done.stdout[-300:], done.stderr[-2000:])
-    assert "Traceback" not in done.stderr
-    assert done.returncode in ((2,) if "nonsense" in argument else (0, 2))
-    if argument == "--help":
-        assert "Keys:" in done.stdout
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [argument for argument, *_ in answers] == list(STATUSES)
+    for argument, status, out, errors, heavy in answers:
+        assert heavy == [], (argument, out[-300:], errors[-2000:])
+        assert "Traceback" not in done.stderr + errors
+        assert status in STATUSES[argument], (argument, errors)
+        assert argument != "--help" or "Keys:" in out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
@@ -89,6 +90,7 @@ def _run(module: str) -> tuple[str, ...]:
     return "-m", f"benchmarks.rivals.{module}"
 
 
+@functools.cache
 def _our_code() -> tuple[str, ...]:
     """What agent/ and the engine need, the tokenizer and ONNX Runtime in the versions that we run with."""
     runtime = importlib.metadata.packages_distributions()["onnxruntime"][0]

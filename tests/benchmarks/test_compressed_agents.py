@@ -23,6 +23,7 @@ def test_every_recipe_is_a_compression(name: str) -> None:
     assert from_mapping(CompressionConfig, {"bundle": "a", "output": "b", "steps": steps}).steps[-1].kind == "verify"
 
 
+@pytest.mark.long
 @pytest.mark.system
 def test_the_table_the_steps_and_the_aims_come_from_one_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

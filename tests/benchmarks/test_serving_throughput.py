@@ -199,6 +199,7 @@ def expected(bundle: Path) -> list[list[tuple[str, int, int]]]:
     return [entities(engine.predict([text]))[0] for text in TEXTS]
 
 
+@pytest.mark.long
 def test_a_rival_is_measured_if_it_answers_as_the_engine_does(served: Server, bundle: Path):
     found = asyncio.run(Visit(served, Plan(TEXTS, expected(bundle), seconds=0.3)).measure())
     assert found["equal_alone"] == found["equal_in_requests_of_32"] == 1
@@ -209,6 +210,7 @@ def test_a_rival_is_measured_if_it_answers_as_the_engine_does(served: Server, bu
     assert set(found["curve"]) == set(map(str, CURVE))
 
 
+@pytest.mark.long
 def test_a_rival_with_other_answers_is_not_timed(served: Server, bundle: Path):
     wrong = [[("PER", 0, 1)], *expected(bundle)[1:]]
     with pytest.raises(ServerError, match="only 75% of 4 texts"):
@@ -228,6 +230,7 @@ def test_nothing_of_a_server_is_left_and_its_end_is_told_with_its_last_words(bun
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in left)
 
 
+@pytest.mark.long
 def test_a_run_writes_its_result_and_goes_on_where_it_was(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -25,13 +25,15 @@ from tests.tiny import WRITERS, make_model
 from tests.training.runs import settings, train_by_ranks, train_here
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("local_ray")]
-KINDS = [
-    "text_classification",
-    "multi_label_classification",
-    "text_pair_classification",
-    "question_answering",
-    "relation_extraction",
-]  # token classification: test_whole_way.py, by the commands
+EPOCHS = {
+    "text_classification": 6,
+    "multi_label_classification": 20,
+    "text_pair_classification": 10,
+    "question_answering": 15,
+    "relation_extraction": 8,
+}  # sets of labels stay at F1 0.91 when 8 are planned; token classification: test_whole_way.py, by the commands
+DAILY = "text_pair_classification"  # two inputs, which a station may mix up; the others: make test-long
+KINDS = [pytest.param(kind, marks=() if kind == DAILY else pytest.mark.long) for kind in EPOCHS]
 TEXTS = ["anna went to oslo .", "in lima , acme hired bruno .", "nothing happened today ."]
 SECONDS = ["went", "hired", "went"]
 MARKED = [
@@ -53,9 +55,9 @@ def inputs(task):
 
 def config(place, kind, name, **changes):
     # At 0.005, sets of labels at 0.003 too, it hangs on the seed, and on how the CPU rounds, whether they learn.
-    rate, epochs = (0.002, 20) if kind == "multi_label_classification" else (0.003, 15)
+    rate = 0.002 if kind == "multi_label_classification" else 0.003
     given = {
-        "task": {"kind": kind}, "data": {"path": str(place / "data")}, "output": str(place / name), "epochs": epochs,
+        "task": {"kind": kind}, "data": {"path": str(place / "data")}, "output": str(place / name), "epochs": EPOCHS[kind],
         "early_stopping": {"patience": None}, "optimizer": {"kind": "adamw", "learning_rate": rate},
     }  # fmt: skip
     return settings(place, name, **given | changes)
@@ -109,11 +111,12 @@ def _data(bundle):
 @pytest.mark.timeout(900)
 @pytest.mark.faults  # of groups that Ray starts: test_training_run.py, test_two_nodes.py
 def test_two_workers_learn_what_one_learns(kind, place):
-    """For three epochs: rounding differs by the CPU, and grows with the steps."""
+    """For two epochs of few examples: rounding differs by the CPU, and grows with the steps."""
+    few = {"epochs": 2, "data": {"path": str(place / "data"), "max_examples": 160}}
     changes = {"num_workers": 2, "engine": {"zero_stage": 2}, "batch": {"micro_tokens": 64}}
-    alone = train_here(config(place, kind, "one", epochs=3)).outcome
+    alone = train_here(config(place, kind, "one", **few)).outcome
     with commands_join():
-        both = train_by_ranks(config(place, kind, "two", epochs=3, **changes))
+        both = train_by_ranks(config(place, kind, "two", **few, **changes))
     np.testing.assert_allclose(*([row["loss"] for row in one.history] for one in (both, alone)), rtol=1e-3)
     assert both.after.value == pytest.approx(alone.after.value, abs=0.02)
 

@@ -85,7 +85,7 @@ def first(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / "data" / f"{name}.jsonl").write_text("".join(lines))
     changes: dict[str, Any] = {"task": {"kind": "text_classification"}, "data": {"path": str(place / "data")}}
     train_here(settings(place, "agent", **changes, epochs=8, early_stopping={"patience": None}))
-    compress(place / "agent", place / "small", ["export", "quantize"])
+    compress(place / "agent", place / "small", [{"kind": "export", "exporter": "torchscript"}, "quantize"])
     return place
 
 

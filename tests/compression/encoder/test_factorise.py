@@ -126,7 +126,14 @@ def test_what_would_get_dearer_stays_whole_and_the_report_says_so(tagger: Path) 
 
 @pytest.mark.parametrize(
     ("exporter", "chosen"),
-    [(kind, ALL) for kind, one in EXPORTERS.items() if not one.missing()] + [("torchscript", USUAL)],
+    [
+        *(
+            pytest.param(kind, ALL, marks=pytest.mark.long if kind == "transformers" else ())
+            for kind, one in EXPORTERS.items()
+            if not one.missing()
+        ),
+        ("torchscript", USUAL),
+    ],
     ids=lambda value: value if isinstance(value, str) else f"{len(value)} matrices",
 )
 def test_graphs_hold_two_products_and_agree_with_the_stock_model(

@@ -21,6 +21,10 @@ TASK = MaskedLanguageModelling(labels=("word",))
 HERE = [kind for kind, found in EXPORTERS.items() if not found.missing()]
 # How an exporter writes a product does not depend on the family, nor what leads to the product in a family on the exporter.
 FAMILIES = [("bert", kind) for kind in HERE] + [(family, "torchscript") for family in SHAPES if family != "bert"]
+PARAMS = [
+    pytest.param((family, kind), marks=pytest.mark.long if kind == "transformers" else (), id=f"{family}-{kind}")
+    for family, kind in FAMILIES
+]
 
 
 def asked_batches() -> list[Batch]:
@@ -32,7 +36,7 @@ def asked_batches() -> list[Batch]:
     return found
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids="-".join)
+@pytest.fixture(scope="module", params=PARAMS)
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any, Path]:
     """An exporter, a network and its graph."""
     family, kind = request.param

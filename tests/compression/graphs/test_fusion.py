@@ -28,7 +28,10 @@ from tests.compression.encoder.test_structural_pruning import TAGGER
 from tests.compression.quantization.test_quantize import AVAILABLE, HOW, singles
 
 SLOW = {"SkipLayerNormalization", "BiasGelu"}
-FAMILIES = [("bert", kind) for kind in AVAILABLE] + [(family, "torchscript") for family in SHAPES if family != "bert"]
+FAMILIES = [
+    *(pytest.param("bert", kind, marks=pytest.mark.long if kind == "transformers" else ()) for kind in AVAILABLE),
+    *((family, "torchscript") for family in SHAPES if family != "bert"),
+]
 
 
 def as_run(path: Path) -> list[Any]:

@@ -20,7 +20,11 @@ from tests.compression.encoder.test_structural_pruning import TAGGER
 from tests.compression.pipeline.test_pipeline import check, run
 
 EXPORT = {"kind": "export", "exporter": "torchscript"}
-AVAILABLE = [kind for kind, exporter in EXPORTERS.items() if not exporter.missing()]
+AVAILABLE = [
+    pytest.param(kind, marks=pytest.mark.long if kind == "transformers" else ())
+    for kind, exporter in EXPORTERS.items()
+    if not exporter.missing()
+]
 
 
 @pytest.mark.parametrize("exporter", AVAILABLE)

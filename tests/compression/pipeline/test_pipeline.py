@@ -102,8 +102,14 @@ def test_every_step_alone_and_together_gives_a_bundle(tagger: Path, tmp_path: Pa
         assert report.model_rows[0].score == report.verdict.score
 
 
-@pytest.mark.parametrize("exporter", AVAILABLE)
-@pytest.mark.parametrize("agent", ["tagger", "classifier"])
+@pytest.mark.parametrize(
+    ("agent", "exporter"),
+    [
+        pytest.param(agent, kind, marks=pytest.mark.long if (agent, kind) == ("classifier", "transformers") else ())
+        for agent in ("tagger", "classifier")
+        for kind in AVAILABLE
+    ],
+)  # torch.export takes 8 s each time: of one agent daily
 def test_every_exporter_exports_prunes_and_quantizes(
     agent: str, exporter: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

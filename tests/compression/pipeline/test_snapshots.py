@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,27 @@ def stopped(bundle: Path, output: Path, steps: list[Any], **keys: Any) -> None:
         run(bundle, output, steps, gate={"min_score": 1.0, "min_score_kept": 0, "after_each": False}, **keys)
 
 
+@pytest.fixture(scope="module")
+def refused(tagger: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[Any]], Path]:
+    """Runs steps of the tagger as `stopped` does, each list once; returns a directory with what is left. No test writes there."""
+    places: dict[str, Path] = {}
+
+    def run_once(steps: list[Any]) -> Path:
+        key = json.dumps(steps)
+        if key not in places:
+            places[key] = tmp_path_factory.mktemp("refused")
+            stopped(tagger, places[key] / "out", steps)
+        return places[key]
+
+    return run_once
+
+
+@pytest.fixture
+def after_refusal(refused: Callable[[list[Any]], Path], tmp_path: Path) -> Callable[[list[Any]], Path]:
+    """The same in the test's own directory, which is returned."""
+    return lambda steps: shutil.copytree(refused(steps), tmp_path, dirs_exist_ok=True)
+
+
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The steps that are taken from now on."""
     from compression.pipeline import pipeline
@@ -108,10 +131,14 @@ HARSH = {"kind": "prune", "ffn_ratio": 0.9, "repair": False}
     ids=["nothing", "quantize", "export", "prune", "seed", "measure"],
 )
 def test_what_changed_and_what_follows_it_is_done_again(
-    tagger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], again: list[str]
+    tagger: Path,
+    after_refusal: Callable[[list[Any]], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    again: list[str],
 ) -> None:
     same: dict[str, Any] = {"steps": [HARSH, EXPORT, "quantize"]}
-    stopped(tagger, tmp_path / "out", **same)
+    tmp_path = after_refusal(same["steps"])
     kinds = taken(monkeypatch)
     report = run(tagger, tmp_path / "out", **(same | change))
     assert kinds == again
@@ -149,9 +176,13 @@ def test_a_race_is_run_again_when_what_will_be_served_changes() -> None:
 
 @pytest.mark.parametrize("damage", ["altered", "missing", "half written"])
 def test_a_damaged_snapshot_is_not_gone_on_with(
-    tagger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+    tagger: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    after_refusal: Callable[[list[Any]], Path],
+    damage: str,
 ) -> None:
-    stopped(tagger, tmp_path / "out", [HARSH, EXPORT])
+    after_refusal([HARSH, EXPORT])
     work_directory = tmp_path / ".out.work"
     graphs = {
         json.loads(file.read_text())["files"].get("model.onnx") for file in (work_directory / "steps").glob("*.json")
@@ -169,8 +200,10 @@ def test_a_damaged_snapshot_is_not_gone_on_with(
     assert kinds == (["prune"] if damage == "half written" else []) + ["export", "verify"]
 
 
-def test_what_an_earlier_configuration_left_is_removed(tagger: Path, tmp_path: Path) -> None:
-    stopped(tagger, tmp_path / "out", [HARSH, EXPORT])
+def test_what_an_earlier_configuration_left_is_removed(
+    tagger: Path, tmp_path: Path, after_refusal: Callable[[list[Any]], Path]
+) -> None:
+    after_refusal([HARSH, EXPORT])
     steps, objects = tmp_path / ".out.work/steps", tmp_path / ".out.work/objects"
     before = {file.name for file in steps.iterdir()}
     stopped(tagger, tmp_path / "out", [HARSH | {"head_ratio": 0.2}, EXPORT])

@@ -53,7 +53,17 @@ def forward(path: Path) -> Any:
     return graph_forward(open_session(path, threads=1))
 
 
-@pytest.fixture(scope="module", params=[("bert", kind) for kind in AVAILABLE] + [("distilbert", "torchscript"), ("roberta", "torchscript")], ids="-".join)  # fmt: skip
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((family, kind), marks=pytest.mark.long if kind == "transformers" else (), id=f"{family}-{kind}")
+        for family, kind in [
+            *(("bert", kind) for kind in AVAILABLE),
+            ("distilbert", "torchscript"),
+            ("roberta", "torchscript"),
+        ]
+    ],
+)
 def graphs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A float32 graph, and its dynamic int8 one."""
     family, kind = request.param
@@ -146,12 +156,21 @@ def test_int4_products_answer_near_float32(family: str, tmp_path: Path) -> None:
     assert any(node.op_type == "MatMulNBits" for node in onnx.load(tmp_path / "int4.onnx").graph.node)
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """An exporter and a float32 graph of it that no test changes."""
+    return exported(tmp_path_factory.mktemp("plain"))
+
+
 @settings(max_examples=5, deadline=None)
 @given(worst=st.integers(0, 5))
-def test_the_scan_leaves_out_the_node_that_int8_hurts(worst: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_scan_leaves_out_the_node_that_int8_hurts(
+    worst: int, plain: tuple[Any, Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     directory = tmp_path_factory.mktemp("scan")
-    exporter, path = exported(directory)
-    model = onnx.load(path)
+    exporter, source = plain
+    path = directory / "model.onnx"
+    model = onnx.load(source)
     nodes = [node for node in model.graph.node if node.op_type == "MatMul"]
     hurt = nodes[worst]
     weight = next(one for one in model.graph.initializer if one.name == hurt.input[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -21,18 +23,24 @@ from serving.inference.engine import EngineConfig
 from serving.middleware.api_keys import AuthConfig
 from serving.ray_serve.haproxy import SWITCHES, own_haproxy
 from serving.run import ServingConfig, running
+from tests.commands import run_here
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 
 
+COMMAND = [sys.executable, str(ROOT / "serving/run.py")]
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "serving/run.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/", check=False)
+    out, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(errors):
+        status = run_here([*COMMAND, *arguments])
+    return subprocess.CompletedProcess([*COMMAND, *arguments], status, out.getvalue(), errors.getvalue())
 
 
 def test_help_lists_every_key_and_imports_nothing_heavy() -> None:
-    done = run("--help")
+    done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, timeout=60, cwd="/", check=False)
     assert done.returncode == 0
     assert "engine.max_batch_tokens" in done.stdout
     heavy = {"ray", "onnxruntime", "fastapi"}
