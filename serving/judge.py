@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
@@ -33,6 +34,10 @@ class JudgeConfig(Config):
     bundle: str = Field(description="the bundle to judge: a directory, or s3://bucket/prefix")
     other: str = Field(
         "", description="another bundle, such as the live one: judged too, and what the first earns more"
+    )
+    answered_by: tuple[str, ...] = Field(
+        (),
+        description="earlier bundles that gave logged answers: beside the two, they tell whether the log lacks decisions by what was answered",
     )
     log: str = Field(description="database of the log, as serving's feedback.store")
     agent: str = Field("", description="name of the agent whose decisions count; needed where the log has several")
@@ -67,14 +72,17 @@ def main(config: JudgeConfig) -> None:
     from agent.files import write_file
     from serving.judging import bundle_judgement as judging
     from serving.judging.classified_log import read_log
+    from serving.judging.drawn_answers import check_draws
 
     output = Path(config.output).expanduser() if config.output else None
     since = 0.0 if config.since_days is None else time.time() - config.since_days * _DAY_S
-    log = read_log(
-        config.log, config.agent, since=since, missing_reward=config.missing_reward, text_share=config.text_share
-    )
+    read = partial(read_log, config.log, config.agent, since=since, missing_reward=config.missing_reward)
+    log = read(text_share=config.text_share)
+    whole = log if config.text_share == 1 else read()
     how = log, config.explore, config.evidence
+    bundles = [config.bundle, *([config.other] if config.other else []), *config.answered_by]
     try:
+        check_draws(whole, bundles, precision=config.precision)
         if config.other:
             both = judging.compare_bundles((config.bundle, config.other), *how, precision=config.precision)
             shown = f"{judging.table(both.judged, log)}\n\n{judging.comparison_table(both)}"

@@ -26,7 +26,7 @@ Shows, exports and deletes what a log of decisions holds (serving writes it wher
   python -m agent.decisions store=sqlite:///decisions.db                                       how much there is of what
   python -m agent.decisions store=URL output=log.jsonl                                         a line of JSON per decision
   python -m agent.decisions store=URL output=train.jsonl content=corrections                   corrected texts as training data
-  python -m agent.decisions store=URL output=DIR/train-log.jsonl content=rewards               answers with rewards, for objective.kind=policy_gradient
+  python -m agent.decisions store=URL output=DIR/train-log.jsonl content=rewards               answers with rewards, for objective.kind=reward_likelihood
   python -m agent.decisions store=URL delete=ID                                                all of one request
   python -m agent.decisions store=URL delete_older_than_days=30
 """
@@ -42,7 +42,7 @@ class DecisionsConfig(Config):
     content: Literal["decisions", "corrections", "rewards"] = Field(
         "decisions",
         description="what is exported: decisions with their feedback, the corrected ones as labelled records for training, or a classifier's "
-        "with rewards as records that training learns from with objective.kind=policy_gradient",
+        "with rewards as records that training learns from with objective.kind=reward_likelihood",
     )
     delete: str = Field(
         "", description="id of a request (x-request-id) all of whose decisions and feedback are deleted"

@@ -4,7 +4,7 @@
 
 A linear head over the frozen encoder (mean of minilm's hidden states) stands for the agent. It learns `labelled` labels, answers `decisions` other training texts
 with exploration (agent/decisions/exploration.py), and each answer earns 1 if it is right, else 0; with `lies` so many rewards are turned around. From its
-weights on, the same number of steps at the same settings are made with: the labels alone; the labels and the log by `objective.kind=policy_gradient`, with its own
+weights on, the same number of steps at the same settings are made with: the labels alone; the labels and the log by `objective.kind=reward_likelihood` and `policy_gradient`, with its own
 loss; the labels and the answers with a reward of 1 as labels; and the labels of all these texts. Writes benchmarks/results/learning_from_rewards.json.
 """
 
@@ -32,7 +32,7 @@ from agent.decisions.exploration import ExploreConfig  # noqa: E402
 from agent.files import write_file  # noqa: E402
 from benchmarks.common.machine import machine  # noqa: E402
 from training.model.models import resolve  # noqa: E402
-from training.objectives import CrossEntropy, PolicyGradient  # noqa: E402
+from training.objectives import BaseObjective, CrossEntropy, PolicyGradient, RewardLikelihood  # noqa: E402
 from training.objectives.window_facts import WindowFacts  # noqa: E402
 
 RESULT = ROOT / "benchmarks/results/learning_from_rewards.json"
@@ -136,6 +136,7 @@ def _of_seed(config: RewardsConfig, train: Texts, test: Texts, seed: int) -> lis
                 )
                 for baseline in BASELINES
             }
+            found["reward_likelihood"] = _accuracy(_trained(config, agent, log, RewardLikelihood(), seed), test)
             found["answers with reward 1 as labels"] = _accuracy(
                 _trained(config, agent, rewarded, CrossEntropy(), seed), test
             )
@@ -155,16 +156,18 @@ def _joined(labels: Taught, features: torch.Tensor, targets: torch.Tensor, logge
 
 
 def _trained(
-    config: RewardsConfig, start: torch.nn.Linear, taught: Taught, objective: CrossEntropy | PolicyGradient, seed: int
+    config: RewardsConfig, start: torch.nn.Linear, taught: Taught, objective: BaseObjective, seed: int
 ) -> torch.nn.Linear:
     """A copy of a head after so many steps of batches of 64."""
     head = torch.nn.Linear(start.in_features, start.out_features)
     head.load_state_dict(start.state_dict())
-    loss = objective.bind([1] * start.out_features, _CPU)
+    told = ~np.isnan(taught.logged[:, 1])
+    counts = np.bincount(taught.targets[~told], minlength=start.out_features).tolist()
+    sums = np.bincount(taught.targets[told], weights=taught.logged[told, 1], minlength=start.out_features).tolist()
+    loss = objective.bind(counts, _CPU, rewarded=sums)
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / config.steps)
-    rewards = taught.logged[~np.isnan(taught.logged[:, 1]), 1]
-    mean = float(rewards.mean()) if len(rewards) else float("nan")
+    mean = float(taught.logged[told, 1].mean()) if told.any() else float("nan")
     rng = np.random.default_rng(seed)
     for _ in range(config.steps):
         rows = rng.choice(len(taught.targets), 64, replace=False)

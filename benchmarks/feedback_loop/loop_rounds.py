@@ -166,7 +166,7 @@ def measure(config: LoopBenchmarkConfig) -> None:
             progress.advance(1)
             _write(bench)
         for name, fault in FAULTS.items():
-            bench.keep(name, lambda name=name, fault=fault: _told(fault(bench, _copy(bench, name))))
+            bench.keep(name, lambda name=name, fault=fault: _told(fault(bench, _copy(bench, name)), bench))
             progress.advance(1)
             _write(bench)
         bench.keep("supervised", lambda: _supervised(bench))
@@ -179,16 +179,18 @@ def _round(bench: Bench, number: int) -> dict[str, Any]:
     config = bench.settings(bench.work)
     entries = read_ledger(Path(config.directory) / "ledger.jsonl")
     entry = entries[number - 1] if len(entries) >= number else run_round(config)
-    return _told(entry) | {"test accuracy": accuracy(bench.live, bench.stream.test)}
+    return _told(entry, bench) | {"test accuracy": accuracy(bench.live, bench.stream.test)}
 
 
-def _told(entry: Entry) -> dict[str, Any]:
+def _told(entry: Entry, bench: Bench) -> dict[str, Any]:
     """What the result keeps of a ledger entry: nothing that names a place on this machine."""
     gates = [{key: gate[key] for key in ("gate", "passed", "why", "numbers")} for gate in entry["gates"]]
-    return {
+    found = {
         "decision": entry["decision"], "why": entry["why"], "feedback": entry["feedback"], "gates": gates,
         "seconds": sum(entry["seconds"].values()),
     }  # fmt: skip
+    kept: dict[str, Any] = json.loads(json.dumps(found).replace(f"{bench.work}/", ""))
+    return kept
 
 
 def _copy(bench: Bench, name: str) -> Path:

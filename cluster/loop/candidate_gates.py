@@ -12,6 +12,8 @@ from agent.data import DataConfig
 from cluster.loop.loop_config import LoopConfig
 from cluster.loop.stations import run_station
 
+_EARLIER = 10  # rounds whose answers are looked at
+
 
 class Gate(Config):
     """What a gate found.
@@ -88,7 +90,7 @@ def ask_the_log(versions: Versions, agent: str, config: LoopConfig, directory: P
     output = directory / "judgement.json"
     settings = {
         "bundle": str(versions.candidate), "other": str(versions.live), "log": config.store, "agent": agent,
-        "text_share": gates.log_share, "evidence": gates.evidence.model_dump(mode="json"), "output": str(output),
+        "answered_by": _earlier_bundles(directory), "text_share": gates.log_share, "evidence": gates.evidence.model_dump(mode="json"), "output": str(output),
     }  # fmt: skip
     told = run_station("serving/judge.py", settings, directory, refusal=output, secret=("log",))
     found = json.loads(output.read_bytes())
@@ -105,6 +107,12 @@ def ask_the_log(versions: Versions, agent: str, config: LoopConfig, directory: P
             "candidate": candidate, "live": live, "gain": value, "low": low, "share": share, "rewards": found["rewards"]
         },
     )  # fmt: skip
+
+
+def _earlier_bundles(directory: Path) -> list[str]:
+    """Compressed agents of the rounds before, of which those that were published have answered."""
+    found = sorted(directory.parent.glob("*/agent-small-*/bundle.json"))
+    return [str(file.parent) for file in found if file.parent.parent != directory][-_EARLIER:]
 
 
 def no_verdict(why: str, config: LoopConfig) -> Gate:

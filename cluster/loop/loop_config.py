@@ -12,7 +12,10 @@ from agent.config.base import Config
 from agent.data import DataConfig
 from agent.decisions.judgement import EvidenceConfig
 
-REWARDED = "policy_gradient"  # the objective that learns from rewards
+REWARDED = (
+    "reward_likelihood",
+    "policy_gradient",
+)  # the objectives that learn from rewards; the first unless another one is given
 _OWN = {
     "training": frozenset({"data", "output", "overwrite", "resume"}),
     "compression": frozenset({"bundle", "data", "output", "overwrite"}),
@@ -62,7 +65,7 @@ class LoopConfig(Config):
     )
     rewards: Literal["judge", "teach"] = Field(
         "judge",
-        description="what rewards are for: to judge a candidate by the log, or to teach it too, beside corrections (objective.kind=policy_gradient)",
+        description="what rewards are for: to judge a candidate by the log, or to teach it too, beside corrections (objective.kind=reward_likelihood)",
     )
     min_feedback: int = Field(
         50,
@@ -112,10 +115,10 @@ class LoopConfig(Config):
     @model_validator(mode="after")
     def _rewards_choose_the_objective(self) -> Self:
         objective = self.training.get("objective", {})
-        kind = objective.get("kind", REWARDED) if isinstance(objective, Mapping) else REWARDED
-        if self.rewards == "teach" and kind != REWARDED:
+        kind = objective.get("kind", REWARDED[0]) if isinstance(objective, Mapping) else REWARDED[0]
+        if self.rewards == "teach" and kind not in REWARDED:
             raise ValueError(
-                f"training.objective.kind={kind} does not learn from rewards, and rewards=teach chooses {REWARDED}: leave it out"
+                f"training.objective.kind={kind} does not learn from rewards; {' and '.join(REWARDED)} do, and rewards=teach chooses the first: leave it out"
             )
         return self
 

@@ -272,10 +272,10 @@ def objective_for(recorded: Mapping[str, Any], origin: Origin, *, rewarded: bool
         rewarded: Whether train has answers with rewards.
     """
     before: Mapping[str, Any] = recorded["objective"]
-    if rewarded == (before["kind"] == REWARDED):
+    if rewarded == (before["kind"] in REWARDED):
         return before
     weights = {key: before[key] for key in ("class_weights",) if key in before}
-    return {"kind": REWARDED, **weights} if rewarded else origin.objective
+    return {"kind": REWARDED[0], **weights} if rewarded else origin.objective
 
 
 def _digest_of(place: Path) -> str | None:

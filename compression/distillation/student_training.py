@@ -88,7 +88,7 @@ class StudentTraining(Config):
             "segmentation": state.bundle.manifest.segmentation.model_dump(mode="json"),
             "model": model | {"keep_zeros": keep_zeros}, "batch": {"tokens": self.batch_tokens},
             "optimizer": {"kind": "adamw", "learning_rate": self.learning_rate}, "teacher": teacher,
-            "objective": {"kind": "policy_gradient" if any(one.logged for one in state.splits.train) else "cross_entropy"},
+            "objective": {"kind": "reward_likelihood" if any(one.logged for one in state.splits.train) else "cross_entropy"},
         }  # fmt: skip
 
     @property

@@ -105,7 +105,7 @@ def _answers(bundle: str, log: ClassifiedLog, explore: ExploreConfig, precision:
         )
     places = {label: place for place, label in enumerate(task.labels)}
     actions = np.array([places.get(label, -1) for label in log.labels], dtype=np.int64)
-    probabilities = _probabilities(engine, log.texts, places)
+    probabilities = label_probabilities(engine, log.texts, places)
     policy = explore.propensities(probabilities)
     return JudgedAnswers(_compared(log, probabilities, policy, actions), dict(zip(task.labels, policy.T, strict=True)))
 
@@ -119,8 +119,8 @@ def _compared(
     return LoggedRewards(log.rewards, log.propensities, target, model.logged, model.target)
 
 
-def _probabilities(engine: Engine, texts: list[str], places: dict[str, int]) -> Float64:
-    """float64 [texts, labels]."""
+def label_probabilities(engine: Engine, texts: list[str], places: Mapping[str, int]) -> Float64:
+    """Probabilities of each label, in the columns that `places` names: float64 [texts, labels]."""
     found = np.zeros((len(texts), len(places)))
     for first in range(0, len(texts), _TEXTS_AT_ONCE):
         for row, answer in enumerate(engine.predict(texts[first : first + _TEXTS_AT_ONCE]), start=first):

@@ -22,6 +22,7 @@ class ClassifiedLog(NamedTuple):
     Attributes:
         agent: Its name.
         texts, labels: What was answered how.
+        bundles, chosen: Digest of the bundle that answered, and how its answer was chosen.
         rewards, propensities: float64 [decisions].
         num_decisions: With and without a reward.
         num_corrections: Rewards that came as the right label.
@@ -30,6 +31,8 @@ class ClassifiedLog(NamedTuple):
     agent: str
     texts: list[str]
     labels: list[str]
+    bundles: list[str]
+    chosen: list[str]
     rewards: Float64
     propensities: Float64
     num_decisions: int
@@ -54,7 +57,8 @@ def read_log(
     """
     store = open_store(url)
     agents: set[str] = set()
-    texts, labels, rows = list[str](), list[str](), list[tuple[float, float]]()
+    texts, labels, bundles, chosen = list[str](), list[str](), list[str](), list[str]()
+    rows: list[tuple[float, float]] = []
     num_decisions = num_corrections = 0
     try:
         for decision, feedback in store.read(agent, since=since):
@@ -69,6 +73,8 @@ def read_log(
             num_corrections += feedback is not None and feedback.correction is not None
             texts.append(decision.text)
             labels.append(label)
+            bundles.append(decision.bundle)
+            chosen.append(decision.chosen)
             rows.append((reward, decision.propensity))
     finally:
         store.close()
@@ -78,7 +84,9 @@ def read_log(
         )
     columns = np.array(rows, dtype=np.float64).reshape(-1, 2)
     name = next(iter(agents), agent)
-    return ClassifiedLog(name, texts, labels, columns[:, 0], columns[:, 1], num_decisions, num_corrections)
+    return ClassifiedLog(
+        name, texts, labels, bundles, chosen, columns[:, 0], columns[:, 1], num_decisions, num_corrections
+    )
 
 
 def _label(answer: str, agent: str) -> str:

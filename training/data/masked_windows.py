@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.batching import Batch
 from agent.encoding import Float32, Int64
@@ -70,6 +71,10 @@ class MaskedWindows:
     def target_counts(self, num_outputs: int) -> Int64:
         """Of a whole vocabulary nothing is counted."""
         return np.zeros(num_outputs, np.int64)
+
+    def reward_sums(self, num_outputs: int) -> NDArray[np.float64]:
+        """float64 [outputs], 0: masked words are no decisions."""
+        return np.zeros(num_outputs)
 
     def collate(self, rows: Int64, pad_id: int) -> tuple[Batch, Int64]:
         """Padded windows with words hidden; the targets are the hidden sub-words in the order of rows, int64 [hidden]."""

@@ -59,6 +59,9 @@ class Windows(Protocol):
     def target_counts(self, num_outputs: int) -> Int64:
         """int64 [outputs], how often each is the target; logged answers are left out."""
 
+    def reward_sums(self, num_outputs: int) -> NDArray[np.float64]:
+        """float64 [outputs], the rewards of the logged answers that are each output; 0 where there are none."""
+
     def collate(self, rows: Int64, pad_id: int) -> tuple[Batch, Int64]:
         """Padded windows with their targets."""
 
@@ -117,6 +120,14 @@ class PackedWindows:
             binary = chunk.ndim > 1
             counts += (chunk == 1).sum(axis=0) if binary else np.bincount(chunk[chunk >= 0], minlength=num_outputs)
         return counts
+
+    def reward_sums(self, num_outputs: int) -> NDArray[np.float64]:
+        """The rewards of the logged answers that are each output: float64 [outputs]."""
+        rows = np.flatnonzero(~np.isnan(self.logged[:, 1]))
+        sums = np.zeros(num_outputs)
+        if len(rows):
+            np.add.at(sums, self.targets[rows], self.logged[rows, 1])
+        return sums
 
     def collate(self, rows: Int64, pad_id: int) -> tuple[Batch, Int64]:
         """Pads windows to the longest; targets become int64 [rows, tokens], [rows] or [rows, outputs].
@@ -231,6 +242,10 @@ class JoinedWindows:
     def target_counts(self, num_outputs: int) -> Int64:
         """How often each output is the target: int64 [outputs]."""
         return self.first.target_counts(num_outputs) + self.last.target_counts(num_outputs)
+
+    def reward_sums(self, num_outputs: int) -> NDArray[np.float64]:
+        """The rewards of the logged answers that are each output: float64 [outputs]."""
+        return self.first.reward_sums(num_outputs) + self.last.reward_sums(num_outputs)
 
     def collate(self, rows: Int64, pad_id: int) -> tuple[Batch, Int64]:
         """Padded windows with their targets, in the order of `rows`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.batching import Batch, part_decoded
 from agent.encoding import IGNORED, Float32, Int64
@@ -64,6 +65,10 @@ class WrittenWindows:
     def target_counts(self, num_outputs: int) -> Int64:
         """Of a whole vocabulary nothing is counted."""
         return np.zeros(num_outputs, np.int64)
+
+    def reward_sums(self, num_outputs: int) -> NDArray[np.float64]:
+        """float64 [outputs], 0: texts are no logged decisions."""
+        return np.zeros(num_outputs)
 
     def collate(self, rows: Int64, pad_id: int) -> tuple[Batch, Int64]:
         """Padded windows; the targets are the written tokens in the order of rows, int64 [asked]."""

@@ -157,8 +157,8 @@ def _check_rewards(objective: BaseObjective, data: TrainingData) -> None:
         raise DataError(
             f"{num_logged:,} of {data.num_train:,} records in train are logged decisions with rewards, and "
             f"objective.kind={objective.kind} would take each answer for the right label",
-            allowed="labelled records alone, or objective.kind=policy_gradient",
-            remedy="choose objective.kind=policy_gradient, or leave the records with a propensity out",
+            allowed="labelled records alone, or objective.kind=reward_likelihood or policy_gradient",
+            remedy="choose objective.kind=reward_likelihood, or leave the records with a propensity out",
         )
     if objective.learns_from_rewards and not num_logged:
         raise DataError(

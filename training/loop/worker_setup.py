@@ -96,7 +96,8 @@ def build_components(
         finds_touched_rows=engine.uses_touched_rows,
         seed=config.seed,
     )
-    loss = config.objective.bind(counts, worker.device, worker_input.task.decision, worker_input.task)
+    rewarded = worker_input.train.reward_sums(len(counts)).tolist()
+    loss = config.objective.bind(counts, worker.device, worker_input.task.decision, worker_input.task, rewarded)
     train_step = TrainStep(engine, prefetcher, loss, seed=config.seed, teacher=teacher)
     threads = f"{thread_groups} thread group(s)" if thread_groups else f"no thread groups ({reason})"
     description = _describe(worker_input, worker, model, (precision, attention, threads))

@@ -8,14 +8,25 @@ from training.objectives.base import BaseObjective, Loss
 from training.objectives.cross_entropy import CrossEntropy
 from training.objectives.focal import Focal
 from training.objectives.policy_gradient import PolicyGradient
+from training.objectives.reward_likelihood import RewardLikelihood
 from training.objectives.self_critical import SelfCritical
 
 Objective = Annotated[
     CrossEntropy
     | Focal
     | PolicyGradient
+    | RewardLikelihood
     | SelfCritical,
     Field(discriminator="kind"),
 ]  # fmt: skip
 
-__all__ = ["BaseObjective", "CrossEntropy", "Focal", "Loss", "Objective", "PolicyGradient", "SelfCritical"]
+__all__ = [
+    "BaseObjective",
+    "CrossEntropy",
+    "Focal",
+    "Loss",
+    "Objective",
+    "PolicyGradient",
+    "RewardLikelihood",
+    "SelfCritical",
+]

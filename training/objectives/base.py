@@ -58,6 +58,7 @@ class BaseObjective(Config, ABC):
         device: torch.device,
         decision: Decision = PER_WINDOW,
         task: BaseTask[Any] | None = None,
+        rewarded: Sequence[float] = (),
     ) -> Loss:
         """Makes the loss of a run.
 
@@ -66,6 +67,7 @@ class BaseObjective(Config, ABC):
             device: Where logits will be.
             decision: Of the task; by default one output is chosen.
             task: For objectives that ask it how good an answer is.
+            rewarded: Sum of the rewards of logged answers, for each output; empty where there are none.
 
         Raises:
             ConfigError: What is configured has no meaning for the task.

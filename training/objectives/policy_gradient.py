@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from agent.encoding import IGNORED
-from agent.tasks import BaseTask
-from agent.tasks.output_decision import PER_WINDOW
-from training.objectives.base import BaseObjective, Loss
-from training.objectives.cross_entropy import CrossEntropy
-from training.objectives.window_facts import WindowFacts
+from training.objectives.logged_rewards import LoggedRewards
 
 if TYPE_CHECKING:
     import torch
 
 
-class PolicyGradient(BaseObjective):
+class PolicyGradient(LoggedRewards):
     """-min(pi / mu, clip) (reward - baseline) log pi of each logged answer, cross-entropy of each label; both count as one target.
 
     pi is the probability of the answer by the model, mu the logged one. The gradient goes through log pi alone: unclipped it is that of
@@ -31,11 +26,7 @@ class PolicyGradient(BaseObjective):
     Without any translation a reward of 0 teaches nothing and one above 0 pulls, however poor it is. The penalty on the variance of POEM
     (arXiv 1502.02362) is left to clipping. The constant must not depend on the answer, or the gradient would be biased: so there is
     none for each label.
-
-    A text of several windows is as many decisions with the same reward.
     """
-
-    learns_from_rewards: ClassVar[bool] = True
 
     kind: Literal["policy_gradient"] = "policy_gradient"
     clip: float = Field(
@@ -53,44 +44,10 @@ class PolicyGradient(BaseObjective):
         description="weight of the entropy of the model's probabilities of a logged text, which is added to its reward",
     )
 
-    def refusal_of(self, task: BaseTask[Any]) -> str:
-        """Answers have to be one label of a text."""
-        if task.decision == PER_WINDOW:
-            return ""
-        return f"task.kind={task.kind} does not answer one label; it is for text_classification, text_pair_classification and relation_extraction"
-
-    def choice_loss(self, weights: torch.Tensor | None) -> Loss:
-        """Class weights are of labels; logged answers weigh what their ratios say."""
-        labelled_loss = CrossEntropy().choice_loss(weights)
-
-        def loss(logits: torch.Tensor, targets: torch.Tensor, facts: WindowFacts | None = None, /) -> torch.Tensor:
-            if facts is None or math.isnan(facts.mean_reward):  # a dry run may see labels alone
-                return labelled_loss(logits, targets)
-            import torch
-
-            logged = torch.from_numpy(facts.logged).to(logits.device)
-            decided = ~logged[:, 1].isnan() & (targets != IGNORED)
-            labelled = labelled_loss(logits, targets.masked_fill(decided, IGNORED))
-            terms = self._terms(logits, targets.clamp_min(0), logged.nan_to_num(1.0), facts.mean_reward)
-            return labelled + torch.where(decided, terms, torch.zeros_like(terms)).sum()
-
-        return loss
-
-    def binary_loss(self, weights: torch.Tensor | None) -> Loss:
-        """Of no task that `refusal_of` lets pass."""
-        raise NotImplementedError(self.kind)
-
-    def _terms(
+    def terms(
         self, logits: torch.Tensor, answers: torch.Tensor, logged: torch.Tensor, mean_reward: float
     ) -> torch.Tensor:
-        """The term of each decision: float32 [decisions].
-
-        Args:
-            logits: float [decisions, outputs].
-            answers: int64 [decisions].
-            logged: float32 [decisions, 2], propensities and rewards.
-            mean_reward: Of the log.
-        """
+        """The term of each decision, as in the class's first line."""
         log_probs = logits.float().log_softmax(-1)
         chosen = log_probs.gather(1, answers[:, None])[:, 0]
         ratios = (chosen.detach() - logged[:, 0].log()).clamp_max(math.log(self.clip)).exp()

@@ -50,6 +50,7 @@ class SelfCritical(BaseObjective):
         device: torch.device,
         decision: Decision = PER_WINDOW,
         task: BaseTask[Any] | None = None,
+        rewarded: Sequence[float] = (),
     ) -> Loss:
         """Makes the loss of a run; `task` has to be given."""
         labelled_loss = super().bind(counts, device, decision)

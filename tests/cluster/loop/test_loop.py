@@ -248,7 +248,7 @@ def test_rewards_alone_begin_a_round_and_are_what_training_learns_from(loop: Loo
     assert loop.ledger()[1]["why"] == "0 new corrections and 40 new rewards of the 41 that a round needs (min_feedback)"
     assert loop.ledger()[1]["feedback"] == {"corrections": 0, "rewards": 40, "callers": {"anna": 40}}
 
-    told = ("rewards=teach", "min_feedback=40", "training.objective.entropy=0.01")
+    told = ("rewards=teach", "min_feedback=40", "training.objective.label_shift=0.25")
     done = loop.run_here(*told, "training.model.name=/nowhere")
     assert done.returncode == 1
     assert "model.name='/nowhere': /nowhere holds no config.json" in done.stderr
@@ -261,7 +261,7 @@ def test_rewards_alone_begin_a_round_and_are_what_training_learns_from(loop: Loo
     assert [line["text"] for line in rewarded] == [text for text in given if text not in {*held, *known}]
     assert all(line["reward"] == float(line["label"] == truth(line["text"])) for line in rewarded)
     written = json.loads((place / "training.yaml").read_text())
-    assert written["objective"] == {"kind": "policy_gradient", "class_weights": "none", "entropy": 0.01}
+    assert written["objective"] == {"kind": "reward_likelihood", "class_weights": "none", "label_shift": 0.25}
 
     done = loop.run_here(*told, "training.epochs=0")  # goes on, from the agent that answered
     assert "epochs" in done.stderr

@@ -36,7 +36,9 @@ def test_what_the_loop_sets_itself_cannot_be_given(key: str) -> None:
 
 def test_rewards_choose_the_objective() -> None:
     rewarded = (*PLACES, "rewards=teach")
-    assert load(LoopConfig, [*rewarded, "training.objective.clip=5"]).training == {"objective": {"clip": 5}}
+    assert load(LoopConfig, [*rewarded, "training.objective.label_shift=1"]).training == {
+        "objective": {"label_shift": 1}
+    }
     assert load(LoopConfig, [*rewarded, "training.objective.kind=policy_gradient"]).rewards == "teach"
     with pytest.raises(ConfigError, match=r"training\.objective\.kind=focal does not learn from rewards.*leave it out"):
         load(LoopConfig, [*rewarded, "training.objective.kind=focal"])
@@ -61,9 +63,9 @@ def test_the_objective_is_that_of_the_first_agent_unless_there_are_rewards() -> 
     focal = {"kind": "focal", "class_weights": "sqrt", "gamma": 3.0}
     first = Origin(data=DataConfig(path="data"), seed=1, task={}, base_model="base", objective=focal)
     assert objective_for({"objective": focal}, first, rewarded=False) == focal
-    rewarded = {"kind": "policy_gradient", "class_weights": "sqrt"}
+    rewarded = {"kind": "reward_likelihood", "class_weights": "sqrt"}
     assert objective_for({"objective": focal}, first, rewarded=True) == rewarded
-    clipped = rewarded | {"clip": 5.0}
+    clipped = {"kind": "policy_gradient", "class_weights": "sqrt", "clip": 5.0}
     assert objective_for({"objective": clipped}, first, rewarded=True) == clipped
     assert objective_for({"objective": clipped}, first, rewarded=False) == focal
 

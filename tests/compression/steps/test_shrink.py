@@ -215,6 +215,6 @@ def test_logged_decisions_are_taught_to_students_by_their_rewards_and_not_taken_
     logged = [example.model_copy(update={"logged": LoggedReward(0.5, 1.0)}) for example in others]
     state.splits = replace(state.splits, train=[*logged, labelled])
     assert (
-        DistillStep()._settings(state, tmp_path, epochs=1, keep_zeros=False)["objective"]["kind"] == "policy_gradient"
+        DistillStep()._settings(state, tmp_path, epochs=1, keep_zeros=False)["objective"]["kind"] == "reward_likelihood"
     )
     assert state.sample_train(10) == [labelled]

@@ -41,8 +41,13 @@ def texts() -> list[str]:
     return [" ".join(rng.choices(words, k=rng.randint(3, 12))) for _ in range(NUMBER)]
 
 
-def logged(url: str, bundle: Path, explore: ExploreConfig, right: list[str], agent: str = "a") -> None:
-    """Asks a bundle, logs its answers, and rewards those that are right; every third reward is a correction."""
+def logged(
+    url: str, bundle: Path, explore: ExploreConfig, right: list[str], agent: str = "a", *, only_right: bool = False
+) -> None:
+    """Asks a bundle, logs its answers, and rewards those that are right; every third reward is a correction.
+
+    With `only_right` nobody says anything of wrong answers.
+    """
     log = DecisionLog(FeedbackConfig(store=url), Metrics(), agent, explore=explore)
     predictor = Predictor(Engine(Bundle.load(bundle)), decisions=log)
 
@@ -55,6 +60,8 @@ def logged(url: str, bundle: Path, explore: ExploreConfig, right: list[str], age
     predictor.close()
     for one in list(log.store.read(agent)):
         decision, gold = one.decision, right[one.decision.position]
+        if only_right and json.loads(decision.answer)[0]["label"] != gold:
+            continue
         if decision.position % 3:
             reward = float(json.loads(decision.answer)[0]["label"] == gold)
             log.store.give(decision, Feedback(time.time(), "", reward, None))
@@ -168,3 +175,20 @@ def test_what_cannot_be_judged_is_named(
     store.close()
     assert command(f"bundle={classifier_path}", f"log={url}", "agent=t") == 2
     assert "are no classes" in capsys.readouterr().err
+
+
+def test_a_log_in_which_feedback_hangs_on_the_answer_is_refused(
+    classifier_path: Path, judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, output = f"sqlite:///{tmp_path / 'd.db'}", tmp_path / "judgement.json"
+    right = Engine(Bundle.load(classifier_path)).labels(texts())
+    logged(url, classifier_path, ExploreConfig(epsilon=0.6), right, only_right=True)
+    asked = [f"bundle={judged}", f"log={url}", f"output={output}", SURE]
+    known = f'answered_by=["{classifier_path}"]'
+    assert command(*asked, known) == 1
+    error = capsys.readouterr().err
+    assert "which decisions it holds hangs on what was answered" in error
+    assert "missing_reward" in error
+    assert "which decisions it holds hangs on what was answered" in json.loads(output.read_text())["refused"]
+    assert command(*asked, f"other={classifier_path}") == 1
+    assert command(*asked, known, "missing_reward=0") == 0  # silence means wrong: nothing is missing

@@ -17,11 +17,15 @@ from agent.tasks import QuestionAnswering
 from agent.tasks.output_decision import EACH_OUTPUT, TOKENS
 from tests.compression.agents import tiny_model
 from training.model.models import logits_of
-from training.objectives import CrossEntropy, Focal, Objective, PolicyGradient, SelfCritical
+from training.objectives import CrossEntropy, Focal, Objective, PolicyGradient, RewardLikelihood, SelfCritical
 
 KINDS = get_args(get_args(Objective)[0])
 OF_OUTPUTS = (CrossEntropy, Focal)  # that decide yes or no for each output too
-OF_LABELS = (*OF_OUTPUTS, PolicyGradient)  # that need no task; what is logged or drawn has tests of its own
+OF_LABELS = (
+    *OF_OUTPUTS,
+    PolicyGradient,
+    RewardLikelihood,
+)  # that need no task; what is logged or drawn has tests of its own
 
 
 def each_of(kinds):
@@ -41,7 +45,7 @@ def sample(seed=0):
 
 
 def test_the_union_is_the_registry():
-    assert set(KINDS) == {CrossEntropy, Focal, PolicyGradient, SelfCritical}
+    assert set(KINDS) == {CrossEntropy, Focal, PolicyGradient, RewardLikelihood, SelfCritical}
     for kind in KINDS:
         assert TypeAdapter(Objective).validate_python({"kind": kind.model_fields["kind"].default}) == kind()
     with pytest.raises(ValidationError, match="hinge"):

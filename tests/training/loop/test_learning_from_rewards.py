@@ -19,11 +19,11 @@ from tests.training.runs import settings, train_by_ranks, train_here
 from tests.training.state.resharding import LABELS, VOCABULARY, windows
 from training.data.batch_plan import BatchConfig, plan_epoch
 from training.data.ingest import IngestConfig, open_data
-from training.data.packing import PackedWindows
+from training.data.packing import JoinedWindows, PackedWindows
 from training.data.token_cache import StoredWindows
 from training.loop.train_step import BatchPrefetcher, ModelInputs
 from training.model.models import load_tokenizer, make_encoder
-from training.objectives import PolicyGradient, SelfCritical
+from training.objectives import PolicyGradient, RewardLikelihood, SelfCritical
 
 CPU = torch.device("cpu")
 CITIES = ("lima", "oslo", "pune")
@@ -74,9 +74,12 @@ def step_gradients(objective, source, *, micro_tokens, num_workers, seed=3):
 
 @pytest.mark.parametrize(
     ("objective", "source"),
-    [(PolicyGradient(clip=2, entropy=0.1), decisions()), (SelfCritical(samples=3, supervised=0.25), windows())],
-    ids=["policy_gradient", "self_critical"],
-)
+    [
+        (PolicyGradient(clip=2, entropy=0.1), decisions()), (RewardLikelihood(), decisions()),
+        (SelfCritical(samples=3, supervised=0.25), windows()),
+    ],
+    ids=["policy_gradient", "reward_likelihood", "self_critical"],
+)  # fmt: skip
 def test_a_step_does_not_depend_on_workers_and_micro_batches(objective, source):
     whole = step_gradients(objective, source, micro_tokens=10_000, num_workers=1)
     assert whole.abs().sum() > 0
@@ -84,7 +87,7 @@ def test_a_step_does_not_depend_on_workers_and_micro_batches(objective, source):
         parts = step_gradients(objective, source, micro_tokens=micro_tokens, num_workers=num_workers)
         torch.testing.assert_close(parts, whole, atol=1e-6, rtol=1e-4)
     again = step_gradients(objective, source, micro_tokens=10_000, num_workers=1, seed=4)
-    assert torch.equal(again, whole) == isinstance(objective, PolicyGradient)  # which draws nothing
+    assert torch.equal(again, whole) != isinstance(objective, SelfCritical)  # which alone draws
 
 
 def test_targets_of_logged_answers_are_no_counts_of_labels():
@@ -92,6 +95,15 @@ def test_targets_of_logged_answers_are_no_counts_of_labels():
     labels = source.targets[np.isnan(source.logged[:, 0])]
     assert source.target_counts(LABELS).tolist() == np.bincount(labels, minlength=LABELS).tolist()
     assert 0 < len(labels) < len(source.targets)
+
+
+def test_rewards_are_summed_by_answer():
+    source = decisions()
+    known = ~np.isnan(source.logged[:, 0])
+    wanted = [source.logged[known & (source.targets == label), 1].sum() for label in range(LABELS)]
+    assert source.reward_sums(LABELS) == pytest.approx(wanted, rel=1e-5)
+    assert JoinedWindows(source, source).reward_sums(LABELS) == pytest.approx(np.multiply(wanted, 2), rel=1e-5)
+    assert windows().reward_sums(LABELS).tolist() == [0.0] * LABELS
 
 
 # --- records
@@ -197,21 +209,26 @@ def run(places, name, data, **changes):
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("objective", "task"),
-    [(POLICY_GRADIENT, "text_classification"), ({"kind": "self_critical", "samples": 3}, "token_classification")],
-    ids=["policy_gradient", "self_critical"],
-)
+    [
+        (POLICY_GRADIENT, "text_classification"), ({"kind": "reward_likelihood"}, "text_classification"),
+        ({"kind": "self_critical", "samples": 3}, "token_classification"),
+    ],
+    ids=["policy_gradient", "reward_likelihood", "self_critical"],
+)  # fmt: skip
 def test_two_workers_that_shard_with_zero_learn_what_one_learns(places, logged_classes, objective, task):
     data = {"data": {"path": str(logged_classes)}} if task == "text_classification" else {}
     changes = {"epochs": 2, "task": {"kind": task}, "objective": objective, **data}
-    one = train_here(settings(places, f"one {task}", **changes)).outcome
+    name = objective["kind"]
+    one = train_here(settings(places, f"one {name}", **changes)).outcome
     changes |= {"num_workers": 2, "engine": {"zero_stage": 2}, "batch": {"micro_tokens": 32}}
-    two = train_by_ranks(settings(places, f"two {task}", **changes))
+    two = train_by_ranks(settings(places, f"two {name}", **changes))
     assert [row["loss"] for row in two.history] == pytest.approx([row["loss"] for row in one.history], rel=1e-3)
     assert two.after.metrics == pytest.approx(one.after.metrics, abs=0.02)
 
 
-def test_a_log_of_dice_teaches_what_is_right(places, logged_classes):
-    found = train_here(run(places, "learned", logged_classes, epochs=4))
+@pytest.mark.parametrize(("kind", "epochs"), [("policy_gradient", 4), ("reward_likelihood", 10)])
+def test_a_log_of_dice_teaches_what_is_right(places, logged_classes, kind, epochs):
+    found = train_here(run(places, f"learned by {kind}", logged_classes, epochs=epochs, objective={"kind": kind}))
     assert found.outcome.after.metrics["accuracy"] > 0.9  # the log's own answers: a third
 
 
