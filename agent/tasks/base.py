@@ -147,6 +147,7 @@ class BaseTask(AnnotatedRecords, Config, ABC, Generic[ExampleT]):
     learns_from_text: ClassVar[bool] = False  # whether it needs no labels: data is any text, also plain files of it
     writes: ClassVar[bool] = False  # whether answers are texts, said sub-word by sub-word
     streams: ClassVar[bool] = False  # whether a caller may be told a text token by token, as it is written
+    encoding_refuses: ClassVar[bool] = False  # whether `encode_request` refuses texts for what they hold
     nests: ClassVar[bool] = False  # whether the answer to one input may be a list of lists of items
 
     kind: str

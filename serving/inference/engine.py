@@ -20,7 +20,7 @@ from agent.errors import ConfigError
 from agent.evaluation import run_documents
 from agent.tasks import Parameters
 from cluster.connection import usable_cores
-from serving.inference.served_engine import CORPUS_WINDOW, AnsweredTexts
+from serving.inference.served_engine import CORPUS_WINDOW, AnsweredTexts, refusal_by
 from serving.inference.session_plan import ComputeConfig, SessionPlan, candidates, everyday, measured
 from serving.inference.sessions import Sessions, choose_provider
 from serving.inference.writer import WritingConfig
@@ -158,7 +158,11 @@ class Engine:
 
     def refusal_of(self, text: str, parameters: Any) -> str:
         """Why a text of a corpus cannot be answered; empty where it can."""
-        return self.bundle.task.refusal_of(text)
+        task = self.bundle.task
+        reason = task.refusal_of(text)
+        if reason or not task.encoding_refuses:
+            return reason
+        return refusal_by(lambda: self.encode([text], parameters))
 
     def annotate(self, texts: Sequence[str], parameters: Any) -> Iterator[AnsweredTexts]:
         """Answers the texts of a corpus in order; every session computes a window of them while this thread tokenises or decodes another."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from agent.bundle import Bundle, ConvertedVariant, OnnxVariant
+from agent.errors import RequestError
 from agent.tasks import Parameters
 from serving.inference.session_plan import SessionPlan
 
@@ -76,3 +77,13 @@ class ServedEngine(Protocol):
 
     def prepare(self) -> None:
         """Makes the first request as fast as all others."""
+
+
+def refusal_by(encode: Callable[[], Any]) -> str:
+    """Why the encoding of a single text refuses it; empty where it does not."""
+    try:
+        encode()
+    except RequestError as error:
+        what = error.what.removeprefix("inputs[0]: ").removeprefix("inputs[0] ")
+        return f"{what}; allowed: {error.allowed}"
+    return ""

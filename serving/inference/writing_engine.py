@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from agent.bundle import Bundle
 from agent.encoding import Float32
-from agent.errors import BundleError, ConfigError, RequestError
+from agent.errors import BundleError, ConfigError
 from agent.generation.growing_text import GrowingText, Limits
 from agent.tasks import Parameters
 from agent.tasks.writing.teacher_forcing import WrittenDocument
@@ -18,7 +18,7 @@ from cluster.connection import usable_cores
 from serving.inference.engine import EngineConfig
 from serving.inference.many_texts import write_all
 from serving.inference.seeded_writer import SeededWriter
-from serving.inference.served_engine import CORPUS_WINDOW, AnsweredTexts
+from serving.inference.served_engine import CORPUS_WINDOW, AnsweredTexts, refusal_by
 from serving.inference.session_plan import SessionPlan
 from serving.inference.writer import ConvertedModel, Ended, Pause, Settings, Writer, WritingJob, never, nobody
 
@@ -130,11 +130,7 @@ class WritingEngine:
 
     def refusal_of(self, text: str, parameters: Any) -> str:
         """Why a text of a corpus cannot be answered, as one that is too long; empty where it can."""
-        try:
-            self.encode([text], parameters)
-        except RequestError as error:
-            return f"{error.what.removeprefix('inputs[0]: ')}; allowed: {error.allowed}"
-        return ""
+        return refusal_by(lambda: self.encode([text], parameters))
 
     def annotate(self, texts: Sequence[str], parameters: Any) -> Iterator[AnsweredTexts]:
         """Writes for the texts of a corpus, in order, a window of them after the other."""

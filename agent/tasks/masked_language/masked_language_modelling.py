@@ -71,6 +71,7 @@ class MaskedLanguageModelling(BaseTask[PlainText]):
     item_name: ClassVar[str] = WORD
     learns_from_text: ClassVar[bool] = True
     nests: ClassVar[bool] = True
+    encoding_refuses: ClassVar[bool] = True  # masks are missing, or too many
     parameters: ClassVar[type[Parameters]] = FillMaskParameters
     answer_item: ClassVar[type[BaseModel]] = Filling
     answer_field: ClassVar[str] = "fillings"

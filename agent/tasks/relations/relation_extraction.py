@@ -30,6 +30,7 @@ class RelationExtraction(TextClassification):
     record_shape: ClassVar[str] = _SHAPE
     purpose: ClassVar[str] = "Says how two marked entities of a text are related: {or}."
     item_name: ClassVar[str] = "relation"
+    encoding_refuses: ClassVar[bool] = True  # entities do not fit into a window
     explains: ClassVar[bool] = False  # hiding words would hide the marks of entities
     parameters: ClassVar[type[Parameters]] = RelationParameters
 

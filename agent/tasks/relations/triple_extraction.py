@@ -41,6 +41,7 @@ class TripleExtraction(RelationExtraction):
     purpose: ClassVar[str] = "Finds entities of a text and how they are related: {or}."
     item_name: ClassVar[str] = "triple"
     picture: ClassVar[Literal["marks", "ranking", "answers", "fillings", "triples"]] = "triples"  # type: ignore[assignment]
+    encoding_refuses: ClassVar[bool] = False
     explores: ClassVar[bool] = False
     answer_item: ClassVar[type[BaseModel]] = Related
     answer_field: ClassVar[str] = "triples"

@@ -217,3 +217,21 @@ def _copy(source: Path, target: Path, *, graph: bytes | None = None, **changes: 
             (draft.path / "model.onnx").write_bytes(graph)
         draft.publish(Bundle.load(source).manifest.model_copy(update=changes))
     return target
+
+
+def test_a_text_of_a_corpus_that_cannot_be_encoded_is_refused_with_the_reason(
+    tagger_path: Path, filler_path: Path, relater_path: Path
+) -> None:
+    filler, relater, tagger = (Engine(Bundle.load(path)) for path in (filler_path, relater_path, tagger_path))
+    mask = filler.bundle.encoder.vocabulary.mask_token
+    wanted = filler.bundle.task.parameters()
+    assert filler.refusal_of(f"anna went to {mask} .", wanted) == ""
+    reason = filler.refusal_of("anna went home .", wanted)
+    assert reason.startswith("holds no masks; allowed: 1 to ")
+    far = f"<e1>anna</e1> {'went ' * 600} <e2>oslo</e2>"
+    wanted = relater.bundle.task.parameters()
+    assert relater.refusal_of("<e1>anna</e1> went to <e2>oslo</e2> .", wanted) == ""
+    reason = relater.refusal_of(far, wanted)
+    assert reason.startswith("from the first entity to the end of the second are 1806 sub-words")
+    assert "; allowed: at most " in reason
+    assert tagger.refusal_of(far, tagger.bundle.task.parameters()) == ""
