@@ -174,9 +174,9 @@ def test_decisions_are_logged_as_those_of_the_agent_alone(
 
 def test_annotations_have_a_column_for_it(governed_path: Path, expected: list[Any], plain: Engine) -> None:
     engine = Engine(Bundle.load(governed_path), precision="fp32")
-    column = pa.array(engine.predict(ASKED), _answer_type(engine.bundle.task.answer_item))
+    column = pa.array(engine.predict(ASKED), _answer_type(engine.bundle.task.annotation_type))
     assert column.to_pylist() == expected
-    assert "abstains" not in str(_answer_type(plain.bundle.task.answer_item))
+    assert "abstains" not in str(_answer_type(plain.bundle.task.annotation_type))
 
 
 def test_what_is_scored_stays_that_of_the_agent_alone(governed_path: Path, plain: Engine) -> None:
