@@ -92,8 +92,10 @@ def _fit_words(body: dict[str, Any]) -> None:
         body.pop("stream", None)
     given = body.get("parameters") or {}
     for parameters in (given, given.get("generate_parameters") or {}):
-        for chosen in ("do_sample", "num_beams"):
+        for chosen in ("do_sample", "num_beams", "length_penalty"):
             parameters.pop(chosen, None)
+        if not parameters.get("details"):
+            parameters.pop("decoder_input_details", None)
         if parameters.get("max_new_tokens"):
             parameters["max_new_tokens"] = min(parameters["max_new_tokens"], 4)
     if given.get("generate_parameters") is not None:
