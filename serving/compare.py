@@ -15,7 +15,7 @@ from agent.config.base import Config
 from agent.data import DataConfig
 
 _USAGE = """
-Scores a bundle, or two on the same test split, and tells how many texts both answer alike of writers also some that they do not. They compute as serving/run.py would let them.
+Scores a bundle, or two on the same test split, and tells how many texts both answer alike, and shows some that writers write differently. They compute as serving/run.py would let them.
 
   python serving/compare.py bundle=DIR other=DIR data.path=DIR [texts=FILE] [output=comparison.json] [key.path=value ...]
   python serving/compare.py bundle=DIR data.path=DIR            # one bundle alone

@@ -33,10 +33,7 @@ class SeededWriter:
         """Writes a text until it is over or abandoned; it makes no room for others."""
         with _ONE_AT_A_TIME:
             if not job.abandoned:
-                self._write(job, ended)
-
-    def _write(self, job: WritingJob, ended: Ended) -> None:
-        self._seeded(job).write([job], never, ended)
+                self._seeded(job).write([job], never, ended)
 
     def _seeded(self, job: WritingJob) -> Writer:
         """A copy of the model whose thread has begun to draw by the seed of a job."""

@@ -76,12 +76,13 @@ def _draws(log: ClassifiedLog, bundles: Iterable[str], precision: str) -> Iterat
     known: set[str] = set()
     for place in bundles:
         bundle = fetch(place)
-        rows = np.flatnonzero((answered == bundle.digest) & (log.propensities < 1))
+        labels = {label: number for number, label in enumerate(bundle.task.labels)}
+        own = np.array([label in labels for label in log.labels], bool)  # not what a request named as candidates
+        rows = np.flatnonzero((answered == bundle.digest) & (log.propensities < 1) & own)
         if bundle.digest in known or not len(rows):
             continue
         known.add(bundle.digest)
         engine = Engine(bundle, precision=precision)
-        labels = {label: number for number, label in enumerate(bundle.task.labels)}
         probabilities = label_probabilities(engine, [log.texts[row] for row in rows], labels)
         actions = np.array([labels[log.labels[row]] for row in rows])
         for kind in ("temperature", "epsilon"):

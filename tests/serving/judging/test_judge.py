@@ -192,3 +192,18 @@ def test_a_log_in_which_feedback_hangs_on_the_answer_is_refused(
     assert "which decisions it holds hangs on what was answered" in json.loads(output.read_text())["refused"]
     assert command(*asked, f"other={classifier_path}") == 1
     assert command(*asked, known, "missing_reward=0") == 0  # silence means wrong: nothing is missing
+
+
+def test_answers_that_are_no_labels_of_the_bundle_tell_nothing_of_its_draws(
+    classifier_path: Path, judged: Path, right: list[str], tmp_path: Path
+) -> None:
+    """As those that a request brought as candidates."""
+    url = f"sqlite:///{tmp_path / 'd.db'}"
+    logged(url, classifier_path, ExploreConfig(epsilon=0.6), right)
+    store = DecisionStore(url)
+    first = next(iter(store.read("a"))).decision
+    other = first._replace(id="other", answer='[{"label": "candidate", "score": 0.5}]', propensity=0.5)
+    store.write([other])
+    assert store.give(other, Feedback(time.time(), "", 1.0, None)) is None
+    store.close()
+    assert command(f"bundle={judged}", f"log={url}", f'answered_by=["{classifier_path}"]', SURE) == 0
