@@ -18,7 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
+from agent.bundle import Bundle
 from agent.tasks.token_classification import TaggingParameters
+from serving.inference.engine_choice import open_engine
+from serving.scheduling.predictor import Predictor
+from tests.serving.conftest import listening
 
 SECONDS = 20
 ANYTHING = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=60)  # surrogates are no text
@@ -30,7 +34,11 @@ MIXED = st.lists(ALPHABETS.flatmap(lambda letters: st.text(letters, max_size=12)
 # Every task past the application, as predictions go in a replica of one core, and one of them through it. Daily one that
 # labels texts and one that writes.
 DAILY = ("tagger_url", "talker_url")
-THOROUGH = ("classifier_url", "labeller_url", "judge_url", "reader_url", "relater_url", "filler_url", "translator_url")
+THOROUGH = (
+    *("classifier_url", "labeller_url", "judge_url", "reader_url"),
+    *("relater_url", "extractor_url", "filler_url", "translator_url"),
+)
+UNEXPLAINED = ("reader_url", "relater_url", "extractor_url", "filler_url", "translator_url", "talker_url")
 DOCUMENTED = [
     *(("direct", fixture) for fixture in DAILY),
     *(pytest.param("direct", fixture, marks=pytest.mark.long) for fixture in THOROUGH),
@@ -42,6 +50,14 @@ DOCUMENTED = [
 def client(tagger_url: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=tagger_url, timeout=SECONDS) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def extractor_url(relater_path: Path, tagger_path: Path, way: str) -> Iterator[str]:
+    """An agent of relations beside a tagger: texts in, triples out."""
+    pair = Bundle.load(relater_path).beside(Bundle.load(tagger_path))
+    with listening(Predictor(open_engine(pair)), direct=way == "direct") as url:
+        yield url
 
 
 @pytest.mark.parametrize("strategy", get_args(TaggingParameters.model_fields["aggregation_strategy"].annotation))
@@ -131,9 +147,7 @@ def test_every_answer_matches_the_openapi_document(
     document.config.checks.negative_data_rejection.expected_statuses += ["413"]
     operations = {found.ok().label: found.ok() for found in document.get_all_operations()}
     assert set(operations) >= {"POST /", "GET /info", "GET /health", "GET /ready"}
-    assert ("POST /explain" in operations) == (
-        fixture not in ("reader_url", "relater_url", "filler_url", "translator_url", "talker_url")
-    )  # which are not explained
+    assert ("POST /explain" in operations) == (fixture not in UNEXPLAINED)
     for operation in operations.values():
         if mode is GenerationMode.NEGATIVE and not operation.body and not operation.query:
             continue  # nothing that could be wrong
