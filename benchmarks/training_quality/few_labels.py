@@ -47,7 +47,8 @@ def main(config: FewLabelsConfig) -> None:
     result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for dataset in config.datasets:
         for size in config.sizes:
-            data = cut(Path(config.data) / dataset, Path(config.workdir).absolute() / f"{dataset}-{size}", size, config)
+            target = Path(config.workdir).absolute() / f"{dataset}-{size}"
+            data = cut(Path(config.data) / dataset, target, size, config.test_sentences)
             for seed in config.seeds:
                 row = result.setdefault(f"{dataset} {size} seed {seed}", {"test_sentences": config.test_sentences})
                 if "ours" not in row:
@@ -69,10 +70,10 @@ def save(result: dict[str, Any]) -> None:
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def cut(source: Path, target: Path, size: int, config: FewLabelsConfig) -> Path:
+def cut(source: Path, target: Path, size: int, test_sentences: int) -> Path:
     """Writes the first sentences of train, as many of dev, and those of test to be scored."""
     target.mkdir(parents=True, exist_ok=True)
-    for name, count in (("train", size), ("dev", size), ("test", config.test_sentences)):
+    for name, count in (("train", size), ("dev", size), ("test", test_sentences)):
         sentences = (source / f"{name}.conll").read_text(encoding="utf-8").strip().split("\n\n")
         (target / f"{name}.conll").write_text("\n\n".join(sentences[:count]) + "\n", encoding="utf-8")
     return target
@@ -86,11 +87,24 @@ def sentences_of(file: Path) -> list[tuple[list[str], list[str]]]:
 
 def ours(data: Path, seed: int) -> dict[str, float]:
     """The documented command at its defaults."""
-    output = data.with_name(f"{data.name}-agent-{seed}")
+    return fine_tune(data, data.with_name(f"{data.name}-agent-{seed}"), f"seed={seed}")
+
+
+def fine_tune(data: Path, output: Path, *settings: str) -> dict[str, float]:
+    """Runs the documented command.
+
+    Args:
+        data: Directory of the splits.
+        output: The bundle; what is there is replaced.
+        settings: Further keys.
+
+    Returns:
+        `f1` and further metrics of the test split, and `seconds` of the whole command.
+    """
     shutil.rmtree(output, ignore_errors=True)
     begin = time.monotonic()
     subprocess.run(
-        [sys.executable, "training/run.py", f"data.path={data}", f"output={output}", f"seed={seed}", "cluster.dashboard=false"],
+        [sys.executable, "training/run.py", f"data.path={data}", f"output={output}", "cluster.dashboard=false", *settings],
         cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     seconds = time.monotonic() - begin
