@@ -12,6 +12,7 @@ from benchmarks.task_comparison.slices import (
     as_they_are,
     intent_pairs,
     joined_texts,
+    paragraphs,
     squad_questions,
     tagged_sentences,
 )
@@ -50,6 +51,9 @@ KINDS: Mapping[str, Kind] = {
     "question_answering": Kind("qa_squad_v1", squad_questions, Sizes(500, 100, 200), "", epochs=1, batch_texts=8),
     "relation_extraction": Kind(
         "rel_semeval2010_task8", as_they_are, Sizes(4_000, 500, 2_717), "text-classification", epochs=3
+    ),
+    "masked_language_modelling": Kind(
+        "mlm_craft_biomed", paragraphs, Sizes(1_500, 100, 150), "fill-mask", learning_rate=1e-4
     ),
     "token_classification": Kind("ner_conll2003", tagged_sentences, Sizes(1_500, 300, 800), "token-classification"),
 }

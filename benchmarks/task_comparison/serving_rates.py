@@ -56,6 +56,8 @@ def measure_serving(served: Served, data: DataConfig, *, seconds: float, threads
     bundle = Bundle.load(served.compressed)
     task = bundle.task
     texts = [task.text_of(example) for example in load_splits(data, task).test[:_ASKED_TEXTS]]
+    if task.learns_from_text:
+        texts = [with_mask(text, task.trial_input(bundle.encoder)) for text in texts]
     inputs = [text if len(task.input_fields) == 1 else task.fields_of(text) for text in texts]
     engine = Engine(bundle, EngineConfig(provider="cpu", sessions=1, threads_per_session=1), num_cpus=1)
     expected = [decision_of(engine.predict([text])[0]) for text in texts[:_CHECKED_TEXTS]]
@@ -68,6 +70,13 @@ def measure_serving(served: Served, data: DataConfig, *, seconds: float, threads
         "pipeline": _visit(pipeline_server(served.pipeline, served.kind, batch_size=best_size), served.trained, plan),
         "bare": bare,
     }
+
+
+def with_mask(text: str, mask: str) -> str:
+    """The text with a mask in the place of its middle word."""
+    words = text.split()
+    words[len(words) // 2] = mask
+    return " ".join(words)
 
 
 def bare_rates(served: Served, inputs: Sequence[Any], *, seconds: float, threads: int) -> dict[str, float]:
@@ -94,7 +103,7 @@ def _visit(entrant: Entrant, bundle: Path, plan: Plan) -> dict[str, Any]:
 
 
 def decision_of(answer: Any) -> Any:
-    """What an answer says, without its scores: entities, the best label, or the answer to a question; None of nothing."""
+    """What an answer says, without its scores: entities, the best label or sub-word, or the answer to a question; None of nothing."""
     if isinstance(answer, Mapping):
         answer = [answer]
     if answer and isinstance(answer[0], list):
@@ -103,7 +112,7 @@ def decision_of(answer: Any) -> Any:
         return None
     if "entity_group" in answer[0]:
         return entities_of(answer)
-    return answer[0].get("label", answer[0].get("answer"))
+    return next((answer[0][name] for name in ("label", "token_str", "answer") if name in answer[0]), None)
 
 
 def serving_ratios(found: Mapping[str, Any], batch_texts: int) -> dict[str, float]:

@@ -19,6 +19,7 @@ Records = Mapping[str, Sequence[Record]]
 
 _SEED = 0
 _FEW_CLASSES = 10  # whose joined texts are learned from hundreds of them
+_SHORTEST, _LONGEST = 60, 800  # characters of a paragraph
 SAME, DIFFERENT = "same intent", "different intent"
 
 
@@ -133,6 +134,18 @@ def _questions(file: Path) -> list[Record]:
         for paragraph in article["paragraphs"]
         for question in paragraph["qas"]
     ]
+
+
+def paragraphs(directory: Path) -> Records:
+    """Raw text, a paragraph a record: neither headings nor what takes several windows."""
+    files = {"train": directory / "train.txt", "test": directory / "dev.txt"}
+    return {
+        name: [
+            {"text": line} for line in dict.fromkeys(file.read_text(encoding="utf-8").splitlines())
+            if _SHORTEST <= len(line) <= _LONGEST
+        ]
+        for name, file in files.items()
+    }  # fmt: skip
 
 
 def tagged_sentences(directory: Path) -> Records:

@@ -56,7 +56,8 @@ class Material:
 
     Attributes:
         rows: What Trainer takes of each window: `input_ids`, `attention_mask`, for two texts `token_type_ids`, and the targets as
-            models of transformers name them; the target of a word is at its first sub-word.
+            models of transformers name them; the target of a word is at its first sub-word. Where hidden words are learned there
+            are no targets but `offset_mapping`, by which its collator finds words to hide.
     """
 
     splits: Splits
@@ -76,6 +77,16 @@ def load_material(data: DataConfig, seed: int = SEED, task: BaseTask[Any] | None
     tokenizer = load_tokenizer(config.name)
     encoder = make_encoder(tokenizer, config)
     splits = load_splits(data, task or TokenClassification())
+    if splits.task.learns_from_text:
+        rows = unlabelled_rows(tokenizer, [splits.task.text_of(example) for example in splits.train], encoder)
+    else:
+        rows = labelled_rows(splits, encoder)
+    torch.manual_seed(seed)
+    return Material(splits, build_model(config, splits.task), tokenizer, encoder, rows)
+
+
+def labelled_rows(splits: Splits, encoder: Encoder) -> list[dict[str, Any]]:
+    """The windows of the training split with their targets."""
     pairs = len(splits.task.input_fields) > 1
     rows = []
     for example, document in zip(splits.train, splits.task.encode(encoder, splits.train), strict=True):
@@ -84,8 +95,17 @@ def load_material(data: DataConfig, seed: int = SEED, task: BaseTask[Any] | None
             types = {"token_type_ids": window.type_ids.tolist()} if pairs else {}
             answers = named_targets(splits.task.decision, targets.tolist())
             rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), **types, **answers})
-    torch.manual_seed(seed)
-    return Material(splits, build_model(config, splits.task), tokenizer, encoder, rows)
+    return rows
+
+
+def unlabelled_rows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], encoder: Encoder) -> list[dict[str, Any]]:
+    """The windows of texts, as transformers' tokenizer cuts them."""
+    found = tokenizer(
+        list(texts), truncation=True, max_length=encoder.max_tokens, stride=encoder.stride,
+        return_overflowing_tokens=True, return_offsets_mapping=True,
+    )  # fmt: skip
+    names = ("input_ids", "attention_mask", "offset_mapping")
+    return [dict(zip(names, row, strict=True)) for row in zip(*(found[name] for name in names), strict=True)]
 
 
 def named_targets(decision: Decision, targets: Any) -> dict[str, Any]:

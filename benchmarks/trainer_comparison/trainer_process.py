@@ -9,13 +9,19 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding, TrainerCallback, TrainingArguments
+from transformers import (
+    DataCollatorForLanguageModeling,
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from agent.batching import Batch
 from agent.data import DataConfig
 from agent.encoding import Float32
 from agent.evaluation import evaluate
-from agent.tasks import Report
+from agent.tasks import MaskedLanguageModelling, Report
 from benchmarks.trainer_comparison.base import WARMUP, WEIGHT_DECAY, Material, Step, load_material
 from benchmarks.trainer_comparison.trainer import Trainer
 from training.engine.engine_config import choose_precision
@@ -31,20 +37,33 @@ def fine_tune(settings: Trainer, data: DataConfig) -> dict[str, Any]:
     material.model.set_attn_implementation(settings.attention)
     clock = Clock(settings, len(material.rows), Curve(material))
     precision = choose_precision("auto", torch.device("cpu"))
-    per_token = material.splits.task.decision.per_token
-    collator = DataCollatorForTokenClassification if per_token else DataCollatorWithPadding
     with tempfile.TemporaryDirectory(prefix="training_throughput.") as directory:
         trainer = Counting(
             model=material.model,
             args=arguments(settings, directory, bf16=precision == "bf16"),
             train_dataset=material.rows,
-            data_collator=collator(material.tokenizer),
+            data_collator=collator(material),
             processing_class=material.tokenizer,
             callbacks=[clock],
         )
         trainer.train()
     steps: list[Step] = [(seconds, *counts) for seconds, counts in zip(clock.seconds, trainer.counts, strict=True)]
     return {"steps": steps, "precision": precision} | clock.curve.outcome()
+
+
+def collator(material: Material) -> Any:
+    """What pads a batch, and hides words of it where these are learned."""
+    task = material.splits.task
+    if isinstance(task, MaskedLanguageModelling):
+        return DataCollatorForLanguageModeling(
+            material.tokenizer,
+            whole_word_mask=True,
+            mlm_probability=task.mask_fraction,
+            mask_replace_prob=1.0,
+            random_replace_prob=0.0,
+        )
+    kind = DataCollatorForTokenClassification if task.decision.per_token else DataCollatorWithPadding
+    return kind(material.tokenizer)
 
 
 def arguments(settings: Trainer, directory: str, *, bf16: bool) -> TrainingArguments:
@@ -123,9 +142,10 @@ class Curve:
 
     def _forward(self, batch: Batch) -> Float32:
         names = ("input_ids", "attention_mask", "token_type_ids")
+        names += ("asked",) if batch.asked is not None else ()
         inputs = {name: torch.from_numpy(getattr(batch, name)) for name in names}
         with torch.inference_mode():
-            logits = logits_of(self._material.model(**inputs), inputs["attention_mask"]).float()
+            logits = logits_of(self._material.model(**inputs), inputs).float()
         found: Float32 = logits.numpy()
         return found
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from agent.bundle import Bundle
 from agent.data import load_splits
@@ -16,12 +17,13 @@ from agent.tasks.output_decision import EACH_OUTPUT, PER_TOKEN, PER_WINDOW, TOKE
 from agent.windows.text_pairs import TextPair
 from benchmarks.task_comparison.kinds import KINDS
 from benchmarks.task_comparison.plain_pipeline import load_pipeline
-from benchmarks.task_comparison.serving_rates import decision_of, serving_ratios
+from benchmarks.task_comparison.serving_rates import decision_of, serving_ratios, with_mask
 from benchmarks.task_comparison.slices import DIFFERENT, SAME, Sizes, intent_pairs, joined_texts, write_slices
 from benchmarks.task_comparison.task_result import aims, figures, line
 from benchmarks.trainer_comparison.base import load_material, named_targets
+from benchmarks.trainer_comparison.trainer_process import Curve, collator
 from serving.inference.engine import Engine
-from tests.serving.tiny import JUDGE, LABELLER, READER, RELATER, TEXTS, make_bundle
+from tests.serving.tiny import FILLER, JUDGE, LABELLER, READER, RELATER, TEXTS, make_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = Sizes(train=24, dev=6, test=6)
@@ -57,6 +59,12 @@ def shared(tmp_path_factory):
         articles.append({"paragraphs": [{"context": f"Anna {number} is here.", "qas": [question]}]})
     for name in ("train_sample.json", "dev-v1.1.json"):
         (place / "qa_squad_v1" / name).write_text(json.dumps({"version": "1.1", "data": articles}))
+    for name, count in (("train", 90), ("dev", 40)):
+        lines = (
+            f"Paragraph {number} of {name} tells at some length what was seen in the cells of mice."
+            for number in range(count)
+        )
+        (place / "mlm_craft_biomed" / f"{name}.txt").write_text("A heading\n" + "\n\n".join(lines))
     for name in ("train", "dev", "test"):
         blocks = (f"Anna{number} B-PER\nsleeps O\nin O\nOslo{name} B-LOC\n" for number in range(40))
         (place / "ner_conll2003" / f"{name}.conll").write_text("\n".join(blocks))
@@ -115,6 +123,7 @@ def test_targets_are_named_as_the_heads_of_transformers_take_them():
         ([{"label": "good", "score": 0.9}, {"label": "bad", "score": 0.1}], "good"),
         ([[{"label": "good", "score": 0.9}]], "good"),
         ({"answer": "Oslo", "score": 0.5, "start": 1, "end": 5}, "Oslo"),
+        ([{"token_str": "oslo", "score": 0.5, "sequence": "in oslo"}], "oslo"),
         ([], None),
         ([[]], None),
     ],
@@ -139,6 +148,32 @@ def test_the_rival_answers_every_kind_alone_and_together_as_the_agent_in_fp32(ta
     all_labels = task.parameters(top_k=len(task.labels))
     own = Engine(Bundle.load(path), precision="fp32").predict(texts, all_labels)
     assert together == [decision_of(answer(one, 1)) for one in inputs] == [found[0]["label"] for found in own]
+
+
+def test_the_rival_fills_masks_as_the_agent_does(tmp_path):
+    path = make_bundle(tmp_path / "bundle", FILLER, max_tokens=128)
+    answer = load_pipeline(str(path), "fill-mask", "masked_language_modelling", threads=1)
+    inputs = [with_mask(text, "[MASK]") for text in TEXTS]
+    assert all(text.split().count("[MASK]") == 1 for text in inputs)
+    own = Engine(Bundle.load(path), precision="fp32").predict(inputs)
+    together = [decision_of(found) for found in answer(inputs, 3)]
+    assert together == [decision_of(answer(one, 1)) for one in inputs] == [decision_of(found) for found in own]
+
+
+def test_the_rival_hides_whole_words_and_is_scored_on_what_ours_is(shared, tmp_path):
+    kind = KINDS["masked_language_modelling"]
+    data = write_slices(kind.records(shared / kind.source), SIZES, tmp_path)
+    material = load_material(data, task=TASKS["masked_language_modelling"]())
+    torch.manual_seed(0)
+    batch = collator(material)([dict(row) for row in material.rows])
+    hidden = batch["labels"] != -100
+    assert set(batch) == {"input_ids", "attention_mask", "labels"}
+    assert hidden.any()
+    assert (batch["input_ids"][hidden] == material.tokenizer.mask_token_id).all()
+    assert not (batch["input_ids"][~hidden] == material.tokenizer.mask_token_id).any()
+    curve = Curve(material)
+    curve.look(0.0)
+    assert set(curve.outcome()["test_metrics"]) >= {"accuracy", "inverse_perplexity"}
 
 
 def test_the_rival_without_a_pipeline_answers_questions_as_the_agent_does(tmp_path):
