@@ -21,6 +21,7 @@ sys.path[0] = str(ROOT)
 
 from pydantic import Field  # noqa: E402
 
+from agent import markdown  # noqa: E402
 from agent.bundle import Bundle  # noqa: E402
 from agent.config import cli  # noqa: E402
 from agent.config.base import Config  # noqa: E402
@@ -28,6 +29,9 @@ from agent.config.base import Config  # noqa: E402
 RESULT = ROOT / "benchmarks/results/few_labels.json"
 # Learning rate, sentences of a batch, epochs.
 SETTINGS = ((5e-5, 16, 3), (5e-5, 8, 20), (1e-4, 16, 10), (2e-4, 8, 20), (2e-4, 16, 40))
+
+
+HEAD = ("training sentences", "ours", "s", "best plain setting", "which", "s", "median of five")
 
 
 class FewLabelsConfig(Config):
@@ -59,10 +63,18 @@ def main(config: FewLabelsConfig) -> None:
                     if name not in row:
                         row[name] = plain(data, setting, seed)
                         save(result)
-    for name, row in result.items():
-        scores = {key: value["f1"] for key, value in row.items() if isinstance(value, dict)}
-        best = max((score for key, score in scores.items() if key != "ours"), default=float("nan"))
-        print(f"{name}: ours {scores['ours']:.4f} in {row['ours']['seconds']:.0f} s, best plain setting {best:.4f}")
+    print("\n".join(markdown.table([HEAD, *(line(name, row) for name, row in result.items())])))
+
+
+def line(name: str, row: dict[str, Any]) -> tuple[str, ...]:
+    """A row of the table: F1 of seqeval on the data's words for both, and the seconds of a whole training."""
+    mine, plain = row["ours"], {key: value for key, value in row.items() if key.startswith("lr ")}
+    cells = [name, f"{mine['metric_seqeval_f1']:.3f}", f"{mine['seconds']:.0f}"]
+    if plain:
+        best = max(plain, key=lambda key: float(plain[key]["f1"]))
+        others = sorted(value["f1"] for value in plain.values())
+        cells += [f"{others[-1]:.3f}", best, f"{plain[best]['seconds']:.0f}", f"{others[len(others) // 2]:.3f}"]
+    return (*cells, *["-"] * (len(HEAD) - len(cells)))
 
 
 def save(result: dict[str, Any]) -> None:
