@@ -58,9 +58,9 @@ class Server:
         statuses = []
         for path in ("/ready", "/models/talker/ready"):
             try:
-                statuses.append(httpx.get(self.url + path).status_code)
+                statuses.append(httpx.get(self.url + path, timeout=5).status_code)
             except httpx.TransportError:
-                return self.log.read_text()  # HAProxy is not there yet
+                return self.log.read_text()  # HAProxy is not there yet, or waits for a replica
         self.readiness.append((statuses[0], statuses[1]))
         return self.log.read_text()
 
