@@ -66,10 +66,10 @@ def connect(
             _check_reachable(address)
             with _own_sigterm():
                 ray.init(**_arguments(config, address, dict(env_vars or {})), log_to_driver=worker_lines)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - Ray raises bare Exception where a node does not start in time
             raise ClusterError(
                 f"cannot use Ray at {address or 'this machine'} ({' '.join(str(error).split())[:300]})",
-                remedy="check RAY_ADDRESS and RAY_AUTH_TOKEN, or unset RAY_ADDRESS to start a local Ray",
+                remedy=_remedy(address, error),
             ) from None
     resources: dict[str, float] = ray.cluster_resources()
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
@@ -79,6 +79,20 @@ def connect(
         flush=True,
     )
     return resources
+
+
+def _remedy(address: str | None, error: Exception) -> str:
+    """What helps against an error of Ray: a local one has no address that could be wrong."""
+    if address:
+        return "check RAY_ADDRESS and RAY_AUTH_TOKEN, or unset RAY_ADDRESS to start a local Ray"
+    place = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - where Ray puts its sockets
+    if "AF_UNIX" in str(error):
+        return f"Ray keeps its sockets below {place}, whose name is too long for them: set RAY_TMPDIR to a short directory, as in RAY_TMPDIR=/tmp"
+    if "home directory" in str(error):
+        return "this user has no home directory: set HOME to one that can be written, as in HOME=/tmp"
+    if isinstance(error, OSError):
+        return f"see that {place} can be written, or set RAY_TMPDIR to another directory"
+    return f"see whether this machine is overloaded, and what Ray wrote below {place}/ray/session_latest/logs"
 
 
 def node_resources() -> list[Mapping[str, float]]:

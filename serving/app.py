@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +37,16 @@ def build(args: Mapping[str, Any]) -> serve.Application:
     return application(config)
 
 
-def application(config: AppConfig, *, neighbours: int = 0, fill: bool = False) -> serve.Application:
+def application(
+    config: AppConfig, *, neighbours: int = 0, fill: bool = False, awaited: Sequence[str] = ()
+) -> serve.Application:
     """Builds the application from a configuration; checks the bundle first.
 
     Args:
         config: What to serve.
         neighbours: Other applications that need cores of this cluster as well, as far as those are dealt out by `auto`.
         fill: Whether `auto` starts as many replicas as have room, instead of one that autoscaling adds to.
+        awaited: Names of applications without which this one does not call the server ready.
 
     Raises:
         BundleError: The bundle is wrong; nothing was deployed.
@@ -71,7 +74,7 @@ def application(config: AppConfig, *, neighbours: int = 0, fill: bool = False) -
     log = config.log.model_copy(update={"access": _absolute(config.log.access)})
     update = {"bundle": place, "entities": entities, "replicas": replicas, "auth": auth, "log": log}
     resolved = config.model_copy(update=update | {"feedback": _placed(config.feedback)})
-    return serve.deployment(Agent, **_options(resolved)).bind(resolved)
+    return serve.deployment(Agent, **_options(resolved)).bind(resolved, tuple(awaited))
 
 
 def _absolute(path: str) -> str:

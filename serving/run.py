@@ -181,7 +181,9 @@ def _start(config: ServingConfig) -> str:
     serve.start(http_options={"host": config.host, "port": config.port}, grpc_options=calls)
     apps = config.apps
     for prefix, app in apps.items():
-        serve.run(application(app, neighbours=len(apps) - 1, fill=True), name=app.agent_name, route_prefix=prefix)
+        awaited = tuple(config.agents) if prefix == "/" else ()
+        built = application(app, neighbours=len(apps) - 1, fill=True, awaited=awaited)
+        serve.run(built, name=app.agent_name, route_prefix=prefix)
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)  # noqa: S104
     return f"http://{reachable}:{config.port}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +15,12 @@ from agent.data.formats.base import Record
 from agent.data.normalisation.answer_keys import is_question
 from agent.data.normalisation.normal_form import SplitReport
 from agent.data.sources import Source
+from agent.segmentation import Segmentation, ends_entity
 from agent.spans import decode_tags
 from agent.tasks.tagged_text import trim
 
 _LABELS_SHOWN = 40
+_LINE_END = Segmentation().line_end
 
 
 @dataclass(frozen=True)
@@ -124,25 +127,35 @@ def _untaught(splits: Mapping[str, ReadSplit]) -> list[str]:
         ):
             if problems.number:
                 lines.append(f"  {name}: {problems.number:,} {what}: {problems}")
-        within, number = _within_words(split.records)
+        within, parted, number = _unsaid(split.records)
         if within:
             lines.append(
                 f"  {name}: {within:,} of {number:,} begin or end within a word: an agent that labels sub-words can say them"
             )
+        if parted:
+            lines.append(
+                f"  {name}: {parted:,} of {number:,} hold a blank line, a tab, a run of blanks or the end of a short line, which ends an entity"
+            )
     return lines if len(lines) > 1 else [f"{lines[0]}: none"]
 
 
-def _within_words(records: Sequence[Record]) -> tuple[int, int]:
-    """Spans that an agent which labels whole words cannot say, of how many."""
-    within = number = 0
+def _unsaid(records: Sequence[Record]) -> tuple[int, int, int]:
+    """Spans that an agent which labels whole words cannot say, and those over what ends an entity, of how many."""
+    within = parted = number = 0
     for record, _ in records:
         if spans := record.get("spans"):
-            pieces = words_of(record["text"])
+            text, pieces = record["text"], words_of(record["text"])
             starts, ends = set(pieces.starts), set(pieces.ends)
-            edges = [trim(record["text"], span["start"], span["end"]) for span in spans]
+            gaps = [
+                (before, behind)
+                for before, behind in zip(pieces.ends, pieces.starts[1:], strict=False)
+                if ends_entity(text, before, behind, line_end=_LINE_END)
+            ]
+            edges = [trim(text, span["start"], span["end"]) for span in spans]
             within += sum(start not in starts or end not in ends for start, end in edges)
+            parted += sum(any(start < before and behind < end for before, behind in gaps) for start, end in edges)
             number += len(spans)
-    return within, number
+    return within, parted, number
 
 
 def _duplicates(splits: Mapping[str, ReadSplit]) -> list[str]:
@@ -151,11 +164,9 @@ def _duplicates(splits: Mapping[str, ReadSplit]) -> list[str]:
     lines = ["duplicates"]
     repeated = {name: sum(found.values()) - len(found) for name, found in texts.items()}
     lines += [f"  {name}: {number:,} texts stand in it before" for name, number in repeated.items() if number]
-    train = texts.pop("train", Counter[str]()).keys()
-    shared = {name: sum(found[text] for text in found.keys() & train) for name, found in texts.items()}
-    lines += [
-        f"  {name}: {number:,} of its {len(splits[name].records):,} texts stand in train too"
-        for name, number in shared.items()
-        if number
-    ]
+    for first, name in itertools.combinations(texts, 2):
+        found = texts[name]
+        number = sum(found[text] for text in found.keys() & texts[first].keys())
+        if number:
+            lines.append(f"  {name}: {number:,} of its {len(splits[name].records):,} texts stand in {first} too")
     return lines if len(lines) > 1 else [f"{lines[0]}: none"]

@@ -134,7 +134,7 @@ def load_splits(config: DataConfig, task: BaseTask[Any], *, seed: int = 0) -> Sp
         read |= halve(read["dev"])
         notes.append(TEST_OF_DEV.format(path=config.path))
     for name in SPLITS:
-        check_split(config, name, read.get(name))
+        check_split(config, name, read.get(name), [note for note in notes if note.startswith(f"{name}: ")])
     for name in SPLITS:
         complete.check_labels(read[name])
         check_labelled(name, read[name])
@@ -143,15 +143,21 @@ def load_splits(config: DataConfig, task: BaseTask[Any], *, seed: int = 0) -> Sp
     return Splits(complete, **read, digest=digest, notes=tuple(notes))
 
 
-def check_split(config: DataConfig, name: str, found: Sized | None) -> None:
+def check_split(config: DataConfig, name: str, found: Sized | None, notes: Iterable[str] = ()) -> None:
     """Refuses a split that is missing (None) or empty.
+
+    Args:
+        config: Which data.
+        name: Of the split.
+        found: Its examples.
+        notes: What was met while it was read, which tells why it may be empty.
 
     Raises:
         DataError: Names the split.
     """
     if not found:
         raise DataError(
-            f"data.path={config.path!r}: the {name} split is {'missing' if found is None else 'empty'}",
+            f"data.path={config.path!r}: the {name} split is {'; '.join(['missing' if found is None else 'empty', *notes])}",
             allowed=FILES,
             remedy=f"add {name}.conll or {name}.jsonl with at least one example",
         )

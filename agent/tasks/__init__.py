@@ -5,11 +5,12 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
-from agent.tasks.base import BaseTask, Example, Parameters, Report
+from agent.tasks.base import BaseTask, Example, Report
 from agent.tasks.masked_language.masked_language_modelling import MaskedLanguageModelling
 from agent.tasks.multi_label_classification import MultiLabelClassification
 from agent.tasks.question_answering.extractive import QuestionAnswering
 from agent.tasks.relations.relation_extraction import RelationExtraction
+from agent.tasks.requests.request_parameters import Parameters
 from agent.tasks.text_classification import TextClassification
 from agent.tasks.text_pair_classification import TextPairClassification
 from agent.tasks.token_classification import TokenClassification

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import to_json
 
 from agent.config.base import Config
@@ -16,6 +16,7 @@ from agent.tasks.masked_language.word_masking import WordMasking
 from agent.tasks.output_decision import Decision
 from agent.tasks.pairs import Pair
 from agent.tasks.record_fields import AnnotatedRecords, LoggedReward
+from agent.tasks.requests.request_parameters import Parameters
 from agent.windows.text_pairs import SEPARATOR, TextPair
 
 ExampleT = TypeVar("ExampleT", bound="Example")
@@ -59,25 +60,6 @@ class Report(Config):
         """What people call the primary metric."""
         known = {"bleu": "BLEU", "rougeL": "ROUGE-L"}
         return known.get(self.primary) or self.primary.replace("f1", "F1").replace("_", " ")
-
-
-def _whole(value: object) -> object:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-WHOLE = BeforeValidator(_whole)
-"""Makes a strict integer one as JSON Schema means it: `4` and `4.0`, but neither `"4"` nor `true`."""
-
-
-class Parameters(BaseModel):
-    """What a prediction request may ask for beside its inputs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    stride: Annotated[int, Strict(), Field(ge=0, le=1_000_000), WHOLE] | None = Field(
-        None,
-        description="Sub-words by which neighbouring windows of a text longer than the model overlap; the agent's own by default.",
-    )
 
 
 class Column(NamedTuple):

@@ -11,23 +11,13 @@ from pydantic import BaseModel, Field, Strict, model_validator
 
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
-from agent.tasks.base import (
-    WHOLE,
-    BaseTask,
-    Claim,
-    Column,
-    Example,
-    Join,
-    Parameters,
-    Report,
-    Verdict,
-    as_json,
-)
+from agent.tasks.base import BaseTask, Claim, Column, Example, Join, Report, Verdict, as_json
 from agent.tasks.governed.policy_parameters import PolicyParameters
 from agent.tasks.multi_label_scores import choose_thresholds, score_labels
 from agent.tasks.output_decision import EACH_OUTPUT, Decision
 from agent.tasks.pairs import Pair
 from agent.tasks.record_fields import refuse_reward, require_text
+from agent.tasks.requests.request_parameters import WHOLE, Parameters
 
 _SHAPE = '{"text": "...", "labels": ["...", ...]}, the list possibly empty'
 _UNTUNED = 0.5

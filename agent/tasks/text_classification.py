@@ -10,22 +10,12 @@ from pydantic import BaseModel, Field, Strict
 
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError
-from agent.tasks.base import (
-    WHOLE,
-    BaseTask,
-    Claim,
-    Column,
-    Example,
-    Join,
-    Parameters,
-    Report,
-    Verdict,
-    as_json,
-)
+from agent.tasks.base import BaseTask, Claim, Column, Example, Join, Report, Verdict, as_json
 from agent.tasks.governed.policy_parameters import PolicyParameters
 from agent.tasks.output_decision import PER_WINDOW, Decision
 from agent.tasks.pairs import Outcome, Pair
 from agent.tasks.record_fields import read_reward, require_text
+from agent.tasks.requests.request_parameters import WHOLE, Parameters
 
 _SHAPE = '{"text": "...", "label": "..."}'
 
@@ -45,6 +35,9 @@ class ClassificationParameters(PolicyParameters):
     )
     explore: Annotated[bool, Strict()] | None = Field(
         None, description="false: the best label, even where the server draws labels to learn from them."
+    )
+    function_to_apply: Literal["softmax"] = Field(
+        "softmax", description="How logits become scores: one of the labels is chosen."
     )
 
 

@@ -10,9 +10,10 @@ from pydantic import Field, StrictBool, field_validator
 
 from agent.encoding import Document, Encoder, Float32
 from agent.errors import DataError, RequestError
-from agent.tasks.base import Join, Parameters
+from agent.tasks.base import Join
 from agent.tasks.output_decision import softmax
 from agent.tasks.record_fields import read_reward, require_text
+from agent.tasks.requests.request_parameters import Parameters
 from agent.tasks.text_classification import ClassificationParameters, LabelledText, TextClassification
 from agent.windows.text_pairs import TextPair
 

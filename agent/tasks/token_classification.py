@@ -14,13 +14,14 @@ from pydantic import BaseModel, Field, field_validator
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.segmentation import Pieces
 from agent.spans import OUTSIDE, Span, decode_tags, tag_set, to_iob2
-from agent.tasks.base import BaseTask, Claim, Column, Join, Parameters, Report, Verdict, as_json
+from agent.tasks.base import BaseTask, Claim, Column, Join, Report, Verdict, as_json
 from agent.tasks.entity_scores import score_entities
 from agent.tasks.governed.policy_parameters import PolicyParameters
 from agent.tasks.output_decision import PER_TOKEN, Decision, softmax
 from agent.tasks.pairs import Pair, pair_spans
 from agent.tasks.piece_labels import groups_of, tags_of
 from agent.tasks.record_fields import refuse_reward
+from agent.tasks.requests.request_parameters import Parameters
 from agent.tasks.rewards.sampled_answers import RewardsSamples
 from agent.tasks.tagged_text import TaggedText, read_tagged_text, trim
 from agent.viterbi import best_path, iob2_rules

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from compression.encoder.torch_model import to_tensors
@@ -26,6 +28,19 @@ def flops_per_token(model: PreTrainedModel, max_tokens: int) -> int:
     tokens = min(TOKENS, max_tokens)
     ids = np.ones((1, tokens), np.int64)
     counter = FlopCounterMode(display=False)
-    with torch.inference_mode(), counter:
+    with _frozen(model), torch.inference_mode(), counter:
         model(**to_tensors(model, Batch(ids, np.ones_like(ids), np.zeros_like(ids))))
     return int(counter.get_total_flops() // tokens)
+
+
+@contextmanager
+def _frozen(model: PreTrainedModel) -> Iterator[None]:
+    """No parameter asks for a gradient: the counter looks for one of each that is given to a module, as DeBERTa's table of distances is."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from agent.bundle import Bundle
 from agent.config.base import Config, check_parameters
-from agent.errors import AgentError, ClusterError, ConfigError, RequestError
+from agent.errors import AgentError, ClusterError, ConfigError, DataError, RequestError
 from agent.tasks import Parameters
 from cluster import ClusterConfig, connect, node_resources
 from cluster.progress import Progress
@@ -179,7 +179,7 @@ def annotate(config: AnnotateConfig) -> None:
     """Annotates a corpus, or resumes an interrupted annotation.
 
     Raises:
-        AgentError: It cannot be done; finished shards are kept.
+        AgentError: It cannot be done; finished shards are kept. Or nothing could be annotated, which is said when all is written.
     """
     started = time.monotonic()
     prepared = prepare(config)
@@ -187,6 +187,7 @@ def annotate(config: AnnotateConfig) -> None:
     if manifest.result:
         prepared.ledger.clean_up()
         print(f"{config.output} is complete: {_describe(manifest.result.counts, config.output)}. {_ANEW}")
+        _refuse_nothing(manifest.result.counts, config)
         return
     done = prepared.ledger.finished_shards(manifest, FORMATS[prepared.spec.format].output_suffix)
     if done:
@@ -196,7 +197,25 @@ def annotate(config: AnnotateConfig) -> None:
     span = max((o.ended for o in results), default=0.0) - min((o.started for o in results), default=0.0)
     seconds = time.monotonic() - started
     result = prepared.ledger.finish(manifest, counts_by_shard, seconds=seconds, annotating_seconds=span)
-    print(_summary(result, results, config.output))
+    print(_summary(result, results, config.output), flush=True)
+    _refuse_nothing(result.counts, config)
+
+
+def _refuse_nothing(counts: ShardCounts, config: AnnotateConfig) -> None:
+    """A pipeline should not go on with an annotation of nothing.
+
+    Raises:
+        DataError: There were no records, or all were set aside.
+    """
+    if counts.records:
+        return
+    raise DataError(
+        f"nothing was annotated: all {counts.rejected:,} records of {config.input} were set aside"
+        if counts.rejected
+        else f"nothing was annotated: {config.input} holds no records",
+        allowed="an input with at least one text that can be annotated",
+        remedy=f"read the reasons in {REJECTED}/ of {config.output}; text_field=... names the field that holds the text; {_ANEW[0].lower()}{_ANEW[1:]}",
+    )
 
 
 def dry_run(config: AnnotateConfig) -> None:

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from agent import telemetry
 from agent.decisions.decision import Decision, Feedback, LoggedDecision
 from agent.errors import DataError, RequestError, StoreError
-from agent.tasks.base import WHOLE
+from agent.tasks.requests.request_parameters import WHOLE
 from serving.api.duplicate_keys import quoted_keys, refuse_duplicates
 from serving.api.request_body import JSON, REF, explain, read_body
 from serving.feedback.decision_log import DecisionLog

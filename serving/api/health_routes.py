@@ -60,12 +60,11 @@ def routes(predictor: Predictor, name: str, scrape: Scrape | None = None) -> API
     async def health() -> Status:
         return Status(status="alive")
 
-    @router.get("/ready", summary="Is the agent loaded and warm?", responses={503: {"model": ErrorBody}})
+    @router.get(
+        "/ready", summary="Is every agent of this server loaded and warm?", responses={503: {"model": ErrorBody}}
+    )
     async def ready() -> Response:
-        if predictor.ready:
-            return reply(Status(status="ready"))
-        body = ErrorBody(error="the agent is warming up", remedy="ask again in a second")
-        return reply(body, status=503, headers={"retry-after": "1"})
+        return not_ready(predictor) or reply(Status(status="ready"))
 
     @router.get("/info", summary="Which agent is this?")
     async def describe() -> Info:
@@ -82,6 +81,16 @@ def routes(predictor: Predictor, name: str, scrape: Scrape | None = None) -> API
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return router
+
+
+def not_ready(predictor: Predictor) -> Response | None:
+    """503 while the agent, or another one of the same server, is not there yet; None once all are."""
+    what = f"agents that are not there yet: {', '.join(predictor.awaited)}" if predictor.awaited else ""
+    if not predictor.ready:
+        what = "the agent is warming up"
+    if not what:
+        return None
+    return reply(ErrorBody(error=what, remedy="ask again in a second"), status=503, headers={"retry-after": "1"})
 
 
 def _info(predictor: Predictor, name: str) -> Info:

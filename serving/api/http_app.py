@@ -22,6 +22,7 @@ from serving.api.open_inference.protocol import OpenInference
 from serving.api.prediction_service import PredictionService
 from serving.api.request_body import REF, PayloadReader
 from serving.api.writing import chat_completion
+from serving.middleware.http_semantics import HttpSemantics
 from serving.middleware.middleware_stack import Duty, MiddlewareStack
 from serving.middleware.responses import ErrorBody, reply
 from serving.scheduling.predictor import Predictor
@@ -77,7 +78,8 @@ def create_app(
     app.include_router(web_page.routes())
     app.add_exception_handler(HTTPException, _on_http_exception)
     # BelowPrefix is the outermost: all others see the path that the routes see.
-    layers = [Middleware(BelowPrefix, service=service), *front.layers(predictor.metrics, adds_id=not front.behind_ray)]
+    around = front.layers(predictor.metrics, adds_id=not front.behind_ray)
+    layers = [Middleware(BelowPrefix, service=service), *around, Middleware(HttpSemantics)]
     for layer in reversed(layers):
         app.add_middleware(layer.cls, *layer.args, **layer.kwargs)
     feedback = [feedback_routes.FeedbackRequest] if predictor.decisions else []
@@ -141,9 +143,8 @@ def _allowed_methods(request: Request) -> str:
     """Methods of every route of this path; Starlette names those of the first one only."""
     scopes = {method: {**request.scope, "method": method} for method in _METHODS}
     routes = request.app.routes
-    return ", ".join(
-        method for method in _METHODS if any(route.matches(scopes[method])[0] is Match.FULL for route in routes)
-    )
+    found = {method for method in _METHODS if any(route.matches(scopes[method])[0] is Match.FULL for route in routes)}
+    return ", ".join(method for method in _METHODS if method in found or (method == "HEAD" and "GET" in found))
 
 
 def _complete_schema(app: FastAPI, models: Sequence[type[BaseModel]], front: MiddlewareStack) -> None:

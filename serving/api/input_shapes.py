@@ -46,6 +46,17 @@ class Words(BaseModel):
     words: Annotated[list[_Text], Field(min_length=1)] = Field(description="The words, in order.")
 
 
+class HubOptions(BaseModel):
+    """What Hugging Face's API takes beside parameters; an agent that is served is loaded, and nothing is cached: they change nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    use_cache: bool | None = None
+    wait_for_model: bool | None = None
+    use_gpu: bool | None = None
+    dont_load_model: bool | None = None
+
+
 OneOrSeveral = Annotated[_OneText | Annotated[list[_Text], Tag(_SEVERAL)], Discriminator(_shape)]
 
 

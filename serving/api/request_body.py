@@ -15,7 +15,16 @@ from agent.errors import RequestError
 from agent.segmentation import GivenWords
 from agent.tasks import BaseTask, Parameters
 from serving.api.duplicate_keys import quoted_keys, refuse_duplicates
-from serving.api.input_shapes import INPUTS, TAGS, Words, input_object_of, input_type, inputs_type, told_inputs
+from serving.api.input_shapes import (
+    INPUTS,
+    TAGS,
+    HubOptions,
+    Words,
+    input_object_of,
+    input_type,
+    inputs_type,
+    told_inputs,
+)
 from serving.metrics import Metrics
 from serving.scheduling.refusals import CALLER_LEFT, reason_of
 
@@ -58,7 +67,7 @@ class PayloadReader:
             self.model = _request_model(
                 "PredictionRequest", inputs, self._inputs, task.parameters, streams=task.streams
             )
-        self._quoted = quoted_keys(self.model, self._parameters, *([self._object] if self._object else []))
+        self._quoted = quoted_keys(self.model, self._parameters, HubOptions, *([self._object] if self._object else []))
         item: Any = task.answer_item
         nested: Any = list[list[list[item]]] if task.nests else list[item]
         self.answer_model: Any = list[item] | list[list[item]] | nested | (item if task.bare_answers else list[item])
@@ -100,7 +109,7 @@ class PayloadReader:
 
     def _explain(self, error: ValidationError) -> RequestError:
         inner = {"inputs": self._object} if self._object else {}
-        told = explain(error, self.model, {"parameters": self._parameters, **inner})
+        told = explain(error, self.model, {"parameters": self._parameters, "options": HubOptions, **inner})
         if told.field.startswith("inputs") and not told.what.startswith("unknown"):
             return RequestError(told.what, allowed=self._inputs, remedy=_JSON_REMEDY, field=told.field)
         return told
@@ -286,6 +295,7 @@ def _request_model(
         __doc__="What is asked about, and how to answer.",
         inputs=(inputs, Field(description=told)),
         parameters=(optional, Field(None, description="How to answer.")),
+        options=(HubOptions | None, Field(None, description="As in Hugging Face's API; without effect.")),
         **further,
     )
 

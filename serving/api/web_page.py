@@ -47,14 +47,14 @@ def routes() -> APIRouter:
         response.headers.update(_HEADERS)
         return response
 
-    @router.api_route("/", methods=["GET", "HEAD"])
+    @router.get("/")
     async def page(request: Request) -> Response:
         wanted = accepts_html(request.headers.get("accept", ""))
         response = await send("page.html", request) if wanted else reply(_NO_BROWSER, status=406)
         response.headers["vary"] = "accept"
         return response
 
-    @router.api_route("/static/{name}", methods=["GET", "HEAD"])
+    @router.get("/static/{name}")
     async def file(name: str, request: Request) -> Response:
         return await send(name, request)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, Strict, create_model
 
 from agent.tasks import BaseTask, Parameters
-from agent.tasks.base import WHOLE
+from agent.tasks.requests.request_parameters import WHOLE
 from serving.explanation.hidden_words import Replacement
 from serving.scheduling.limits import LEAST_INTERVENTIONS, ExplainLimits
 

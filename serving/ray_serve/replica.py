@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from ray import serve
@@ -23,6 +24,7 @@ from serving.metrics import Metrics
 from serving.middleware.middleware_stack import MiddlewareStack
 from serving.ray_serve.app_config import AppConfig
 from serving.ray_serve.metrics_copy import MetricsCopy
+from serving.ray_serve.neighbours import Neighbours
 from serving.ray_serve.replica_metrics import ReplicaMetrics
 from serving.ray_serve.rollout import Rollout
 from serving.scheduling.predictor import Predictor
@@ -36,9 +38,10 @@ class Agent(InferenceService):
 
     Args:
         config: What to serve; everything in it is resolved.
+        awaited: Further agents of this server, without which it is not ready.
     """
 
-    def __init__(self, config: AppConfig) -> None:
+    def __init__(self, config: AppConfig, awaited: Sequence[str] = ()) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # requests are parallel already
         cpus, self._name = config.replicas.num_cpus, config.agent_name
         assert cpus != "auto"
@@ -62,7 +65,8 @@ class Agent(InferenceService):
         self._predictor.watch_drift(config.drift)
         self._predictor.warm_up()
         super().__init__(OpenInference(self._predictor, self._name), self._front)
-        self._duties = [self._predictor.watch_loop, MetricsCopy(metrics).keep]
+        neighbours = Neighbours(self._predictor, awaited)
+        self._duties = [self._predictor.watch_loop, MetricsCopy(metrics).keep, neighbours.watch]
         if config.rollout.watch:
             self._duties.append(Rollout(self._predictor, open_version, config.rollout).watch)
 

@@ -48,6 +48,10 @@ class Predictor:
         metrics: Where everything is observed.
         decisions: Where answers are logged, and how they are drawn; default: nowhere, and the best ones are given.
         num_samples: How many of the latest texts are kept in memory, for a new version to be compared on.
+
+    Attributes:
+        ready: Whether this agent is loaded and warm.
+        awaited: Agents of the same server that are not there yet.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Predictor:
         self.candidate_failures = 0
         self.samples: deque[str] = deque(maxlen=num_samples)
         self.ready = False
+        self.awaited: tuple[str, ...] = ()
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="text")
         self.decisions = decisions
         self._shared = Shared.of(self.metrics, self._threads, self._ended, decisions.explorer if decisions else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from functools import cache
 
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ CORPUS = [
 ROBERTA = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 FAMILIES = ("wordpiece", "byte_level", "metaspace", "suffix_only")
+CHARACTER_FAMILIES = (*FAMILIES, "normalised_unigram")
 
 
 @cache
@@ -100,6 +102,7 @@ SCRIPTS = {
     "hindi": ("⟦LOC दिल्ली⟧ में ⟦PER हिन्दी सिंह⟧।", False),
     "tamil": ("⟦LOC சென்னை⟧, ⟦PER இராமன்⟧", False),
     "russian": ("⟦PER Анна⟧ в ⟦LOC Москве⟧.", False),
+    "compatibility": ("⟦LOC Ｏｓｌｏ⟧\u00a0⟦PER Ann ﬁn⟧ ½㎏, №4２ ⟦ORG ㍿トヨタ⟧", False),
     "combining": ("⟦PER E\u0301ric⟧ a\u0308 ⟦LOC Zu\u0308rich⟧", False),
 }  # fmt: skip
 """Texts with entities as `⟦LABEL name⟧`, and whether names have endings or clitics glued on."""
@@ -111,16 +114,24 @@ def _characters_text(family: str) -> str:
         {letter for text, _ in SCRIPTS.values() for letter in text} | {chr(code) for code in range(33, 127)}
     )
     known = [letter for letter in letters if not letter.isspace()] + [*"ไทยी่ที"]
-    tokenizer = make(family)
+    tokenizer = make("metaspace" if family == "normalised_unigram" else family)
     if family == "byte_level":
         tokenizer.model = models.BPE(
             {token: number for number, token in enumerate([*ROBERTA, *sorted(pre_tokenizers.ByteLevel.alphabet())])}, []
         )
-    elif family == "metaspace":
+    elif family in ("metaspace", "normalised_unigram"):
+        if family == "normalised_unigram":  # as XLM-RoBERTa's: one character may become several, or several one
+            texts_of_scripts = "".join(text for text, _ in SCRIPTS.values())
+            known += [
+                letter
+                for letter in sorted(set(unicodedata.normalize("NFKC", texts_of_scripts)))
+                if not letter.isspace()
+            ]
         tokenizer.model = models.Unigram(
             [*((token, 0.0) for token in ROBERTA), ("▁", -2.0), *((letter, -2.0) for letter in dict.fromkeys(known))], 3
         )
-        tokenizer.normalizer = None
+        if family == "metaspace":
+            tokenizer.normalizer = None
     else:
         pieces = [*BERT, *dict.fromkeys(known), *(f"##{letter}" for letter in dict.fromkeys(known))]
         tokenizer.model = models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]")
@@ -129,7 +140,7 @@ def _characters_text(family: str) -> str:
 
 
 def of_characters(family: str) -> Tokenizer:
-    """A tokenizer of a family whose sub-words are single characters (bytes): it can say every span of the scripts."""
+    """A tokenizer of a family whose sub-words are single characters (bytes), for one of them normalised: it can say every span of the scripts."""
     return Tokenizer.from_str(_characters_text(family))
 
 

@@ -12,7 +12,7 @@ from agent.encoding import IGNORED, Encoder
 from agent.segmentation import GivenWords, Segmentation, cut, ends_entity
 from agent.tasks import TokenClassification
 from agent.tasks.piece_labels import tags_of
-from tests.agent.families import FAMILIES, SCRIPTS, make, of_characters, texts
+from tests.agent.families import CHARACTER_FAMILIES, FAMILIES, SCRIPTS, make, of_characters, texts
 
 TASK = TokenClassification(labels=("LOC", "ORG", "PER"))
 
@@ -51,7 +51,7 @@ def encoder_of(tokenizer, pieces, line_end="wrapped", max_tokens=24, stride=6):
     return Encoder(tokenizer, max_tokens=max_tokens, stride=stride, segmentation=cut)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CHARACTER_FAMILIES)
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_perfect_model_answers_every_entity_of_every_script(family, script):
     """The tokenizer knows every character; of the scripts with endings glued on only sub-words can say the names."""

@@ -115,6 +115,30 @@ def test_a_server_that_says_nothing_is_refused(silent, monkeypatch):
     refusal(f"127.0.0.1:{silent}")
 
 
+def test_a_temporary_directory_too_long_for_sockets_is_told_as_such(monkeypatch, tmp_path):
+    place = tmp_path / ("x" * 90)
+    place.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(place))
+    with pytest.raises(ClusterError) as caught:
+        connect(ClusterConfig(address="local", num_cpus=1, num_gpus=0, dashboard=False))
+    assert "RAY_ADDRESS" not in str(caught.value)
+    assert f"below {place}, whose name is too long for them: set RAY_TMPDIR to a short directory" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (RuntimeError("Could not determine home directory."), "set HOME to one that can be written"),
+        (PermissionError(13, "Permission denied", "/tmp/ray"), "can be written, or set RAY_TMPDIR"),
+        (Exception("The current node timed out during startup."), "whether this machine is overloaded"),
+    ],
+)
+def test_what_keeps_a_local_ray_from_starting_is_no_matter_of_its_address(error, remedy):
+    assert remedy in connection._remedy(None, error)
+    assert "RAY_ADDRESS" not in connection._remedy(None, error)
+    assert "RAY_ADDRESS" in connection._remedy("host:6379", error)
+
+
 def test_a_wrong_ray_address_in_the_environment_is_refused(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "no-such-host.invalid:6379")
     with pytest.raises(ClusterError, match=r"no-such-host\.invalid:6379"):

@@ -189,7 +189,12 @@ def runtime(world: World) -> Iterator[str]:
         users = re.findall(r"^USER (\S+)", text, flags=re.MULTILINE)
         if not users or not re.fullmatch(r"[1-9]\d*(:\d+)?", users[-1]):
             yield f"{target}: USER is {users[-1] if users else 'root'}, not a number above 0 (runAsNonRoot reads no names)"
-        for setting in (f"PYTHONPATH={workdir(world.dockerfile)}", "PIP_NO_CACHE_DIR=1", "HOME=/tmp"):
+        for setting in (
+            f"PYTHONPATH={workdir(world.dockerfile)}",
+            "PIP_NO_CACHE_DIR=1",
+            "HOME=/tmp",
+            "ORT_DISABLE_TELEMETRY=1",
+        ):
             if setting not in text:
                 yield f"{target}: {setting} is not set"
         if "/etc/profile.d/" not in text:

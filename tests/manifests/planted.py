@@ -237,6 +237,7 @@ MISTAKES: list[tuple[str, str, Edit]] = [
     ("targets", "does not have", _docker('".[compression]"', '".[compress]"')),
     ("targets", "does not hold training/", _docker("COPY training training\n", "")),
     ("targets", "does not take its packages", _docker("COPY --from=serving-packages", "COPY --from=packages")),
+    ("runtime", "ORT_DISABLE_TELEMETRY=1 is not set", _docker(" ORT_DISABLE_TELEMETRY=1", "")),
     ("serving_is_light", "torch", _docker("FROM base AS serving", "FROM torch-packages AS serving")),
     ("serving_is_light", "transformers", _extra("serving", "prometheus-client>=0.22", "transformers>=5")),
     ("python_version", "has Python 3.14", _docker("python:3.11", "python:3.14")),

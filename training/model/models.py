@@ -18,7 +18,7 @@ from agent.tasks import BaseTask
 from agent.tasks.output_decision import OUT_OF_REACH
 from training.model.adapters import LoraConfig
 from training.model.sentencepiece_file import FILES, as_written, require_sentencepiece
-from training.model.writing_models import dropout_options, without_cache
+from training.model.writing_models import without_cache
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,14 @@ _LONGEST = 512
 # Case, accents, a ligature, a no-break space, full-width digits, scripts without blanks, signs and blanks in a row.
 _PROBES = (
     "Paris", "Café Zürich", "ﬁnal", "10\u00a0km", "４２", "東京へ行く", "ไปกรุงเทพ", "كتاب", "U.S. (don't)", "a  b", "x_y-z@w.org", "Straße İzmir",
+)  # fmt: skip
+
+
+# As families name the dropout of hidden states and of attention: BERT and most encoders; DistilBERT, XLNet, BART and their kin; ModernBERT;
+# Funnel; T5; GPT-2. Llama has one of attention only.
+_DROPOUTS = (
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "embedding_dropout", "mlp_dropout", "hidden_dropout",
+    "dropout_rate", "resid_pdrop", "embd_pdrop", "attn_pdrop",
 )  # fmt: skip
 
 
@@ -193,10 +201,8 @@ def build_model(config: ModelConfig, task: BaseTask[Any]) -> PreTrainedModel:
     options: dict[str, Any] = {"dtype": "float32", **task.head}
     if names:
         options |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
-    if config.dropout is not None and task.writes:
+    if config.dropout is not None:
         options |= dropout_options(load_config(config.name), config.dropout)
-    elif config.dropout is not None:
-        options |= {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}
     kind = getattr(transformers, task.architecture)
     if config.init == "random":
         made: PreTrainedModel = kind.from_config(_from_hub(transformers.AutoConfig, config.name, **options))
@@ -208,6 +214,22 @@ def build_model(config: ModelConfig, task: BaseTask[Any]) -> PreTrainedModel:
     if task.writes:
         without_cache(model)
     return model
+
+
+def dropout_options(config: Any, dropout: float) -> dict[str, float]:
+    """The keys of a model's configuration that set its dropout.
+
+    Raises:
+        ModelError: It has none.
+    """
+    found = {key: dropout for key in _DROPOUTS if hasattr(config, key)}
+    if not found:
+        raise ModelError(
+            f"model.dropout={dropout}, but a {config.model_type} model has no dropout that is known",
+            allowed=f"models with {', '.join(_DROPOUTS)}",
+            remedy="leave model.dropout out",
+        )
+    return found
 
 
 def logits_of(output: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What models that write need in training: a family that can, the token that a decoder starts with, dropout by its names, no cache."""
+"""What models that write need in training: a family that can, the token that a decoder starts with, no cache."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from agent.windows.tokenizer_setup import end_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-# As families name the dropout of hidden states and of attention: BART and its kin, T5, GPT-2; Llama has the second of the first.
-_DROPOUTS = ("dropout", "attention_dropout", "dropout_rate", "resid_pdrop", "embd_pdrop", "attn_pdrop")
 
 _MARK_LANGUAGES = ("mbart", "m2m_100", "nllb-moe", "plbart")
 
@@ -87,22 +84,6 @@ def check_end(config: Any, tokenizer: PreTrainedTokenizerFast, name: str) -> Non
 def start_id(config: Any) -> int | None:
     """What a decoder starts with; None where there is no encoder, or nothing is said."""
     found: int | None = getattr(config, "decoder_start_token_id", None) if config.is_encoder_decoder else None
-    return found
-
-
-def dropout_options(config: Any, dropout: float) -> dict[str, float]:
-    """The keys of a model's configuration that set its dropout.
-
-    Raises:
-        ModelError: It has none.
-    """
-    found = {key: dropout for key in _DROPOUTS if hasattr(config, key)}
-    if not found:
-        raise ModelError(
-            f"model.dropout={dropout}, but a {config.model_type} model has no dropout that is known",
-            allowed=f"models with {', '.join(_DROPOUTS)}",
-            remedy="leave model.dropout out",
-        )
     return found
 
 

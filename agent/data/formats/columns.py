@@ -192,6 +192,9 @@ def _untagged(file: Path, rows: Sequence[Sequence[str]], last: Sequence[str]) ->
         what = f"{file} looks like CoNLL-2012 (OntoNotes), whose entities are brackets"
     elif len(rows[0]) >= 8:
         what = f"{file} looks like a CoNLL-U treebank, and none of its columns holds entity tags"
+    elif all(len(row) > 1 and is_tag(row[0]) for row in rows):
+        what = f"{file} has its tags in the first column ({rows[0][0]} before {rows[0][1]})"
+        return DataError(what, allowed=_ALLOWED, remedy="write the word first and its tag last")
     elif len({len(row) for row in rows}) > 1:
         what = f"{file} looks like plain text: its lines end in {held}, which are no tags"
     else:

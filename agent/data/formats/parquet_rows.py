@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.data.formats.base import Findings, Format, Record
-from agent.data.formats.shapes import convert_all, shape_of
+from agent.data.formats.shapes import convert_all, shape_of, telling
 from agent.data.lines import Part
 from agent.errors import DataError
 
@@ -22,7 +22,7 @@ def parquet_format(file: Path) -> Format:
     Raises:
         DataError: pyarrow is not installed, or the file is damaged.
     """
-    first = next(_rows(file), None)
+    first = telling(_rows(file))
     shape = shape_of(*first) if first else None
     return Format(
         f"{shape.name if shape else 'nothing'} in Parquet", read_parquet, unit=shape.unit if shape else "characters"
@@ -35,14 +35,8 @@ def read_parquet(part: Part, findings: Findings) -> Iterator[Record]:
     Raises:
         DataError: pyarrow is not installed, or the file is damaged.
     """
-    rows = _rows(part.file)
-    if first := next(rows, None):
-        yield from convert_all(_with(first, rows), shape_of(*first), findings)
-
-
-def _with(first: Record, rest: Iterator[Record]) -> Iterator[Record]:
-    yield first
-    yield from rest
+    if first := telling(_rows(part.file)):
+        yield from convert_all(_rows(part.file), shape_of(*first), findings)
 
 
 def _rows(file: Path) -> Iterator[Record]:

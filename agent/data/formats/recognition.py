@@ -86,7 +86,12 @@ def _refuse_foreign(file: Path, head: bytes) -> None:
         what = "UIMA CAS XMI (INCEpTION, WebAnno)" if xmi else "XML or HTML"
         found = [(what, "export CoNLL, or JSON lines of texts with spans")]
     if not found and _is_csv(head):
-        found = [("a table separated by commas", 'write JSON lines: {"text": "...", "label": "..."}')]
+        found = [
+            (
+                "a table separated by commas",
+                'write JSON lines: {"text": "...", "label": "..."}, or of words {"tokens": [...], "tags": [...]}',
+            )
+        ]
     for what, remedy in found:
         raise DataError(f"{file} is {what}", allowed=_ALLOWED, remedy=remedy)
 
@@ -99,4 +104,5 @@ def _is_utf16(head: bytes) -> bool:
 def _is_csv(head: bytes) -> bool:
     """A first line of names separated by commas or semicolons."""
     first = head.split(b"\n", 1)[0].strip().decode("utf-8", errors="replace").removeprefix("\ufeff")
-    return re.fullmatch(r'"?[\w -]+"?([,;]"?[\w -]+"?)+', first) is not None and not is_tag(first.split()[-1])
+    named = re.fullmatch(r'"?[\w -][\w #-]*"?([,;]"?[\w #-]+"?)+', first) is not None
+    return named and not is_tag(first.split()[-1])

@@ -15,7 +15,7 @@ from agent.data.lines import Part, read_text
 from agent.data.normalisation.answer_keys import holds_articles, is_question, questions_of, read_answers
 from agent.data.normalisation.class_keys import names_classes, read_classes
 from agent.data.normalisation.entity_keys import has_entities, read_entities
-from agent.data.normalisation.span_keys import read_spans
+from agent.data.normalisation.span_keys import is_answered, read_answered, read_spans
 from agent.data.normalisation.written_keys import is_written, read_written
 from agent.errors import DataError
 
@@ -27,6 +27,7 @@ _PAIRS = (
     ("text", "text_pair"), ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"),
 )  # fmt: skip
 _LOOKED_AT = 1_000  # objects without labels, before a file counts as one without
+_ANNOTATIONS = ("labels", "label", "spans", "entities", "annotations", "completions")
 _TAGS = ("tags", "ner_tags", "ner", "labels")
 
 
@@ -56,7 +57,7 @@ def json_format(file: Path, text: str) -> Format:
     """
     array = is_array(file, text)
     read = read_array if array else read_jsonl
-    first = _telling(read(Part(file)))
+    first = telling(read(Part(file)))
     shape = shape_of(*first) if first else _PLAIN
     kind = "a JSON array" if array else "JSON lines"
     whole = array or not shape.own
@@ -68,12 +69,18 @@ def json_format(file: Path, text: str) -> Format:
     )
 
 
-def _telling(records: Iterator[Record]) -> Record | None:
-    """The object that tells the shape: the first, or where its list of labels is empty the first with some."""
+def telling(records: Iterator[Record]) -> Record | None:
+    """The object that tells the shape: the first, or where its lists of annotations are empty the first with some."""
     first = next(records, None)
-    if first is None or first[0].get("labels") != []:
+    if first is None or not _is_silent(first[0]):
         return first
-    return next((record for record in islice(records, _LOOKED_AT) if record[0].get("labels") != []), first)
+    return next((record for record in islice(records, _LOOKED_AT) if not _is_silent(record[0])), first)
+
+
+def _is_silent(record: Mapping[str, Any]) -> bool:
+    """Whether nothing was annotated: an empty list may be one of any tool."""
+    lists = [record[key] for key in _ANNOTATIONS if isinstance(record.get(key), list)]
+    return bool(lists) and not any(lists)
 
 
 def shape_of(record: dict[str, Any], where: str) -> Shape:
@@ -114,6 +121,14 @@ def _own(record: dict[str, Any], where: str, findings: Findings) -> dict[str, An
         return record | {"labels": read_classes(record["labels"])}
     spans = record.get("spans", record.get("entities"))
     return record | {"spans": read_spans(spans)} if spans is not None else record
+
+
+def _answered(record: dict[str, Any], where: str, findings: Findings) -> dict[str, Any]:
+    return read_answered(record, where) if isinstance(record.get("entities"), list) else _own(record, where, findings)
+
+
+def _is_answered(record: Mapping[str, Any]) -> bool:
+    return "text" in record and "answer" not in record and is_answered(record)  # Prodigy's answer is a person's
 
 
 def _has_words(record: Mapping[str, Any]) -> bool:
@@ -161,6 +176,7 @@ SHAPES = (
     Shape("questions with contexts and answers", is_question, _question, own=True),
     Shape("texts to write", is_written, _written, own=True),
     Shape("texts with two entities", has_entities, _relation, own=True),
+    Shape("answers of an agent", _is_answered, _answered, own=True),
     Shape("Label Studio", label_studio.matches, label_studio.convert),
     Shape("Label Studio (JSON-MIN)", label_studio.matches_flat, label_studio.convert_flat),
     Shape("Prodigy", prodigy.matches, prodigy.convert),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, Strict
 
-from agent.tasks.base import Parameters
+from agent.tasks.requests.request_parameters import Parameters
 
 
 class PolicyParameters(Parameters):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, Strict, model_validator
 
 from agent.encoding import IGNORED, Document, Encoder, Float32, Int64
 from agent.errors import RequestError
-from agent.tasks.base import WHOLE, BaseTask, Column, Example, Join, Parameters, Report, as_json
+from agent.tasks.base import BaseTask, Column, Example, Join, Report, as_json
 from agent.tasks.masked_language.mask_scores import NamedToken, name_token, pair_tokens, score_tokens
 from agent.tasks.masked_language.masked_document import (
     MaskedDocument,
@@ -23,6 +23,7 @@ from agent.tasks.masked_language.word_masking import WordMasking, text_key
 from agent.tasks.output_decision import OF_VOCABULARY, Decision, softmax
 from agent.tasks.pairs import Pair
 from agent.tasks.record_fields import require_text
+from agent.tasks.requests.request_parameters import WHOLE, Parameters
 from agent.windows.token_vocabulary import Vocabulary
 
 WORD = "word"

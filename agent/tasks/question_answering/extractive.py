@@ -11,13 +11,14 @@ from pydantic import BaseModel, Field, Strict, StrictBool
 
 from agent.encoding import Document, Encoder, Float32, Int64
 from agent.errors import DataError, RequestError
-from agent.tasks.base import WHOLE, BaseTask, Column, Join, Parameters, Report, as_json
+from agent.tasks.base import BaseTask, Column, Join, Report, as_json
 from agent.tasks.output_decision import TOKENS, Decision
 from agent.tasks.pairs import Outcome, Pair
 from agent.tasks.question_answering.answer_spans import Reading, context_edges, context_of, read_windows
 from agent.tasks.question_answering.answered_question import SHAPE, AnsweredQuestion, read_question
 from agent.tasks.question_answering.squad_scores import NO_ANSWER, answer_scores, choose_threshold, score_answers
 from agent.tasks.record_fields import refuse_reward
+from agent.tasks.requests.request_parameters import WHOLE, Parameters
 from agent.tasks.rewards.sampled_answers import RewardsSamples
 from agent.windows.text_pairs import TextPair
 

@@ -9,10 +9,11 @@ from pydantic import Field
 
 from agent.encoding import Document, Encoder
 from agent.errors import DataError, RequestError
-from agent.tasks.base import Join, Parameters, Report
+from agent.tasks.base import Join, Report
 from agent.tasks.relations.entity_windows import encode_marked, is_cut
 from agent.tasks.relations.marked_text import MarkerError, read_markers
 from agent.tasks.relations.relation_scores import score_relations
+from agent.tasks.requests.request_parameters import Parameters
 from agent.tasks.text_classification import ClassificationParameters, LabelledText, TextClassification
 
 _SHAPE = '{"text": "<e1>...</e1> ... <e2>...</e2> ...", "label": "..."}'

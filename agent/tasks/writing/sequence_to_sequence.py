@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from agent.encoding import Document, Encoder
-from agent.tasks.base import Parameters, Report
+from agent.tasks.base import Report
+from agent.tasks.requests.request_parameters import Parameters
 from agent.tasks.writing.generated_scores import Metric, add_generated
 from agent.tasks.writing.teacher_forcing import WrittenDocument, encode_decoded
 from agent.tasks.writing.writing_parameters import GenerationParameters, SequenceParameters

@@ -10,8 +10,9 @@ from pydantic import BaseModel, Field
 from agent.encoding import Document, Encoder
 from agent.errors import RequestError
 from agent.generation.growing_text import GrowingText, WrittenToken
-from agent.tasks.base import Join, Parameters
+from agent.tasks.base import Join
 from agent.tasks.record_fields import refuse_reward
+from agent.tasks.requests.request_parameters import Parameters
 from agent.tasks.writing import conversation
 from agent.tasks.writing.conversation import MARKERS, ChatPrompt, Turn, pieces_of, prompt_of, read_turns
 from agent.tasks.writing.teacher_forcing import Piece, WrittenDocument, encode_continued

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, Strict, model_validator
 
 from agent.errors import RequestError
-from agent.tasks.base import WHOLE, Parameters
+from agent.tasks.requests.request_parameters import WHOLE, Parameters
 
 MOST_BEAMS = 16
 Seed = Annotated[int, Strict(), Field(ge=-(2**63), le=2**63 - 1), WHOLE]

@@ -13,11 +13,12 @@ from pydantic import BaseModel, Field
 from agent.encoding import IGNORED, Document, Encoder, Float32, Int64
 from agent.errors import DataError, RequestError
 from agent.generation.growing_text import GrowingText
-from agent.tasks.base import BaseTask, Column, Example, Join, Parameters, Report, as_json
+from agent.tasks.base import BaseTask, Column, Example, Join, Report, as_json
 from agent.tasks.masked_language.mask_scores import NamedToken, name_token, pair_tokens
 from agent.tasks.output_decision import OF_VOCABULARY, Decision
 from agent.tasks.pairs import Pair
 from agent.tasks.record_fields import refuse_reward, require_text
+from agent.tasks.requests.request_parameters import Parameters
 from agent.tasks.writing.teacher_forcing import WrittenDocument
 from agent.tasks.writing.text_scores import score_written
 from agent.tasks.writing.writing_parameters import GenerationParameters

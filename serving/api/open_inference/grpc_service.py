@@ -66,7 +66,8 @@ class InferenceService:
 
     async def ServerReady(self, request: pb.ServerReadyRequest, grpc_context: Any) -> pb.ServerReadyResponse:
         """Tells whether the agent is loaded and warm."""
-        return pb.ServerReadyResponse(ready=self._agent.predictor.ready)
+        predictor = self._agent.predictor
+        return pb.ServerReadyResponse(ready=predictor.ready and not predictor.awaited)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, grpc_context: Any) -> pb.ModelReadyResponse:
         """Tells whether that model is loaded and warm."""

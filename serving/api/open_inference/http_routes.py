@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, create_model
+from pydantic import BaseModel, Field, Strict, ValidationError, create_model
 from pydantic_core import to_json
 
 from agent.errors import RequestError
 from agent.tasks import BaseTask
 from serving.api.duplicate_keys import quoted_keys, refuse_duplicates
 from serving.api.endpoint import Asked, Endpoint, Written, answer_request
+from serving.api.health_routes import not_ready
 from serving.api.input_shapes import OneOrSeveral
 from serving.api.open_inference.protocol import (
     EXTENSIONS,
@@ -26,6 +27,12 @@ from serving.api.open_inference.protocol import (
     pack,
     server_version,
     unpack,
+)
+from serving.api.open_inference.tensor_parameters import (
+    InputParameters,
+    OutputParameters,
+    StrictBody,
+    request_parameters,
 )
 from serving.api.request_body import (
     BYTES,
@@ -105,19 +112,7 @@ class InferenceAnswer(BaseModel):
     outputs: list[OutputTensor]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-
-class InputParameters(_Strict):
-    """Parameters of an input tensor."""
-
-    binary_data_size: Annotated[int, Strict()] | None = Field(
-        None, ge=0, description="The tensor's bytes behind the JSON; then it has no data."
-    )
-
-
-class InputTensor(_Strict):
+class InputTensor(StrictBody):
     """Texts; its name is one of the agent's inputs."""
 
     datatype: Literal["BYTES"]
@@ -128,12 +123,6 @@ class InputTensor(_Strict):
     parameters: InputParameters | None = None
 
 
-class OutputParameters(_Strict):
-    """Parameters of an output tensor."""
-
-    binary_data: bool | None = Field(None, description="Send it in binary behind the JSON.")
-
-
 class InferenceReader:
     """Reads inference requests of one task."""
 
@@ -141,10 +130,12 @@ class InferenceReader:
         names: Any = Literal[tuple(column.name for column in task.columns)]
         binary: Any = (bool | None, Field(None, description="Send every output in binary behind the JSON."))
         inner: Any = OutputParameters | None
-        parameters: Any = create_model("InferenceParameters", __base__=task.parameters, binary_data_output=binary)
+        parameters: Any = create_model(
+            "InferenceParameters", __base__=request_parameters(task.parameters), binary_data_output=binary
+        )
         output: Any = create_model(
             "RequestedOutput",
-            __base__=_Strict,
+            __base__=StrictBody,
             __doc__="A tensor that is asked for.",
             name=(names, ...),
             parameters=(inner, None),
@@ -158,7 +149,7 @@ class InferenceReader:
         self._inner: dict[str, Any] = {"parameters": parameters, "inputs": tensor, "outputs": output}
         self.model: Any = create_model(
             "InferenceRequest",
-            __base__=_Strict,
+            __base__=StrictBody,
             __doc__="Texts as a tensor, and how to answer them.",
             id=(str | None, Field(None, description="Comes back in the answer.")),
             parameters=(how, Field(None, description="How to answer.")),
@@ -236,7 +227,7 @@ def routes(agent: OpenInference, reader: InferenceReader) -> APIRouter:
 
     @router.get("/v2/health/ready", summary="Is the agent loaded and warm?", responses={200: {"model": ServerReady}})
     async def ready() -> Response:
-        return reply(ServerReady(ready=True)) if predictor.ready else _cold()
+        return not_ready(predictor) or reply(ServerReady(ready=True))
 
     async def metadata(name: str, version: str = "") -> Response:
         async def work() -> Response:

@@ -22,6 +22,7 @@ from agent.errors import RequestError
 from agent.tasks import Parameters
 from agent.tasks.base import Column
 from serving.api.endpoint import check_name
+from serving.api.open_inference.tensor_parameters import request_parameters
 from serving.api.request_body import explain, refuse_empty
 from serving.scheduling.prediction import Answers
 from serving.scheduling.predictor import Predictor
@@ -127,7 +128,7 @@ class OpenInference:
         Raises:
             RequestError: One is unknown or has a wrong value.
         """
-        kind = self.predictor.engine.bundle.task.parameters
+        kind = request_parameters(self.predictor.engine.bundle.task.parameters)
         try:
             return kind.model_validate({name: _maybe_list(value) for name, value in given.items()})
         except ValidationError as error:

@@ -12,7 +12,7 @@ from pydantic_core import to_json
 
 from agent.errors import DataError, RequestError
 from agent.generation.growing_text import Finish, GrowingText, WrittenToken
-from agent.tasks.base import WHOLE
+from agent.tasks.requests.request_parameters import WHOLE
 from agent.tasks.writing.conversation import read_prompt
 from agent.tasks.writing.writing_parameters import ContinuationParameters, Seed
 from serving.api.duplicate_keys import quoted_keys, refuse_duplicates

@@ -55,6 +55,15 @@ def test_parquet_of_texts_and_of_classes(tmp_path):
     assert read(bare, hints=Hints(label_names=("O", "B-PER"))) == [{"tokens": ["Anna"], "tags": ["B-PER"]}]
 
 
+def test_a_first_row_without_annotations_does_not_tell_the_shape_of_parquet(tmp_path):
+    rows = [
+        {"text": "b", "annotations": []},
+        {"text": "🙂 Anna", "annotations": [{"label": "PER", "start_offset": 3, "end_offset": 7}]},
+    ]
+    file = put(tmp_path, "x.parquet", parquet(rows))
+    assert [record["spans"] for record in read(file)] == [[], [{"start": 2, "end": 6, "label": "PER"}]]
+
+
 def test_damaged_parquet_and_a_missing_pyarrow_are_named(tmp_path, monkeypatch):
     content = parquet([WORDS])
     assert "x.parquet cannot be read as Parquet" in refusal(put(tmp_path, "x.parquet", content[:60]))
@@ -131,6 +140,7 @@ def test_gzip_is_read_whatever_its_name(tmp_path):
         (b"<html><body>x</body></html>", ["XML or HTML"]),
         (b"version https://git-lfs.github.com/spec/v1\n", ["a pointer of Git LFS", "git lfs pull"]),
         (b"text;label\na;b\n", ["separated by commas"]),
+        (b"Sentence #,Word,POS,Tag\nSentence: 1,Anna,NNP,B-PER\n,left,VBD,O\n", ["separated by commas", "tokens"]),
     ],
 )
 @pytest.mark.parametrize("name", ["x.conll", "x.jsonl", "x.txt"])

@@ -129,6 +129,7 @@ def test_a_file_without_blank_lines_is_said_plainly(tmp_path):
             ["CoNLL-2012 (OntoNotes)"],
         ),
         ("1\tAnna\tB-PER\n2\tLund\n", ["x.conll:2", "a word without a tag ('Lund')", "column 3"]),
+        ("O show\nO me\nB-TITLE Avatar\n", ["tags in the first column (O before show)", "the word first"]),
         ("text,label\nI want,refund\n", ["separated by commas", "JSON lines"]),
     ],
 )

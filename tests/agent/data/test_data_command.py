@@ -182,6 +182,30 @@ def test_spans_within_words_are_counted(tmp_path, run):
     assert "train: 1 of 2 begin or end within a word" in run(file)[1]
 
 
+def test_spans_over_what_ends_an_entity_are_counted(tmp_path, run):
+    file = put(
+        tmp_path,
+        "x.jsonl",
+        [spanned("Anna\n\nLund met Bo Lee", (0, 10, "PER"), (15, 21, "PER")), spanned("Bo\tLee", (0, 6, "PER"))],
+    )
+    out = run(file)[1]
+    assert "train: 2 of 3 hold a blank line, a tab" in out
+    assert "within a word" not in out
+
+
+def test_every_pair_of_splits_and_every_split_are_searched_for_duplicates(tmp_path, run):
+    for name, texts in {"train": ["a", "b", "a"], "dev": ["c", "d"], "test": ["c", "b", "e"]}.items():
+        put(tmp_path, f"{name}.jsonl", [spanned(text) for text in texts])
+    out = run(tmp_path)[1]
+    for said in (
+        "train: 1 texts stand in it before",
+        "test: 1 of its 3 texts stand in train too",
+        "test: 1 of its 3 texts stand in dev too",
+    ):
+        assert said in out
+    assert "dev: " not in out.partition("duplicates")[2]
+
+
 def test_a_file_as_data_for_training_names_the_command(tmp_path):
     file = put(tmp_path, "x.jsonl", [spanned("Anna", (0, 4, "PER"))])
     with pytest.raises(

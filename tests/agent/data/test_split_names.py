@@ -104,6 +104,13 @@ def test_a_single_label_and_a_split_without_entities_are_said(tmp_path):
     )
 
 
+def test_a_split_of_which_nothing_is_left_says_why(tmp_path):
+    for name in ("train", "dev", "test"):
+        put(tmp_path, f"{name}.jsonl", [{"text": "Anna", "spans": [], "answer": "reject"}])
+    with pytest.raises(DataError, match=r"the train split is empty; train: left out: 1 rejected\."):
+        load(tmp_path)
+
+
 def test_notes_name_their_split(tmp_path):
     bare = "Anna PER\nis O\n"
     assert load(tmp_path, train=GOOD, dev=bare, test=GOOD).notes == (

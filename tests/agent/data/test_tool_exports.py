@@ -86,6 +86,20 @@ def test_every_shape_of_doccano_is_read(tmp_path, found):
     assert [{key: record[key] for key in ("text", "spans")} for record in read(file)] == [ANNA]
 
 
+@pytest.mark.parametrize(
+    ("silent", "found"),
+    [
+        ({"text": "b", "annotations": [], "meta": {}}, {"text": "🙂 Anna", "annotations": [{"label": "PER", "start_offset": 3, "end_offset": 7}]}),
+        ({"text": "b", "entities": []}, {"text": "🙂 Anna", "entities": [{"label": "PER", "start_offset": 3, "end_offset": 7}]}),
+        ({"text": "b", "label": []}, {"text": "🙂 Anna", "label": [[3, 7, "PER"]]}),
+    ],
+)  # fmt: skip
+def test_a_first_text_without_annotations_does_not_tell_the_shape(tmp_path, silent, found):
+    file = put(tmp_path, "x.jsonl", [silent, found])
+    assert source_of(file).name == "doccano in JSON lines"
+    assert [record["spans"] for record in read(file)] == [[], [{"start": 2, "end": 6, "label": "PER"}]]
+
+
 def test_classes_and_relations_of_doccano(tmp_path):
     assert read(put(tmp_path, "x.jsonl", [{"id": 1, "text": "a", "label": ["refund"]}])) == [
         {"text": "a", "label": "refund", "labels": ["refund"]}
@@ -226,6 +240,33 @@ def test_broken_pairs_of_brat_are_named(tmp_path):
     put(tmp_path, "b.txt", TEXT)
     assert "b.ann:1: 'T1 PER 0 9 Anna' is no annotation of brat" in refusal(put(tmp_path, "b.ann", "T1 PER 0 9 Anna\n"))
     assert "spans[0] 0:9 is 'Anna Lund' and should be 'Bo'" in refusal(put(tmp_path, "b.ann", "T1\tPER 0 9\tBo\n"))
+
+
+# --- what an agent answered to files of tools
+
+ANSWERS = [{"entity_group": "PER", "score": 0.9, "word": "Anna Lund", "start": 0, "end": 9}, {"entity_group": "LOC", "score": 0.8, "word": "Oslo", "start": 15, "end": 19}]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "task", [{"text": TEXT}, {"id": 1, "text": TEXT, "label": [], "Comments": []}, {"text": TEXT, "_input_hash": 1}, {"text": TEXT, "spans": []}]
+)  # fmt: skip
+def test_answers_beside_what_a_tool_left_empty_are_the_annotations(tmp_path, task):
+    file = put(tmp_path, "x.jsonl", [task | {"entities": []}, task | {"entities": ANSWERS}])
+    assert source_of(file).name == "answers of an agent in JSON lines"
+    assert [{key: record[key] for key in ("text", "spans")} for record in read(file)] == [spanned(TEXT), ANNA]
+    assert all(set(record) & {"label", "labels", "annotations"} == set() for record in read(file))
+
+
+def test_answers_beside_annotations_of_people_are_refused(tmp_path):
+    file = put(tmp_path, "x.jsonl", [{"text": TEXT, "label": TRIPLES, "entities": ANSWERS}])
+    assert "x.jsonl:1: annotations in field 'label', and an agent's answers in field 'entities'" in refusal(file)
+
+
+def test_tags_of_sub_words_are_no_annotations(tmp_path):
+    item = {"entity": "B-PER", "index": 1, "score": 0.9, "word": "Anna", "start": 0, "end": 4}
+    message = refusal(put(tmp_path, "x.jsonl", [{"text": TEXT, "entities": [item]}]))
+    assert "x.jsonl:1: entities are tags of sub-words" in message
+    assert "aggregation_strategy" in message
 
 
 # --- round trips

@@ -254,6 +254,23 @@ def test_an_error_on_a_worker_is_told_as_any_other_and_what_is_done_stands(
     assert manifest(tmp_path / "out")["result"] is None
 
 
+def test_an_annotation_of_nothing_is_no_success(tagger_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("\n")
+    for _ in range(2):  # finished, and asked again
+        with pytest.raises(DataError, match=r"nothing was annotated: .*empty\.jsonl holds no records"):
+            annotate(config(tagger_path, tmp_path / "empty.jsonl", tmp_path / "out"))
+
+
+@pytest.mark.system
+def test_an_annotation_of_which_all_was_set_aside_is_no_success(
+    ray_of_two_cores: None, tagger_path: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"body": "Anna"}\n' * 3)
+    with pytest.raises(DataError, match=r"all 3 records of .*a\.jsonl were set aside.*text_field="):
+        annotate(config(tagger_path, tmp_path / "a.jsonl", tmp_path / "out"))
+    assert manifest(tmp_path / "out")["result"]["counts"]["rejected"] == 3
+
+
 def test_a_dry_run_counts_and_leaves_nothing(
     tagger_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,10 +16,12 @@ import jsonschema
 import pytest
 from huggingface_hub import InferenceClient
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
 
 from agent.batching import Batch
 from agent.bundle import Bundle
 from agent.encoding import Float32
+from serving.api.http_app import create_app
 from serving.inference.engine import Engine
 from serving.scheduling.predictor import Predictor
 from tests.serving.conftest import listening
@@ -48,6 +50,35 @@ def test_parameters_are_those_of_the_task(tagger_url: str, classifier_url: str) 
     assert set(plain.json()[0]) == {"entity", "index", "score", "word", "start", "end"}
     assert len(post(classifier_url, {"inputs": "fine", "parameters": {"top_k": 1}}).json()[0]) == 1
     assert len(post(classifier_url, {"inputs": "fine", "parameters": None}).json()[0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("fixture", "more"),
+    [
+        (fixture, more)
+        for fixture in ("tagger_url", "classifier_url")
+        for more in ({"options": {"use_cache": False, "wait_for_model": True}}, {"options": None}, {"parameters": {"stride": None, "policy": None}})
+    ]
+    + [
+        ("tagger_url", {"parameters": {"aggregation_strategy": None, "ignore_labels": None}}),
+        ("classifier_url", {"parameters": {"top_k": None, "function_to_apply": None}}),
+        ("classifier_url", {"parameters": {"function_to_apply": "softmax"}}),
+        ("labeller_url", {"parameters": {"function_to_apply": None}}),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("way")
+def test_what_clients_of_hugging_face_send_beside_a_text_changes_nothing(
+    fixture: str, more: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue(fixture)
+    answer = post(url, {"inputs": TEXTS[0], **more})
+    assert (answer.status_code, answer.json()) == (200, post(url, {"inputs": TEXTS[0]}).json())
+
+
+def test_scores_of_another_function_are_refused_by_name(classifier_url: str) -> None:
+    answer = post(classifier_url, {"inputs": "a", "parameters": {"function_to_apply": "sigmoid"}})
+    assert (answer.status_code, answer.json()["field"]) == (422, "parameters.function_to_apply")
+    assert answer.json()["allowed"] == "'softmax'"
 
 
 def test_a_classifier_answers_with_ranked_labels(classifier_url: str) -> None:
@@ -174,6 +205,7 @@ BAD_BODIES: dict[str, tuple[bytes, int, str, str]] = {
     "trailing comma": (b'{"inputs": "a",}', 400, "no JSON", ""),
     "null byte in a key": (b'{"inputs": "a", "x\\u0000y": 1}', 422, "unknown key", "x\x00y"),
     "deep objects": (b'{"a":' * 3_000 + b"1" + b"}" * 3_000, 400, "no JSON", ""),
+    "unknown option": (b'{"inputs": "a", "options": {"speed": 1}}', 422, "unknown key options.speed", "options.speed"),
     "deep parameters": (b'{"inputs": "a", "parameters": ' + b"[" * 9_000 + b"]" * 9_000 + b"}", 400, "no JSON", ""),
     "unknown key of endless length": (
         b'{"inputs": "a", "' + b"k" * 9_000 + b'": 1}',
@@ -245,6 +277,30 @@ def test_a_wrong_method_is_refused_with_the_right_ones(tagger_url: str, method: 
     answer = httpx.request(method, tagger_url)
     assert answer.status_code == 405
     assert answer.headers["allow"] == answer.json()["allowed"] == "GET, HEAD, POST"
+
+
+@pytest.mark.parametrize(
+    "path", ["/health", "/ready", "/info", "/v2", "/v2/health/ready", "/v2/models/bundle", "/docs", "/nowhere"]
+)
+def test_head_is_answered_like_get_without_a_body(tagger_url: str, path: str) -> None:
+    got, asked = httpx.get(tagger_url + path), httpx.head(tagger_url + path)
+    assert (asked.status_code, asked.content) == (got.status_code, b"")
+    for name in ("content-length", "content-type"):
+        assert asked.headers[name] == got.headers[name]
+
+
+@pytest.mark.parametrize(("path", "place"), [("/health/", "../health"), ("/v2/models/bundle/?a=b", "../bundle?a=b")])
+def test_redirects_are_relative_whatever_host_a_caller_names(tagger_url: str, path: str, place: str) -> None:
+    answer = httpx.get(tagger_url + path, headers={"host": "elsewhere.example"})
+    assert (answer.status_code, answer.headers["location"]) == (307, place)
+    assert httpx.get(tagger_url + path, follow_redirects=True).status_code == 200
+
+
+def test_the_redirect_of_an_application_below_a_prefix_is_relative(tagger_path: Path) -> None:
+    app = create_app(Predictor(Engine(Bundle.load(tagger_path))))
+    with TestClient(app, root_path="/models/tickets") as client:
+        answer = client.get("/models/tickets", headers={"accept": "text/html"}, follow_redirects=False)
+        assert (answer.status_code, answer.headers["location"]) == (307, "tickets/")
 
 
 def test_an_unknown_path_is_refused_with_those_that_exist(tagger_url: str) -> None:
@@ -383,6 +439,20 @@ def test_it_is_alive_at_once_and_ready_when_warm(serve_with: Callable[..., str],
     assert httpx.get(cold + "/health").json() == {"status": "alive"}
     assert httpx.get(cold + "/ready").status_code == 503
     assert httpx.get(tagger_url + "/ready").json() == {"status": "ready"}
+
+
+def test_a_server_is_ready_when_every_agent_of_it_is_there(tagger_path: Path) -> None:
+    predictor = Predictor(Engine(Bundle.load(tagger_path)))
+    predictor.awaited = ("tickets", "reviews")
+    with listening(predictor) as url:
+        told = httpx.get(url + "/ready")
+        assert (told.status_code, told.json()["error"]) == (503, "agents that are not there yet: tickets, reviews")
+        assert [httpx.get(url + path).status_code for path in ("/v2/health/ready", "/v2/models/bundle/ready")] == [
+            503,
+            200,
+        ]
+        predictor.awaited = ()
+        assert [httpx.get(url + path).status_code for path in ("/ready", "/v2/health/ready")] == [200, 200]
 
 
 def test_info_says_what_is_served(tagger_url: str, tagger_path: Path) -> None:

@@ -97,6 +97,21 @@ def test_parameters_of_the_task_go_with_the_request(tagger_url: str, classifier_
         assert len(json.loads(answer.as_numpy("labels")[0])) == 1
 
 
+def test_what_clients_of_triton_and_mlserver_send_beside_texts_changes_nothing(tagger_url: str) -> None:
+    with client(tagger_url) as opened:
+        expected = opened.infer("bundle", [texts_tensor(TEXTS[:1], binary=True)]).as_numpy("entities").tolist()
+        asked = {"sequence_id": 7, "sequence_start": True, "sequence_end": True, "priority": 1, "timeout": 5_000_000}
+        answer = opened.infer("bundle", [texts_tensor(TEXTS[:1], binary=True)], **asked)
+        assert answer.as_numpy("entities").tolist() == expected
+    plain = post(f"{tagger_url}/v2/models/bundle/infer", inference()).json()
+    codec = {"parameters": {"content_type": "str"}}
+    outputs = [{"name": "entities", **codec}]
+    told = post(f"{tagger_url}/v2/models/bundle/infer", inference(tensor=codec, outputs=outputs, **codec))
+    assert (told.status_code, told.json()) == (200, plain)
+    other = post(f"{tagger_url}/v2/models/bundle/infer", inference(tensor={"parameters": {"content_type": "np"}}))
+    assert (other.status_code, other.json()["field"]) == (422, "inputs[0].parameters.content_type")
+
+
 def test_other_models_and_versions_get_404_with_the_one_that_is_served(tagger_url: str, tagger_path: Path) -> None:
     for method, path in (("GET", ""), ("GET", "/ready"), ("POST", "/infer")):
         answer = httpx.request(method, f"{tagger_url}/v2/models/other{path}")

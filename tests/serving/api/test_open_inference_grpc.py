@@ -102,6 +102,14 @@ def test_parameters_go_with_the_request_and_lists_are_json(stub: GRPCInferenceSe
         assert f"parameters.{name}" in error.details()
 
 
+def test_what_clients_of_triton_send_beside_texts_changes_nothing(stub: GRPCInferenceServiceStub) -> None:
+    given = {"sequence_id": 7, "sequence_start": True, "sequence_end": True, "priority": 1, "timeout": 5_000_000}
+    kinds = {bool: "bool_param", int: "int64_param"}
+    parameters = {name: messages.InferParameter(**{kinds[type(value)]: value}) for name, value in given.items()}
+    parameters["content_type"] = parameter("str")
+    assert stub.ModelInfer(inference(TEXTS[:1], parameters=parameters)) == stub.ModelInfer(inference(TEXTS[:1]))
+
+
 def test_bad_requests_are_refused_by_name(stub: GRPCInferenceServiceStub) -> None:
     two = inference(["a"])
     two.inputs.add(name="text")

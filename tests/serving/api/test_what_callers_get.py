@@ -15,7 +15,7 @@ from agent.segmentation import Segmentation
 from agent.tasks import TokenClassification
 from serving.inference.engine import Engine
 from serving.scheduling.predictor import Predictor
-from tests.agent.families import FAMILIES, SCRIPTS, of_characters
+from tests.agent.families import CHARACTER_FAMILIES, SCRIPTS, of_characters
 from tests.agent.test_segmentation import TASK, marked
 from tests.serving.conftest import listening
 from tests.serving.tiny import INPUTS
@@ -90,7 +90,7 @@ def f1_of(answers: list) -> float:
     return 2 * hits / (sum(map(len, gold)) + sum(map(len, found)))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CHARACTER_FAMILIES)
 @pytest.mark.parametrize("noise", [0.0, 0.35])
 def test_the_report_says_what_a_caller_gets(tmp_path, family, noise):
     bundle = bundle_of(tmp_path / "bundle", family, noise)

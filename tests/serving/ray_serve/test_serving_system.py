@@ -15,7 +15,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -51,6 +51,18 @@ class Server:
     log: Path
     bundle: Path
     grpc_place: str
+    readiness: list[tuple[int, int]] = field(default_factory=list)
+
+    def seen(self) -> str:
+        """The log, after a look at whether the server says that it is ready, and whether its last agent does."""
+        statuses = []
+        for path in ("/ready", "/models/talker/ready"):
+            try:
+                statuses.append(httpx.get(self.url + path, timeout=5).status_code)
+            except httpx.TransportError:
+                return self.log.read_text()  # HAProxy is not there yet, or waits for a replica
+        self.readiness.append((statuses[0], statuses[1]))
+        return self.log.read_text()
 
     def processes(self) -> dict[int, list[str]]:
         """Arguments of every living process of this server."""
@@ -86,7 +98,7 @@ def server(
         )  # fmt: skip
     server = Server(process, f"http://127.0.0.1:{port}", mark, log, bundle, f"127.0.0.1:{grpc_port}")
     try:
-        assert until(lambda: "serving at" in log.read_text() or process.poll() is not None)
+        assert until(lambda: "serving at" in server.seen() or process.poll() is not None)
         assert process.poll() is None, log.read_text()
         yield server
     finally:
@@ -162,6 +174,12 @@ def test_the_work_of_a_caller_who_hangs_up_is_dropped(server: Server) -> None:
             answered = _is_readable(client)
     assert until(lambda: _sample(server, "bert_agent_rejected_requests_total", reason="cancelled") == before + 1)
     assert _sample(server, "bert_agent_queued_tokens") == 0
+
+
+def test_a_server_is_not_ready_before_its_last_agent_is(server: Server) -> None:
+    assert (503, 404) in server.readiness, "the first agent was asked while it was alone"
+    assert all(last == 200 for first, last in server.readiness if first == 200)
+    assert until(lambda: httpx.get(server.url + "/ready").status_code == 200)
 
 
 def test_further_agents_stand_beside_the_first(server: Server, classifier_path: Path) -> None:

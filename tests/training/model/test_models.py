@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from tokenizers import Tokenizer, normalizers, trainers
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from agent.config.base import load
 from agent.errors import ConfigError, ModelError
@@ -29,6 +30,25 @@ def test_minilm_loads_with_a_new_head():
     model = build_model(ModelConfig(), TokenClassification(labels=("LOC", "PER")))
     assert model.config.id2label == {0: "O", 1: "B-LOC", 2: "I-LOC", 3: "B-PER", 4: "I-PER"}
     assert model.config.hidden_size == 384
+
+
+_SMALL = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32}  # fmt: skip
+_SHAPES = {
+    "bert": _SMALL,
+    "distilbert": {"vocab_size": 60, "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 32},
+    "modernbert": _SMALL | {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2},
+    "deberta-v2": _SMALL,
+    "xlnet": {"vocab_size": 60, "d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 32},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", _SHAPES)
+def test_dropout_has_its_own_names_in_every_family(tmp_path, family):
+    AutoModel.from_config(AutoConfig.for_model(family, **_SHAPES[family])).save_pretrained(tmp_path)
+    model = build_model(ModelConfig(name=str(tmp_path), dropout=0.37), TokenClassification(labels=("LOC",)))
+    set_to = {name: value for name, value in model.config.to_dict().items() if value == 0.37}
+    assert len(set_to) >= 1 + (family != "xlnet"), "of hidden states and of attention"
+    assert 0.37 in {part.p for part in model.modules() if isinstance(part, torch.nn.Dropout)}
 
 
 def test_altered_weights_of_minilm_are_refused(tmp_path, monkeypatch):

@@ -15,8 +15,8 @@ from training.config import TrainingConfig
 from training.data.packing import pack
 from training.data.written_windows import WrittenWindows
 from training.loop.train_step import ModelInputs
-from training.model.models import ModelConfig, build_model, load_tokenizer, logits_of
-from training.model.writing_models import check_end, check_writer, dropout_options, start_id
+from training.model.models import ModelConfig, build_model, dropout_options, load_tokenizer, logits_of
+from training.model.writing_models import check_end, check_writer, start_id
 from training.objectives import CrossEntropy
 
 DECODERS = ("gpt2", "llama")

@@ -73,3 +73,16 @@ def test_rays_own_exporter_has_every_metric_of_a_run(metrics_url):
     while "ray_bert_agent_training_workers" in exported(metrics_url, "runs/ner"):
         assert time.monotonic() < limit
         time.sleep(0.5)
+
+
+def test_a_run_may_have_a_name_that_is_not_ascii():
+    """Which Ray's metrics refuse in a label."""
+    from training.tracking.ray_metrics import RayMetrics, _ray_metric, count_failure
+
+    with pytest.raises(UnicodeEncodeError):
+        _ray_metric(telemetry.TRAINING_DEV_SCORE).set(1.0, tags={"run": "größe"})
+    metrics = RayMetrics(run="runs/größe 人名", restarts=1)
+    metrics.step(step_row(1))
+    metrics.epoch(epoch_row(1))
+    metrics.close()
+    count_failure("runs/größe", LossError("the loss is nan"))
