@@ -86,6 +86,20 @@ def kill_a_worker_after(store, step):
     return killed
 
 
+def kill_the_first_worker():
+    """Kills the first process of a worker in the moment in which it is one: Ray Train is still setting it up."""
+
+    def killer():
+        while not (found := training_workers()):
+            time.sleep(0.005)
+        found[0].send_signal(signal.SIGKILL)
+        killed.set()
+
+    killed = threading.Event()
+    threading.Thread(target=killer, daemon=True).start()
+    return killed
+
+
 def losses(result_or_lines):
     lines = getattr(getattr(result_or_lines, "outcome", None), "metrics_log", result_or_lines)
     return {row["step"]: row["loss"] for row in step_rows(lines)}
@@ -105,6 +119,14 @@ def test_a_worker_killed_in_mid_epoch_costs_nothing_but_time(places, undisturbed
         undisturbed.bundle.path / "model.safetensors"
     ).read_bytes()
     assert not (places / ".killed.run").exists()
+
+
+@pytest.mark.faults
+def test_a_worker_that_dies_while_it_starts_is_started_again_and_counts_as_no_failure(places, undisturbed):
+    killed = kill_the_first_worker()
+    result = train(settings(places, "stillborn", max_failures=0))
+    assert killed.is_set()
+    assert losses(result) == losses(undisturbed)
 
 
 def run_command(places, name, *arguments):
