@@ -50,6 +50,22 @@ class GatesConfig(Config):
     )
 
 
+class SelfTrainingConfig(Config):
+    """Texts that nobody corrected or rewarded, taught by the live agent's own answers (pseudo-labels, Lee 2013)."""
+
+    texts: int = Field(
+        0,
+        ge=0,
+        description="logged texts without feedback, newest first, that the live agent labels for a round; 0: none",
+    )
+    threshold: float = Field(
+        0.9,
+        gt=0,
+        lt=1,
+        description="least probability of the likeliest option of every decision of an answer (of a tagger's, of every word) from which on it is taught",
+    )
+
+
 class LoopConfig(Config):
     """A round of the loop, or one after the other."""
 
@@ -92,6 +108,7 @@ class LoopConfig(Config):
     compression: Mapping[str, Any] = Field(
         default_factory=dict, description="keys of compression/run.py that replace those of the live bundle"
     )
+    self_training: SelfTrainingConfig = Field(default_factory=SelfTrainingConfig)
     gates: GatesConfig = Field(default_factory=GatesConfig)
     every_s: float | None = Field(None, gt=0, description="seconds between two rounds; default: one round and no more")
     abandon: bool = Field(False, description="give up an unfinished round first; its feedback counts as new again")

@@ -12,7 +12,7 @@ from agent.errors import BundleError, ConfigError
 from agent.tasks import KINDS
 from cluster.loop.candidate_gates import Gate, Versions, ask_the_log, no_verdict
 from cluster.loop.loop_config import LoopConfig
-from cluster.loop.loop_round import check_rewards, objective_for
+from cluster.loop.loop_round import check_rewards, check_self_training, objective_for
 from cluster.loop.rounds import run_round
 from cluster.loop.stations import merged
 from cluster.loop.workspace import Origin
@@ -43,6 +43,21 @@ def test_rewards_choose_the_objective() -> None:
     with pytest.raises(ConfigError, match=r"training\.objective\.kind=focal does not learn from rewards.*leave it out"):
         load(LoopConfig, [*rewarded, "training.objective.kind=focal"])
     assert load(LoopConfig, [*PLACES, "training.objective.kind=focal"]).rewards == "judge"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_self_training_is_for_agents_that_learn_from_labels(kind: str) -> None:
+    task = KINDS[kind].model_validate({"kind": kind})
+    check_self_training(load(LoopConfig, list(PLACES)), task)
+    config = load(LoopConfig, [*PLACES, "self_training.texts=5"])
+    if task.learns_from_text:
+        with pytest.raises(
+            ConfigError,
+            match=f"small is an agent for {kind}, which learns from texts as they are.*token_classification",
+        ):
+            check_self_training(config, task)
+    else:
+        check_self_training(config, task)
 
 
 @pytest.mark.parametrize("kind", KINDS)

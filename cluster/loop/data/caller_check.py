@@ -9,7 +9,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from agent.errors import DataError
-from cluster.loop.original_data import OriginalData
+from cluster.loop.data.original_data import OriginalData
 from cluster.loop.workspace import Row
 
 _CHANCE = 1e-3  # that any honest caller of a round is named, by each of the two checks

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy.stats import binom, mannwhitneyu
 
-from cluster.loop.caller_check import Told, _rank_z, _tail, untrusted
-from cluster.loop.round_data import TeachingRules, build
+from cluster.loop.data.caller_check import Told, _rank_z, _tail, untrusted
+from cluster.loop.data.round_data import TeachingRules, build
 from cluster.loop.workspace import Row
-from tests.cluster.loop.test_round_data import IN_DEV, IN_TEST, IN_TRAIN, classes, corrections, rewards
+from tests.cluster.loop.data.test_round_data import IN_DEV, IN_TEST, IN_TRAIN, classes, corrections, rewards
 
 SCORES = [(number + 0.5) / 60 for number in range(60)]
 
