@@ -95,7 +95,7 @@ class LoopConfig(Config):
         description="largest part of what a round is taught (corrections and rewards) that one caller (name of a key) may give",
     )
     check_callers: bool = Field(
-        False,
+        True,
         description="leave out callers (names of keys) whose feedback contradicts labelled texts, or falls as the scores of answers rise where that of others rises",
     )
     start: Literal["auto", "base", "live"] = Field(

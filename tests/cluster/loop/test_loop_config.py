@@ -34,6 +34,11 @@ def test_what_the_loop_sets_itself_cannot_be_given(key: str) -> None:
         load(LoopConfig, [*PLACES, f"{key}=x"])
 
 
+def test_callers_are_checked_unless_it_is_said_otherwise() -> None:
+    assert load(LoopConfig, list(PLACES)).check_callers
+    assert not load(LoopConfig, [*PLACES, "check_callers=false"]).check_callers
+
+
 def test_rewards_choose_the_objective() -> None:
     rewarded = (*PLACES, "rewards=teach")
     assert load(LoopConfig, [*rewarded, "training.objective.label_shift=1"]).training == {

@@ -86,3 +86,14 @@ def test_what_untrusted_callers_say_is_left_out_by_their_name(tmp_path: Path) ->
     ]
     unchecked = build(tmp_path / "two", original, [], fresh, TeachingRules(rewards=True))
     assert [new["text"] for new in unchecked.new] == ["new", "newer"]
+
+
+def test_callers_without_a_name_are_taught_whatever_they_contradict(tmp_path: Path) -> None:
+    train = [(IN_TRAIN, "good"), ("another", "bad")]
+    original = classes(tmp_path / "original", train=train, dev=[(IN_DEV, "good")], test=[(IN_TEST, "bad")])
+    wrong = corrections(*[(IN_TRAIN, {"label": "bad"}, "")] * 9, *[(IN_TEST, {"label": "good"}, "")] * 9)
+    fresh = [*wrong, *corrections(("new", {"label": "bad"}, ""))]
+    checked = build(tmp_path / "one", original, [], fresh, TeachingRules(check_callers=True))
+    unchecked = build(tmp_path / "two", original, [], fresh, TeachingRules())
+    assert [new["text"] for new in checked.new] == ["new"]
+    assert (checked.rows, checked.left_out, checked.digest) == (unchecked.rows, unchecked.left_out, unchecked.digest)
