@@ -46,7 +46,11 @@ class OwnAnswersConfig(Config):
     kind: Literal["text_classification", "token_classification"] = Field(description="the task")
     labelled: int = Field(500, ge=50, description="training examples with labels; of classes at least five each")
     unlabelled: int = Field(3_000, ge=50, description="other training texts")
-    dev: int = Field(300, ge=50, description="examples of the dev split, where the data has one")
+    dev: int = Field(
+        300,
+        ge=50,
+        description="examples of dev, the same for all agents: of the data's own, or where it has none of train",
+    )
     thresholds: tuple[float, ...] = Field((0.9,), description="of confidence, from which on an answer is taught")
     encoder: Literal["small", "minilm"] = Field(
         "small",
@@ -78,7 +82,10 @@ class Bench:
             split: source.read_all()[0] for split, source in open_sources(data, config.kind).items()
         }
         drawn = np.random.default_rng(config.seed).permutation(len(self.splits["train"])).tolist()
-        self.known, self.others = _cut([self.splits["train"][place] for place in drawn], config)
+        train = [self.splits["train"][place] for place in drawn]
+        if "dev" not in self.splits:
+            self.splits["dev"], train = train[: config.dev], train[config.dev :]
+        self.known, self.others = _cut(train, config)
 
     def score(self, name: str, train: Sequence[Record]) -> float:
         """Trains an agent on labels, from the base model; its score on the test split."""
@@ -87,9 +94,8 @@ class Bench:
             data = self.place / f"{name}-data"
             shutil.rmtree(data, ignore_errors=True)
             data.mkdir(parents=True)
-            splits = {"train": train, "test": self.splits["test"]}
-            if "dev" in self.splits:
-                splits["dev"] = self.splits["dev"][: self.config.dev]
+            dev = self.splits["dev"][: self.config.dev]
+            splits = {"train": train, "dev": dev, "test": self.splits["test"]}
             for split, records in splits.items():
                 write_split(data, split, records, "jsonl", " ".join)
             keys = [
@@ -97,6 +103,7 @@ class Bench:
                 f"task.kind={self.config.kind}",
                 *self._model(),
                 f"seed={self.config.seed}",
+                "early_stopping.patience=null",
             ]
             _command("training/run.py", *keys, "num_workers=1", "cluster.dashboard=false", f"output={agent}")
         (found,) = (one for one in Bundle.load(agent).manifest.evaluations if one.split == "test")

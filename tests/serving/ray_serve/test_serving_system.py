@@ -27,6 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent.bundle import Bundle, write_bundle
 from serving.api.open_inference.inference_pb2_grpc import GRPCInferenceServiceStub
+from serving.explanation.explanation_files import Explainer
 from serving.inference.engine import Engine
 from serving.inference.writing_engine import WritingEngine
 from tests.ports import free_port
@@ -148,6 +149,44 @@ def test_many_callers_at_once_are_all_answered(server: Server) -> None:
     assert {answer.status_code for answer in answers} == {200}
     for text, answer in zip(texts, answers, strict=True):
         assert all(text[item["start"] : item["end"]] == item["word"] for item in answer.json())
+
+
+def test_explanations_and_predictions_go_through_haproxy_together(
+    server: Server, engine: Engine, classifier_path: Path
+) -> None:
+    """Under load an explanation is what it is in this process, and no prediction is lost or changed by it."""
+    over, answers = threading.Event(), list[tuple[str, int, object]]()
+
+    def ask() -> None:
+        with httpx.Client(timeout=60) as client:
+            while not over.is_set():
+                for text in TEXTS:
+                    answer = client.post(server.url, json={"inputs": text})
+                    answers.append((text, answer.status_code, answer.json()))
+
+    def explain(place: str, text: str) -> httpx.Response:
+        return httpx.post(f"{server.url}{place}/explain", json={"inputs": text}, timeout=60)
+
+    callers = [threading.Thread(target=ask) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    try:
+        assert until(lambda: len(answers) >= 8)
+        with concurrent.futures.ThreadPoolExecutor(2) as explaining:  # as many as a replica explains at once
+            asked = [(place, text) for text in TEXTS[:3] for place in ("", "/models/classes")]
+            found = list(explaining.map(lambda one: explain(*one), asked))
+    finally:
+        over.set()
+        for caller in callers:
+            caller.join()
+    explainers = {"": Explainer(str(server.bundle), {}), "/models/classes": Explainer(str(classifier_path), {})}
+    for (place, text), answer in zip(asked, found, strict=True):
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == json.loads(explainers[place].explain(text).model_dump_json())
+    assert {status for _, status, _ in answers} == {200}
+    expected = dict(zip(TEXTS, engine.predict(TEXTS), strict=True))
+    assert all(answer == expected[text] for text, _, answer in answers)
+    assert _sample(server, "bert_agent_explanations_total", outcome="answered") == len(asked)
 
 
 def test_the_work_of_a_caller_who_hangs_up_is_dropped(server: Server) -> None:
