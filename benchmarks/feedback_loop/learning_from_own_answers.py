@@ -4,7 +4,7 @@
     python benchmarks/feedback_loop/learning_from_own_answers.py data=DIR/ner_conll2003 kind=token_classification labelled=300 unlabelled=2000
 
 An agent learns the labels by training/run.py as it stands, answers the other texts by serving/active_learning/self_labels.py as a round of the loop does (docs/loop.md), and
-another one learns the labels and the answers that reach a threshold, from the same base model; then one learns all labels. Adds a row to benchmarks/results/learning_from_own_answers.json.
+another one learns the labels and the answers that reach a threshold, from the same base model; a third one learns all labels. Adds a row to benchmarks/results/learning_from_own_answers.json.
 """
 
 from __future__ import annotations
@@ -52,10 +52,12 @@ class OwnAnswersConfig(Config):
         description="examples of dev, the same for all agents: of the data's own, or where it has none of train",
     )
     thresholds: tuple[float, ...] = Field((0.9,), description="of confidence, from which on an answer is taught")
+    all_labels: bool = Field(True, description="whether an agent is also told the labels of the other texts")
     encoder: Literal["small", "minilm"] = Field(
         "small",
         description="what is fine-tuned: benchmarks/feedback_loop/word_encoder.py's, with one layer trained, or minilm",
     )
+    epochs: int | Literal["auto"] = Field("auto", description="of every training, as epochs of training/run.py")
     seed: int = Field(0, ge=0, description="of what is drawn and of the trainings")
     directory: str = Field(
         "runs/own_answers", description="where agents and data go; a finished agent is not trained again"
@@ -74,7 +76,7 @@ class Bench:
         self.config, name = config, Path(config.data).name
         self.place = (
             Path(config.directory).absolute()
-            / f"{name}-{config.encoder}-{config.labelled}-{config.unlabelled}-{config.seed}"
+            / f"{name}-{config.encoder}-{config.labelled}-{config.unlabelled}-{config.epochs}-{config.seed}"
         )
         data = DataConfig(path=config.data)
         self.task: BaseTask[Any] = KINDS[config.kind].model_validate({"kind": config.kind})
@@ -102,6 +104,7 @@ class Bench:
                 f"data.path={data}",
                 f"task.kind={self.config.kind}",
                 *self._model(),
+                f"epochs={self.config.epochs}",
                 f"seed={self.config.seed}",
                 "early_stopping.patience=null",
             ]
@@ -158,7 +161,7 @@ class Bench:
 def measure(config: OwnAnswersConfig) -> None:
     """Measures, prints and writes."""
     bench = Bench(config)
-    row: dict[str, Any] = config.model_dump(mode="json", exclude={"directory", "output"}) | {
+    row: dict[str, Any] = config.model_dump(mode="json", exclude={"directory", "output", "all_labels"}) | {
         "data": Path(config.data).name
     }
     row |= {"labelled": len(bench.known), "unlabelled": len(bench.others), "labels": bench.score("labels", bench.known)}
@@ -167,7 +170,7 @@ def measure(config: OwnAnswersConfig) -> None:
         answers = bench.own_answers("labels", threshold)
         score = bench.score(f"own-{threshold:g}", [*bench.known, *answers])
         row["own answers"][f"{threshold:g}"] = {"taught": len(answers), "right": bench.right(answers), "score": score}
-    row["all labels"] = bench.score("all", [*bench.known, *bench.others])
+    row["all labels"] = bench.score("all", [*bench.known, *bench.others]) if config.all_labels else None
     row |= {"machine": machine(), "versions": installed_versions(("torch", "transformers", "onnxruntime", "deepspeed"))}
     file = Path(config.output)
     rows = json.loads(file.read_text())["rows"] if file.exists() else []
