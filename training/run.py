@@ -12,7 +12,7 @@ from training.config import TrainingConfig  # noqa: E402
 from training.lifecycle.job import TrainingResult, train  # noqa: E402
 from training.loop.worker_io import TrainingOutcome  # noqa: E402
 
-_LEAST_GAIN = 0.02  # of score over the untrained head, which is what a new head scores by chance
+_LEAST_GAIN = 0.02  # of score over guessing, which comes to more or less by chance
 USAGE = """usage: python training/run.py [config.yaml ...] [key.path=value ...] [--dry-run] [--print-config] [--help]
 
 Fine-tunes a pre-trained encoder on labelled data and writes a bundle. Uses the Ray cluster that RAY_ADDRESS names,
@@ -52,13 +52,13 @@ def render(result: TrainingResult) -> str:
 
 
 def _warn_if_useless(outcome: TrainingOutcome) -> list[str]:
-    """Says where fine-tuning has brought nothing, and what would help."""
-    before, after = outcome.before.value, outcome.after.value
-    if after > before + _LEAST_GAIN:
+    """Says where an agent is no better than guessing, and what would help."""
+    after = outcome.after.value
+    if after > outcome.guess + _LEAST_GAIN:
         return []
     return [
         "",
-        f"NOT READY FOR USE: on the test split this agent is no better than guessing ({outcome.after.score_name} {after:.4f}, before fine-tuning {before:.4f}).",
+        f"NOT READY FOR USE: on the test split this agent is no better than guessing ({outcome.after.score_name} {after:.4f}, by guessing {outcome.guess:.4f}).",
         "What helps: more epochs (epochs=60), more labelled examples, a finished agent as teacher (teacher.bundle=DIR) with text of your field "
         "(teacher.unlabelled=FILE). The learning curve above and report.md show whether the loss still fell.",
     ]

@@ -4,8 +4,8 @@
 
 A classifier that knows a tenth of the labels answers a stream of texts with exploration (`explore.temperature`); half of the intents are asked about only in the
 second half of the rounds. Each answer is called right or wrong. After each batch of answers a round of the loop runs with rewards=teach, its stations by their
-own commands (training, compression, comparison, judge), callers checked. Then three rounds that should be refused: a candidate that was hardly trained, one taught by
-feedback of which a few callers' is a lie (callers unchecked), and one judged on a log that has lost all answers that were wrong; and the lies once more, callers checked.
+own commands (training, compression, comparison, judge), callers checked as is the default. Then three rounds that should be refused: a candidate that was hardly trained, one
+taught by feedback of which a few callers' is a lie (`check_callers=false`), and one judged on a log that has lost all answers that were wrong; and the lies once more as is the default.
 
 The encoder is small (benchmarks/feedback_loop/word_encoder.py), so that a round takes a minute or two. What is done is kept below `directory`: the same
 command goes on there. Writes benchmarks/results/loop.json and docs/loop.svg.
@@ -137,7 +137,7 @@ class Bench:
         }  # fmt: skip
         found: dict[str, Any] = {
             "directory": str(place / "loop"), "store": url(place), "live": str(place / "served" / "live"), "agent": AGENT,
-            "rewards": "teach", "check_callers": True, "min_feedback": self.config.decisions // 4, "training": training, "gates": gates,
+            "rewards": "teach", "min_feedback": self.config.decisions // 4, "training": training, "gates": gates,
         }  # fmt: skip
         return LoopConfig.model_validate(found | changes)
 

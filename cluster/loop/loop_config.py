@@ -50,6 +50,22 @@ class GatesConfig(Config):
     )
 
 
+class SelfTrainingConfig(Config):
+    """Texts that nobody corrected or rewarded, taught by the live agent's own answers (pseudo-labels, Lee 2013)."""
+
+    texts: int = Field(
+        0,
+        ge=0,
+        description="logged texts without feedback, newest first, that the live agent labels for a round; 0: none",
+    )
+    threshold: float = Field(
+        0.9,
+        gt=0,
+        lt=1,
+        description="least probability of the likeliest option of every decision of an answer (of a tagger's, of every word) from which on it is taught",
+    )
+
+
 class LoopConfig(Config):
     """A round of the loop, or one after the other."""
 
@@ -79,7 +95,7 @@ class LoopConfig(Config):
         description="largest part of what a round is taught (corrections and rewards) that one caller (name of a key) may give",
     )
     check_callers: bool = Field(
-        False,
+        True,
         description="leave out callers (names of keys) whose feedback contradicts labelled texts, or falls as the scores of answers rise where that of others rises",
     )
     start: Literal["auto", "base", "live"] = Field(
@@ -92,6 +108,7 @@ class LoopConfig(Config):
     compression: Mapping[str, Any] = Field(
         default_factory=dict, description="keys of compression/run.py that replace those of the live bundle"
     )
+    self_training: SelfTrainingConfig = Field(default_factory=SelfTrainingConfig)
     gates: GatesConfig = Field(default_factory=GatesConfig)
     every_s: float | None = Field(None, gt=0, description="seconds between two rounds; default: one round and no more")
     abandon: bool = Field(False, description="give up an unfinished round first; its feedback counts as new again")

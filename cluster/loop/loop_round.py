@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from agent.tasks import KINDS, BaseTask
 from agent.tasks.output_decision import PER_WINDOW
 from cluster import bundles
 from cluster.loop.candidate_gates import Versions, ask_the_log, compare, compression_gate, no_verdict
+from cluster.loop.data.original_data import OriginalData, pinned
+from cluster.loop.data.round_data import TeachingRules, build, feedback_rows, is_reward
+from cluster.loop.data.self_training import SelfTaught, SelfTraining, split_learned, unlabelled_rows
 from cluster.loop.loop_config import REWARDED, LoopConfig
-from cluster.loop.original_data import OriginalData, pinned
-from cluster.loop.round_data import TeachingRules, build, feedback_rows, is_reward
 from cluster.loop.stations import merged, run_station
-from cluster.loop.workspace import Origin, RoundState, Workspace, key_of, read_rows, write_rows
+from cluster.loop.workspace import Origin, RoundState, Row, Workspace, key_of, read_rows, write_rows
 
 Result = Mapping[str, Any]
 
@@ -84,7 +85,7 @@ class LoopRound:
     def feedback(self) -> dict[str, Any]:
         """What came in, and what became of it."""
         data = self.state.results.get("data", {})
-        names = ("used", "used_rewards", "taught", "taught_rewards", "left_out")
+        names = ("used", "used_rewards", "taught", "taught_rewards", "left_out", "self_training")
         kept = {name: data[name] for name in names if name in data}
         return {name: self.state.results["collect"][name] for name in ("corrections", "rewards", "callers")} | kept
 
@@ -133,15 +134,34 @@ class LoopRound:
         rules = TeachingRules(
             self.config.gates.log_share, self.config.max_caller_share, rewards=teaching, check_callers=self.config.check_callers
         )  # fmt: skip
-        data = build(self.directory / "data", original, self.workspace.read_learned(), fresh, rules)
+        told, own = split_learned(self.workspace.read_learned())
+        labelled = self._self_taught(original, told + fresh, own, rules)
+        data = build(self.directory / "data", original, told + labelled.rows, fresh, rules)
         write_rows(self.directory / "taught.jsonl", data.rows)
         what = "corrections and rewards" if teaching else "corrections"
-        print(f"  {len(data.new)} of {len(fresh)} {what} are new to the agent, {len(data.rows)} are taught", flush=True)
+        num_told = len(data.rows) - len(labelled.rows)
+        print(f"  {len(data.new)} of {len(fresh)} {what} are new to the agent, {num_told} are taught", flush=True)
+        counts = {"texts": labelled.texts, "taught": len(labelled.rows), "left_out": labelled.left_out}
+        if self.config.self_training.texts:
+            print(
+                f"  {counts['taught']} of {counts['texts']} texts without feedback are taught as the live agent answers them",
+                flush=True,
+            )
         return {
             "used": len(data.new), "used_rewards": sum(map(is_reward, data.new)),
-            "taught": len(data.rows), "taught_rewards": sum(map(is_reward, data.rows)), "num_logged": data.num_logged,
-            "left_out": dict(data.left_out), "labels": list(data.labels), "config": data.config.model_dump(mode="json"), "digests": {"data": data.digest},
+            "taught": num_told, "taught_rewards": sum(map(is_reward, data.rows)), "num_logged": data.num_logged,
+            "left_out": dict(data.left_out), **({"self_training": counts} if labelled.texts else {}), "labels": list(data.labels), "config": data.config.model_dump(mode="json"), "digests": {"data": data.digest},
         }  # fmt: skip
+
+    def _self_taught(
+        self, original: OriginalData, told: Sequence[Row], own: Sequence[Row], rules: TeachingRules
+    ) -> SelfTaught:
+        """Texts without feedback, where they teach."""
+        config = self.config.self_training
+        if not config.texts:
+            return SelfTaught([], 0, {})
+        logged = unlabelled_rows(read_rows(self.directory / "unlabelled.jsonl"), self.state.number)
+        return SelfTraining(original, rules, config, self.config.live_path, self.directory).label(own, told, logged)
 
     def _train(self) -> Result:
         recorded = Bundle.load(self.state.trained).manifest.lineage.config
@@ -260,6 +280,21 @@ def check_rewards(config: LoopConfig, task: BaseTask[Any]) -> None:
             f"rewards=teach, and {config.live} is an agent for {task.kind}, whose answers are not one label",
             allowed=f"rewards=teach for {', '.join(able)}",
             remedy="leave out rewards; corrections teach every agent",
+        )
+
+
+def check_self_training(config: LoopConfig, task: BaseTask[Any]) -> None:
+    """Refuses self-training for an agent that learns from text alone.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if config.self_training.texts and task.learns_from_text:
+        able = [name for name, kind in KINDS.items() if not kind.learns_from_text and not kind.writes]
+        raise ConfigError(
+            f"self_training.texts={config.self_training.texts}, and {config.live} is an agent for {task.kind}, which learns from texts as they are",
+            allowed=f"self-training for {', '.join(able)}",
+            remedy="leave out self_training; add the texts to its data",
         )
 
 

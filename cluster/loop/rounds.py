@@ -13,17 +13,17 @@ from agent.config.resume_check import check_unchanged
 from agent.data import DataConfig
 from agent.errors import LoopError
 from agent.tasks.writing.stations_ahead import refuse_writing
-from cluster.loop.collection import Collected, collect
+from cluster.loop.collection import Collected, Wanted, collect
 from cluster.loop.loop_config import LoopConfig
-from cluster.loop.loop_round import Ending, LoopRound, check_rewards, find_trained, slice_digest
+from cluster.loop.loop_round import Ending, LoopRound, check_rewards, check_self_training, find_trained, slice_digest
 from cluster.loop.round_ledger import Entry, append, read_ledger
 from cluster.loop.workspace import STEPS, Origin, RoundState, Workspace, write_rows
 from cluster.output_lock import lock_output
 
 # Keys that each step reads: those of finished steps may not change any more.
 _KEYS = {
-    "collect": ("agent", "live", "trained", "rewards", "min_feedback", "gates.texts"),
-    "data": ("data", "max_caller_share", "check_callers", "gates.log_share"),
+    "collect": ("agent", "live", "trained", "rewards", "min_feedback", "gates.texts", "self_training.texts"),
+    "data": ("data", "max_caller_share", "check_callers", "gates.log_share", "self_training.threshold"),
     "train": ("start", "training"),
     "compress": ("compression",),
     "judge": ("gates.max_loss", "gates.max_log_loss", "gates.log_required", "gates.evidence"),
@@ -82,10 +82,10 @@ def _begin(config: LoopConfig, workspace: Workspace, number: int) -> RoundState 
     live = Bundle.load(config.live_path)
     refuse_writing(live.task, live.path, "go round the loop with")
     check_rewards(config, live.task)
+    check_self_training(config, live.task)
     trained = find_trained(config, live)
-    found = collect(
-        config.store, config.agent, workspace.read_taken(), config.gates.texts, rewards_teach=config.rewards == "teach"
-    )
+    wanted = Wanted(config.gates.texts, config.rewards == "teach", config.self_training.texts)
+    found = collect(config.store, config.agent, workspace.read_taken(), wanted)
     counts = found.counts()
     print(
         f"round {number}: new are {counts['corrections']:,} corrections and {counts['rewards']:,} rewards", flush=True
@@ -112,6 +112,7 @@ def _keep(config: LoopConfig, workspace: Workspace, found: Collected, state: Rou
     directory.mkdir(parents=True)
     write_rows(directory / "slice.jsonl", [one.as_object() for one in found.teaching()])
     write_rows(directory / "texts.jsonl", [{"text": text} for text in found.texts])
+    write_rows(directory / "unlabelled.jsonl", [one.as_object() for one in found.unlabelled])
     result = {**state.results["collect"], "digests": {"slice": slice_digest(directory)}}
     return workspace.write_state(state.model_copy(update={"results": {"collect": result}}))
 

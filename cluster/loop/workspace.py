@@ -130,6 +130,11 @@ def key_of(agent: str, request_id: str, position: int) -> str:
     return hashlib.sha256(f"{agent}\0{request_id}\0{position}".encode()).hexdigest()[:32]
 
 
+def text_key(text: str) -> str:
+    """A text without differences of case and white space: two texts with one key are one text."""
+    return " ".join(text.split()).casefold()
+
+
 def read_rows(file: Path) -> list[Row]:
     """The objects of a file of JSON lines; none if it is absent."""
     if not file.exists():

@@ -128,7 +128,8 @@ def choose(config: LabelNextConfig, engine: Engine, read: Texts, labelled: Seque
     """
     new = candidates(read.unlabelled, labelled)
     with Progress("scoring", len(new.texts), unit="text", rate=lambda per_s: f"{per_s:,.0f} texts/s") as progress:
-        scored = score_texts(engine, new.texts, config.uncertainty, progress.advance)
+        averaged = engine.bundle.task.decision.per_token
+        scored = score_texts(engine, new.texts, config.uncertainty, progress.advance, averaged=averaged)
     order = _most_uncertain(scored.uncertainty, config.seed)
     if not len(order):
         raise DataError(f"the agent refuses all {scored.refused} texts: {scored.reason}", remedy="give other texts")

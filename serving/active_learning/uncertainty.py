@@ -15,6 +15,7 @@ from serving.inference.engine import Engine
 
 Measure = Literal["margin", "entropy", "least_confidence"]
 Float64 = npt.NDArray[np.float64]
+_OfText = Callable[[Float32], float]
 
 _TEXTS_AT_ONCE = 1_024  # sorted by length together
 
@@ -66,7 +67,9 @@ def uncertainty(choices: Float32, measure: Measure, *, averaged: bool) -> float:
     return float(np.clip(found, 0, 1))
 
 
-def score_texts(engine: Engine, texts: Sequence[str], measure: Measure, advance: Callable[[int], None]) -> Scored:
+def score_texts(
+    engine: Engine, texts: Sequence[str], measure: Measure, advance: Callable[[int], None], *, averaged: bool
+) -> Scored:
     """Computes how unsure an agent is of each text, on all its sessions.
 
     Args:
@@ -74,14 +77,19 @@ def score_texts(engine: Engine, texts: Sequence[str], measure: Measure, advance:
         texts: Its inputs.
         measure: Of uncertainty.
         advance: Called with the number of texts that are done now.
+        averaged: As for `uncertainty`.
 
     Raises:
         BundleError: The agent's graph gives no numbers.
     """
+
+    def of_text(choices: Float32) -> float:
+        return uncertainty(choices, measure, averaged=averaged)
+
     blocks = [texts[first : first + _TEXTS_AT_ONCE] for first in range(0, len(texts), _TEXTS_AT_ONCE)]
     found, reason = list[float](), ""
     with ThreadPoolExecutor(engine.plan.sessions) as sessions:
-        for scores, refusal in sessions.map(lambda block: _score_block(engine, block, measure), blocks):
+        for scores, refusal in sessions.map(lambda block: _score_block(engine, block, of_text), blocks):
             found += scores
             reason = reason or refusal
             advance(len(scores))
@@ -89,23 +97,22 @@ def score_texts(engine: Engine, texts: Sequence[str], measure: Measure, advance:
     return Scored(values, int((values < 0).sum()), reason)
 
 
-def _score_block(engine: Engine, texts: Sequence[str], measure: Measure) -> tuple[list[float], str]:
+def _score_block(engine: Engine, texts: Sequence[str], of_text: _OfText) -> tuple[list[float], str]:
     """The uncertainty of each text, -1 for those that the agent refuses, and why it refuses the first."""
     try:
-        return _scores(engine, texts, measure), ""
+        return _scores(engine, texts, of_text), ""
     except RequestError as error:
         if len(texts) == 1:
             return [-1.0], error.what
     half = len(texts) // 2
-    (scores, reason), (more, later) = (_score_block(engine, part, measure) for part in (texts[:half], texts[half:]))
+    (scores, reason), (more, later) = (_score_block(engine, part, of_text) for part in (texts[:half], texts[half:]))
     return scores + more, reason or later
 
 
-def _scores(engine: Engine, texts: Sequence[str], measure: Measure) -> list[float]:
+def _scores(engine: Engine, texts: Sequence[str], of_text: _OfText) -> list[float]:
     task, documents = engine.bundle.task, engine.encode(texts)
-    averaged = task.decision.per_token
     found = [
-        uncertainty(task.choices(document, outputs), measure, averaged=averaged)
+        of_text(task.choices(document, outputs))
         for document, outputs in zip(documents, engine.run(documents), strict=True)
     ]
     if np.isnan(found).any():

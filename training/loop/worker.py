@@ -21,6 +21,7 @@ from training.loop.checkpoint_manager import CheckpointManager, load_newest
 from training.loop.divergence import DivergenceMonitor
 from training.loop.evaluation_pass import directory_forward, engine_forward, predict_split
 from training.loop.generated_texts import generated_texts
+from training.loop.guessing import guessing_forward
 from training.loop.train_step import PreparedStep
 from training.loop.worker_io import EvaluationSet, TrainingOutcome, WorkerInput
 from training.loop.worker_setup import WorkerRank, build_components
@@ -123,7 +124,8 @@ class Worker:
                 if self.generated:
                     after = self.generated.score_whole(after, self.input.test, directory)
             observers.finish(self.state.before, after)
-            return self._outcome(task, after, predictions, observers.metrics_log.lines)
+            guess = self.state.before.value if self.components.is_new else self._score_of_guessing()
+            return self._outcome(task, after, guess, predictions, observers.metrics_log.lines)
 
     def _train_epoch(self, observers: RunObservers) -> None:
         epoch = self.state.epoch
@@ -194,9 +196,21 @@ class Worker:
 
     def _score_as_it_is(self, split: EvaluationSet) -> Report:
         """How good the model in training is on a split."""
-        predictions, task = self._predict(split, engine_forward(self.components)), self.input.task
-        report = task.tuned(split.examples, predictions).score(split.examples, predictions)
+        report = self._score(split, engine_forward(self.components))
         return self.generated.score_sample(report, split) if self.generated else report
+
+    def _score_of_guessing(self) -> float:
+        """What the shares of labels score on the test split; sub-words of a vocabulary are not guessed."""
+        task, train = self.input.task, self.input.train
+        if task.decision.of_vocabulary:
+            return 0.0
+        counts = train.target_counts(len(task.outputs)).tolist()
+        num_windows = train.num_labelled // task.decision.targets_per_window(len(counts))
+        return self._score(self.input.test, guessing_forward(task.decision, counts, num_windows)).value
+
+    def _score(self, split: EvaluationSet, forward: Forward) -> Report:
+        predictions, task = self._predict(split, forward), self.input.task
+        return task.tuned(split.examples, predictions).score(split.examples, predictions)
 
     def _predict(self, split: EvaluationSet, forward: Forward, task: BaseTask[Any] | None = None) -> list[Any]:
         task = task or self.input.task
@@ -238,7 +252,7 @@ class Worker:
             yield observers
 
     def _outcome(
-        self, task: BaseTask[Any], after: Report, predictions: list[Any], metrics_log: list[str]
+        self, task: BaseTask[Any], after: Report, guess: float, predictions: list[Any], metrics_log: list[str]
     ) -> TrainingOutcome:
         assert self.state.before
         assert self.state.dev
@@ -246,6 +260,7 @@ class Worker:
             before=self.state.before,
             after=after,
             dev=self.state.dev,
+            guess=guess,
             best_epoch=self.state.best_epoch,
             history=self.state.history,
             metrics_log=metrics_log,

@@ -52,6 +52,7 @@ class TrainingOutcome:
     Attributes:
         before, after: Reports on the test split, before training and of the best epoch.
         dev: The best epoch's report on the dev split.
+        guess: What guessing scores on the test split: a new head before training; where the head was trained before, the shares of labels.
         best_epoch: Counted from 1.
         history: One row per epoch.
         metrics_log: Every row of the run, as JSON lines.
@@ -63,6 +64,7 @@ class TrainingOutcome:
     before: Report
     after: Report
     dev: Report
+    guess: float
     best_epoch: int
     history: list[dict[str, float]] = field(default_factory=list)
     metrics_log: list[str] = field(default_factory=list)

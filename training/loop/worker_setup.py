@@ -14,7 +14,7 @@ from training.loop.worker_io import WorkerInput
 from training.model.adapters import adapt, unwrap
 from training.model.attention import Attention, choose_attention
 from training.model.label_prior import start_at_shares
-from training.model.models import build_model
+from training.model.models import load_model
 from training.model.writing_models import start_id
 from training.state.checkpoint import Checkpoint
 
@@ -37,10 +37,12 @@ class WorkerComponents:
 
     Attributes:
         model: What the engine trains, possibly wrapped by adapters.
+        is_new: Whether its head was, or other weights that were not in the file it was loaded from.
         description: Hardware, precision and attention, in one line.
     """
 
     model: torch.nn.Module
+    is_new: bool
     engine: TrainingEngine
     prefetcher: BatchPrefetcher
     train_step: TrainStep
@@ -62,7 +64,7 @@ def build_components(
     torch.manual_seed(config.seed)  # the same on all workers: the new head must not differ
     precision = choose_precision(config.engine.precision, worker.device)
     counts = worker_input.train.target_counts(len(worker_input.task.outputs)).tolist()
-    model, attention = _build_model(worker_input, worker, precision, counts)
+    model, is_new, attention = _build_model(worker_input, worker, precision, counts)
     teacher, recorder = None, None
     if config.teacher:
         from training.distillation.distillation_loss import load_teacher
@@ -101,14 +103,14 @@ def build_components(
     train_step = TrainStep(engine, prefetcher, loss, seed=config.seed, teacher=teacher)
     threads = f"{thread_groups} thread group(s)" if thread_groups else f"no thread groups ({reason})"
     description = _describe(worker_input, worker, model, (precision, attention, threads))
-    return WorkerComponents(model, engine, prefetcher, train_step, description)
+    return WorkerComponents(model, is_new, engine, prefetcher, train_step, description)
 
 
 def _build_model(
     worker_input: WorkerInput, worker: WorkerRank, precision: Precision, counts: list[int]
-) -> tuple[torch.nn.Module, Attention]:
+) -> tuple[torch.nn.Module, bool, Attention]:
     config = worker_input.config
-    model = build_model(config.model, worker_input.task)
+    model, is_new = load_model(config.model, worker_input.task)
     if worker_input.task.decision.binary:
         start_at_shares(model, counts, worker_input.train.num_labelled // len(counts))
     attention = choose_attention(
@@ -128,7 +130,7 @@ def _build_model(
         from training.model.sparsity_mask import keep_zeros
 
         keep_zeros(on_device)
-    return on_device, attention
+    return on_device, is_new, attention
 
 
 def _accepted_inputs(model: torch.nn.Module, task: BaseTask[Any]) -> frozenset[str]:

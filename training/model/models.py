@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -189,8 +189,20 @@ def make_encoder(tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> Enc
     return Encoder(tokenizer.backend_tokenizer, max_tokens=max_tokens, stride=config.stride)
 
 
+class LoadedModel(NamedTuple):
+    """A model, and whether it has a new head, or other weights that were not in its file."""
+
+    model: PreTrainedModel
+    is_new: bool
+
+
 def build_model(config: ModelConfig, task: BaseTask[Any]) -> PreTrainedModel:
-    """Loads the encoder's weights in fp32 under a new head for the task, or makes them. Seed torch before: what is new is random.
+    """The model of `load_model` alone."""
+    return load_model(config, task).model
+
+
+def load_model(config: ModelConfig, task: BaseTask[Any]) -> LoadedModel:
+    """Loads the encoder's weights in fp32, under a new head for the task unless it has one, or makes them. Seed torch before: what is new is random.
 
     Raises:
         ModelError: The model cannot be reached.
@@ -206,14 +218,16 @@ def build_model(config: ModelConfig, task: BaseTask[Any]) -> PreTrainedModel:
     kind = getattr(transformers, task.architecture)
     if config.init == "random":
         made: PreTrainedModel = kind.from_config(_from_hub(transformers.AutoConfig, config.name, **options))
-        model = made.float()
+        model, is_new = made.float(), True
     else:
-        model = _from_hub(kind, config.name, ignore_mismatched_sizes=True, **options)
+        options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
+        model, info = _from_hub(kind, config.name, **options)
+        is_new = bool(info["missing_keys"] or info["mismatched_keys"])
     if task.decision.of_vocabulary:
         take_asked(model)
     if task.writes:
         without_cache(model)
-    return model
+    return LoadedModel(model, is_new)
 
 
 def dropout_options(config: Any, dropout: float) -> dict[str, float]:

@@ -26,12 +26,13 @@ from agent.decisions.held_out import is_held_out
 from agent.decisions.store import DecisionStore
 from agent.files import sha256_of
 from agent.tasks import TextClassification
-from cluster.loop.collection import collect
+from cluster.loop.collection import Wanted, collect
 from cluster.loop.loop_config import LoopConfig
 from cluster.loop.round_ledger import read_ledger
 from cluster.loop.rounds import run_round
 from cluster.loop.workspace import RoundState, Workspace, write_rows
 from cluster.output_lock import lock_output
+from serving.inference.engine import Engine
 from tests.commands import commands_run_here, run_here
 from tests.compression.pipeline.test_pipeline import run as compress
 from tests.tiny import NAMES, make_model
@@ -271,6 +272,52 @@ def test_rewards_alone_begin_a_round_and_are_what_training_learns_from(loop: Loo
     assert loop.ledger()[2]["feedback"]["used_rewards"] == len(rewarded) == loop.ledger()[2]["feedback"]["taught"]
 
 
+def test_texts_without_feedback_are_taught_beside_it_and_replayed(loop: Loop, first: Path) -> None:
+    """Its training is told of a model that is not there, and ends before it begins."""
+    corrected, asked = texts(20, 30), texts(120, 31)
+    give(loop.url, corrected, truth, "anna")
+    store, now = DecisionStore(loop.url), time.time()
+    answer = json.dumps([{"label": LABELS[0], "score": 0.5}])
+    store.write([
+        Decision("agent", f"asked-{number:03}", 0, now, "d" * 64, "bo", text, answer, 1.0, "greedy") for number, text in enumerate(asked)
+    ])  # fmt: skip
+    store.close()
+    scores = sorted(answer[0]["score"] for answer in Engine(Bundle.load(loop.live)).predict(asked))
+    own = ("self_training.texts=100", f"self_training.threshold={scores[60]:.4f}", "min_feedback=20")
+    done = loop.run_here(*own, "training.model.name=/nowhere")
+    assert (done.returncode, "/nowhere holds no config.json" in done.stderr) == (1, True)
+    place = loop.directory / "rounds" / "0001"
+    rows = [json.loads(line) for line in (place / "taught.jsonl").read_text().splitlines()]
+    taught = [row for row in rows if "confidence" in row]
+    sure = dict(answered(first / "small", [row["text"] for row in taught]))
+    assert 0 < len(taught) < 100
+    assert {row["text"] for row in taught} <= set(asked) - {text for text in asked if is_held_out(text, 0.2)}
+    assert all(row["record"] == {"text": row["text"], "label": sure[row["text"]]} for row in taught)
+    assert {(row["caller"], row["round"]) for row in taught} == {("bo", 1)}
+    lines = [json.loads(line) for line in (place / "data" / "train.jsonl").read_text().splitlines()]
+    assert lines[30:] == [row["record"] for row in rows]
+    done = loop.run_here(own[0], "self_training.threshold=0.7", own[2])
+    assert (done.returncode, f"self_training.threshold=0.7 (was {scores[60]:.4f}" in done.stderr) == (2, True)
+    assert loop.run_here(*own[1:], own[0], "abandon=true", "min_feedback=200").returncode == 0
+    found = loop.ledger()[0]["feedback"]
+    assert found["self_training"]["taught"] == len(taught)
+    assert found["self_training"]["texts"] == len(taught) + sum(found["self_training"]["left_out"].values())
+    assert found["taught"] == found["used"] == len(rows) - len(taught)
+
+    workspace = Workspace(str(loop.directory))
+    workspace.write_learned([{**row, "record": {**row["record"], "label": "other"}} for row in taught])
+    store = DecisionStore(loop.url)
+    assert sum(store.delete(f"asked-{number:03}") for number in range(len(asked))) == len(asked)
+    store.close()
+    assert loop.run_here(*own, "training.model.name=/nowhere").returncode == 1
+    again = [
+        json.loads(line) for line in (loop.directory / "rounds" / "0003" / "taught.jsonl").read_text().splitlines()
+    ]
+    assert [row for row in again if "confidence" in row] == taught  # by what was learned, labelled anew
+    assert loop.run_here("abandon=true", "min_feedback=20", "training.model.name=/nowhere").returncode == 1
+    assert "confidence" not in (loop.directory / "rounds" / "0004" / "taught.jsonl").read_text()
+
+
 def test_two_loops_and_a_store_that_is_gone_are_refused_by_name(loop: Loop) -> None:
     give(loop.url, texts(3, 10), truth, "anna")
     for place, run in ((loop.directory, loop.run), (loop.live, loop.run_here)):
@@ -294,7 +341,7 @@ def judged_round(loop: Loop, first: Path) -> tuple[LoopConfig, Workspace, str]:
     workspace = Workspace(config.directory)
     place = workspace.round(1)
     place.mkdir(parents=True)
-    found = collect(loop.url, "", set(), 0)
+    found = collect(loop.url, "", set(), Wanted())
     write_rows(place / "slice.jsonl", [one.as_object() for one in found.feedback])
     write_rows(place / "taught.jsonl", [{"text": "one"}])
     candidate = variant(first / "small", place / "agent-small-0001", git_commit="candidate")
@@ -322,6 +369,12 @@ def variant(source: Path, place: Path, **lineage: Any) -> str:
         shutil.copytree(source, draft.path, dirs_exist_ok=True)
         draft.publish(manifest.model_copy(update={"lineage": manifest.lineage.model_copy(update=lineage)}))
     return Bundle.load(place).digest
+
+
+def answered(bundle: Path, given: Sequence[str]) -> list[tuple[str, str]]:
+    """Texts with the best labels of a bundle."""
+    found = Engine(Bundle.load(bundle)).predict(given)
+    return [(text, answer[0]["label"]) for text, answer in zip(given, found, strict=True)]
 
 
 @pytest.mark.parametrize("found", ["as it was", "gone", "replaced already"])

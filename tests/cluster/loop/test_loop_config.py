@@ -12,7 +12,7 @@ from agent.errors import BundleError, ConfigError
 from agent.tasks import KINDS
 from cluster.loop.candidate_gates import Gate, Versions, ask_the_log, no_verdict
 from cluster.loop.loop_config import LoopConfig
-from cluster.loop.loop_round import check_rewards, objective_for
+from cluster.loop.loop_round import check_rewards, check_self_training, objective_for
 from cluster.loop.rounds import run_round
 from cluster.loop.stations import merged
 from cluster.loop.workspace import Origin
@@ -34,6 +34,11 @@ def test_what_the_loop_sets_itself_cannot_be_given(key: str) -> None:
         load(LoopConfig, [*PLACES, f"{key}=x"])
 
 
+def test_callers_are_checked_unless_it_is_said_otherwise() -> None:
+    assert load(LoopConfig, list(PLACES)).check_callers
+    assert not load(LoopConfig, [*PLACES, "check_callers=false"]).check_callers
+
+
 def test_rewards_choose_the_objective() -> None:
     rewarded = (*PLACES, "rewards=teach")
     assert load(LoopConfig, [*rewarded, "training.objective.label_shift=1"]).training == {
@@ -43,6 +48,21 @@ def test_rewards_choose_the_objective() -> None:
     with pytest.raises(ConfigError, match=r"training\.objective\.kind=focal does not learn from rewards.*leave it out"):
         load(LoopConfig, [*rewarded, "training.objective.kind=focal"])
     assert load(LoopConfig, [*PLACES, "training.objective.kind=focal"]).rewards == "judge"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_self_training_is_for_agents_that_learn_from_labels(kind: str) -> None:
+    task = KINDS[kind].model_validate({"kind": kind})
+    check_self_training(load(LoopConfig, list(PLACES)), task)
+    config = load(LoopConfig, [*PLACES, "self_training.texts=5"])
+    if task.learns_from_text:
+        with pytest.raises(
+            ConfigError,
+            match=f"small is an agent for {kind}, which learns from texts as they are.*token_classification",
+        ):
+            check_self_training(config, task)
+    else:
+        check_self_training(config, task)
 
 
 @pytest.mark.parametrize("kind", KINDS)

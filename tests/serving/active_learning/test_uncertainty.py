@@ -85,18 +85,18 @@ def test_every_task_is_scored_alike_in_any_company(path, measure, request) -> No
     task = engine.bundle.task
     inputs = [task.as_input([text[:20], text][-len(task.input_fields) :]) for text in [*TEXTS, "Anna"]]
     done = list[int]()
-    scored = score_texts(engine, inputs, measure, done.append)
+    scored = score_texts(engine, inputs, measure, done.append, averaged=task.decision.per_token)
     assert (sum(done), scored.refused, scored.reason) == (len(inputs), 0, "")
     assert ((scored.uncertainty >= 0) & (scored.uncertainty <= 1)).all()
     assert len(set(scored.uncertainty.tolist())) > 1
     for text, value in zip(inputs, scored.uncertainty, strict=True):
-        alone = score_texts(engine, [text], measure, done.append).uncertainty[0]
+        alone = score_texts(engine, [text], measure, done.append, averaged=task.decision.per_token).uncertainty[0]
         assert alone == pytest.approx(value, abs=1e-4)
 
 
 def test_the_classifier_s_figure_is_that_of_its_answer(classifier_path, labeller_path) -> None:
     engine = Engine(Bundle.load(classifier_path), num_cpus=1)
-    scored = score_texts(engine, TEXTS, "margin", lambda _: None).uncertainty
+    scored = score_texts(engine, TEXTS, "margin", lambda _: None, averaged=False).uncertainty
     for answer, value in zip(engine.predict(TEXTS), scored, strict=True):
         assert value == pytest.approx(1 - (answer[0]["score"] - answer[1]["score"]), abs=1e-5)
     engine = Engine(Bundle.load(labeller_path), num_cpus=1)
@@ -113,7 +113,7 @@ def _choices(engine):
 def test_what_the_agent_refuses_has_no_score_and_a_reason(reader_path) -> None:
     engine = Engine(Bundle.load(reader_path), num_cpus=1)
     short, long = TextPair("Who?", TEXTS[0]), TextPair(" ".join(TEXTS), TEXTS[0] * 3)
-    scored = score_texts(engine, [short, long, short, long, short], "margin", lambda _: None)
+    scored = score_texts(engine, [short, long, short, long, short], "margin", lambda _: None, averaged=False)
     assert [value < 0 for value in scored.uncertainty] == [False, True, False, True, False]
     assert scored.refused == 2
     assert "question" in scored.reason

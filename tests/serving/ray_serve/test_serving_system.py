@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -98,7 +99,7 @@ def server(
         )  # fmt: skip
     server = Server(process, f"http://127.0.0.1:{port}", mark, log, bundle, f"127.0.0.1:{grpc_port}")
     try:
-        assert until(lambda: "serving at" in server.seen() or process.poll() is not None)
+        assert until(lambda: "serving at" in server.seen() or process.poll() is not None, START_S)
         assert process.poll() is None, log.read_text()
         yield server
     finally:
@@ -160,6 +161,47 @@ def test_many_callers_at_once_are_all_answered(server: Server) -> None:
     assert {answer.status_code for answer in answers} == {200}
     for text, answer in zip(texts, answers, strict=True):
         assert all(text[item["start"] : item["end"]] == item["word"] for item in answer.json())
+
+
+def test_explanations_and_predictions_go_through_haproxy_together(server: Server, classifier_path: Path) -> None:
+    """Under load of predictions every explanation is answered, by its agent and about its text, and no prediction is lost."""
+    over, answers = threading.Event(), list[tuple[str, int, list[dict[str, Any]]]]()
+
+    def ask() -> None:
+        with httpx.Client(timeout=60) as client:
+            while not over.is_set():
+                for text in TEXTS:
+                    answer = client.post(server.url, json={"inputs": text})
+                    answers.append((text, answer.status_code, answer.json()))
+
+    def explain(place: str, text: str) -> httpx.Response:
+        return httpx.post(f"{server.url}{place}/explain", json={"inputs": text}, timeout=60)
+
+    callers = [threading.Thread(target=ask) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    try:
+        assert until(lambda: len(answers) >= 8)
+        with concurrent.futures.ThreadPoolExecutor(2) as explaining:  # as many as a replica explains at once
+            asked = [(place, text) for text in TEXTS[:3] for place in ("", "/models/classes")]
+            found = list(explaining.map(lambda one: explain(*one), asked))
+    finally:
+        over.set()
+        for caller in callers:
+            caller.join()
+    digests = {"": Bundle.load(server.bundle).digest, "/models/classes": Bundle.load(classifier_path).digest}
+    for (place, text), answer in zip(asked, found, strict=True):
+        assert answer.status_code == 200, answer.text
+        told = answer.json()
+        assert (told["bundle"], told["interventions"] > 0) == (digests[place], True)
+        assert all(0 <= decision["probability"] <= 1 for decision in told["decisions"])
+        causes = [cause for decision in told["decisions"] for cause in decision["causes"]]
+        assert causes
+        assert all(text[cause["start"] : cause["end"]] == cause["word"] for cause in causes)
+    assert {status for _, status, _ in answers} == {200}
+    assert all(text[item["start"] : item["end"]] == item["word"] for text, _, answer in answers for item in answer)
+    own = sum(not place for place, _ in asked)  # /metrics tells of the first agent
+    assert _sample(server, "bert_agent_explanations_total", outcome="answered") == own
 
 
 def test_the_work_of_a_caller_who_hangs_up_is_dropped(server: Server) -> None:

@@ -92,6 +92,6 @@ def test_an_agent_that_learned_nothing_is_not_called_done(after, useless):
     reports = [
         Report(metrics={"f1": value}, primary="f1", support=9, mode="m", text="t") for value in (0.02, after, after)
     ]
-    outcome = TrainingOutcome(*reports, best_epoch=1, history=[])
+    outcome = TrainingOutcome(*reports, guess=0.02, best_epoch=1, history=[])
     shown = render(TrainingResult(SimpleNamespace(path="p", digest="d" * 64, task=TokenClassification()), outcome))
     assert ("NOT READY FOR USE" in shown) is useless

@@ -15,7 +15,7 @@ from training.config import TrainingConfig
 from training.data.packing import pack
 from training.data.written_windows import WrittenWindows
 from training.loop.train_step import ModelInputs
-from training.model.models import ModelConfig, build_model, dropout_options, load_tokenizer, logits_of
+from training.model.models import ModelConfig, build_model, dropout_options, load_model, load_tokenizer, logits_of
 from training.model.writing_models import check_end, check_writer, start_id
 from training.objectives import CrossEntropy
 
@@ -37,7 +37,9 @@ def test_the_loss_is_that_of_hugging_faces_own_labels(tmp_path, family):
     examples = [task.read_record(record, "f:1") for record in written_records(9)]
     batch, targets = WrittenWindows(pack(task, encoder, examples), decodes).collate(np.arange(9), 0)
     directory = make_writer(tmp_path, family)
-    ours = build_model(ModelConfig(name=str(directory)), task).eval()
+    loaded = load_model(ModelConfig(name=str(directory)), task)
+    assert not loaded.is_new  # a finished writer, as distill_texts trains on
+    ours = loaded.model.eval()
     own = getattr(transformers, task.architecture).from_pretrained(directory).eval()
     with torch.inference_mode():
         inputs = ModelInputs(NAMES, torch.device("cpu"), packed=False, start_id=start_id(own.config)).to_host(batch)

@@ -13,6 +13,7 @@ from agent.bundle import Bundle
 from agent.errors import BundleError, ConfigError, DataError
 from cluster.tuning import TrialRunner
 from tests.training.runs import settings_of, train_here
+from tests.waiting import until
 from training.search.hyperparameter_search import RECORD, search
 from training.search.search_config import TuneConfig
 from training.search.search_record import SearchRecord
@@ -135,9 +136,15 @@ def test_stopped_trials_free_their_workers(finished):
     import ray
     from ray.util import placement_group_table
 
+    def groups_are_removed():
+        return {group["state"] for group in placement_group_table().values()} <= {"REMOVED"}
+
+    def cores_are_free():
+        return ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]
+
     assert finished
-    assert [group["state"] for group in placement_group_table().values() if group["state"] != "REMOVED"] == []
-    assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
+    assert until(groups_are_removed), placement_group_table()
+    assert until(cores_are_free), ray.available_resources()
 
 
 def test_what_is_wrong_for_every_trial_ends_the_search_before_the_first(places, capfd):

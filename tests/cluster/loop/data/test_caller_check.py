@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy.stats import binom, mannwhitneyu
 
-from cluster.loop.caller_check import Told, _rank_z, _tail, untrusted
-from cluster.loop.round_data import TeachingRules, build
+from cluster.loop.data.caller_check import Told, _rank_z, _tail, untrusted
+from cluster.loop.data.round_data import TeachingRules, build
 from cluster.loop.workspace import Row
-from tests.cluster.loop.test_round_data import IN_DEV, IN_TEST, IN_TRAIN, classes, corrections, rewards
+from tests.cluster.loop.data.test_round_data import IN_DEV, IN_TEST, IN_TRAIN, classes, corrections, rewards
 
 SCORES = [(number + 0.5) / 60 for number in range(60)]
 
@@ -86,3 +86,14 @@ def test_what_untrusted_callers_say_is_left_out_by_their_name(tmp_path: Path) ->
     ]
     unchecked = build(tmp_path / "two", original, [], fresh, TeachingRules(rewards=True))
     assert [new["text"] for new in unchecked.new] == ["new", "newer"]
+
+
+def test_callers_without_a_name_are_taught_whatever_they_contradict(tmp_path: Path) -> None:
+    train = [(IN_TRAIN, "good"), ("another", "bad")]
+    original = classes(tmp_path / "original", train=train, dev=[(IN_DEV, "good")], test=[(IN_TEST, "bad")])
+    wrong = corrections(*[(IN_TRAIN, {"label": "bad"}, "")] * 9, *[(IN_TEST, {"label": "good"}, "")] * 9)
+    fresh = [*wrong, *corrections(("new", {"label": "bad"}, ""))]
+    checked = build(tmp_path / "one", original, [], fresh, TeachingRules(check_callers=True))
+    unchecked = build(tmp_path / "two", original, [], fresh, TeachingRules())
+    assert [new["text"] for new in checked.new] == ["new"]
+    assert (checked.rows, checked.left_out, checked.digest) == (unchecked.rows, unchecked.left_out, unchecked.digest)

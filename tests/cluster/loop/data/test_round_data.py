@@ -16,8 +16,8 @@ from agent.data.splits import hold_out
 from agent.decisions.held_out import is_held_out
 from agent.errors import LoopError
 from agent.tasks import KINDS
-from cluster.loop.original_data import OriginalData, pinned
-from cluster.loop.round_data import RoundData, TeachingRules, build, feedback_rows
+from cluster.loop.data.original_data import OriginalData, pinned
+from cluster.loop.data.round_data import RoundData, TeachingRules, build, feedback_rows
 from cluster.loop.workspace import Origin, Row
 from tests.tiny import WRITERS
 

@@ -10,7 +10,7 @@ from agent.data.formats.base import Record
 from agent.data.split_files import SPLITS
 from agent.data.splits import check_split, hold_out, open_sources
 from agent.errors import LoopError
-from cluster.loop.workspace import Origin
+from cluster.loop.workspace import Origin, text_key
 
 FIXED = ("dev", "test")
 
@@ -61,8 +61,8 @@ class OriginalData:
         return self.task.read_record(record, where, join=self.origin.data.join)
 
     def key(self, example: Any) -> str:
-        """The text of an example, without differences of case and white space: two examples with one key are one text."""
-        return " ".join(self.task.text_of(example).split()).casefold()
+        """What `text_key` makes of its text."""
+        return text_key(self.task.text_of(example))
 
 
 def pinned(origin: Origin, original: OriginalData) -> Origin:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agent.data import DataConfig, load_splits
 from agent.data.digests import split_digest
@@ -18,10 +18,11 @@ from agent.decisions.held_out import is_held_out
 from agent.errors import DataError, LoopError
 from agent.files import draft_directory, replace_directory
 from agent.tasks import BaseTask
-from cluster.loop.caller_check import untrusted_callers
-from cluster.loop.original_data import FIXED, OriginalData
+from cluster.loop.data.caller_check import untrusted_callers
+from cluster.loop.data.original_data import FIXED, OriginalData
 from cluster.loop.workspace import Row, key_of
 
+KeyT = TypeVar("KeyT")
 Place = tuple[str, str]
 """What a row is about: the key of its text, and the key of its decision where it is a reward."""
 
@@ -54,7 +55,7 @@ class RoundData:
     Attributes:
         config: How training reads it.
         digest: Of all splits.
-        rows: All corrections and rewards that are taught, with their provenance.
+        rows: All that is taught beside the original data, with its provenance.
         new: Those of them that are this round's.
         labels: Of the task, where they cannot be taken from train, since a dev split that was cut from it has some alone; else empty.
         num_logged: Answers with rewards in train, those of the original data too.
@@ -133,7 +134,7 @@ def build(
     Args:
         place: The directory.
         original: What is replayed.
-        learned: Corrections and rewards that the live agent was trained on.
+        learned: What is replayed: corrections and rewards that the live agent was trained on, and texts that it labelled itself.
         fresh: This round's, in the order in which they came.
         rules: Which of them are taught.
 
@@ -145,11 +146,11 @@ def build(
     before = {
         _place(original, _example(original, row), row): row
         for row in learned
-        if rules.may_teach(row) and not _kept_from_training(original, row, rules)
+        if rules.may_teach(row) and not is_kept_from_training(original, row, rules)
     }
     trusted = _trusted(original, fresh, left_out) if rules.check_callers else fresh
     found = _drop_useless_rewards(original, before, _chosen(original, trusted, rules, left_out), left_out)
-    chosen = _limited(found, rules.max_caller_share, left_out)
+    chosen = limit_callers(found, rules.max_caller_share, left_out)
     corrected = {text for text, decision in chosen if not decision}
     rows = {key: row for key, row in before.items() if not (key[1] and key[0] in corrected)} | chosen
     records: dict[str, list[Record]] = {name: list(original.records[name]) for name in SPLITS}
@@ -169,6 +170,11 @@ def _trusted(original: OriginalData, fresh: Sequence[Row], left_out: Counter[str
     named = untrusted_callers(original, fresh)
     left_out.update(f"of caller {row['caller']}: {named[row['caller']]}" for row in fresh if row["caller"] in named)
     return [row for row in fresh if row["caller"] not in named]
+
+
+def is_self_taught(row: Row) -> bool:
+    """Whether a row is a text that an agent labelled itself, and no feedback."""
+    return "confidence" in row
 
 
 def is_reward(row: Row) -> bool:
@@ -192,7 +198,7 @@ def _chosen(
             left_out["text is in dev or test"] += 1
         elif place[0] in original.texts["train"]:
             left_out["text is labelled in train already"] += 1
-        elif _kept_from_training(original, row, rules):
+        elif is_kept_from_training(original, row, rules):
             left_out["kept for judging by the log"] += 1
         else:
             left_out["corrected again later"] += place in chosen
@@ -226,7 +232,8 @@ def _place(original: OriginalData, example: Any, row: Row) -> Place:
     return original.key(example), key
 
 
-def _kept_from_training(original: OriginalData, row: Row, rules: TeachingRules) -> bool:
+def is_kept_from_training(original: OriginalData, row: Row, rules: TeachingRules) -> bool:
+    """Whether the log judges by its text."""
     return original.task.explores and is_held_out(row["text"], rules.held_share)
 
 
@@ -241,8 +248,8 @@ def _where(row: Row) -> str:
     return f"decision {row['decision']['id']}[{row['decision']['position']}]"
 
 
-def _limited(chosen: Mapping[Place, Row], share: float, left_out: Counter[str]) -> dict[Place, Row]:
-    """Without what goes beyond a caller's share, the latest first. Callers without a name are not told apart, and not limited."""
+def limit_callers(chosen: Mapping[KeyT, Row], share: float, left_out: Counter[str]) -> dict[KeyT, Row]:
+    """Rows without what goes beyond a caller's share, the latest first. Callers without a name are not told apart, and not limited."""
     counts = Counter(row["caller"] for row in chosen.values())
     limit = next(
         (most for most in range(max(counts.values(), default=0), 0, -1) if most <= share * _kept(counts, most)), 0

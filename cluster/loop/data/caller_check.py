@@ -9,7 +9,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from agent.errors import DataError
-from cluster.loop.original_data import OriginalData
+from cluster.loop.data.original_data import OriginalData
 from cluster.loop.workspace import Row
 
 _CHANCE = 1e-3  # that any honest caller of a round is named, by each of the two checks
@@ -49,7 +49,7 @@ def untrusted(told: Mapping[str, Sequence[Told]]) -> dict[str, str]:
     level = _CHANCE / max(1, len(told))
     found = {}
     for caller, given in told.items():
-        others = [one for name, theirs in told.items() if name != caller for one in theirs]
+        others = (one for name, theirs in told.items() if name != caller for one in theirs)
         why = _contradicts_labels(given, level) or _contradicts_others(given, others, level)
         if caller and why:
             found[caller] = why

@@ -1,0 +1,1 @@
+"""The data of a round: the original labelled data, and what is taught beside it."""
