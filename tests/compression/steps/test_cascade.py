@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -93,6 +95,19 @@ def test_other_choices_among_labels_have_cascades_too(kind: str, tmp_path: Path)
     assert graph.first_pass is not None
     assert graph.first_pass.file == "first_pass.onnx"
     assert graph.first_pass.threshold == 0  # whatever is lost, nothing goes on
+
+
+def test_the_first_pass_is_quantized_as_auto_chose_for_the_agent(tagger: Path, tmp_path: Path) -> None:
+    auto = {"kind": "quantize", "variant": "auto", "dev_score_kept": 0.5}
+    run(tagger, tmp_path / "out", [EXPORT, auto, CASCADE | {"dev_score_kept": 0}])
+    small = Bundle.load(tmp_path / "out").manifest.onnx[-1]
+    assert small.first_pass is not None
+    assert small.first_pass.file == f"first_pass.{small.precision}.onnx"
+    kinds = [
+        Counter(node.op_type for node in onnx.load(str(tmp_path / "out" / file)).graph.node)
+        for file in (small.file, small.first_pass.file)
+    ]
+    assert ("DynamicQuantizeLinear" in kinds[0]) == ("DynamicQuantizeLinear" in kinds[1])
 
 
 def test_a_student_learns_what_the_agent_says(tagger: Path, tmp_path: Path) -> None:
