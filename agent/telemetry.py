@@ -43,6 +43,10 @@ REQUESTS = _counter(
 )
 REJECTED = _counter("rejected_requests", "Prediction requests not served, by reason.", "reason")
 TEXTS = _counter("texts", "Texts predicted.")
+SECOND_PASS_TEXTS = _counter(
+    "second_pass_texts",
+    "Texts of which the first pass of a cascade was not sure, so that the agent's own graph answered.",
+)
 TOKENS = _counter("tokens", "Tokens run through the model, without padding.")
 PADDED_TOKENS = _counter("padded_tokens", "Tokens run through the model, padding included.")
 ENTITIES = _counter("answer_items", "Entities found or classes answered, by label.", "label")
@@ -115,7 +119,7 @@ DRIFT_TEXTS = _counter("drift_texts", "Texts that were counted to find drift.")
 INFO = _gauge("info", "Always 1; its labels say which agent is served.", "bundle", "task", "precision")
 
 SERVING = (
-    REQUESTS, REJECTED, TEXTS, TOKENS, PADDED_TOKENS, ENTITIES, SCORES, ABSTENTIONS, REQUEST_SECONDS, STAGE_SECONDS,
+    REQUESTS, REJECTED, TEXTS, SECOND_PASS_TEXTS, TOKENS, PADDED_TOKENS, ENTITIES, SCORES, ABSTENTIONS, REQUEST_SECONDS, STAGE_SECONDS,
     BATCH_WINDOWS, BATCH_TOKENS, QUEUED_WINDOWS, QUEUED_TOKENS, LOOP_LAG_SECONDS, BUSY_RATIO, ROLLOUTS, WARMUP_SECONDS,
     DECISIONS, DECISIONS_PENDING_BYTES, FEEDBACK, EXPLANATIONS, INTERVENTIONS, PAIRS, GENERATED_TOKENS, FIRST_TOKEN_SECONDS, TOKEN_SECONDS,
     DRIFT_DISTANCE, DRIFT_EVIDENCE, DRIFT_TEXTS, INFO,

@@ -45,8 +45,11 @@ class Bundle:
         for name, entry in manifest.files.items():
             verify(directory / name, entry)
         for variant in manifest.onnx:
-            if variant.file not in manifest.files:
-                raise BundleError(f"bundle {directory} lists the graph {variant.file} but not the file", remedy=REMEDY)
+            for graph in filter(None, (variant, variant.shallow)):
+                if graph.file not in manifest.files:
+                    raise BundleError(
+                        f"bundle {directory} lists the graph {graph.file} but not the file", remedy=REMEDY
+                    )
         for converted in manifest.converted:
             if f"{converted.directory}/model.bin" not in manifest.files:
                 raise BundleError(

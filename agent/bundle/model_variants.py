@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from pydantic import Field
+
 from agent.config.base import Config
 from agent.errors import BundleError
 
@@ -21,6 +23,24 @@ HARDWARE: dict[Precision, tuple[Hardware, ...]] = {
 """The hardware that a graph of each precision is for."""
 
 
+class FirstPass(Config):
+    """A shallower graph that answers the texts of which it is sure; the variant that has it computes the others.
+
+    Attributes:
+        file: Name of the file in the bundle; inputs and hardware are those of the variant.
+        layers: How many it has.
+        confidence: How sure it is of a text: the lowest probability among its choices (`agent.evaluation.lowest_probability`).
+        threshold: It answers the texts of which it is surer than this; none with 1.
+        pairs_fit: As of the variant.
+    """
+
+    file: str
+    layers: int = Field(ge=1)
+    confidence: Literal["lowest_probability"] = "lowest_probability"
+    threshold: float = Field(ge=0, le=1)
+    pairs_fit: bool = False
+
+
 class OnnxVariant(Config):
     """An ONNX graph of the agent.
 
@@ -31,6 +51,7 @@ class OnnxVariant(Config):
         exporter: Kind of the exporter that wrote it.
         hardware: Hardware that it is for; all if a manifest does not say.
         pairs_fit: No pair of its 8-bit products exceeds 16 bits, in which CPUs without VNNI add them; false if a manifest does not say.
+        first_pass: What answers the easy texts before it; None: it answers all.
     """
 
     file: str
@@ -39,6 +60,15 @@ class OnnxVariant(Config):
     exporter: str
     hardware: tuple[Hardware, ...] = HARDWARE["fp32"]
     pairs_fit: bool = False
+    first_pass: FirstPass | None = None
+
+    @property
+    def shallow(self) -> OnnxVariant | None:
+        """The graph of the first pass as a variant of its own."""
+        first = self.first_pass
+        if first is None:
+            return None
+        return self.model_copy(update={"file": first.file, "pairs_fit": first.pairs_fit, "first_pass": None})
 
     @property
     def session_entries(self) -> Mapping[str, str]:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agent.batching import Batch
-from agent.encoding import Encoder
-from agent.evaluation import Forward
+import numpy as np
+
+from agent.batching import Batch, pad
+from agent.encoding import Document, Encoder, Float32
+from agent.evaluation import Cascade, Forward, lowest_probability, run_documents
 from cluster.progress import timed_bar
 from compression.encoder.flops import flops_per_token
 from compression.encoder.structural_pruning import num_parameters, slim
@@ -33,7 +35,7 @@ class Candidate:
         precision: Precision of its weights.
         size_bytes: Size of the file.
         network: The network that runs, or that the graph was made of: its weights and FLOPs are counted.
-        forward: Runs the model.
+        forward: Runs the model, or the two of a cascade.
         encoder: The model's tokenizer.
         published: Whether it goes into the bundle.
         timed: Whether its speed can differ from the original's and be measured on a CPU.
@@ -44,7 +46,7 @@ class Candidate:
     precision: str
     size_bytes: int
     network: PreTrainedModel
-    forward: Forward
+    forward: Forward | Cascade
     encoder: Encoder
     published: bool = True
     timed: bool = True
@@ -89,13 +91,22 @@ def network_of(state: PipelineState, name: str) -> Candidate:
 
 
 def graph_of(state: PipelineState, graph: Graph, network: PreTrainedModel, name: str) -> Candidate:
-    """An ONNX graph on ONNX Runtime; `network` is what it was made of."""
-    forward = graph_forward(open_session(graph.path, state.threads, graph.precision))
-    size = graph.path.stat().st_size
+    """An ONNX graph on ONNX Runtime, with its first pass; `network` is what it was made of, without the first pass."""
     return Candidate(
-        name, graph.path.name, graph.precision, size, network, forward, state.encoder,
+        name, graph.path.name, graph.precision, graph.size_bytes, network, forward_of(state, graph), state.encoder,
         published=graph.published, timed=graph.precision != "bf16",
     )  # fmt: skip
+
+
+def forward_of(state: PipelineState, graph: Graph) -> Forward | Cascade:
+    """What the graph computes on a CPU; a cascade where it has a first pass."""
+    whole = graph_forward(open_session(graph.path, state.threads, graph.precision))
+    first = graph.first_pass
+    if first is None:
+        return whole
+    shallow = graph_forward(open_session(graph.path.with_name(first.file), state.threads, graph.precision))
+    task, threshold = state.bundle.task, first.threshold
+    return Cascade(shallow, whole, lambda *said: lowest_probability(task, *said) > threshold)
 
 
 def time_batches(
@@ -107,21 +118,53 @@ def time_batches(
     budget: TimeBudget,
 ) -> dict[str, Throughput]:
     """Throughput of each candidate on the same examples, each with its own tokenizer, in turns."""
+    forwards: dict[str, Forward] = {}
     batches: dict[str, Sequence[Batch]] = {}
     for one in candidates:
         documents = state.bundle.task.encode(one.encoder, examples)
+        if isinstance(one.forward, Cascade):
+            forwards[one.name], batches[one.name] = _timed(one.forward, documents, one.encoder.pad_id, batch_size)
+            continue
         windows = [window for document in documents for window in document.windows]
+        forwards[one.name] = one.forward
         batches[one.name] = batches_by_length(windows, pad_id=one.encoder.pad_id, batch_size=batch_size)
-    return throughputs({one.name: one.forward for one in candidates}, batches, budget=budget)
+    return throughputs(forwards, batches, budget=budget)
 
 
 def time_sentences(
     candidates: Sequence[Candidate], state: PipelineState, budget: TimeBudget
 ) -> dict[str, dict[int, Latency]]:
-    """Latency of each candidate for one sentence at a time, by number of tokens, in turns."""
+    """Latency of each candidate for one sentence at a time, by number of tokens, in turns; of a cascade that of a sentence that takes both passes."""
     return latencies(
-        {one.name: one.forward for one in candidates},
+        {one.name: _both(one.forward) if isinstance(one.forward, Cascade) else one.forward for one in candidates},
         max_tokens=state.bundle.manifest.max_tokens,
         vocabulary=min(one.network.config.vocab_size for one in candidates),
         budget=budget,
     )
+
+
+def _timed(
+    cascade: Cascade, documents: Sequence[Document], pad_id: int, batch_size: int
+) -> tuple[Forward, list[Batch]]:
+    """A cascade as a function of batches: each is padded, computed, judged, and its rest computed by the second model."""
+    ordered = sorted(documents, key=lambda document: document.num_tokens)
+    batches, members = list[Batch](), dict[int, Sequence[Document]]()
+    for first in range(0, len(ordered), batch_size):
+        some = ordered[first : first + batch_size]
+        batches.append(pad([window for document in some for window in document.windows], pad_id))
+        members[id(batches[-1])] = some
+
+    def forward(batch: Batch) -> Float32:
+        some = members[id(batch)]
+        run_documents(some, cascade, pad_id=pad_id, max_tokens=batch.input_ids.size)
+        return np.empty(0, np.float32)
+
+    return forward, batches
+
+
+def _both(cascade: Cascade) -> Forward:
+    def forward(batch: Batch) -> Float32:
+        cascade.first(batch)
+        return cascade.second(batch)
+
+    return forward

@@ -7,7 +7,7 @@ from agent.drift.observer import Observation, Observer
 from agent.errors import RequestError
 from agent.evaluation import run_documents
 from cluster.progress import timed_bar
-from compression.graphs.onnx_graph import graph_forward, open_session
+from compression.measurement.candidates import forward_of
 from compression.measurement.speed import evenly_spaced
 from compression.state.pipeline_state import Graph, PipelineState
 
@@ -40,7 +40,7 @@ def _observe(state: PipelineState, graph: Graph) -> list[Observation]:
     """Raises RequestError where a text cannot be answered."""
     task, encoder = state.bundle.task, state.encoder
     texts = list(dict.fromkeys(task.text_of(example) for example in evenly_spaced(state.splits.dev, _MAX_TEXTS)))
-    forward = graph_forward(open_session(graph.path, state.threads, graph.precision))
+    forward = forward_of(state, graph)
     observer, observed = Observer(task, encoder), list[Observation]()
     with timed_bar("distributions of the dev split") as progress:
         for first in range(0, len(texts), _TEXTS_AT_ONCE):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.encoding import Encoder, Float32, Int64
-from agent.evaluation import Forward, run_each
+from agent.evaluation import Cascade, Forward, run_each
 from agent.tasks import BaseTask, Report
 from compression.reporting.compression_report import Agreement
 
@@ -54,7 +54,7 @@ def answer_examples(
     task: BaseTask[Any],
     encoder: Encoder,
     examples: Sequence[Any],
-    forward: Forward,
+    forward: Forward | Cascade,
     progress: Callable[[int, int], None] | None = None,
 ) -> Answers:
     """Runs a model over examples once and scores it."""

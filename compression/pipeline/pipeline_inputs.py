@@ -88,8 +88,9 @@ class CompressionConfig(Config):
             raise ValueError(f"steps are {', '.join(kinds)}; allowed: each once, in the order {', '.join(ORDER)}")
         if kinds[-1:] != ["verify"]:
             raise ValueError("steps must end with verify: nothing is published unproven")
-        if "quantize" in kinds and "export" not in kinds:
-            raise ValueError("step quantize needs a step export before it")
+        for kind in ("quantize", "cascade"):
+            if kind in kinds and "export" not in kinds:
+                raise ValueError(f"step {kind} needs a step export before it")
         if self.gate.after_each and self.measure == "none":
             raise ValueError("gate.after_each=true needs measure=quick or measure=full: it judges what was measured")
         return self

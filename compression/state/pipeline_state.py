@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from agent.bundle import HARDWARE, Bundle, ConvertedVariant, OnnxVariant, Precision
+from agent.bundle import HARDWARE, Bundle, ConvertedVariant, FirstPass, OnnxVariant, Precision
 from agent.data import DataConfig, Splits
 from agent.encoding import Encoder, Window
 from compression.reporting.compression_report import Measurement, StepRow
@@ -33,6 +33,7 @@ class Graph:
         exporter: Kind of the exporter that wrote it.
         published: Whether it goes into the bundle; otherwise it is only measured for comparison.
         pairs_fit: Whether no pair of its 8-bit products exceeds 16 bits.
+        first_pass: The graph beside it that answers the easy texts.
     """
 
     path: Path
@@ -41,13 +42,20 @@ class Graph:
     exporter: str
     published: bool = True
     pairs_fit: bool = False
+    first_pass: FirstPass | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all its files."""
+        first = [self.path.with_name(self.first_pass.file)] if self.first_pass else []
+        return sum(file.stat().st_size for file in [self.path, *first])
 
     @property
     def variant(self) -> OnnxVariant:
         """The graph's entry in the manifest."""
         return OnnxVariant(
             file=self.path.name, precision=self.precision, inputs=self.inputs, exporter=self.exporter,
-            hardware=HARDWARE[self.precision], pairs_fit=self.pairs_fit,
+            hardware=HARDWARE[self.precision], pairs_fit=self.pairs_fit, first_pass=self.first_pass,
         )  # fmt: skip
 
 

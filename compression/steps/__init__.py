@@ -5,6 +5,7 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from compression.steps.base import BaseStep
+from compression.steps.cascade import CascadeStep
 from compression.steps.convert import ConvertStep
 from compression.steps.distill import DistillStep
 from compression.steps.distill_texts import DistillTextsStep
@@ -25,6 +26,7 @@ Step = Annotated[
     | LowRankStep
     | ExportStep
     | QuantizeStep
+    | CascadeStep
     | ConvertStep
     | VerifyStep,
     Field(discriminator="kind"),
@@ -36,6 +38,6 @@ ORDER = tuple(
 """The kinds of all steps in the order in which they can be taken."""
 
 __all__ = [
-    "ORDER", "BaseStep", "ConvertStep", "DistillStep", "DistillTextsStep", "ExportStep", "LowRankStep", "PruneStep", "QuantizeStep", "ShrinkStep", "Step", "VerifyStep",
+    "ORDER", "BaseStep", "CascadeStep", "ConvertStep", "DistillStep", "DistillTextsStep", "ExportStep", "LowRankStep", "PruneStep", "QuantizeStep", "ShrinkStep", "Step", "VerifyStep",
     "VocabularyStep",
 ]  # fmt: skip

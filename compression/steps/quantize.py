@@ -27,6 +27,7 @@ Method = Literal["min_max", "entropy", "percentile"]
 _AUTO_VARIANTS: tuple[tuple[str, Method], ...] = (
     ("dynamic", "min_max"), ("static", "min_max"), ("static", "entropy"), ("static", "percentile"), ("int4", "min_max"),
 )  # fmt: skip
+_CHOSEN = "quantize.chosen"  # key in `step_outputs`: the variant that was written, and how its ranges were found
 _SCAN_EXAMPLES = 64  # dev examples on which the sensitivity of nodes is measured
 
 
@@ -113,6 +114,7 @@ class QuantizeStep(BaseStep):
             precision = "int4" if self.variant == "int4" else "int8"
             target = state.directory / f"model.{precision}.onnx"
             chosen = self._write(job, target, self.variant, self.calibration)
+            state.step_outputs[_CHOSEN] = [self.variant, self.calibration]
         state.graphs[place] = dataclasses.replace(source, published=self.keep_fp32)
         state.graphs.append(Graph(target, precision, check_graph(target), exporter.kind, pairs_fit=True))
         scope = "weights and embeddings" if self.embeddings else "weights"
@@ -120,6 +122,16 @@ class QuantizeStep(BaseStep):
         scales = "a scale per channel" if self.per_channel else "a scale per matrix"
         left = f"{len(job.options.exclude)} nodes left in float32{scanned}"
         state.note(f"quantize: {chosen}; {scope}, {scales}, {left}")
+
+    def write_like(self, state: PipelineState, source: Path, target: Path) -> None:
+        """Writes another float32 graph of the agent as this step wrote its own, once it has run; nodes that a scan left in float32 are not looked for.
+
+        Raises:
+            ConfigError, ExportError: As `run`.
+        """
+        assert state.exporter is not None
+        variant, method = state.step_outputs[_CHOSEN]
+        self._write(_QuantizationJob(state, state.exporter, source, self.quantization(source)), target, variant, method)
 
     def _kinds(self) -> tuple[str, ...]:
         return (*_PRODUCTS, *(_EMBEDDINGS if self.embeddings else ()))
@@ -197,6 +209,7 @@ class QuantizeStep(BaseStep):
             seconds = interleaved_seconds(forwards, state)
             best = min(seconds, key=seconds.__getitem__)
             precision: Precision = "int4" if "int4" in best else "int8"
+            state.step_outputs[_CHOSEN] = list(_AUTO_VARIANTS[list(paths).index(best)])
             target = good[best].replace(state.directory / f"model.{precision}.onnx")
         times = {name: value * 1e3 for name, value in seconds.items()}
         return precision, target, f"{best} (auto: dev score {_listed(scores, '.4f')}; ms {_listed(times, '.1f')})"

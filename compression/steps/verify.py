@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from agent.encoding import Document, Float32
+from agent.evaluation import Cascade
 from cluster.progress import timed_bar
 from compression.encoder.structural_pruning import num_parameters, slim
 from compression.encoder.torch_model import WEIGHTS, save_model, torch_forward
@@ -24,6 +27,7 @@ from compression.steps.base import BaseStep
 from compression.writing.written_verification import MAX_TEXTS, WritingEffort, verify_written
 
 ORIGINAL = "original, PyTorch"
+CASCADE = ", cascade"
 _MAX_SENTENCES = 256
 
 
@@ -51,7 +55,12 @@ class VerifyStep(BaseStep):
         save_model(state.model, state.directory)
         candidates = _candidates(state)
         test = state.splits.test
-        answers = {one.name: one.answers(state, test, "verify") for one in candidates}
+        sure = list[bool]()
+        answers = {one.name: _counted(one, sure).answers(state, test, "verify") for one in candidates}
+        if sure:
+            state.note(
+                f"verify: {sure.count(False) / len(sure):.1%} of the test texts go on to the cascade's second pass"
+            )
         timed = [one for one in candidates if one.timed]
         cpu = CpuContention()
         with timed_bar("verify: latency and throughput") as progress:
@@ -84,4 +93,24 @@ def _candidates(state: PipelineState) -> list[Candidate]:
             )
         )  # fmt: skip
     network = slim(state.model)
-    return [*found, *(graph_of(state, graph, network, f"ONNX {graph.precision}") for graph in state.graphs)]
+    for graph in state.graphs:
+        name = f"ONNX {graph.precision}"
+        if graph.first_pass:  # what the two gain and lose beside the agent's graph alone
+            alone = dataclasses.replace(graph, first_pass=None, published=False)
+            found.append(graph_of(state, alone, network, f"{name} alone"))
+            name += CASCADE
+        found.append(graph_of(state, graph, network, name))
+    return found
+
+
+def _counted(candidate: Candidate, sure: list[bool]) -> Candidate:
+    """The candidate, which notes of each text whether its first pass is sure of it."""
+    forward = candidate.forward
+    if not isinstance(forward, Cascade):
+        return candidate
+
+    def is_sure(document: Document, outputs: Sequence[Float32]) -> bool:
+        sure.append(forward.is_sure(document, outputs))
+        return sure[-1]
+
+    return dataclasses.replace(candidate, forward=dataclasses.replace(forward, is_sure=is_sure))

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from agent.bundle import installed_versions
+from agent.bundle import FirstPass, OnnxVariant, installed_versions
 from serving.middleware.responses import ErrorBody, reply
 from serving.scheduling.limits import LimitsConfig
 from serving.scheduling.predictor import Predictor
@@ -23,7 +23,7 @@ class Status(BaseModel):
 
 
 class Info(BaseModel):
-    """What is served, and within which limits; `policy` holds the thresholds of its labels, `entities` is the digest of its tagger."""
+    """What is served, and within which limits; `policy` holds the thresholds of its labels, `entities` is the digest of its tagger, `first_pass` answers easy texts."""
 
     agent: str
     bundle: str
@@ -41,6 +41,7 @@ class Info(BaseModel):
     correction: str | None
     policy: dict[str, float] | None
     precision: str
+    first_pass: FirstPass | None
     provider: str
     plan: str
     max_tokens: int
@@ -113,6 +114,7 @@ def _info(predictor: Predictor, name: str) -> Info:
         correction=task.correction_key if predictor.decisions else None,
         policy=dict(engine.bundle.policy.thresholds) if engine.bundle.policy else None,
         precision=engine.variant.precision,
+        first_pass=engine.variant.first_pass if isinstance(engine.variant, OnnxVariant) else None,
         provider=engine.provider,
         plan=str(engine.plan),
         max_tokens=manifest.max_tokens,

@@ -11,6 +11,8 @@ from agent.encoding import Document, Float32
 from agent.errors import RequestError
 from serving.explanation.explainer import Computation, Steps
 from serving.explanation.explanation_models import Explanation
+from serving.inference.engine import Engine
+from serving.inference.passes import SecondPass, WindowWork
 from serving.scheduling.model_version import ModelVersion
 from serving.scheduling.prediction import INLINE_CHARACTERS
 from serving.scheduling.refusals import CALLER_LEFT, OverloadError
@@ -78,9 +80,22 @@ class ScheduledExplanation:
         return await asyncio.to_thread(work, wanted, numbers, *rest)
 
     async def _run(self, documents: Sequence[Document]) -> list[list[Float32]]:
-        """The logits of the windows of each document."""
+        """The logits of the windows of each document, of the second pass where the first is not sure of it."""
+        engine = self._version.engine
+        assert isinstance(engine, Engine)
+        found = await self._queued([list(document.windows) for document in documents])
+        said = zip(documents, found, strict=True)
+        left = [number for number, one in enumerate(said) if not engine.is_sure(*one)]
+        if left:
+            rest = await self._queued([list(map(SecondPass, documents[number].windows)) for number in left])
+            for number, outputs in zip(left, rest, strict=True):
+                found[number] = outputs
+        return found
+
+    async def _queued(self, works: Sequence[Sequence[WindowWork]]) -> list[list[Float32]]:
+        """The logits of the windows of each document, of one pass."""
         batcher, give_up = self._version.batcher, time.monotonic() + _PATIENCE_S
-        windows = [window for document in documents for window in document.windows]
+        windows = [window for document in works for window in document]
         while True:
             waiting = _Waiting(len(windows))
             try:
@@ -96,7 +111,7 @@ class ScheduledExplanation:
                 batcher.withdraw(submission)
                 raise
             rest = iter(outputs)
-            return [[next(rest) for _ in document.windows] for document in documents]
+            return [[next(rest) for _ in document] for document in works]
 
 
 def _judge(

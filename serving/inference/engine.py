@@ -14,12 +14,13 @@ import numpy as np
 from pydantic import Field
 
 from agent.batching import Batch, pad
-from agent.bundle import Bundle
-from agent.encoding import Document, Float32, Window
+from agent.bundle import Bundle, OnnxVariant
+from agent.encoding import Document, Float32
 from agent.errors import ConfigError
-from agent.evaluation import run_documents
+from agent.evaluation import Cascade, Forward, lowest_probability, run_documents
 from agent.tasks import Parameters
 from cluster.connection import usable_cores
+from serving.inference.passes import SecondPass, WindowWork
 from serving.inference.served_engine import CORPUS_WINDOW, AnsweredTexts, refusal_by
 from serving.inference.session_plan import ComputeConfig, SessionPlan, candidates, everyday, measured
 from serving.inference.sessions import Sessions, choose_provider
@@ -82,14 +83,14 @@ class Engine:
             )  # fmt: skip
         self._num_cpus, self._plan = num_cpus or usable_cores(), plan
         try:
-            self._sessions = self._open()
+            self._sessions, self._first = self._open(), self._open_first()
         except ConfigError as error:
             if self.config.provider != "auto":
                 raise
             _log.warning("computing on the CPU: %s", error.what)
             self.provider = "cpu"
             self.variant = bundle.onnx_variant(precision)
-            self._sessions = self._open()
+            self._sessions, self._first = self._open(), self._open_first()
 
     @property
     def plan(self) -> SessionPlan:
@@ -108,7 +109,7 @@ class Engine:
     def use(self, plan: SessionPlan) -> None:
         """Computes under another plan from now on; not while a batch is computed."""
         if plan != self.plan:
-            self._sessions = self._open(plan)
+            self._sessions, self._first = self._open(plan), self._open_first(plan)
 
     def encode(self, texts: Sequence[str], parameters: Parameters | None = None) -> list[Document]:
         """Tokenises texts.
@@ -124,7 +125,7 @@ class Engine:
         return task.encode_request(self.bundle.encoder, texts, parameters or task.parameters())
 
     def forward(self, batch: Batch) -> Float32:
-        """Computes one batch on a free session; safe to call from several threads.
+        """Computes one batch by the agent's own graph on a free session, whatever its first pass; safe to call from several threads.
 
         Returns:
             float32 [rows, tokens, outputs], [rows, outputs] for tasks with one answer per text, or [asked, outputs] where tokens are asked about.
@@ -137,10 +138,23 @@ class Engine:
         """Decodes the logits of one text's windows into its answer."""
         return self.bundle.task.answer(text, document, outputs, parameters)
 
-    def forward_windows(self, windows: Sequence[Window]) -> list[Float32]:
-        """Pads windows and computes them as one batch: the logits of each, with padded rows at the end."""
-        batch = pad(windows, self.bundle.encoder.pad_id)
-        return batch.rows_of(self.forward(batch))
+    @property
+    def model(self) -> Forward | Cascade:
+        """What computes texts from beginning to end: the agent's graph, after its first pass if it has one."""
+        first = self._first
+        return self.forward if first is None else Cascade(first.forward, self.forward, self.is_sure)
+
+    def is_sure(self, document: Document, outputs: Sequence[Float32]) -> bool:
+        """Whether the first pass's logits of a text's windows are its answer; always where there is but one pass."""
+        first = self.variant.first_pass
+        return first is None or lowest_probability(self.bundle.task, document, outputs) > first.threshold
+
+    def forward_windows(self, works: Sequence[WindowWork]) -> list[Float32]:
+        """Pads windows, all of one pass, and computes them as one batch: the logits of each, with padded rows at the end."""
+        seconds = [work.window for work in works if isinstance(work, SecondPass)]
+        forward = self.forward if seconds or self._first is None else self._first.forward
+        batch = pad(seconds or [work for work in works if not isinstance(work, SecondPass)], self.bundle.encoder.pad_id)
+        return batch.rows_of(forward(batch))
 
     def predict(self, texts: Sequence[str], parameters: Parameters | None = None) -> list[list[dict[str, Any]]]:
         """Answers texts in this process, in the batches that an idle server cuts for one request with them.
@@ -154,7 +168,7 @@ class Engine:
     def run(self, documents: Sequence[Document]) -> list[list[Float32]]:
         """Computes all windows of documents in batches of like length, one after the other: the logits of each."""
         encoder, budget = self.bundle.encoder, self.config.max_batch_tokens
-        return run_documents(documents, self.forward, pad_id=encoder.pad_id, max_tokens=budget)
+        return run_documents(documents, self.model, pad_id=encoder.pad_id, max_tokens=budget)
 
     def refusal_of(self, text: str, parameters: Any) -> str:
         """Why a text of a corpus cannot be answered; empty where it can."""
@@ -212,7 +226,8 @@ class Engine:
     def warm_up(self) -> None:
         """Runs every session over batches of short to longest windows, so that the first caller does not pay for it."""
         for batch in self._batches((*_WARMUP_LENGTHS, self.bundle.manifest.max_tokens)):
-            self._sessions.warm(batch)
+            for sessions in filter(None, (self._first, self._sessions)):
+                sessions.warm(batch)
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[Batch]:
         """Full batches of windows of these lengths, as far as the model takes them."""
@@ -235,10 +250,19 @@ class Engine:
             seconds.append(time.monotonic() - started)
         return min(seconds) < LONGEST_HOLD_S
 
-    def _open(self, plan: SessionPlan | None = None) -> Sessions:
+    def _open_first(self, plan: SessionPlan | None = None) -> Sessions | None:
+        """The sessions of the first pass, as many as the agent's own."""
+        shallow = self.variant.shallow
+        return None if shallow is None else self._open(plan, shallow)
+
+    def _open(self, plan: SessionPlan | None = None, variant: OnnxVariant | None = None) -> Sessions:
         usual = everyday(self.config, num_cpus=self._num_cpus, gpu=self.provider != "cpu")
         if self.config.executor == "threads":
             usual = replace(usual, on_event_loop=False)
         return Sessions(
-            self.bundle, self.variant, self.provider, plan or self._plan or usual, self.config.max_batch_tokens
+            self.bundle,
+            variant or self.variant,
+            self.provider,
+            plan or self._plan or usual,
+            self.config.max_batch_tokens,
         )

@@ -177,6 +177,6 @@ def _score(engine: Engine | WritingEngine, place: str, examples: Sequence[Any]) 
         gold = gold_texts(engine.task, examples)
         report = score_triples(gold, [triples_of(answer) for answer in engine.predict([one.text for one in gold])])
     else:
-        report = evaluate(bundle.task, bundle.encoder, examples, engine.forward)
+        report = evaluate(bundle.task, bundle.encoder, examples, engine.model)
     scored = ScoredBundle(bundle=place, digest=bundle.digest, precision=engine.variant.precision, report=report)
     return _Scored(scored, written)

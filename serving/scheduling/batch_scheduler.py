@@ -129,6 +129,10 @@ class BatchScheduler(ABC, Generic[Work]):
     def _length(self, work: Work) -> int:
         """Tokens that work is expected to take."""
 
+    def _group(self, work: Work) -> int:
+        """Only works of one group share a batch."""
+        return 0
+
     @abstractmethod
     def _start(self, batch: list[Item[Work, Submission]]) -> None:
         """Begins to compute a batch, of which `_ended` is to be told."""
@@ -143,6 +147,16 @@ class BatchScheduler(ABC, Generic[Work]):
         submission = self._admit(works, caller)
         self._schedule()
         return submission
+
+    def go_on(self, submission: Submission, works: Sequence[tuple[int, Work]]) -> None:
+        """Queues further works of a submission, each with its place: due as if they had come with it, and never refused."""
+        for place, work in works:
+            length = self._length(work)
+            due = submission.arrival + self._overtaken_s(length)
+            self._queue.add(Item(work, submission, place, length, next(self._numbers), due, group=self._group(work)))
+        submission.waiting += len(works)
+        self._submissions[submission.number] = submission
+        self._schedule()
 
     def withdraw(self, submission: Submission) -> None:
         """Drops the works of a submission that still wait."""
@@ -234,7 +248,8 @@ class BatchScheduler(ABC, Generic[Work]):
             length = lengths[place]
             due = now + self._overtaken_s(length) + before / (_SHARE * self._rate)
             number = next(self._numbers)
-            self._queue.add(Item(works[place], submission, place, length, number, due))
+            work = works[place]
+            self._queue.add(Item(work, submission, place, length, number, due, group=self._group(work)))
             before += length
         self._submissions[submission.number] = submission
         return submission

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from agent.encoding import Window
+from serving.inference.passes import SecondPass, WindowWork
 from serving.metrics import Metrics
 from serving.scheduling.batch_scheduler import BatchScheduler, Bounds, Submission
 from serving.scheduling.executors import Executor, Outputs
@@ -19,7 +19,7 @@ from serving.scheduling.request_queue import Item, RequestQueue
 _log = logging.getLogger(__name__)
 
 
-class TokenBatcher(BatchScheduler[Window]):
+class TokenBatcher(BatchScheduler[WindowWork]):
     """Batches windows for an executor; to be used on one event loop.
 
     Args:
@@ -37,13 +37,16 @@ class TokenBatcher(BatchScheduler[Window]):
         self._closed = True
         self._executor.close()
 
-    def _length(self, work: Window) -> int:
+    def _length(self, work: WindowWork) -> int:
         return len(work.input_ids)
 
-    def _start(self, batch: list[Item[Window, Submission]]) -> None:
+    def _group(self, work: WindowWork) -> int:
+        return int(isinstance(work, SecondPass))
+
+    def _start(self, batch: list[Item[WindowWork, Submission]]) -> None:
         self._executor.start([item.work for item in batch], partial(self._done, batch))
 
-    def _done(self, batch: list[Item[Window, Submission]], outputs: Outputs, seconds: float) -> None:
+    def _done(self, batch: list[Item[WindowWork, Submission]], outputs: Outputs, seconds: float) -> None:
         self._ended()
         if isinstance(outputs, Exception):
             self.failures_in_a_row += 1

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol
 
-from agent.encoding import Float32, Window
+from agent.encoding import Float32
+from serving.inference.passes import WindowWork
 
-Forward = Callable[[Sequence[Window]], Sequence[Float32]]
+Forward = Callable[[Sequence[WindowWork]], Sequence[Float32]]
 """Windows of one batch to their logits, in order."""
 
 Outputs = Sequence[Float32] | Exception
@@ -24,7 +25,7 @@ class Executor(Protocol):
 
     num_workers: int
 
-    def start(self, windows: Sequence[Window], done: Done) -> None:
+    def start(self, windows: Sequence[WindowWork], done: Done) -> None:
         """Begins a batch; `done` is called once, possibly before this returns."""
 
     def close(self) -> None:
@@ -43,7 +44,7 @@ class LoopExecutor:
     def __init__(self, forward: Forward) -> None:
         self._forward = forward
 
-    def start(self, windows: Sequence[Window], done: Done) -> None:
+    def start(self, windows: Sequence[WindowWork], done: Done) -> None:
         """Computes the batch, then calls `done`."""
         done(*_computed(self._forward, windows))
 
@@ -63,7 +64,7 @@ class ThreadExecutor:
         self.num_workers = num_workers
         self._forward, self._pool = forward, ThreadPoolExecutor(num_workers, "batch")
 
-    def start(self, windows: Sequence[Window], done: Done) -> None:
+    def start(self, windows: Sequence[WindowWork], done: Done) -> None:
         """Hands the batch to a thread, which calls `done` on the event loop."""
         loop = asyncio.get_running_loop()
 
@@ -79,7 +80,7 @@ class ThreadExecutor:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _computed(forward: Forward, windows: Sequence[Window]) -> tuple[Outputs, float]:
+def _computed(forward: Forward, windows: Sequence[WindowWork]) -> tuple[Outputs, float]:
     started = time.monotonic()
     outputs: Outputs
     try:

@@ -14,6 +14,7 @@ from agent.generation.growing_text import GrowingText
 from agent.tasks import Parameters
 from serving.feedback.explorer import Explorer
 from serving.inference.engine import Engine
+from serving.inference.passes import SecondPass
 from serving.metrics import Metrics
 from serving.scheduling.batch_scheduler import BatchScheduler, Submission
 from serving.scheduling.model_version import ModelVersion
@@ -94,7 +95,7 @@ class Prediction:
     """
 
     __slots__ = (
-        "_answers", "_decode_s", "_documents", "_encoded_at", "_missing", "_outputs", "_parameters", "_places", "_shared",
+        "_answers", "_decode_s", "_documents", "_encoded_at", "_missing", "_outputs", "_parameters", "_places", "_second", "_shared",
         "_submission", "_texts", "_timer", "over", "propensities", "successor", "version", "wanted",
     )  # fmt: skip
 
@@ -154,6 +155,7 @@ class Prediction:
         """Sets what its version is asked about."""
         self._texts, self._parameters = texts, parameters
         self._answers: Answers = [[]] * len(texts)
+        self._second = set[int]()  # texts that went on to the second pass
         self._missing = len(texts)
 
     def _enter(self) -> None:
@@ -217,19 +219,22 @@ class Prediction:
             future = loop.run_in_executor(self._shared.threads, self._answer, index, outputs)
             future.add_done_callback(lambda done: self._decoded(index, *done.result()))
 
-    def _answer(self, index: int, outputs: Any) -> tuple[list[dict[str, Any]] | Exception, float]:
+    def _answer(self, index: int, outputs: Any) -> tuple[list[dict[str, Any]] | Exception | None, float]:
         started = time.monotonic()
-        answer: list[dict[str, Any]] | Exception
+        answer: list[dict[str, Any]] | Exception | None
         try:
             answer = self._decode_text(index, outputs)
         except Exception as error:  # noqa: BLE001 - told to the caller
             answer = error
         return answer, time.monotonic() - started
 
-    def _decode_text(self, index: int, outputs: Any) -> list[dict[str, Any]]:
+    def _decode_text(self, index: int, outputs: Any) -> list[dict[str, Any]] | None:
+        """The answer; None where the first pass is not sure of the text."""
         text, document, parameters = self._texts[index], self._documents[index], self._parameters
         engine = self.version.engine
         assert isinstance(engine, Engine)
+        if index not in self._second and not engine.is_sure(document, outputs):
+            return None
         if (drift := self.version.drift) is not None and drift.is_due():
             drift.observe(text, document, outputs)
         if self._shared.explorer is None or self.propensities is None:
@@ -238,8 +243,21 @@ class Prediction:
         self.propensities[index] = sampled.propensity, sampled.chosen
         return sampled.answer
 
-    def _decoded(self, index: int, answer: list[dict[str, Any]] | Exception, seconds: float) -> None:
+    def _go_on(self, index: int) -> None:
+        """Queues the windows of a text for the second pass."""
+        assert self._submission is not None
+        self._second.add(index)
+        self._shared.metrics.count(telemetry.SECOND_PASS_TEXTS)
+        windows = self._documents[index].windows
+        first = index if self._places is None else self._places.index((index, 0))
+        self._batcher.go_on(self._submission, [(first + at, SecondPass(one)) for at, one in enumerate(windows)])
+
+    def _decoded(self, index: int, answer: list[dict[str, Any]] | Exception | None, seconds: float) -> None:
         if self.over:
+            return
+        if answer is None:
+            self._decode_s += seconds
+            self._go_on(index)
             return
         if isinstance(answer, Exception):
             self.end(answer)

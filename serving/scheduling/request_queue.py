@@ -27,6 +27,7 @@ class Item(Generic[Work, Owner]):
         number: Unique, increasing with arrival.
         due: When it is to be served, in seconds of the monotonic clock.
         waits: Whether it is in the queue.
+        group: Only works of one group share a batch.
     """
 
     work: Work
@@ -36,10 +37,11 @@ class Item(Generic[Work, Owner]):
     number: int
     due: float
     waits: bool = True
+    group: int = 0
 
 
 class RequestQueue(Generic[Work, Owner]):
-    """Waiting work in two orders: by length, and by when it is due.
+    """Waiting work in two orders: by group and length, and by when it is due.
 
     Args:
         max_batch_tokens: Budget of a batch: the greatest length times the number of items. A longer item gets a batch of its own.
@@ -47,8 +49,8 @@ class RequestQueue(Generic[Work, Owner]):
 
     def __init__(self, max_batch_tokens: int) -> None:
         self._max_batch_tokens = max_batch_tokens
-        # Sorted by length, then by arrival. Numbers are unique, so items themselves are never compared.
-        self._items: list[tuple[int, int, Item[Work, Owner]]] = []
+        # Sorted by group, length and arrival. Numbers are unique, so items themselves are never compared.
+        self._items: list[tuple[int, int, int, Item[Work, Owner]]] = []
         self._due: list[tuple[float, int, Item[Work, Owner]]] = []  # a heap, with items that wait no longer
         self._tokens_due: defaultdict[int, int] = defaultdict(int)  # by slot of time
         self.num_tokens = 0
@@ -58,7 +60,7 @@ class RequestQueue(Generic[Work, Owner]):
 
     def add(self, item: Item[Work, Owner]) -> None:
         """Puts one in."""
-        bisect.insort(self._items, (item.length, item.number, item))
+        bisect.insort(self._items, (item.group, item.length, item.number, item))
         heapq.heappush(self._due, (item.due, item.number, item))
         self._tokens_due[_slot(item.due)] += item.length
         self.num_tokens += item.length
@@ -70,9 +72,10 @@ class RequestQueue(Generic[Work, Owner]):
         return self._due[0][-1]
 
     def take(self) -> list[Item[Work, Owner]]:
-        """Takes a batch out: the item that is due first and its neighbours in length. The queue must not be empty."""
+        """Takes a batch out: the item that is due first and its neighbours in length of the same group. The queue must not be empty."""
         due, items = self.first(), self._items
-        first, end = _around(items, bisect.bisect_left(items, (due.length, due.number)), self._max_batch_tokens)
+        index = bisect.bisect_left(items, (due.group, due.length, due.number))
+        first, end = _around(items, index, self._max_batch_tokens)
         batch = [entry[-1] for entry in items[first:end]]
         del items[first:end]
         self._account(batch)
@@ -80,7 +83,7 @@ class RequestQueue(Generic[Work, Owner]):
 
     def drop(self, owner: Owner) -> list[Item[Work, Owner]]:
         """Takes out everything of an owner."""
-        dropped = [item for _, _, item in self._items if item.owner is owner]
+        dropped = [entry[-1] for entry in self._items if entry[-1].owner is owner]
         self._items = [entry for entry in self._items if entry[-1].owner is not owner]
         self._account(dropped)
         return dropped
@@ -107,10 +110,13 @@ def _slot(due: float) -> int:
     return int(due * _SLOTS_PER_S)
 
 
-def _around(items: Sequence[tuple[int, int, Item[Work, Owner]]], index: int, budget: int) -> tuple[int, int]:
+def _around(items: Sequence[tuple[int, int, int, Item[Work, Owner]]], index: int, budget: int) -> tuple[int, int]:
     """Where a batch with one of the sorted items begins and ends: shorter neighbours first, for they do not widen it."""
-    first = max(0, index + 1 - max(1, budget // items[index][0]))
+    group, length = items[index][:2]
+    first = max(0, index + 1 - max(1, budget // length))
+    if items[first][0] < group:
+        first = bisect.bisect_left(items, (group,))
     end = index + 1
-    while end < len(items) and items[end][0] * (end + 1 - first) <= budget:
+    while end < len(items) and items[end][0] == group and items[end][1] * (end + 1 - first) <= budget:
         end += 1
     return first, end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from transformers import BertConfig
 
 from agent.batching import Batch
-from agent.bundle import Lineage, Manifest, OnnxVariant, write_bundle
+from agent.bundle import Bundle, FirstPass, Lineage, Manifest, OnnxVariant, write_bundle
 from agent.encoder_layers import take_asked
 from agent.tasks import (
     BaseTask,
@@ -68,6 +69,21 @@ def make_bundle(path: Path, task: BaseTask = TAGGER, *, max_tokens: int = 32, st
                 ),
             )
         )
+    return path
+
+
+def make_cascade(path: Path, source: Path, threshold: float, *, seed: int = 1) -> Path:
+    """Writes a copy of a bundle whose float32 graph has a first pass: another random encoder."""
+    bundle = Bundle.load(source)
+    with write_bundle(path) as draft:
+        shutil.copytree(source, draft.path, dirs_exist_ok=True)
+        (draft.path / "bundle.json").unlink()
+        _export(
+            make_model(bundle.task, bundle.encoder.tokenizer.get_vocab_size(), seed), draft.path / "first_pass.onnx"
+        )
+        first = FirstPass(file="first_pass.onnx", layers=2, threshold=threshold)
+        whole = bundle.manifest.onnx[0].model_copy(update={"first_pass": first})
+        draft.publish(bundle.manifest.model_copy(update={"onnx": (whole,)}))
     return path
 
 

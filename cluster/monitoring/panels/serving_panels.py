@@ -181,6 +181,11 @@ _ANSWERS = Row("Answers", (
         _by_agent(rate(t.DRIFT_TEXTS)), needs="drift",
     ),
     panel(
+        "Texts that take the second pass", "percentunit",
+        "Part of the texts of which a cascade's first pass is not sure, so that the agent's own graph answers them. It rises with texts unlike those of its threshold.",
+        (f"sum by (agent) {rate(t.SECOND_PASS_TEXTS)} / sum by (agent) {rate(t.TEXTS)}", "{{agent}}"),
+    ),
+    panel(
         "Abstentions per second by label", " texts/s",
         "Texts whose best label scored below the threshold of the bundle's policy: what people have to decide.",
         (f"sum by (agent, label) {rate(t.ABSTENTIONS)}", "{{agent}} {{label}}"), stacked=True, needs="policy",

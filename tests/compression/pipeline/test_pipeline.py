@@ -16,7 +16,7 @@ import yaml
 from agent.bundle import Bundle
 from agent.config.base import from_mapping
 from agent.data import DataConfig, load_splits
-from agent.evaluation import evaluate, run_documents
+from agent.evaluation import Cascade, Forward, evaluate, lowest_probability, run_documents
 from compression.encoder.torch_model import load_directory, torch_forward
 from compression.exporters import EXPORTERS
 from compression.graphs.onnx_graph import graph_forward, largest_difference, open_session, probes
@@ -79,7 +79,10 @@ def check_distributions(bundle: Bundle, parent: Bundle) -> None:
     edges = (-np.inf, *reference.length.edges, np.inf)
     expected = tuple(sum(low < one <= high for one in lengths) for low, high in itertools.pairwise(edges))
     assert (reference.length.counts, reference.num_texts, reference.split) == (expected, len(texts), "dev")
-    forward = graph_forward(open_session(bundle.path / variant.file, 1, variant.precision))
+    forward: Forward | Cascade = graph_forward(open_session(bundle.path / variant.file, 1, variant.precision))
+    if first := variant.first_pass:
+        shallow = graph_forward(open_session(bundle.path / first.file, 1, variant.precision))
+        forward = Cascade(shallow, forward, lambda *said: lowest_probability(bundle.task, *said) > first.threshold)
     outputs = run_documents(documents, forward, pad_id=bundle.encoder.pad_id)
     answers = [
         bundle.task.answer(*one, bundle.task.parameters()) for one in zip(texts, documents, outputs, strict=True)

@@ -32,6 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "shrink": {"layers": 1, "ffn_units": 64},
     "distill": {"epochs": 1, "batch_tokens": 512},
     "export": {"exporter": "torchscript"},
+    "cascade": {"layers": 1, "epochs": 1, "batch_tokens": 256, "dev_score_kept": 0},
     "verify": {"rounds": 1, "max_sentences": 16},
 }
 FOR_WRITERS = [
