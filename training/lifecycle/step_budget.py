@@ -15,7 +15,7 @@ _MIN_EPOCHS, _MAX_EPOCHS = 3, 60
 _MIN_TOKENS, _MAX_TOKENS = 256, 1024
 _STEPS_PER_EPOCH = 32
 _PATIENCE_SHARE = 3
-# A rate that encoders of this width learn well at (benchmarks/training_quality/few_labels.py), and adapters of theirs (docs/training.md).
+# A rate that encoders of this width learn well at in steps of `_MAX_TOKENS` (benchmarks/training_quality/few_labels.py); adapters: docs/training.md.
 _RATE, _WIDTH = 2e-4, 384
 _ADAPTER_RATE = 1e-3
 _LOWEST_RATE = 1e-5
@@ -30,7 +30,7 @@ def fill_in_auto(config: TrainingConfig, lengths: Int64, width: int) -> tuple[Tr
     Batches hold a 32nd of the training split, 256 to 1,024 tokens; epochs make 300 optimizer steps, 3 to 60 of them; patience is a third of more than
     five epochs. Data with 77,000 tokens or more gets 1,024 tokens and at most 4 epochs. The learning rate is 2e-4 and, for encoders wider than
     384, falls with the square of the width: 5e-5 at 768 and 2.8e-5 at 1,024, the rates that BERT (arXiv 1810.04805) and RoBERTa (1907.11692)
-    are fine-tuned at. Models that write and start from nothing (`model.init=random`) get 3,000 steps, and 2e-3 at a width of 192, less by the root of
+    are fine-tuned at. In smaller steps than 1,024 tokens it is lower by the root of their share, as Adam wants it (arXiv 2205.10287). Models that write and start from nothing (`model.init=random`) get 3,000 steps, and 2e-3 at a width of 192, less by the root of
     the width where they are wider.
 
     Args:
@@ -70,7 +70,7 @@ def fill_in_auto(config: TrainingConfig, lengths: Int64, width: int) -> tuple[Tr
     )
     optimizer = config.optimizer
     if optimizer.learning_rate == "auto":
-        rate, reason = _from_nothing(width) if from_nothing else _learning_rate(config.model, width)
+        rate, reason = _from_nothing(width) if from_nothing else _learning_rate(config.model, width, batch.tokens)
         optimizer = optimizer.model_copy(update={"learning_rate": rate})
         lines.append(f"optimizer.learning_rate={rate:g} ({reason})")
     filled = config.model_copy(
@@ -79,14 +79,15 @@ def fill_in_auto(config: TrainingConfig, lengths: Int64, width: int) -> tuple[Tr
     return filled, f"auto: {'; '.join(lines)}" if lines else ""
 
 
-def _learning_rate(model: ModelConfig, width: int) -> tuple[float, str]:
+def _learning_rate(model: ModelConfig, width: int, tokens: int) -> tuple[float, str]:
     """The rate, to two digits, and its reason."""
     if model.lora is not None:
         return _ADAPTER_RATE, "adapters alone"
     if model.trainable == "head_only":
         return _RATE, "the head alone"
-    rate = max(_LOWEST_RATE, _RATE * min(1.0, _WIDTH / width) ** 2)
-    return float(f"{rate:.1e}"), f"an encoder of width {width}"
+    share = min(1.0, tokens / _MAX_TOKENS)
+    rate = max(_LOWEST_RATE, _RATE * min(1.0, _WIDTH / width) ** 2 * math.sqrt(share))
+    return float(f"{rate:.1e}"), f"an encoder of width {width}{f', steps of {tokens} tokens' if share < 1 else ''}"
 
 
 def _from_nothing(width: int) -> tuple[float, str]:

@@ -54,6 +54,16 @@ def test_wide_encoders_get_low_rates_and_a_rate_that_is_set_stays(width, argumen
     assert (f"optimizer.learning_rate={rate:g} (" in line) is ("optimizer" not in "".join(arguments))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "rate"),
+    [([], 1e-4), (["batch.tokens=512"], 1.4e-4), (["batch.tokens=4096"], 2e-4), (["model.lora={}"], 1e-3), (["model.trainable=head_only"], 2e-4)],
+)  # fmt: skip
+def test_small_steps_get_lower_rates(arguments, rate):
+    config, line = filled(100, *arguments, width=384)
+    assert config.optimizer.peak_learning_rate == rate
+    assert ("steps of 256 tokens" in line) is (not arguments)
+
+
 @pytest.mark.parametrize(("width", "rate"), [(64, 2e-3), (192, 2e-3), (768, 1e-3)])
 @pytest.mark.parametrize("kind", ["sequence_to_sequence", "text_generation"])
 def test_models_that_write_from_nothing_get_many_steps_and_high_rates(kind, width, rate):
