@@ -70,7 +70,7 @@ def fill_in_auto(config: TrainingConfig, lengths: Int64, width: int) -> tuple[Tr
     )
     optimizer = config.optimizer
     if optimizer.learning_rate == "auto":
-        rate, reason = _from_nothing(width) if from_nothing else _learning_rate(config.model, width, batch.tokens)
+        rate, reason = _from_nothing(width) if from_nothing else _learning_rate(config.model, width, batch.step_tokens)
         optimizer = optimizer.model_copy(update={"learning_rate": rate})
         lines.append(f"optimizer.learning_rate={rate:g} ({reason})")
     filled = config.model_copy(
