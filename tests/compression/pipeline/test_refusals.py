@@ -32,7 +32,7 @@ EXPORT = {"kind": "export", "exporter": "torchscript"}
         ([{"kind": "export", "exporter": "onnxmltools"}, "verify"], "optimum, transformers, torchscript"),
         (
             ["export", "prune", "verify"],
-            "in the order shrink, distill, distill_texts, prune, vocabulary, low_rank, export, quantize, convert, verify",
+            "in the order shrink, distill, distill_texts, prune, vocabulary, low_rank, export, quantize, cascade, convert, verify",
         ),
         (["export", "export", "verify"], "each once"),
         (["prune", "quantize", "verify"], "needs a step export"),

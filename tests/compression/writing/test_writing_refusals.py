@@ -36,8 +36,9 @@ OPTIONS: dict[str, dict[str, Any]] = {"shrink": {"layers": 1}}
 @pytest.mark.parametrize("step", OTHERS)
 def test_steps_for_graphs_refuse_agents_that_write(step: str, kind: str, tmp_path: Path) -> None:
     place = publish_writer(tmp_path / "agent", kind)
-    steps = [*(["export"] if step == "quantize" else []), {"kind": step, **OPTIONS.get(step, {})}]
-    named = "export" if step == "quantize" else step
+    after_export = step in ("quantize", "cascade")
+    steps = [*(["export"] if after_export else []), {"kind": step, **OPTIONS.get(step, {})}]
+    named = "export" if after_export else step
     with pytest.raises(ConfigError, match=rf"step {named} is not for agents of {kind}.*steps=\[convert,verify\]"):
         run(place, tmp_path / "out", steps)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["agent"]

@@ -119,7 +119,10 @@ def test_below_a_prefix_the_same_is_open_and_browsers_are_sent_to_the_page(keys_
     app = create_app(predictor, front=MiddlewareStack(FrontConfig(auth=AuthConfig(keys_file=str(keys_file)))))
     with TestClient(app, root_path=prefix, follow_redirects=False) as client:
         page = client.get(prefix, headers={"accept": "text/html"})
-        assert (page.status_code, page.headers["location"]) == (307, f"http://testserver{prefix}/")
+        assert (page.status_code, page.headers["location"]) == (
+            307,
+            "bundle/",
+        )  # beside itself: whatever stands before may have another host
         statuses = {
             path: client.get(prefix + path).status_code for path in ("/", "/health", "/static/page.js", "/info")
         }

@@ -152,7 +152,8 @@ def test_build_takes_strings_and_values_and_makes_the_path_absolute(
             {"bundle": "bundle", "log.access": "logs", "engine.sessions": "2", "replicas": {"max_replicas": 3}}
         )
     deployment = application._bound_deployment
-    (config,) = deployment.init_args
+    config, awaited = deployment.init_args
+    assert awaited == ()
     assert config.bundle == str(tagger_path)
     assert (config.log.access, config.auth.keys_file) == (str(tagger_path.parent / "logs"), "")
     assert config.engine == EngineConfig(sessions=2)
