@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Need = Literal["", "gpu", "operator", "feedback", "explanations", "policy", "drift", "entities", "writing"]
+Need = Literal["", "gpu", "operator", "feedback", "explanations", "policy", "drift", "entities", "writing", "cascade"]
 Unit = Literal["s", "percentunit", "percent", "bytes", "decmbytes", "short", "none"]
 
 
@@ -16,7 +16,7 @@ class Query:
     Attributes:
         legend: Name of its series, with `{{label}}` for their labels.
         needs: What must exist for it to return series: GPUs, the KubeRay operator, a store of decisions
-            (`feedback.store`), somebody who asks for explanations, a bundle with a policy, or one with a reference for drift.
+            (`feedback.store`), somebody who asks for explanations, a bundle with a policy, a cascade or a reference for drift.
     """
 
     expr: str

@@ -183,7 +183,7 @@ _ANSWERS = Row("Answers", (
     panel(
         "Texts that take the second pass", "percentunit",
         "Part of the texts of which a cascade's first pass is not sure, so that the agent's own graph answers them. It rises with texts unlike those of its threshold.",
-        (f"sum by (agent) {rate(t.SECOND_PASS_TEXTS)} / sum by (agent) {rate(t.TEXTS)}", "{{agent}}"),
+        (f"sum by (agent) {rate(t.SECOND_PASS_TEXTS)} / sum by (agent) {rate(t.TEXTS)}", "{{agent}}"), needs="cascade",
     ),
     panel(
         "Abstentions per second by label", " texts/s",

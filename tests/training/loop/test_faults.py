@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,10 +91,12 @@ def kill_the_first_worker():
     """Kills the first process of a worker in the moment in which it is one: Ray Train is still setting it up."""
 
     def killer():
-        while not (found := training_workers()):
+        while not killed.is_set():
+            with suppress(psutil.Error):  # a process that ends while it is looked at
+                for worker in training_workers()[:1]:
+                    worker.send_signal(signal.SIGKILL)
+                    killed.set()
             time.sleep(0.005)
-        found[0].send_signal(signal.SIGKILL)
-        killed.set()
 
     killed = threading.Event()
     threading.Thread(target=killer, daemon=True).start()
