@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Union
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, create_model
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, StrictBool, Tag, create_model
 
 from agent.tasks import BaseTask
 
@@ -51,10 +51,10 @@ class HubOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    use_cache: bool | None = None
-    wait_for_model: bool | None = None
-    use_gpu: bool | None = None
-    dont_load_model: bool | None = None
+    use_cache: StrictBool | None = None
+    wait_for_model: StrictBool | None = None
+    use_gpu: StrictBool | None = None
+    dont_load_model: StrictBool | None = None
 
 
 OneOrSeveral = Annotated[_OneText | Annotated[list[_Text], Tag(_SEVERAL)], Discriminator(_shape)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Field, Strict, ValidationError, create_model
+from pydantic import BaseModel, Field, Strict, StrictBool, ValidationError, create_model
 from pydantic_core import to_json
 
 from agent.errors import RequestError
@@ -128,7 +128,7 @@ class InferenceReader:
 
     def __init__(self, task: BaseTask[Any]) -> None:
         names: Any = Literal[tuple(column.name for column in task.columns)]
-        binary: Any = (bool | None, Field(None, description="Send every output in binary behind the JSON."))
+        binary: Any = (StrictBool | None, Field(None, description="Send every output in binary behind the JSON."))
         inner: Any = OutputParameters | None
         parameters: Any = create_model(
             "InferenceParameters", __base__=request_parameters(task.parameters), binary_data_output=binary

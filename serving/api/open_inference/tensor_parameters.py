@@ -5,14 +5,16 @@ from __future__ import annotations
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, create_model
+from pydantic import BaseModel, ConfigDict, Field, Strict, StrictBool, StrictStr, create_model
 
 from agent.tasks import Parameters
+from agent.tasks.requests.request_parameters import WHOLE
 
 _NO_STATE = "As clients of Triton send it; without effect: requests do not depend on each other."
 _Codec = Annotated[
     Literal["str"] | None, Field(description="As clients of MLServer send it: elements of BYTES are texts in UTF-8.")
 ]
+_Whole = Annotated[int, Strict(), WHOLE]
 
 
 class StrictBody(BaseModel):
@@ -33,7 +35,7 @@ class InputParameters(StrictBody):
 class OutputParameters(StrictBody):
     """Parameters of an output tensor."""
 
-    binary_data: bool | None = Field(None, description="Send it in binary behind the JSON.")
+    binary_data: StrictBool | None = Field(None, description="Send it in binary behind the JSON.")
     content_type: _Codec = None
 
 
@@ -44,17 +46,17 @@ def request_parameters(parameters: type[Parameters]) -> type[Parameters]:
     Args:
         parameters: The task's own.
     """
-    state: Any = (int | str | None, Field(None, description=_NO_STATE))
-    edge: Any = (bool | None, Field(None, description=_NO_STATE))
+    state: Any = (_Whole | StrictStr | None, Field(None, description=_NO_STATE))
+    edge: Any = (StrictBool | None, Field(None, description=_NO_STATE))
     number = "As clients of Triton send it; without effect"
     further: dict[str, Any] = {
         "content_type": (_Codec, None),
         "sequence_id": state,
         "sequence_start": edge,
         "sequence_end": edge,
-        "priority": (int | None, Field(None, description=f"{number}: requests are answered in turn.")),
+        "priority": (_Whole | None, Field(None, description=f"{number}: requests are answered in turn.")),
         "timeout": (
-            int | None,
+            _Whole | None,
             Field(None, description=f"{number}: the header x-request-timeout-seconds, or a deadline of gRPC, ends a request."),
         ),
     }  # fmt: skip
