@@ -151,9 +151,10 @@ class Engine:
 
     def forward_windows(self, works: Sequence[WindowWork]) -> list[Float32]:
         """Pads windows, all of one pass, and computes them as one batch: the logits of each, with padded rows at the end."""
-        seconds = [work.window for work in works if isinstance(work, SecondPass)]
-        forward = self.forward if seconds or self._first is None else self._first.forward
-        batch = pad(seconds or [work for work in works if not isinstance(work, SecondPass)], self.bundle.encoder.pad_id)
+        first = None if isinstance(works[0], SecondPass) else self._first
+        forward = self.forward if first is None else first.forward
+        windows = [work.window if isinstance(work, SecondPass) else work for work in works]
+        batch = pad(windows, self.bundle.encoder.pad_id)
         return batch.rows_of(forward(batch))
 
     def predict(self, texts: Sequence[str], parameters: Parameters | None = None) -> list[list[dict[str, Any]]]:

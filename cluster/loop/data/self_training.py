@@ -97,9 +97,9 @@ class SelfTraining:
                 left_out["kept for judging by the log"] += 1
             else:
                 chosen[key] = row
-        older = list(chosen)[: -self.config.texts]
-        left_out["older than the newest (self_training.texts)"] += len(older)
-        return {key: row for key, row in chosen.items() if key not in set(older)}
+        newest = dict(list(chosen.items())[-self.config.texts :])
+        left_out["older than the newest (self_training.texts)"] += len(chosen) - len(newest)
+        return newest
 
     def _labelled(self, chosen: Mapping[str, Row]) -> dict[str, Row]:
         """The texts that the agent is sure of, with their labels."""
